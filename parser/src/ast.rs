@@ -1,0 +1,191 @@
+//! The syntax tree. Words are raw: quotes, escapes and variables are as written until `expand` is asked.
+
+use serde::Serialize;
+
+use crate::source::{Span, Spanned};
+
+/// A word or text as written.
+pub type Text = Spanned<String>;
+
+#[derive(Debug, Clone, Default)]
+pub struct Dockerfile {
+    pub directives: Vec<Directive>,
+    /// The escape character: `\` unless `# escape=` says otherwise.
+    pub escape: Escape,
+    pub instructions: Vec<Instruction>,
+}
+
+/// `# name=value` before the first instruction.
+#[derive(Debug, Clone)]
+pub struct Directive {
+    pub name: Text,
+    pub value: Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Escape {
+    #[default]
+    Backslash,
+    Backtick,
+}
+
+#[derive(Debug, Clone)]
+pub struct Instruction {
+    /// As written: `RUN`, `run`.
+    pub keyword: Text,
+    pub command: Command,
+    /// `--name[=value]` in the order written, also those of [`Command::Invalid`].
+    pub flags: Vec<Flag>,
+    /// Heredocs in the order opened.
+    pub heredocs: Vec<Heredoc>,
+    /// From the keyword to the end of the last continuation line or heredoc terminator.
+    pub span: Span,
+    /// First and last line, from 1.
+    pub start_line: usize,
+    pub end_line: usize,
+    /// The logical line: continuations joined, comments inside dropped; heredoc bodies not included.
+    pub original: String,
+    /// Comment lines directly above, without `#`; BuildKit takes them as descriptions of stages and args.
+    pub comments: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Flag {
+    pub name: Text,
+    pub value: Option<Text>,
+}
+
+/// `<<EOF`, `<<-EOF`, `<<"EOF"`, `3<<EOF`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Heredoc {
+    pub name: String,
+    /// The body with its line ends (CR kept); leading tabs already taken off when `strip_tabs`.
+    pub content: String,
+    /// Whether variables in the body are expanded: false when the delimiter was quoted.
+    pub expand: bool,
+    pub strip_tabs: bool,
+    /// Of `N<<EOF`; 0 when not written.
+    pub file_descriptor: u32,
+    /// Of the opening word, `<<EOF`.
+    #[serde(skip)]
+    pub span: Span,
+    /// Of the body.
+    #[serde(skip)]
+    pub body_span: Span,
+}
+
+/// A command line in one of its two forms.
+#[derive(Debug, Clone)]
+pub enum CommandLine {
+    /// Run by a shell; the text after the flags, continuations joined (as Docker records it in the history).
+    Shell(Text),
+    /// A JSON array.
+    Exec(Vec<Text>),
+}
+
+#[derive(Debug, Clone)]
+pub enum Command {
+    From(From),
+    Run(Run),
+    Cmd(CommandLine),
+    Entrypoint(CommandLine),
+    Label(Vec<Pair>),
+    Maintainer(Text),
+    Expose(Vec<Text>),
+    Env(Vec<Pair>),
+    Add(Transfer),
+    Copy(Transfer),
+    /// Raw words; a JSON array gives one each, the plain form is split at blanks.
+    Volume(Vec<Text>),
+    User(Text),
+    Workdir(Text),
+    Arg(Vec<ArgDeclaration>),
+    Onbuild(Box<OnBuild>),
+    Stopsignal(Text),
+    Healthcheck(Healthcheck),
+    Shell(Vec<Text>),
+    /// A line that could not be understood; a diagnostic says why.
+    Invalid,
+}
+
+#[derive(Debug, Clone)]
+pub struct From {
+    pub image: Text,
+    pub platform: Option<Text>,
+    pub name: Option<Text>,
+}
+
+/// `RUN`. Its heredocs are the instruction's: with no command before the first, its body is the script.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub command: CommandLine,
+    /// Values of `--mount`, read by [`crate::mount`] after expansion.
+    pub mounts: Vec<Text>,
+    pub network: Option<Text>,
+    pub security: Option<Text>,
+    pub devices: Vec<Text>,
+}
+
+/// `key=value`, raw on both sides. For the old form `ENV key value` the value is the rest of the line.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub key: Text,
+    pub value: Text,
+    /// Written as `key value` without `=`.
+    pub legacy: bool,
+}
+
+/// `COPY` and `ADD`.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    /// A source that is a heredoc is `TransferSource::Heredoc` with its place in [`Instruction::heredocs`].
+    pub sources: Vec<TransferSource>,
+    pub destination: Text,
+    pub from: Option<Text>,
+    pub chown: Option<Text>,
+    pub chmod: Option<Text>,
+    pub link: Option<Switch>,
+    pub parents: Option<Switch>,
+    pub exclude: Vec<Text>,
+    /// ADD only.
+    pub checksum: Option<Text>,
+    pub keep_git_dir: Option<Switch>,
+    pub unpack: Option<Switch>,
+}
+
+#[derive(Debug, Clone)]
+pub enum TransferSource {
+    Path(Text),
+    Heredoc(usize),
+}
+
+/// A boolean flag, `--link` or `--link=false`.
+pub type Switch = Spanned<bool>;
+
+#[derive(Debug, Clone)]
+pub struct ArgDeclaration {
+    pub name: Text,
+    /// Raw; `None` for `ARG name`.
+    pub default: Option<Text>,
+}
+
+/// `ONBUILD`: the trigger as text (what goes to the image config) and as it was parsed.
+#[derive(Debug, Clone)]
+pub struct OnBuild {
+    pub trigger: Text,
+    pub instruction: Instruction,
+}
+
+#[derive(Debug, Clone)]
+pub enum Healthcheck {
+    /// `HEALTHCHECK NONE`
+    None,
+    Check {
+        command: CommandLine,
+        interval: Option<Text>,
+        timeout: Option<Text>,
+        start_period: Option<Text>,
+        start_interval: Option<Text>,
+        retries: Option<Text>,
+    },
+}
