@@ -1,1 +1,38 @@
-//! Placeholder.
+//! The store: one directory, shared by any number of processes at once, no daemon.
+//!
+//! ```text
+//! ROOT/
+//!   content/            a valid OCI image layout: oci-layout, index.json, blobs/sha256/HEX
+//!   snapshots/ID/fs     what one vertex added: an overlay upper directory, immutable once here
+//!   snapshots/ID/tree   its sorted flat listing with content digests (`tree`)
+//!   mounts/HASH/        cache mounts, by the hash of their id
+//!   contexts/HASH       stat cache of one build context (`stat_cache`)
+//!   containers/ID/      state of containers
+//!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
+//!   leases/ locks/      files that living processes hold locked
+//!   tmp/                what is being made; anything in here without a living lease is garbage
+//! ```
+//!
+//! Knows nothing of Dockerfiles, operations and registries. Also home of [`root_dir`], because everybody who
+//! touches a path that an input can influence stands on this crate. Start at [`Store::open`].
+
+pub mod check;
+pub mod collect;
+pub mod content;
+pub mod digest;
+pub mod images;
+pub mod key;
+pub mod lease;
+pub mod mounts;
+pub mod record;
+pub mod root_dir;
+pub mod snapshot;
+pub mod stat_cache;
+pub mod store;
+pub mod tree;
+
+pub use digest::{ChainId, DiffId, Digest};
+pub use key::{Ingredient, Key, KeyWriter};
+pub use root_dir::RootDir;
+pub use snapshot::{ActiveSnapshot, Snapshot, SnapshotId};
+pub use store::{Error, Result, Store};

@@ -29,22 +29,38 @@ pub struct Expanded {
 }
 
 /// Expands to one word: quotes removed, nothing split.
-pub fn word(_raw: &str, _escape: Escape, _variables: &dyn Variables) -> Result<Expanded, ExpandError> {
+pub fn word(
+    _raw: &str,
+    _escape: Escape,
+    _variables: &dyn Variables,
+) -> Result<Expanded, ExpandError> {
     todo!()
 }
 
 /// Expands to several words: an unquoted blank, also one out of a variable, splits.
-pub fn words(_raw: &str, _escape: Escape, _variables: &dyn Variables) -> Result<Vec<String>, ExpandError> {
+pub fn words(
+    _raw: &str,
+    _escape: Escape,
+    _variables: &dyn Variables,
+) -> Result<Vec<String>, ExpandError> {
     todo!()
 }
 
 /// Expands variables only, as in heredoc bodies: quotes stay, `\$` is `$`.
-pub fn text(_raw: &str, _escape: Escape, _variables: &dyn Variables) -> Result<Expanded, ExpandError> {
+pub fn text(
+    _raw: &str,
+    _escape: Escape,
+    _variables: &dyn Variables,
+) -> Result<Expanded, ExpandError> {
     todo!()
 }
 
 /// As [`word`], but what comes out of `COPY`/`ADD` sources and patterns keeps its escapes for the pattern matcher
 /// (BuildKit's `ProcessWordWithMatches` is not meant; this is its `SkipProcessQuotes`/raw-escapes behaviour).
-pub fn pattern(_raw: &str, _escape: Escape, _variables: &dyn Variables) -> Result<Expanded, ExpandError> {
+pub fn pattern(
+    _raw: &str,
+    _escape: Escape,
+    _variables: &dyn Variables,
+) -> Result<Expanded, ExpandError> {
     todo!()
 }

@@ -20,7 +20,11 @@ pub enum Sharing {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountKind {
-    Bind { from: Option<String>, source: String, writable: bool },
+    Bind {
+        from: Option<String>,
+        source: String,
+        writable: bool,
+    },
     Cache {
         id: Option<String>,
         from: Option<String>,
@@ -33,8 +37,21 @@ pub enum MountKind {
     },
     /// Size in bytes.
     Tmpfs { size: Option<u64> },
-    Secret { id: String, env: Option<String>, required: bool, mode: u32, uid: u32, gid: u32 },
-    Ssh { id: Option<String>, required: bool, mode: u32, uid: u32, gid: u32 },
+    Secret {
+        id: String,
+        env: Option<String>,
+        required: bool,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    Ssh {
+        id: Option<String>,
+        required: bool,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 /// Reads one `--mount` value. Errors point into `span`, the place of the raw value.
