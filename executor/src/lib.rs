@@ -1,1 +1,49 @@
-//! Placeholder.
+//! Runs commands in sandboxes and file operations inside roots, on overlay snapshots.
+//!
+//! Knows nothing of Dockerfiles, graphs and registries. [`host::init`] comes first in `main`; then [`Executor`].
+//! * [`host`]: private namespaces of the whole process, id maps, the spawner;
+//! * [`overlay`]: a chain of snapshots as a detached mount;
+//! * [`spec`]: what a command is to be given; [`sandbox`]: how it is given that, step by step;
+//! * [`file`]: copy, mkdir, mkfile, remove, unpack; [`users`]: names in a root's passwd and group;
+//! * `sys`: the system calls that rustix lacks, the only home of `unsafe`.
+
+pub mod file;
+pub mod host;
+pub mod overlay;
+pub mod sandbox;
+pub mod spec;
+pub mod users;
+
+use std::sync::Arc;
+
+use rbuild_cache::{RootDir, SnapshotId, Store};
+
+pub use host::Host;
+pub use spec::{Exec, Exit, Output, Stdio};
+
+/// Executes commands and file operations on snapshots of one store. Cheap to share.
+#[derive(Debug)]
+pub struct Executor {
+    pub(crate) store: Arc<Store>,
+    pub(crate) host: Host,
+}
+
+impl Executor {
+    pub fn new(host: Host, store: Arc<Store>) -> Self {
+        Self { store, host }
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Mounts a chain read-only, detached from any namespace: it is gone when the root is dropped.
+    /// `None` is an empty root. Blocking.
+    pub fn view(&self, snapshot: Option<&SnapshotId>) -> Result<RootDir, overlay::Error> {
+        overlay::view(&self.store, snapshot)
+    }
+}

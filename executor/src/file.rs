@@ -1,0 +1,179 @@
+//! File operations on a base: a list of actions that gives one snapshot. What is copied is already selected
+//! (wildcards, excludes and ignore files are the caller's business); where it lands and with which owner and mode
+//! is decided here, against the base.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_cache::tree::{Entry, Tree};
+use rbuild_cache::{RootDir, Snapshot, SnapshotId};
+
+use crate::Executor;
+
+/// Where sources come from.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// The directory that `tree` lists: a view of a snapshot, or the build context.
+    pub root: Arc<RootDir>,
+    pub tree: Arc<Tree>,
+    /// Files of a build context can change while they are read; those of a snapshot cannot.
+    pub mutable: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// WORKDIR: makes a directory and its missing parents. Existing ones are left as they are.
+    Mkdir {
+        path: PathBuf,
+        mode: u32,
+        owner: Owner,
+        mtime: Option<i64>,
+    },
+    /// A heredoc: a file of these bytes. With a destination that is a directory or ends in `/`, `name` goes in it.
+    Mkfile {
+        destination: PathBuf,
+        name: String,
+        data: Arc<[u8]>,
+        owner: Owner,
+        mode: Option<ModeChange>,
+        mtime: Option<i64>,
+    },
+    Copy(Copy),
+    Unpack(Unpack),
+}
+
+/// Who owns what is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// 0:0, and for archives what they say.
+    Default,
+    /// What `--chown` says, names looked up in the base's passwd and group.
+    Chown(String),
+    /// The USER of the stage, as `crate::users::process_user` resolves it; root where that fails (WORKDIR).
+    User(String),
+    /// Keeps the source's owner (`COPY --from` without `--chown` gives 0:0: this is for merges only).
+    Keep,
+}
+
+/// `--chmod`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModeChange {
+    Set(u32),
+    /// Clauses in order.
+    Symbolic(Vec<ModeClause>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModeClause {
+    /// Of 0o700, 0o070, 0o007.
+    pub who: u32,
+    pub operator: ModeOperator,
+    /// rwx as 0..7.
+    pub permissions: u32,
+    /// `X`: execute only for directories and what already has it.
+    pub conditional_execute: bool,
+    pub setid: bool,
+    pub sticky: bool,
+    /// `g=u`: permissions copied from this mask instead.
+    pub copy_from: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModeOperator {
+    Add,
+    Remove,
+    Set,
+}
+
+/// Copies selected sources to a destination with COPY's rules.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    pub input: usize,
+    pub sources: Vec<Source>,
+    /// Absolute. Links in it are followed inside the root.
+    pub destination: PathBuf,
+    /// Written with a trailing `/`, or as `.`; or several sources were written.
+    pub destination_is_directory: bool,
+    pub owner: Owner,
+    pub mode: Option<ModeChange>,
+    pub mtime: Option<i64>,
+    /// `--parents`: a source lands at its `name`, a relative path, below the destination.
+    pub parents: bool,
+}
+
+/// One source after wildcards: a file, or a directory whose contents are copied.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// In the input's tree.
+    pub path: Vec<u8>,
+    /// What it is called inside a destination directory.
+    pub name: Vec<u8>,
+    /// The source's own entry first (where it is a directory: then what is selected below it), as the tree has them.
+    pub entries: Vec<Entry>,
+}
+
+/// ADD of an archive: unpacked into the destination directory.
+#[derive(Debug, Clone)]
+pub struct Unpack {
+    pub input: usize,
+    pub path: Vec<u8>,
+    pub destination: PathBuf,
+    pub owner: Owner,
+}
+
+/// Unpacks archives; given by the caller, because archives are not this crate's business.
+pub trait Unpacker: Send + Sync {
+    /// Whether the file is an archive that ADD unpacks (by content; truncated headers are not).
+    fn is_archive(&self, file: &mut std::fs::File) -> std::io::Result<bool>;
+    /// Unpacks `archive` below `destination` (a path in `root`, made where missing), every path resolved in `root`.
+    fn unpack(
+        &self,
+        archive: std::fs::File,
+        root: &RootDir,
+        destination: &std::path::Path,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// What went wrong, and on which path.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} `{path}`")]
+    Io {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    User(#[from] crate::users::Error),
+    #[error("cannot unpack `{path}`")]
+    Unpack {
+        path: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("`{0}` changed while it was being copied")]
+    Changed(String),
+    #[error(transparent)]
+    Overlay(#[from] crate::overlay::Error),
+    #[error(transparent)]
+    Store(#[from] rbuild_cache::store::Error),
+}
+
+impl Executor {
+    /// Does the actions in order on `base` and commits one snapshot. Blocking.
+    /// `created` is the snapshot's time in Unix seconds.
+    pub fn file(
+        &self,
+        _base: Option<&SnapshotId>,
+        _actions: &[Action],
+        _inputs: &[Input],
+        _unpacker: &dyn Unpacker,
+        _created: i64,
+    ) -> Result<Snapshot, Error> {
+        todo!()
+    }
+}

@@ -1,0 +1,155 @@
+//! What a command is to be given, as data. Everything in here is decided by the caller; nothing is taken from the
+//! environment of this process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbuild_cache::mounts::CacheMount;
+use rbuild_cache::{RootDir, SnapshotId};
+
+/// A command and its surroundings.
+#[derive(Debug)]
+pub struct Exec {
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value`, in order; the closed set that the command gets. `HOME` is set by the sandbox from the user's
+    /// entry in the root's passwd when it is not in here.
+    pub env: Vec<Vec<u8>>,
+    /// Absolute; made if it is missing.
+    pub cwd: PathBuf,
+    /// As in USER: `name`, `uid`, `name:group`, `uid:gid`, or empty for root; looked up inside the root.
+    pub user: String,
+    /// Further groups by name or id (`--group-add`).
+    pub groups: Vec<String>,
+    pub mounts: Vec<Mount>,
+    pub network: Network,
+    pub security: Security,
+    pub hostname: String,
+    /// Lines for /etc/hosts: (host, address).
+    pub hosts: Vec<(String, String)>,
+    /// Replaces the host's name servers in /etc/resolv.conf.
+    pub dns: Vec<String>,
+    pub limits: Limits,
+    pub read_only_root: bool,
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    /// A tiny init as PID 1 that forwards signals and reaps.
+    pub init: bool,
+    /// Kills the command when it takes longer.
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub struct Mount {
+    /// Absolute path inside the root. Missing mount points are made for the time of the command and are not in the
+    /// resulting snapshot, nor are the parents made for them.
+    pub target: PathBuf,
+    pub read_only: bool,
+    pub source: MountSource,
+}
+
+#[derive(Debug)]
+pub enum MountSource {
+    /// A path of a snapshot's view. Writes go to a throw-away layer.
+    Snapshot {
+        snapshot: Option<SnapshotId>,
+        path: PathBuf,
+    },
+    /// A path inside a directory of the host that the user named (`run -v`). Writes reach it unless read-only.
+    Directory { root: Arc<RootDir>, path: PathBuf },
+    /// A cache mount; a new one gets its first content from `from`. `path` is a path inside of it.
+    Cache {
+        mount: CacheMount,
+        from: Option<(Option<SnapshotId>, PathBuf)>,
+        path: PathBuf,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// Size in bytes.
+    Tmpfs { size: Option<u64>, mode: u32 },
+    /// A file in memory.
+    Secret {
+        data: Arc<[u8]>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// A socket of the host (an ssh agent's).
+    Socket {
+        path: PathBuf,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// A network namespace with `lo` only.
+    None,
+    /// The host's.
+    Host,
+    /// The network namespace of a process (`--network container:ID`).
+    Process(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Security {
+    #[default]
+    Sandbox,
+    /// All capabilities, no seccomp filter, nothing masked (`--security=insecure`, `--privileged`).
+    Insecure,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub memory_swap: Option<u64>,
+    /// 1.5 is one and a half cores.
+    pub cpus: Option<f64>,
+    pub cpu_shares: Option<u64>,
+    pub pids: Option<u64>,
+    /// Bytes; 64 MiB where not given.
+    pub shm_size: Option<u64>,
+    /// (name, soft, hard), `nofile` and so on; `u64::MAX` is unlimited.
+    pub ulimits: Vec<(String, u64, u64)>,
+    pub cgroup_parent: Option<String>,
+}
+
+/// Where the command's standard streams go.
+pub enum Stdio {
+    /// stdin is empty; output is handed over in pieces as it comes, without limit.
+    Capture(Arc<dyn Fn(Output, &[u8]) + Send + Sync>),
+    /// The streams of this process; stdin only where `interactive`.
+    Inherit { interactive: bool },
+    /// A terminal of its own, joined to that of this process, with its size and signals.
+    Terminal { interactive: bool },
+}
+
+impl std::fmt::Debug for Stdio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Capture(_) => "Capture",
+            Self::Inherit { .. } => "Inherit",
+            Self::Terminal { .. } => "Terminal",
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Stdout,
+    Stderr,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(u8),
+    Signal(i32),
+    /// Killed for its memory limit.
+    OutOfMemory,
+    TimedOut,
+}
