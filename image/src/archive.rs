@@ -1,0 +1,1 @@
+//! Reading and writing OCI layouts (directory and tar) and Docker archives: the containers, not their content.
