@@ -1,1 +1,133 @@
-//! Placeholder.
+//! The pipeline: lower a Dockerfile to a graph of operations, solve it, assemble and export the image; run
+//! containers. Also the library that others embed: [`Engine::build`].
+//!
+//! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the
+//! worker of `worker` → `assemble` → `output`. `context` and `select` say what COPY and ADD name.
+
+pub mod error;
+pub mod event;
+pub mod images;
+pub mod lower;
+pub mod op;
+pub mod request;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_cache::{Digest, Store};
+use rbuild_executor::{Executor, Exit, Host};
+use tokio_util::sync::CancellationToken;
+
+pub use error::{Error, Located, Result};
+pub use event::{Event, Sink, Step, StepId};
+pub use request::BuildRequest;
+/// What callers need of the rooms below.
+pub use {
+    rbuild_cache as cache, rbuild_executor as executor, rbuild_image as image,
+    rbuild_parser as parser,
+};
+
+/// How the engine is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The store.
+    pub root: PathBuf,
+    pub registry: rbuild_image::registry::Options,
+}
+
+/// Builds and runs images of one store.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) client: rbuild_image::registry::Client,
+}
+
+/// A build that succeeded.
+#[derive(Debug, Clone)]
+pub struct BuildOutcome {
+    /// Digest of the config: Docker's image ID. Of the first platform.
+    pub image_id: Digest,
+    /// Of the manifest, or of the index where there are several platforms or attestations.
+    pub digest: Digest,
+    pub descriptor: rbuild_image::Descriptor,
+    pub steps: usize,
+    pub cached: usize,
+    pub warnings: Vec<Located>,
+}
+
+/// `rbuild run` in the foreground.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// A name, an ID, a digest, or `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`.
+    pub image: String,
+    /// Replaces CMD.
+    pub command: Vec<String>,
+    /// Replaces ENTRYPOINT; an empty string takes it away.
+    pub entrypoint: Option<String>,
+    /// `K=V`, already completed from the environment and env files; wins over the image's.
+    pub env: Vec<String>,
+    pub user: Option<String>,
+    pub workdir: Option<String>,
+    pub hostname: Option<String>,
+    pub hosts: Vec<(String, String)>,
+    pub dns: Vec<String>,
+    pub volumes: Vec<Volume>,
+    /// (target, size in bytes)
+    pub tmpfs: Vec<(String, Option<u64>)>,
+    pub network: request::NetworkChoice,
+    pub limits: rbuild_executor::spec::Limits,
+    pub read_only: bool,
+    pub init: bool,
+    pub privileged: bool,
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    pub groups: Vec<String>,
+    pub interactive: bool,
+    pub terminal: bool,
+    pub pull: bool,
+    pub platform: Option<rbuild_image::Platform>,
+}
+
+/// `-v`
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// Absolute path on the host; `None` is an anonymous volume, empty at first.
+    pub source: Option<PathBuf>,
+    pub target: String,
+    pub read_only: bool,
+}
+
+impl Engine {
+    /// Opens the store and stands ready. `host` comes from `rbuild_executor::host::init`.
+    pub fn open(host: Host, options: Options) -> Result<Self> {
+        let store = Arc::new(Store::open(&options.root)?);
+        Ok(Self {
+            executor: Arc::new(Executor::new(host, store)),
+            client: rbuild_image::registry::Client::new(options.registry),
+        })
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        self.executor.store()
+    }
+
+    /// Builds. On error nothing is exported, and what was built is kept in the cache.
+    pub async fn build(
+        &self,
+        _request: BuildRequest,
+        _events: Arc<dyn Sink>,
+        _cancel: CancellationToken,
+    ) -> Result<BuildOutcome> {
+        todo!()
+    }
+
+    /// Runs a container in the foreground and returns how it ended.
+    pub async fn run(
+        &self,
+        _request: RunRequest,
+        _events: Arc<dyn Sink>,
+        _cancel: CancellationToken,
+    ) -> Result<Exit> {
+        todo!()
+    }
+}

@@ -43,7 +43,7 @@ pub enum Action {
 }
 
 /// Who owns what is made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// 0:0, and for archives what they say.
     Default,
@@ -56,14 +56,14 @@ pub enum Owner {
 }
 
 /// `--chmod`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModeChange {
     Set(u32),
     /// Clauses in order.
     Symbolic(Vec<ModeClause>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ModeClause {
     /// Of 0o700, 0o070, 0o007.
     pub who: u32,
@@ -78,7 +78,7 @@ pub struct ModeClause {
     pub copy_from: Option<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModeOperator {
     Add,
     Remove,

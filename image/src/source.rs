@@ -13,7 +13,7 @@ use crate::reference::Reference;
 use crate::registry::Client;
 
 /// Names an image wherever it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// An OCI layout directory; picked by tag, by digest, or the only one there is.
     OciLayout {

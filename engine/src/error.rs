@@ -1,0 +1,58 @@
+//! Why the engine could not do what it was asked.
+
+use std::sync::Arc;
+
+use rbuild_executor::Exit;
+use rbuild_parser::{Diagnostic, Source};
+
+/// A diagnostic and the text it points into.
+#[derive(Debug, Clone)]
+pub struct Located {
+    pub source: Arc<Source>,
+    pub diagnostic: Diagnostic,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Dockerfile is wrong: all mistakes of one run, warnings among them.
+    #[error("the Dockerfile has mistakes")]
+    Dockerfile(Vec<Located>),
+    /// A step failed.
+    #[error("{}", .0.located.diagnostic.message)]
+    Step(Box<StepFailure>),
+    /// A wrong option or argument that only the engine could see.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{message}")]
+    Io {
+        message: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Image(#[from] rbuild_image::Error),
+    #[error(transparent)]
+    Store(#[from] rbuild_cache::store::Error),
+    /// Of `run`: the sandbox or the program.
+    #[error(transparent)]
+    Exec(#[from] rbuild_executor::sandbox::ExecError),
+    #[error("{0}")]
+    Other(String),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// A step that failed: where it stands, how it ended, and what it printed last.
+#[derive(Debug)]
+pub struct StepFailure {
+    pub located: Located,
+    /// `[build 2/4] RUN make`
+    pub name: String,
+    /// Of commands that ran.
+    pub exit: Option<Exit>,
+    /// The last lines of its output.
+    pub output: Vec<u8>,
+    pub cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,118 @@
+//! From a parsed Dockerfile to a graph of operations and the image configs to be. Pure: what must be known of base
+//! images is handed in, so that lowering is tested as text in, graph out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rbuild_image::source::{Location, Resolved};
+use rbuild_image::{ImageConfig, Platform};
+use rbuild_parser::{Parsed, Source};
+use rbuild_solver::{Graph, VertexId};
+
+use crate::error::Located;
+use crate::op::Op;
+use crate::request::{Entitlement, NoCache};
+
+/// What lowering needs to know besides the Dockerfile.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub target: Option<String>,
+    /// At least one.
+    pub platforms: Vec<Platform>,
+    pub build_platform: Platform,
+    pub build_args: BTreeMap<String, String>,
+    pub labels: Vec<(String, String)>,
+    pub contexts: HashMap<String, ContextKind>,
+    pub no_cache: NoCache,
+    pub hosts: Vec<(String, String)>,
+    pub allow: Vec<Entitlement>,
+    /// `SOURCE_DATE_EPOCH` of the environment.
+    pub source_date_epoch: Option<String>,
+}
+
+/// What a named context is.
+#[derive(Debug, Clone)]
+pub enum ContextKind {
+    Directory,
+    Image(Location),
+    Stage(String),
+}
+
+/// An image that lowering needs resolved: found by [`images_needed`], for one platform.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageNeed {
+    /// Key to hand the answer in under: the name as expanded, or the context's.
+    pub name: String,
+    pub location: Location,
+    pub platform: Platform,
+}
+
+/// Finds the images that the target's stages are built from or copy from. Called until it returns nothing new:
+/// ONBUILD triggers of a base can name further ones.
+pub fn images_needed(
+    _source: &Arc<Source>,
+    _parsed: &Parsed,
+    _options: &Options,
+    _known: &HashMap<ImageNeed, Arc<Resolved>>,
+) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
+    todo!()
+}
+
+/// The whole build.
+#[derive(Debug)]
+pub struct Lowered {
+    pub graph: Graph<Op>,
+    /// One for each platform, in the order asked for.
+    pub images: Vec<LoweredImage>,
+    /// Of every vertex that the targets need, in the order of the Dockerfile.
+    pub steps: Vec<StepInfo>,
+    pub warnings: Vec<Located>,
+}
+
+#[derive(Debug)]
+pub struct LoweredImage {
+    pub platform: Platform,
+    /// `None`: an empty root.
+    pub vertex: Option<VertexId>,
+    /// With everything but `rootfs`, `history` and `created`.
+    pub config: ImageConfig,
+    /// The base's history, then one entry for each instruction.
+    pub history: Vec<HistoryEntry>,
+    /// How many of the layers are the base image's.
+    pub base_layers: usize,
+    pub base_created: Option<String>,
+    /// Value of SOURCE_DATE_EPOCH where one holds.
+    pub epoch: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub enum HistoryEntry {
+    /// As the base image has it.
+    Inherited(rbuild_image::config::History),
+    /// `created_by` and whether the instruction made a layer.
+    Own { created_by: String, layer: bool },
+}
+
+/// What to say of a vertex.
+#[derive(Debug, Clone)]
+pub struct StepInfo {
+    pub vertex: VertexId,
+    /// `[build 2/4] RUN make`
+    pub name: String,
+    /// Groups the records of the same step over time: stage and instruction, without arguments.
+    pub record_step: String,
+    pub source: Arc<Source>,
+    pub span: rbuild_parser::Span,
+    pub start_line: usize,
+    pub end_line: usize,
+}
+
+/// Lowers the whole Dockerfile. `images` holds an answer for everything that [`images_needed`] asked for.
+pub fn lower(
+    _source: &Arc<Source>,
+    _parsed: &Parsed,
+    _options: &Options,
+    _images: &HashMap<ImageNeed, Arc<Resolved>>,
+) -> Result<Lowered, Vec<Located>> {
+    todo!()
+}

@@ -1,0 +1,151 @@
+//! What a caller asks of the engine. Everything is already read from flags and environment: inside, no re-parsing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_executor::spec::Limits;
+use rbuild_image::source::Location;
+use rbuild_image::{Platform, Reference};
+
+/// One build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    pub context: ContextLocation,
+    pub dockerfile: DockerfileLocation,
+    /// Empty: the image is kept by its ID.
+    pub tags: Vec<Reference>,
+    pub target: Option<String>,
+    /// Empty: the host's.
+    pub platforms: Vec<Platform>,
+    /// Already completed from the environment (`--build-arg K` alone).
+    pub build_args: BTreeMap<String, String>,
+    pub labels: Vec<(String, String)>,
+    pub annotations: Vec<(String, String)>,
+    pub contexts: Vec<(String, NamedContext)>,
+    pub no_cache: NoCache,
+    /// Ask the registry first.
+    pub pull: bool,
+    pub secrets: Vec<Secret>,
+    pub ssh: Vec<Ssh>,
+    pub network: NetworkChoice,
+    pub hosts: Vec<(String, String)>,
+    pub allow: Vec<Entitlement>,
+    pub limits: Limits,
+    pub outputs: Vec<Output>,
+    /// Steps at once; at least 1.
+    pub jobs: usize,
+    /// Of the environment; a build arg of the name wins.
+    pub source_date_epoch: Option<String>,
+    /// Only lint: nothing is built.
+    pub check: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum ContextLocation {
+    Directory(PathBuf),
+    /// No context: a bare Dockerfile on standard input.
+    Empty,
+}
+
+#[derive(Debug, Clone)]
+pub enum DockerfileLocation {
+    Path(PathBuf),
+    /// Read from standard input, for instance.
+    Text {
+        name: String,
+        bytes: Arc<[u8]>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub enum NamedContext {
+    Directory(PathBuf),
+    Image(Location),
+    /// `target:STAGE`
+    Stage(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NoCache {
+    #[default]
+    No,
+    All,
+    /// Names of stages, lines (`12` or `12-15`), or instructions.
+    Filter(Vec<String>),
+}
+
+#[derive(Clone)]
+pub struct Secret {
+    pub id: String,
+    pub data: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The value never reaches a log.
+        f.debug_struct("Secret")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Ssh {
+    pub id: String,
+    /// An agent's socket.
+    pub socket: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkChoice {
+    #[default]
+    Default,
+    None,
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entitlement {
+    NetworkHost,
+    SecurityInsecure,
+}
+
+/// One `--output`.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub kind: OutputKind,
+    /// `None`: standard output, where that makes sense.
+    pub destination: Option<PathBuf>,
+    /// Names given by `name=`, besides the tags.
+    pub names: Vec<Reference>,
+    pub compression: Option<CompressionChoice>,
+    pub force_compression: bool,
+    pub oci_media_types: Option<bool>,
+    pub rewrite_timestamp: bool,
+    pub annotations: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// `type=oci`; a layout directory with `tar=false`.
+    Oci {
+        tar: bool,
+    },
+    Docker {
+        tar: bool,
+    },
+    Tar,
+    Local,
+    /// Kept in the store.
+    Image,
+    Registry,
+    CacheOnly,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompressionChoice {
+    Gzip { level: Option<u8> },
+    Zstd { level: Option<u8> },
+    Uncompressed,
+}
