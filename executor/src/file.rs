@@ -2,6 +2,8 @@
 //! (wildcards, excludes and ignore files are the caller's business); where it lands and with which owner and mode
 //! is decided here, against the base.
 
+mod mode;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,20 +41,18 @@ pub enum Action {
         mtime: Option<i64>,
     },
     Copy(Copy),
-    Unpack(Unpack),
 }
 
 /// Who owns what is made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// 0:0, and for archives what they say.
+    /// The source's own (the entries of a build context say 0:0), an archive's members' own, and 0:0 for what is
+    /// made on the way.
     Default,
     /// What `--chown` says, names looked up in the base's passwd and group.
     Chown(String),
     /// The USER of the stage, as `crate::users::process_user` resolves it; root where that fails (WORKDIR).
     User(String),
-    /// Keeps the source's owner (`COPY --from` without `--chown` gives 0:0: this is for merges only).
-    Keep,
 }
 
 /// `--chmod`.
@@ -92,33 +92,28 @@ pub struct Copy {
     pub sources: Vec<Source>,
     /// Absolute. Links in it are followed inside the root.
     pub destination: PathBuf,
-    /// Written with a trailing `/`, or as `.`; or several sources were written.
+    /// Written with a trailing `/`, or as `.`. Several sources alone do not make it one: the last one wins.
     pub destination_is_directory: bool,
     pub owner: Owner,
     pub mode: Option<ModeChange>,
     pub mtime: Option<i64>,
-    /// `--parents`: a source lands at its `name`, a relative path, below the destination.
-    pub parents: bool,
+    /// ADD: a source that is an archive is unpacked into the destination instead; nothing but `owner` applies to it.
+    pub unpack: bool,
 }
 
-/// One source after wildcards: a file, or a directory whose contents are copied.
+/// One source after wildcards: a file, or a directory whose contents are copied. With `--parents` it is the
+/// directory that the kept paths start in.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// In the input's tree.
+    /// In the input's tree; a link at the end is already followed.
     pub path: Vec<u8>,
-    /// What it is called inside a destination directory.
+    /// What it is called inside a destination directory, where it is not a directory itself.
     pub name: Vec<u8>,
     /// The source's own entry first (where it is a directory: then what is selected below it), as the tree has them.
     pub entries: Vec<Entry>,
-}
-
-/// ADD of an archive: unpacked into the destination directory.
-#[derive(Debug, Clone)]
-pub struct Unpack {
-    pub input: usize,
-    pub path: Vec<u8>,
-    pub destination: PathBuf,
-    pub owner: Owner,
+    /// Places in `entries` of directories that are there only because something below them is, in order: they are
+    /// made where missing, and an existing one keeps its owner.
+    pub implied: Vec<usize>,
 }
 
 /// Unpacks archives; given by the caller, because archives are not this crate's business.
