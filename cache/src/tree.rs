@@ -41,6 +41,8 @@ pub struct Entry {
     pub opaque: bool,
     /// blake3 of a file's bytes or of a symlink's target; zero otherwise.
     pub content: [u8; 32],
+    /// Of symlinks: where they lead, as written, so that paths can be followed without the files. Empty otherwise.
+    pub target: Vec<u8>,
     /// Sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Non-zero: files with the same number are one inode.
