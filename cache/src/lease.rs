@@ -1,7 +1,224 @@
 //! Leases: how collection knows which processes live. A lease is a file in `leases/` that its process holds
 //! locked; the kernel frees it at death. Whatever was used or made since the oldest living lease began is spared.
+//!
+//! The file's name is `START-RANDOM`: milliseconds since 1970 and a random word. It is locked before it gets that
+//! name, so a lease that can be locked by another is dead. Names in `tmp/` begin with the name of the lease of
+//! the process that made them.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::error::{IoContext as _, Result};
+use crate::root_dir::remove_tree_at;
+
+/// So much garbage of dead processes is looked at when a store is opened; the rest waits for the next one.
+const SWEEP_LIMIT: usize = 16;
 
 /// This process's lease; part of [`crate::Store`].
 #[derive(Debug)]
 #[must_use = "dropping a lease lets collection take what it pins"]
-pub struct Lease {}
+pub struct Lease {
+    name: String,
+    start_ms: i64,
+    path: PathBuf,
+    /// Counts the names given out in `tmp/`.
+    counter: AtomicU64,
+    /// Holds the lock until the lease is dropped.
+    _file: File,
+}
+
+impl Lease {
+    /// Takes a lease in the store at `root`.
+    pub(crate) fn take(root: &Path) -> Result<Self> {
+        let start_ms = now_ms();
+        let name = format!("{start_ms:015}-{}", random_word()?);
+        let path = root.join("leases").join(&name);
+        let making = root.join("tmp").join(format!("{name}.lease"));
+        let file = make_locked(&making, &path)?;
+        Ok(Self {
+            name,
+            start_ms,
+            path,
+            counter: AtomicU64::new(0),
+            _file: file,
+        })
+    }
+
+    /// The time to write into `used` columns.
+    pub(crate) fn now_ms(&self) -> i64 {
+        now_ms().max(self.start_ms)
+    }
+
+    /// What was used before this time is to be marked when this process uses it.
+    pub(crate) fn start_ms(&self) -> i64 {
+        self.start_ms
+    }
+
+    /// A name in `tmp/` that nobody else has.
+    pub(crate) fn temporary_name(&self) -> String {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        format!("{}.{number}", self.name)
+    }
+}
+
+/// Makes a file, locks it, and only then gives it its name. Another process may take the file for garbage before
+/// it is locked; then it is made again.
+fn make_locked(making: &Path, path: &Path) -> Result<File> {
+    const TRIES: u32 = 100;
+    let mut tries = 0;
+    loop {
+        let file = create_new(making)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).at("lock", making)?;
+        match rustix::fs::rename(making, path) {
+            Err(rustix::io::Errno::NOENT) if tries < TRIES => tries += 1,
+            result => {
+                result.at("create", path)?;
+                return Ok(file);
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The name goes first: a lease file that can be locked is a dead one.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        })
+}
+
+/// 32 random hex digits.
+pub(crate) fn random_word() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    let length = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .at("read random bytes from", Path::new("/dev/urandom"))?;
+    debug_assert_eq!(length, bytes.len());
+    Ok(hex::encode(bytes))
+}
+
+/// Makes a file that must not exist yet, readable by nobody else.
+pub(crate) fn create_new(path: &Path) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).at("create", path)?;
+    Ok(fd.into())
+}
+
+/// The start of the oldest living lease but `own`, in milliseconds; dead leases are removed.
+pub(crate) fn oldest_living(root: &Path) -> Result<Option<i64>> {
+    let directory = root.join("leases");
+    let mut oldest = None;
+    for name in names(&directory)? {
+        let Some(start) = start_of(&name) else {
+            continue;
+        };
+        if is_alive(&directory.join(&name)) {
+            oldest = Some(oldest.map_or(start, |other: i64| other.min(start)));
+        } else {
+            let _ = std::fs::remove_file(directory.join(&name));
+        }
+    }
+    Ok(oldest)
+}
+
+/// Removes what dead processes left in `tmp/`, at most `limit` entries; returns the bytes given back.
+pub(crate) fn sweep(root: &Path, limit: usize) -> Result<u64> {
+    let mut bytes = 0;
+    for garbage in garbage(root, limit)? {
+        bytes += crate::collect::allocated(&garbage);
+        remove(&garbage)?;
+    }
+    Ok(bytes)
+}
+
+/// Starts removing garbage in the background where there is some; opening a store must not wait for it.
+pub(crate) fn sweep_in_background(root: &Path) {
+    let any = garbage(root, SWEEP_LIMIT).is_ok_and(|found| !found.is_empty());
+    if any {
+        let root = root.to_owned();
+        let _ = std::thread::Builder::new()
+            .name("store-sweep".to_owned())
+            .spawn(move || {
+                if let Err(error) = sweep(&root, SWEEP_LIMIT) {
+                    tracing::debug!(%error, "what a dead process left could not be removed");
+                }
+            });
+    }
+}
+
+/// Entries of `tmp/` whose process is dead.
+pub(crate) fn garbage(root: &Path, limit: usize) -> Result<Vec<PathBuf>> {
+    let directory = root.join("tmp");
+    let leases = root.join("leases");
+    let mut alive: Vec<String> = Vec::new();
+    let mut found = Vec::new();
+    for name in names(&directory)? {
+        if found.len() >= limit {
+            break;
+        }
+        let lease = name
+            .split_once('.')
+            .map_or(name.as_str(), |(lease, _)| lease);
+        if alive.iter().any(|other| other == lease) {
+            continue;
+        }
+        let path = directory.join(&name);
+        // A lease in the making is locked itself.
+        let making = directory.join(format!("{lease}.lease"));
+        if is_alive(&leases.join(lease)) || is_alive(&making) || is_alive(&leases.join(lease)) {
+            alive.push(lease.to_owned());
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a tree of the store's own.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent, flags, Mode::empty()).at("open", parent)?;
+    use std::os::fd::AsFd as _;
+    remove_tree_at(parent.as_fd(), name).at("remove", path)
+}
+
+fn is_alive(path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(rustix::io::Errno::NOENT) => false,
+        // What cannot be looked at is not known to be dead.
+        Err(_) => true,
+    }
+}
+
+fn start_of(name: &str) -> Option<i64> {
+    name.split_once('-')?.0.parse().ok()
+}
+
+/// Names in one of the store's directories; those that are not UTF-8 are not the store's.
+pub(crate) fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(directory).at("list", directory)?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.at("list", directory)?.file_name();
+        if let Some(name) = OsStr::to_str(&name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}

@@ -1,8 +1,24 @@
 //! Cache mounts: directories that outlive builds, by the hash of their id (an id is never a path).
+//!
+//! ```text
+//! mounts/HASH/id          the id, for people
+//! mounts/HASH/lock        held while the names below are looked at or changed
+//! mounts/HASH/N           a directory that builds mount; N counts up from 0
+//! mounts/HASH/N.lock      held shared or exclusively by its users; its mtime is the last use
+//! mounts/HASH/N.retired   N was reset: its users keep it, nobody else gets it, collection takes it
+//! ```
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use crate::store::{Result, Store};
+use rustix::fs::{FlockOperation, Mode};
+use rustix::io::Errno;
+
+use crate::error::IoContext as _;
+use crate::lease;
+use crate::store::{Result, Store, lock_file, make_directory, open_lock_file};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -17,16 +33,21 @@ pub enum Sharing {
 /// A cache mount in use; its lock is freed on drop and at death.
 #[derive(Debug)]
 #[must_use = "dropping it lets collection and locked users take the directory"]
-pub struct CacheMount {}
+pub struct CacheMount {
+    path: PathBuf,
+    is_new: bool,
+    /// Holds the lock until it is dropped.
+    _lock: File,
+}
 
 impl CacheMount {
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.path
     }
 
     /// True when the directory was made by this call and nothing was put in yet.
     pub fn is_new(&self) -> bool {
-        todo!()
+        self.is_new
     }
 }
 
@@ -41,17 +62,239 @@ pub struct CacheMountInfo {
 impl Store {
     /// Takes a cache mount, waiting where `Locked` asks for it. Call from a blocking thread. A new one is made
     /// empty, mode 0755, owned by the caller; the executor sets mode, owner and first content.
-    pub fn cache_mount(&self, _id: &str, _sharing: Sharing) -> Result<CacheMount> {
-        todo!()
+    pub fn cache_mount(&self, id: &str, sharing: Sharing) -> Result<CacheMount> {
+        loop {
+            match self.take_cache_mount(id, sharing)? {
+                Taken::Here(mount) => return Ok(mount),
+                // Wait outside of the lock on the names; then look again, for it may have been reset or collected.
+                Taken::Busy(lock) => drop(lock_file(&lock, FlockOperation::LockExclusive)?),
+            }
+        }
+    }
+
+    /// As [`Store::cache_mount`], but `None` where that would wait.
+    pub fn try_cache_mount(&self, id: &str, sharing: Sharing) -> Result<Option<CacheMount>> {
+        Ok(match self.take_cache_mount(id, sharing)? {
+            Taken::Here(mount) => Some(mount),
+            Taken::Busy(_) => None,
+        })
     }
 
     /// Empties the mount of an id (for `--no-cache`): the directory now there is left to its users, the next user
     /// gets a new one.
-    pub fn reset_cache_mount(&self, _id: &str) -> Result<()> {
-        todo!()
+    pub fn reset_cache_mount(&self, id: &str) -> Result<()> {
+        let directory = self.mount_directory(id);
+        let _names = match lock_names(&directory) {
+            Err(error) if is_not_found(&error) => return Ok(()),
+            result => result?,
+        };
+        for number in numbers(&directory)? {
+            retire(&directory, number)?;
+            remove_if_unused(&directory, number)?;
+        }
+        Ok(())
     }
 
     pub fn cache_mounts(&self) -> Result<Vec<CacheMountInfo>> {
-        todo!()
+        let mounts = self.root().join("mounts");
+        let mut found = Vec::new();
+        for name in lease::names(&mounts)? {
+            let directory = mounts.join(name);
+            let id = match std::fs::read_to_string(directory.join("id")) {
+                Ok(id) => id,
+                // Being made or being collected.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).at("read", &directory.join("id")),
+            };
+            for number in numbers(&directory)? {
+                if !is_retired(&directory, number) {
+                    found.push(CacheMountInfo {
+                        id: id.clone(),
+                        path: directory.join(number.to_string()),
+                        last_used: last_used(&directory, number),
+                    });
+                }
+            }
+        }
+        found.sort_by(|one, other| (&one.id, &one.path).cmp(&(&other.id, &other.path)));
+        Ok(found)
     }
+
+    /// Removes the directories of cache mounts that nobody uses and that were last used before `until` (Unix
+    /// seconds); retired ones whenever that was. Returns how many, and the bytes given back.
+    pub(crate) fn collect_cache_mounts(&self, until: i64) -> Result<(u64, u64)> {
+        let mounts = self.root().join("mounts");
+        let (mut count, mut bytes) = (0, 0);
+        for name in lease::names(&mounts)? {
+            let directory = mounts.join(name);
+            let names = match lock_names(&directory) {
+                Err(error) if is_not_found(&error) => continue,
+                result => result?,
+            };
+            for number in numbers(&directory)? {
+                if !is_retired(&directory, number) && last_used(&directory, number) >= until {
+                    continue;
+                }
+                let size = crate::collect::allocated(&directory.join(number.to_string()));
+                if remove_if_unused(&directory, number)? {
+                    count += 1;
+                    bytes += size;
+                }
+            }
+            if numbers(&directory)?.is_empty() {
+                // Whoever waits for the lock on the names finds the directory gone and makes another.
+                let doomed = self.shared.temporary_path();
+                rustix::fs::rename(&directory, &doomed).at("remove", &directory)?;
+                drop(names);
+                lease::remove(&doomed)?;
+            }
+        }
+        Ok((count, bytes))
+    }
+
+    /// Removes retired directories only.
+    pub(crate) fn collect_retired_mounts(&self) -> Result<(u64, u64)> {
+        self.collect_cache_mounts(i64::MIN)
+    }
+
+    fn mount_directory(&self, id: &str) -> PathBuf {
+        let mut path = self.root().join("mounts");
+        path.push(blake3::hash(id.as_bytes()).to_hex().as_str());
+        path
+    }
+
+    fn take_cache_mount(&self, id: &str, sharing: Sharing) -> Result<Taken> {
+        let directory = self.mount_directory(id);
+        let _names = loop {
+            match std::fs::create_dir(&directory) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                result => result.at("create", &directory)?,
+            }
+            match lock_names(&directory) {
+                // Collected between the two.
+                Err(error) if is_not_found(&error) => {}
+                result => break result?,
+            }
+        };
+        let label = directory.join("id");
+        if !label.exists() {
+            self.shared.write_atomically(&label, id.as_bytes())?;
+        }
+        let all = numbers(&directory)?;
+        let operation = match sharing {
+            Sharing::Shared => FlockOperation::NonBlockingLockShared,
+            Sharing::Private | Sharing::Locked => FlockOperation::NonBlockingLockExclusive,
+        };
+        for number in all.iter().copied() {
+            if is_retired(&directory, number) {
+                continue;
+            }
+            let path = lock_path(&directory, number);
+            let lock = open_lock_file(&path)?;
+            match rustix::fs::flock(&lock, operation) {
+                Ok(()) => return Ok(Taken::Here(in_use(&directory, number, lock, false))),
+                Err(Errno::WOULDBLOCK) => match sharing {
+                    Sharing::Locked => return Ok(Taken::Busy(path)),
+                    // A private user of the first directory keeps shared ones out, too.
+                    Sharing::Shared | Sharing::Private => {}
+                },
+                Err(error) => return Err(error).at("lock", &path),
+            }
+        }
+        let number = all.last().map_or(0, |last| last + 1);
+        let path = lock_path(&directory, number);
+        let lock = open_lock_file(&path)?;
+        rustix::fs::flock(&lock, operation).at("lock", &path)?;
+        let place = directory.join(number.to_string());
+        make_directory(&place)?;
+        rustix::fs::chmod(&place, Mode::from_raw_mode(0o755)).at("chmod", &place)?;
+        Ok(Taken::Here(in_use(&directory, number, lock, true)))
+    }
+}
+
+enum Taken {
+    Here(CacheMount),
+    /// Somebody holds this lock.
+    Busy(PathBuf),
+}
+
+fn in_use(directory: &Path, number: u64, mut lock: File, is_new: bool) -> CacheMount {
+    // Only the time of the last use, for listings and collection: worth no failed build.
+    let _ = lock
+        .set_modified(SystemTime::now())
+        .and_then(|()| lock.flush());
+    CacheMount {
+        path: directory.join(number.to_string()),
+        is_new,
+        _lock: lock,
+    }
+}
+
+/// Held while names in the directory of an id are looked at or changed. `NotFound` where it was collected, also
+/// while waiting for it.
+fn lock_names(directory: &Path) -> Result<File> {
+    use std::os::unix::fs::MetadataExt as _;
+    let path = directory.join("lock");
+    let lock = lock_file(&path, FlockOperation::LockExclusive)?;
+    let held = lock.metadata().at("stat", &path)?;
+    let named = std::fs::symlink_metadata(&path).at("stat", &path)?;
+    if (held.dev(), held.ino()) == (named.dev(), named.ino()) {
+        Ok(lock)
+    } else {
+        Err(Errno::NOENT).at("lock", &path)
+    }
+}
+
+/// The directories of an id, in order.
+fn numbers(directory: &Path) -> Result<Vec<u64>> {
+    let mut numbers: Vec<u64> = lease::names(directory)?
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn lock_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number}.lock"))
+}
+
+fn retired_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number}.retired"))
+}
+
+fn is_retired(directory: &Path, number: u64) -> bool {
+    retired_path(directory, number).exists()
+}
+
+fn retire(directory: &Path, number: u64) -> Result<()> {
+    drop(open_lock_file(&retired_path(directory, number))?);
+    Ok(())
+}
+
+/// Unix seconds.
+fn last_used(directory: &Path, number: u64) -> i64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::symlink_metadata(lock_path(directory, number)).map_or(0, |metadata| metadata.mtime())
+}
+
+/// Removes a directory of an id. False where somebody uses it.
+fn remove_if_unused(directory: &Path, number: u64) -> Result<bool> {
+    let path = lock_path(directory, number);
+    let lock = open_lock_file(&path)?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    lease::remove(&directory.join(number.to_string()))?;
+    for path in [retired_path(directory, number), path] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.at("remove", &path)?,
+        }
+    }
+    Ok(true)
+}
+
+fn is_not_found(error: &crate::Error) -> bool {
+    matches!(error, crate::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }

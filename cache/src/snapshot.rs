@@ -4,12 +4,25 @@
 //! those of `userxattr` mounts for every user: whiteouts are character devices 0:0, opaque directories carry
 //! `user.overlay.opaque=y`. So a store means the same to root and to an ordinary user.
 
+//!
+//! What a snapshot is on disk is made in `tmp/` and becomes visible by one rename, after which its row is written.
+//! A directory without a row is garbage.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension as _, Row};
+use rustix::fs::Mode;
 
 use crate::digest::{ChainId, DiffId, Digest};
-use crate::key::Key;
-use crate::store::{Result, Store};
+use crate::error::{IndexContext as _, IoContext as _};
+use crate::index::{self, EPOCH};
+use crate::key::{Key, KeyWriter};
+use crate::lease;
+use crate::root_dir::RootDir;
+use crate::store::{Error, Result, Shared, Store, make_directory};
 use crate::tree::Tree;
 
 /// Random; only ever made by this module, so it is safe as a file name.
@@ -34,7 +47,16 @@ pub struct Snapshot {
 
 /// A snapshot that is being made. Dropping it removes it.
 #[derive(Debug)]
-pub struct ActiveSnapshot {}
+#[must_use = "dropping it removes what was written"]
+pub struct ActiveSnapshot {
+    shared: Arc<Shared>,
+    /// `tmp/X`, with `fs` and `work` in it.
+    holder: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+    /// The holder has its final name.
+    committed: bool,
+}
 
 /// A compressed form of a snapshot's layer that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,85 +73,409 @@ impl SnapshotId {
     }
 }
 
+/// Trees that were read or merged, so that each is decoded once a process.
+#[derive(Debug, Default)]
+pub(crate) struct TreeMemory {
+    own: HashMap<SnapshotId, Arc<Tree>>,
+    merged: HashMap<SnapshotId, Arc<Tree>>,
+    entries: usize,
+}
+
+/// About 200 bytes an entry. Beyond that, memory is worth more than the time to read again.
+const REMEMBERED_ENTRIES_MAX: usize = 2_000_000;
+
+impl TreeMemory {
+    fn remember(&mut self, merged: bool, id: &SnapshotId, tree: &Arc<Tree>) {
+        if self.entries > REMEMBERED_ENTRIES_MAX {
+            *self = Self::default();
+        }
+        self.entries += tree.entries.len();
+        let map = if merged {
+            &mut self.merged
+        } else {
+            &mut self.own
+        };
+        map.insert(id.clone(), Arc::clone(tree));
+    }
+}
+
+const COLUMNS: &str = "id, parent, tree, content, created, size";
+
 impl Store {
     /// Makes an empty upper and work directory on the store's file system.
     pub fn prepare(&self) -> Result<ActiveSnapshot> {
-        todo!()
+        let holder = self.shared.temporary_path();
+        make_directory(&holder)?;
+        let active = ActiveSnapshot {
+            shared: Arc::clone(&self.shared),
+            upper: holder.join("fs"),
+            work: holder.join("work"),
+            holder,
+            committed: false,
+        };
+        make_directory(&active.upper)?;
+        // Becomes the mode of the root that processes see; whatever the umask is.
+        rustix::fs::chmod(&active.upper, Mode::from_raw_mode(0o755)).at("chmod", &active.upper)?;
+        make_directory(&active.work)?;
+        Ok(active)
     }
 
-    pub fn snapshot(&self, _id: &SnapshotId) -> Result<Snapshot> {
-        todo!()
+    pub fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+        find(&self.index(), id)?.ok_or_else(|| missing(id))
     }
 
     /// From the bottom to `id`. Errors: `Missing` if one is gone.
-    pub fn chain(&self, _id: &SnapshotId) -> Result<Vec<Snapshot>> {
-        todo!()
+    pub fn chain(&self, id: &SnapshotId) -> Result<Vec<Snapshot>> {
+        let action = "read a chain of snapshots";
+        let connection = self.index();
+        let mut statement = connection
+            .prepare_cached(
+                "WITH RECURSIVE up(id, parent, tree, content, created, size, depth) AS (
+                   SELECT id, parent, tree, content, created, size, 0 FROM snapshots WHERE id = ?1
+                   UNION ALL
+                   SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, up.depth + 1
+                   FROM snapshots AS s JOIN up ON s.id = up.parent
+                   WHERE up.depth < 100000)
+                 SELECT id, parent, tree, content, created, size FROM up ORDER BY depth DESC",
+            )
+            .doing(action)?;
+        let chain = statement
+            .query_map([&id.0], read)
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<Snapshot>>>)
+            .doing(action)?;
+        let Some(bottom) = chain.first() else {
+            return Err(missing(id));
+        };
+        match &bottom.parent {
+            Some(parent) => Err(missing(parent)),
+            None => Ok(chain),
+        }
     }
 
     /// `snapshots/ID/fs`.
-    pub fn snapshot_directory(&self, _id: &SnapshotId) -> PathBuf {
-        todo!()
+    pub fn snapshot_directory(&self, id: &SnapshotId) -> PathBuf {
+        let mut path = self.shared.snapshot_holder(id);
+        path.push("fs");
+        path
     }
 
     /// The tree of one snapshot (memoised).
-    pub fn tree(&self, _id: &SnapshotId) -> Result<Arc<Tree>> {
-        todo!()
+    pub fn tree(&self, id: &SnapshotId) -> Result<Arc<Tree>> {
+        if let Some(tree) = self.remembered(|memory| memory.own.get(id).cloned()) {
+            return Ok(tree);
+        }
+        let path = self.shared.snapshot_holder(id).join("tree");
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(missing(id));
+            }
+            result => result.at("read", &path)?,
+        };
+        let tree = Arc::new(Tree::decode(&bytes).map_err(|error| match error {
+            Error::Damaged { reason, .. } => {
+                Error::damaged(format_args!("the listing of snapshot {}", id.0), reason)
+            }
+            other => other,
+        })?);
+        self.remembered(|memory| memory.remember(false, id, &tree));
+        Ok(tree)
     }
 
     /// The view of the chain that ends at `id` (memoised).
-    pub fn merged_tree(&self, _id: &SnapshotId) -> Result<Arc<Tree>> {
-        todo!()
+    pub fn merged_tree(&self, id: &SnapshotId) -> Result<Arc<Tree>> {
+        if let Some(tree) = self.remembered(|memory| memory.merged.get(id).cloned()) {
+            return Ok(tree);
+        }
+        let chain = self.chain(id)?;
+        // From the highest ancestor whose view is known.
+        let known = chain
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(index, snapshot)| {
+                let view = self.remembered(|memory| memory.merged.get(&snapshot.id).cloned())?;
+                Some((index + 1, view))
+            });
+        let (rest, base) = match known {
+            Some((index, view)) => (index, Some(view)),
+            None => (0, None),
+        };
+        let mut trees: Vec<Arc<Tree>> = base.into_iter().collect();
+        for snapshot in chain.iter().skip(rest) {
+            trees.push(self.tree(&snapshot.id)?);
+        }
+        let layers: Vec<&Tree> = trees.iter().map(Arc::as_ref).collect();
+        let view = Arc::new(Tree::merge(&layers));
+        self.remembered(|memory| memory.remember(true, id, &view));
+        Ok(view)
     }
 
-    /// The snapshot of an unpacked image layer stack, if it is here.
-    pub fn snapshot_by_chain(&self, _chain: &ChainId) -> Result<Option<Snapshot>> {
-        todo!()
+    /// The snapshot of an unpacked image layer stack, if it is here. It then stays while this process lives.
+    pub fn snapshot_by_chain(&self, chain: &ChainId) -> Result<Option<Snapshot>> {
+        let action = "look up an unpacked image";
+        let mut connection = self.index();
+        let find_chain = |connection: &Connection| {
+            connection
+                .prepare_cached(
+                    "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, c.used, s.used
+                     FROM chains AS c JOIN snapshots AS s ON s.id = c.snapshot WHERE c.chain = ?1",
+                )?
+                .query_row([chain.0.as_bytes()], |row| {
+                    let used: i64 = row.get(6)?;
+                    Ok((read(row)?, used.min(row.get(7)?)))
+                })
+                .optional()
+        };
+        let Some((snapshot, used)) = find_chain(&connection).doing(action)? else {
+            return Ok(None);
+        };
+        if !self.shared.snapshot_holder(&snapshot.id).exists() {
+            return Ok(None);
+        }
+        if used >= self.shared.lease.start_ms() {
+            return Ok(Some(snapshot));
+        }
+        let transaction = index::write(&mut connection)?;
+        let found = find_chain(&transaction).doing(action)?;
+        if let Some((snapshot, _)) = &found {
+            let now = self.shared.lease.now_ms();
+            transaction
+                .execute(
+                    "UPDATE chains SET used = ?2 WHERE chain = ?1",
+                    (chain.0.as_bytes(), now),
+                )
+                .doing(action)?;
+            mark_used(&transaction, &snapshot.id, now)?;
+        }
+        transaction.commit().doing(action)?;
+        Ok(found.map(|(snapshot, _)| snapshot))
     }
 
     /// Remembers that `id` is the stack `chain`.
-    pub fn set_chain(&self, _id: &SnapshotId, _chain: &ChainId) -> Result<()> {
-        todo!()
+    pub fn set_chain(&self, id: &SnapshotId, chain: &ChainId) -> Result<()> {
+        let action = "remember an unpacked image";
+        let mut connection = self.index();
+        let transaction = index::write(&mut connection)?;
+        if find(&transaction, id)?.is_none() {
+            return Err(missing(id));
+        }
+        transaction
+            .execute(
+                &format!(
+                    "INSERT OR REPLACE INTO chains (chain, snapshot, used, unsynced)
+                     VALUES (?1, ?2, ?3, {EPOCH})"
+                ),
+                (chain.0.as_bytes(), &id.0, self.shared.lease.now_ms()),
+            )
+            .doing(action)?;
+        transaction.commit().doing(action)
     }
 
     /// A known layer blob of a snapshot. `variant` names how its bytes were made (compression, level, timestamps),
-    /// `image` for the blob it was unpacked from. `None` where its blob is gone too, unless `lazy`.
-    pub fn layer_blob(&self, _id: &SnapshotId, _variant: &str) -> Result<Option<LayerBlob>> {
-        todo!()
+    /// `image` for the blob it was unpacked from. The blob itself may be gone, or never have been here: ask
+    /// [`Store::has_blob`] before it is read; the descriptor alone spares making, sending and pulling it again.
+    pub fn layer_blob(&self, id: &SnapshotId, variant: &str) -> Result<Option<LayerBlob>> {
+        let action = "look up a layer";
+        self.index()
+            .prepare_cached(
+                "SELECT digest, size, media_type, diff_id FROM layers
+                 WHERE snapshot = ?1 AND variant = ?2",
+            )
+            .doing(action)?
+            .query_row((&id.0, variant), |row| {
+                Ok(LayerBlob {
+                    digest: Digest::from_bytes(row.get(0)?),
+                    size: row.get::<_, i64>(1)?.cast_unsigned(),
+                    media_type: row.get(2)?,
+                    diff_id: DiffId(Digest::from_bytes(row.get(3)?)),
+                })
+            })
+            .optional()
+            .doing(action)
     }
 
-    pub fn set_layer_blob(
-        &self,
-        _id: &SnapshotId,
-        _variant: &str,
-        _blob: &LayerBlob,
-    ) -> Result<()> {
-        todo!()
+    pub fn set_layer_blob(&self, id: &SnapshotId, variant: &str, blob: &LayerBlob) -> Result<()> {
+        let action = "remember a layer";
+        let mut connection = self.index();
+        let transaction = index::write(&mut connection)?;
+        if find(&transaction, id)?.is_none() {
+            return Err(missing(id));
+        }
+        transaction
+            .execute(
+                &format!(
+                    "INSERT OR REPLACE INTO layers
+                     (snapshot, variant, digest, size, media_type, diff_id, unsynced)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, {EPOCH})"
+                ),
+                (
+                    &id.0,
+                    variant,
+                    blob.digest.as_bytes(),
+                    blob.size.cast_signed(),
+                    &blob.media_type,
+                    blob.diff_id.0.as_bytes(),
+                ),
+            )
+            .doing(action)?;
+        transaction.commit().doing(action)
+    }
+
+    fn remembered<T>(&self, work: impl FnOnce(&mut TreeMemory) -> T) -> T {
+        let mut memory = self
+            .shared
+            .trees
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        work(&mut memory)
+    }
+}
+
+impl Shared {
+    /// `snapshots/ID`.
+    pub(crate) fn snapshot_holder(&self, id: &SnapshotId) -> PathBuf {
+        let mut path = self.root.join("snapshots");
+        path.push(&id.0);
+        path
     }
 }
 
 impl ActiveSnapshot {
     /// The directory that becomes the snapshot.
     pub fn upper(&self) -> &Path {
-        todo!()
+        &self.upper
     }
 
     /// A fresh overlay work directory beside it.
     pub fn work(&self) -> &Path {
-        todo!()
+        &self.work
     }
 
-    /// Scans the upper directory, writes its tree, moves it to its place and makes it known.
-    pub fn commit(self, _parent: Option<&SnapshotId>, _created: i64) -> Result<Snapshot> {
-        todo!()
+    /// Scans the upper directory, writes its tree, moves it to its place and makes it known. Nothing may be mounted
+    /// on it any more.
+    pub fn commit(self, parent: Option<&SnapshotId>, created: i64) -> Result<Snapshot> {
+        let root = RootDir::open_ambient(&self.upper).at("open", &self.upper)?;
+        let tree = Tree::scan(root.as_fd())?;
+        self.commit_with_tree(parent, created, tree)
     }
 
     /// As [`ActiveSnapshot::commit`], with a tree that the caller made while writing.
     pub fn commit_with_tree(
-        self,
-        _parent: Option<&SnapshotId>,
-        _created: i64,
-        _tree: Tree,
+        mut self,
+        parent: Option<&SnapshotId>,
+        created: i64,
+        tree: Tree,
     ) -> Result<Snapshot> {
-        todo!()
+        // overlayfs leaves `work/work` with mode 000; it is no part of a snapshot.
+        lease::remove(&self.work)?;
+        let listing = self.holder.join("tree");
+        std::fs::write(&listing, tree.encode()).at("write", &listing)?;
+        let id = SnapshotId(lease::random_word()?);
+        let own = tree.digest();
+
+        let shared = Arc::clone(&self.shared);
+        let place = shared.snapshot_holder(&id);
+        let _publishing = shared.publish_lock(false)?;
+        let action = "publish a snapshot";
+        let mut connection = shared.index();
+        let below = match parent {
+            Some(parent) => Some(find(&connection, parent)?.ok_or_else(|| missing(parent))?),
+            None => None,
+        };
+        let snapshot = Snapshot {
+            content: content_key(below.as_ref().map(|below| below.content), own),
+            id,
+            parent: parent.cloned(),
+            tree: own,
+            created,
+            size_bytes: tree.size_bytes(),
+        };
+        rustix::fs::rename(&self.holder, &place).at("create", &place)?;
+        self.holder = place;
+        let transaction = index::write(&mut connection)?;
+        // Once more, now that nobody can take it away.
+        if let Some(parent) = parent
+            && find(&transaction, parent)?.is_none()
+        {
+            return Err(missing(parent));
+        }
+        let now = shared.lease.now_ms();
+        transaction
+            .prepare_cached(&format!(
+                "INSERT INTO snapshots ({COLUMNS}, used, unsynced)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {EPOCH})"
+            ))
+            .doing(action)?
+            .execute((
+                &snapshot.id.0,
+                snapshot.parent.as_ref().map(|parent| &parent.0),
+                &snapshot.tree.0,
+                &snapshot.content.0,
+                created,
+                snapshot.size_bytes.cast_signed(),
+                now,
+            ))
+            .doing(action)?;
+        transaction.commit().doing(action)?;
+        self.committed = true;
+        drop(connection);
+        shared
+            .trees
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remember(false, &snapshot.id, &Arc::new(tree));
+        Ok(snapshot)
     }
+}
+
+impl Drop for ActiveSnapshot {
+    fn drop(&mut self) {
+        if !self.committed
+            && let Err(error) = lease::remove(&self.holder)
+        {
+            tracing::debug!(%error, "an unfinished snapshot stays until it is collected");
+        }
+    }
+}
+
+/// Identity of a root: of what is below and of what this snapshot adds.
+pub(crate) fn content_key(parent: Option<Key>, tree: Key) -> Key {
+    let mut writer = KeyWriter::new("snapshot.v1");
+    match parent {
+        Some(parent) => writer.add_key("parent", parent),
+        None => writer.add("no parent", b""),
+    }
+    writer.add_key("tree", tree);
+    writer.finish()
+}
+
+pub(crate) fn find(connection: &Connection, id: &SnapshotId) -> Result<Option<Snapshot>> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))
+        .and_then(|mut statement| statement.query_row([&id.0], read).optional())
+        .doing("look up a snapshot")
+}
+
+pub(crate) fn mark_used(connection: &Connection, id: &SnapshotId, now_ms: i64) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE snapshots SET used = MAX(used, ?2) WHERE id = ?1")
+        .and_then(|mut statement| statement.execute((&id.0, now_ms)))
+        .doing("mark a snapshot as used")?;
+    Ok(())
+}
+
+/// Reads [`COLUMNS`].
+pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Snapshot> {
+    Ok(Snapshot {
+        id: SnapshotId(row.get(0)?),
+        parent: row.get::<_, Option<String>>(1)?.map(SnapshotId),
+        tree: Key(row.get(2)?),
+        content: Key(row.get(3)?),
+        created: row.get(4)?,
+        size_bytes: row.get::<_, i64>(5)?.cast_unsigned(),
+    })
+}
+
+pub(crate) fn missing(id: &SnapshotId) -> Error {
+    Error::Missing(format!("snapshot {}", id.0))
 }

@@ -1,79 +1,258 @@
-//! Opening the store, its error type, and the SQLite index that the other modules share.
+//! Opening the store, and what the other modules share: its root, the index, this process's lease.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whatever goes wrong in the store: what was done, to what, and why not.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot {action} `{path}`")]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the store's index: cannot {action}")]
-    Index {
-        action: &'static str,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error("{what} is damaged: {reason}")]
-    Damaged { what: String, reason: String },
-    #[error("blob {expected} arrived as {actual}")]
-    DigestMismatch {
-        expected: crate::Digest,
-        actual: crate::Digest,
-    },
-    #[error("blob {digest} has {actual} bytes, {expected} were declared")]
-    SizeMismatch {
-        digest: crate::Digest,
-        expected: u64,
-        actual: u64,
-    },
-    #[error("{0} is not in the store")]
-    Missing(String),
-}
+use rusqlite::Connection;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub use crate::error::{Error, Result};
+use crate::error::{IndexContext as _, IoContext as _};
+use crate::index;
+use crate::lease::{self, Lease};
+use crate::snapshot::TreeMemory;
 
-/// An open store. Cheap to clone behind an `Arc`; safe to use from any thread and beside other processes.
+/// An open store. Cheap to clone; safe to use from any thread and beside other processes.
 /// Holds this process's lease: what it made or used since it was opened is spared by collection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store {
-    root: PathBuf,
+    pub(crate) shared: Arc<Shared>,
 }
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) root: PathBuf,
+    index: Mutex<Connection>,
+    pub(crate) lease: Lease,
+    pub(crate) trees: Mutex<TreeMemory>,
+}
+
+/// What the store's directory holds.
+const DIRECTORIES: [&str; 8] = [
+    "content/blobs/sha256",
+    "snapshots",
+    "mounts",
+    "contexts",
+    "containers",
+    "leases",
+    "locks",
+    "tmp",
+];
 
 impl Store {
     /// Opens the store at `root`, making it where there is none (mode 0700), and takes a lease.
-    pub fn open(_root: &Path) -> Result<Self> {
-        todo!()
+    ///
+    /// Errors: [`Error::Newer`] for a store of a newer version, which is left as it is; [`Error::Io`] with the
+    /// path where the directory cannot be made or written.
+    pub fn open(root: &Path) -> Result<Self> {
+        let connection = match existing(root)? {
+            Some(connection) => connection,
+            None => create(root)?,
+        };
+        let mut connection = connection;
+        index::drop_torn(&mut connection)?;
+        let lease = Lease::take(root)?;
+        lease::sweep_in_background(root);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                root: root.to_owned(),
+                index: Mutex::new(connection),
+                lease,
+                trees: Mutex::default(),
+            }),
+        })
     }
 
     pub fn root(&self) -> &Path {
-        &self.root
+        &self.shared.root
     }
 
-    /// Makes everything published by this process durable: one `syncfs`, then one transaction that takes the mark
-    /// of this boot off its rows. Rows that carry the mark of an earlier boot are dropped when a store is opened.
+    /// Makes everything published so far durable, by this process and by others: one `syncfs`, then one
+    /// transaction that takes the marks off the rows written before it. See [`crate::index`].
     pub fn sync(&self) -> Result<()> {
-        todo!()
+        let action = "mark what was synced";
+        let epoch: Option<i64> = {
+            let mut connection = self.index();
+            let mut any = false;
+            for table in index::MARKED {
+                let sql = format!("SELECT 1 FROM {table} WHERE unsynced IS NOT NULL LIMIT 1");
+                let mut statement = connection.prepare_cached(&sql).doing(action)?;
+                any |= statement.exists([]).doing(action)?;
+            }
+            if any {
+                let transaction = index::write(&mut connection)?;
+                let epoch = transaction
+                    .query_row(
+                        "UPDATE meta SET value = value + 1 WHERE name = 'epoch' RETURNING value - 1",
+                        [],
+                        |row| row.get(0),
+                    )
+                    .doing(action)?;
+                transaction.commit().doing(action)?;
+                Some(epoch)
+            } else {
+                None
+            }
+        };
+        let Some(epoch) = epoch else {
+            return Ok(());
+        };
+        let root = self.root();
+        let directory = File::open(root).at("open", root)?;
+        rustix::fs::syncfs(&directory).at("sync the file system of", root)?;
+        index::durably(&mut self.index(), action, |transaction| {
+            for table in index::MARKED {
+                transaction
+                    .execute(
+                        &format!(
+                            "UPDATE {table} SET unsynced = NULL
+                             WHERE unsynced IS NOT NULL AND unsynced <= ?1"
+                        ),
+                        [epoch],
+                    )
+                    .doing(action)?;
+            }
+            Ok(())
+        })
     }
 
     /// A directory for something in the making, removed when the guard drops or its process died.
     pub fn temporary_directory(&self) -> Result<TemporaryDirectory> {
-        todo!()
+        let path = self.shared.temporary_path();
+        make_directory(&path)?;
+        Ok(TemporaryDirectory {
+            shared: Arc::clone(&self.shared),
+            path,
+        })
     }
+
+    pub(crate) fn index(&self) -> MutexGuard<'_, Connection> {
+        self.shared.index()
+    }
+}
+
+impl Shared {
+    /// The connection. Held for one statement or transaction at a time.
+    pub(crate) fn index(&self) -> MutexGuard<'_, Connection> {
+        // A thread that panicked with the connection rolled its transaction back on the way.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A path under `tmp/` that nobody else uses.
+    pub(crate) fn temporary_path(&self) -> PathBuf {
+        self.root.join("tmp").join(self.lease.temporary_name())
+    }
+
+    /// Held shared while a file gets its final name and its row; collection holds it exclusively while it takes
+    /// rows and names away. So neither sees the other's half.
+    pub(crate) fn publish_lock(&self, exclusive: bool) -> Result<File> {
+        let operation = if exclusive {
+            FlockOperation::LockExclusive
+        } else {
+            FlockOperation::LockShared
+        };
+        lock_file(&self.root.join("locks/publish"), operation)
+    }
+
+    /// Replaces a file of the store by these bytes at once.
+    pub(crate) fn write_atomically(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let making = self.temporary_path();
+        let mut file = lease::create_new(&making)?;
+        let written = file
+            .write_all(bytes)
+            .at("write", &making)
+            .and_then(|()| rustix::fs::rename(&making, path).at("create", path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&making);
+        }
+        written
+    }
+}
+
+/// Opens a lock file, making it where there is none, and locks it.
+pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File> {
+    let file = open_lock_file(path)?;
+    loop {
+        match rustix::fs::flock(&file, operation) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => {
+                result.at("lock", path)?;
+                return Ok(file);
+            }
+        }
+    }
+}
+
+pub(crate) fn open_lock_file(path: &Path) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).at("open", path)?;
+    Ok(fd.into())
+}
+
+/// The index of a store that is there and whole; `None` where it must be made or finished first.
+fn existing(root: &Path) -> Result<Option<Connection>> {
+    let metadata = match std::fs::metadata(root) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at("open the store", root),
+    };
+    // Files of images with setuid bits lie in there: nobody else may reach them.
+    if metadata.mode() & 0o077 != 0 {
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(root, private).at("close to other users", root)?;
+    }
+    index::open(root, false)
+}
+
+/// Makes a store, or finishes one whose maker died.
+fn create(root: &Path) -> Result<Connection> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    for directory in DIRECTORIES {
+        let path = root.join(directory);
+        builder.create(&path).at("create", &path)?;
+    }
+    let _lock = lock_file(&root.join("locks/setup"), FlockOperation::LockExclusive)?;
+    let content = root.join("content");
+    for (name, text) in [
+        ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"),
+        ("index.json", crate::images::EMPTY_INDEX),
+    ] {
+        let path = content.join(name);
+        if !path.exists() {
+            std::fs::write(&path, text).at("write", &path)?;
+        }
+    }
+    let connection = index::open(root, true)?;
+    connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))
+}
+
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
+    rustix::fs::mkdir(path, Mode::RWXU).at("create", path)
 }
 
 /// A directory under `tmp/`, removed with everything in it on drop (also entries with mode 000).
 #[derive(Debug)]
 pub struct TemporaryDirectory {
+    /// Keeps the lease alive: what is in `tmp/` without one is anybody's to remove.
+    shared: Arc<Shared>,
     path: PathBuf,
 }
 
 impl TemporaryDirectory {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        if let Err(error) = lease::remove(&self.path) {
+            let store = self.shared.root.display();
+            tracing::debug!(%error, %store, "a temporary directory stays until the store is opened next");
+        }
     }
 }

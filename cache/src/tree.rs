@@ -4,10 +4,17 @@
 //! (whiteout devices, `*.overlay.opaque`) become [`Kind::Whiteout`] and [`Entry::opaque`]; other `*.overlay.*`
 //! xattrs are not content. A tree is computed once, when its snapshot is committed, and kept beside it.
 
+mod encoding;
+mod merge;
+mod scan;
+
+use std::cmp::Ordering;
 use std::os::fd::BorrowedFd;
 
 use crate::key::Key;
 use crate::store::Result;
+
+pub use scan::is_content_xattr;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -49,6 +56,26 @@ pub struct Entry {
     pub hard_link: u32,
 }
 
+impl Entry {
+    /// An entry of root's with mode 0 and nothing in it.
+    pub fn new(path: Vec<u8>, kind: Kind) -> Self {
+        Self {
+            path,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            device: 0,
+            size: 0,
+            mtime: (0, 0),
+            opaque: false,
+            content: [0; 32],
+            xattrs: Vec::new(),
+            hard_link: 0,
+        }
+    }
+}
+
 /// Sorted by path (bytes; a directory before what it holds, so `a/b` sorts before `a-b`: `/` counts as lowest).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tree {
@@ -56,37 +83,162 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Walks an overlay upper directory, hashing files in parallel.
-    pub fn scan(_directory: BorrowedFd<'_>) -> Result<Self> {
-        todo!()
+    /// Walks an overlay upper directory, hashing files in parallel. Nothing is followed and nothing but regular
+    /// files is opened for reading.
+    pub fn scan(directory: BorrowedFd<'_>) -> Result<Self> {
+        scan::scan(directory)
     }
 
     /// The identity of the list: equal content gives equal keys on any machine.
     pub fn digest(&self) -> Key {
-        todo!()
+        digest_entries(
+            self.entries
+                .iter()
+                .map(|entry| (entry.path.as_slice(), entry)),
+        )
     }
 
     /// The flat file format (versioned, checksummed).
     pub fn encode(&self) -> Vec<u8> {
-        todo!()
+        encoding::encode(self)
     }
 
-    pub fn decode(_bytes: &[u8]) -> Result<Self> {
-        todo!()
+    /// Errors: [`crate::Error::Damaged`] for anything that [`Tree::encode`] did not write.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        encoding::decode(bytes)
     }
 
     /// Merges a chain, bottom first, into what a process sees: whiteouts and opaque directories applied.
-    pub fn merge(_chain: &[&Tree]) -> Tree {
-        todo!()
+    pub fn merge(chain: &[&Tree]) -> Tree {
+        merge::merge(chain)
     }
 
     /// The entry at a path as written (links are not followed).
-    pub fn get(&self, _path: &[u8]) -> Option<&Entry> {
-        todo!()
+    pub fn get(&self, path: &[u8]) -> Option<&Entry> {
+        let index = self
+            .entries
+            .binary_search_by(|entry| path_order(&entry.path, path))
+            .ok()?;
+        self.entries.get(index)
     }
 
     /// The entries at and below a path.
-    pub fn below(&self, _path: &[u8]) -> &[Entry] {
-        todo!()
+    pub fn below(&self, path: &[u8]) -> &[Entry] {
+        let start = self
+            .entries
+            .partition_point(|entry| path_order(&entry.path, path) == Ordering::Less);
+        let rest = self.entries.get(start..).unwrap_or_default();
+        let length = rest.partition_point(|entry| is_at_or_below(&entry.path, path));
+        rest.get(..length).unwrap_or_default()
+    }
+
+    /// The sum of the sizes of regular files; what is one inode counts once.
+    pub fn size_bytes(&self) -> u64 {
+        let mut counted = std::collections::HashSet::new();
+        self.entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::File)
+            .filter(|entry| entry.hard_link == 0 || counted.insert(entry.hard_link))
+            .fold(0, |sum, entry| sum.saturating_add(entry.size))
+    }
+
+    /// Brings entries into the order of trees.
+    pub fn sort(&mut self) {
+        self.entries
+            .sort_by(|one, other| path_order(&one.path, &other.path));
+    }
+}
+
+/// The order of trees: bytes, but `/` counts as lowest, so that what a directory holds follows it at once.
+pub fn path_order(one: &[u8], other: &[u8]) -> Ordering {
+    let common = one.iter().zip(other).position(|(a, b)| a != b);
+    match common.map(|at| (one.get(at).copied(), other.get(at).copied())) {
+        None => one.len().cmp(&other.len()),
+        Some((Some(b'/'), _)) => Ordering::Less,
+        Some((_, Some(b'/'))) => Ordering::Greater,
+        Some((a, b)) => a.cmp(&b),
+    }
+}
+
+/// True for `directory` itself and for what it holds; everything is below the root, `b""`.
+pub fn is_at_or_below(path: &[u8], directory: &[u8]) -> bool {
+    directory.is_empty()
+        || path
+            .strip_prefix(directory)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// The content digest of a selection: of entries under the paths that they get, in the order given. What a
+/// directory holds is not looked at; give its entries too. Of each entry: path, kind, mode, owner, device, opacity,
+/// bytes or link target, xattrs. Not: times, size (the bytes tell), which names are one inode.
+pub fn digest_entries<'a>(entries: impl IntoIterator<Item = (&'a [u8], &'a Entry)>) -> Key {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = Vec::with_capacity(64 * 1024);
+    frame(&mut buffer, b"tree.v1");
+    for (path, entry) in entries {
+        frame(&mut buffer, path);
+        buffer.push(entry.kind.code());
+        // What has no permissions or owner of its own has the same ones everywhere.
+        let (mode, uid, gid) = match entry.kind {
+            Kind::Whiteout => (0, 0, 0),
+            Kind::Symlink => (0o777, entry.uid, entry.gid),
+            _ => (entry.mode, entry.uid, entry.gid),
+        };
+        for number in [mode, uid, gid] {
+            buffer.extend_from_slice(&number.to_le_bytes());
+        }
+        let device = match entry.kind {
+            Kind::CharDevice | Kind::BlockDevice => entry.device,
+            _ => 0,
+        };
+        buffer.extend_from_slice(&device.to_le_bytes());
+        buffer.push(u8::from(entry.opaque));
+        buffer.extend_from_slice(&entry.content);
+        buffer.extend_from_slice(&(entry.xattrs.len() as u64).to_le_bytes());
+        for (name, value) in &entry.xattrs {
+            frame(&mut buffer, name);
+            frame(&mut buffer, value);
+        }
+        if buffer.len() >= 60 * 1024 {
+            hasher.update(&buffer);
+            buffer.clear();
+        }
+    }
+    hasher.update(&buffer);
+    Key(*hasher.finalize().as_bytes())
+}
+
+fn frame(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    buffer.extend_from_slice(bytes);
+}
+
+impl Kind {
+    /// In digests and files; never changes.
+    fn code(self) -> u8 {
+        match self {
+            Self::File => 1,
+            Self::Directory => 2,
+            Self::Symlink => 3,
+            Self::CharDevice => 4,
+            Self::BlockDevice => 5,
+            Self::Fifo => 6,
+            Self::Socket => 7,
+            Self::Whiteout => 8,
+        }
+    }
+
+    fn of_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::File,
+            2 => Self::Directory,
+            3 => Self::Symlink,
+            4 => Self::CharDevice,
+            5 => Self::BlockDevice,
+            6 => Self::Fifo,
+            7 => Self::Socket,
+            8 => Self::Whiteout,
+            _ => return None,
+        })
     }
 }

@@ -1,0 +1,245 @@
+//! The index: one SQLite file in WAL mode that any number of processes use at once.
+//!
+//! Rows are published before what they point at is synced to disk. Until then they carry in `unsynced` the epoch
+//! in which they were written; [`crate::Store::sync`] ends an epoch, syncs the file system and takes the marks
+//! off. `meta.boot` says in which boot the marks were made: whoever opens the store first after another boot
+//! drops the marked rows, because a power cut may have torn what they point at. `kill -9` tears nothing.
+//!
+//! `used` columns are milliseconds since 1970 and never less than the start of the lease of the process that
+//! wrote them, so that a clock that is set back cannot make something look unused.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::error::{Error, IndexContext as _, IoContext as _, Result};
+
+/// The format of the index and of everything it points at. Raise it when an older program would misread.
+pub(crate) const VERSION: i64 = 1;
+
+/// How long a process waits for others that write. Each holds the write lock for well under a millisecond.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Tables whose rows may carry a mark.
+pub(crate) const MARKED: [&str; 7] = [
+    "blobs",
+    "snapshots",
+    "chains",
+    "layers",
+    "results",
+    "keys",
+    "images",
+];
+
+const SCHEMA: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('boot', ''), ('epoch', 1);
+
+CREATE TABLE blobs (
+  digest BLOB PRIMARY KEY, size INTEGER NOT NULL,
+  used INTEGER NOT NULL, unsynced INTEGER
+) WITHOUT ROWID;
+CREATE TABLE snapshots (
+  id TEXT PRIMARY KEY, parent TEXT, tree BLOB NOT NULL, content BLOB NOT NULL,
+  created INTEGER NOT NULL, size INTEGER NOT NULL,
+  used INTEGER NOT NULL, unsynced INTEGER
+) WITHOUT ROWID;
+CREATE TABLE chains (
+  chain BLOB PRIMARY KEY, snapshot TEXT NOT NULL,
+  used INTEGER NOT NULL, unsynced INTEGER
+) WITHOUT ROWID;
+CREATE TABLE layers (
+  snapshot TEXT NOT NULL, variant TEXT NOT NULL,
+  digest BLOB NOT NULL, size INTEGER NOT NULL, media_type TEXT NOT NULL, diff_id BLOB NOT NULL,
+  unsynced INTEGER,
+  PRIMARY KEY (snapshot, variant)
+) WITHOUT ROWID;
+CREATE TABLE results (
+  id INTEGER PRIMARY KEY, snapshot TEXT, extra TEXT NOT NULL,
+  step TEXT NOT NULL, ingredients TEXT NOT NULL,
+  created INTEGER NOT NULL, duration_ms INTEGER NOT NULL,
+  used INTEGER NOT NULL, unsynced INTEGER
+);
+CREATE INDEX results_step ON results (step, created);
+CREATE TABLE keys (key BLOB PRIMARY KEY, result INTEGER NOT NULL, unsynced INTEGER) WITHOUT ROWID;
+CREATE INDEX keys_result ON keys (result);
+CREATE TABLE images (
+  name TEXT NOT NULL, manifest BLOB NOT NULL, media_type TEXT NOT NULL, size INTEGER NOT NULL,
+  config BLOB NOT NULL, snapshot TEXT, blobs BLOB NOT NULL, tagged INTEGER NOT NULL,
+  used INTEGER NOT NULL, unsynced INTEGER,
+  PRIMARY KEY (name, manifest)
+) WITHOUT ROWID;
+CREATE TABLE containers (id TEXT PRIMARY KEY, snapshot TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE INDEX blobs_unsynced ON blobs (unsynced) WHERE unsynced IS NOT NULL;
+CREATE INDEX snapshots_unsynced ON snapshots (unsynced) WHERE unsynced IS NOT NULL;
+CREATE INDEX chains_unsynced ON chains (unsynced) WHERE unsynced IS NOT NULL;
+CREATE INDEX layers_unsynced ON layers (unsynced) WHERE unsynced IS NOT NULL;
+CREATE INDEX results_unsynced ON results (unsynced) WHERE unsynced IS NOT NULL;
+CREATE INDEX keys_unsynced ON keys (unsynced) WHERE unsynced IS NOT NULL;
+CREATE INDEX images_unsynced ON images (unsynced) WHERE unsynced IS NOT NULL;
+";
+
+/// The mark of a row written now; for use inside SQL.
+pub(crate) const EPOCH: &str = "(SELECT value FROM meta WHERE name = 'epoch')";
+
+/// Opens the index of the store at `root`, making it where there is none. The caller holds the set-up lock if
+/// `may_create`; without it, `None` says that there is no index yet.
+pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> {
+    let path = root.join("index.db");
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if may_create {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    } else if !path.exists() {
+        return Ok(None);
+    }
+    let mut connection = Connection::open_with_flags(&path, flags).doing("open it")?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .doing("set the time to wait for others")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let version: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .doing("read its version")?;
+    if version > VERSION {
+        return Err(Error::Newer {
+            path: root.to_owned(),
+            found: version,
+            known: VERSION,
+        });
+    }
+    if version < VERSION {
+        if !may_create {
+            return Ok(None);
+        }
+        create(&mut connection)?;
+    }
+    // With WAL, NORMAL loses at most the last transactions in a power cut and never tears; `sync` asks for more.
+    connection
+        .execute_batch("PRAGMA synchronous = NORMAL")
+        .doing("set how it syncs")?;
+    Ok(Some(connection))
+}
+
+fn create(connection: &mut Connection) -> Result<()> {
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .doing("switch it to write-ahead logging")?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        return Err(Error::damaged(
+            "the store's index",
+            "this file system cannot hold SQLite's write-ahead log (a network file system?)",
+        ));
+    }
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .doing("create its tables")?;
+    transaction
+        .execute_batch(SCHEMA)
+        .doing("create its tables")?;
+    transaction
+        .pragma_update(None, "user_version", VERSION)
+        .doing("write its version")?;
+    transaction.commit().doing("create its tables")
+}
+
+/// Drops what an earlier boot published and never synced. One row is read where there is nothing to do.
+pub(crate) fn drop_torn(connection: &mut Connection) -> Result<()> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = std::fs::read_to_string(BOOT_ID).at("read", Path::new(BOOT_ID))?;
+    let boot = boot.trim();
+    let seen: String = connection
+        .query_row("SELECT value FROM meta WHERE name = 'boot'", [], |row| {
+            row.get(0)
+        })
+        .doing("read which boot used it last")?;
+    if seen == boot {
+        return Ok(());
+    }
+    let transaction = write(connection)?;
+    let action = "drop what was not synced before the last boot";
+    let seen: String = transaction
+        .query_row("SELECT value FROM meta WHERE name = 'boot'", [], |row| {
+            row.get(0)
+        })
+        .doing(action)?;
+    if seen != boot {
+        for table in MARKED {
+            transaction
+                .execute(
+                    &format!("DELETE FROM {table} WHERE unsynced IS NOT NULL"),
+                    [],
+                )
+                .doing(action)?;
+        }
+        drop_dangling(&transaction)?;
+        transaction
+            .execute("UPDATE meta SET value = ?1 WHERE name = 'boot'", [boot])
+            .doing(action)?;
+    }
+    transaction.commit().doing(action)
+}
+
+/// Forgets what points at snapshots and results that are not there. Run after rows were taken away.
+pub(crate) fn drop_dangling(transaction: &Transaction<'_>) -> Result<()> {
+    let action = "forget what points at nothing";
+    // A snapshot without its parent is nothing; the loop ends after as many rounds as the longest torn chain.
+    loop {
+        let gone = transaction
+            .execute(
+                "DELETE FROM snapshots WHERE parent IS NOT NULL
+                 AND NOT EXISTS (SELECT 1 FROM snapshots AS p WHERE p.id = snapshots.parent)",
+                [],
+            )
+            .doing(action)?;
+        if gone == 0 {
+            break;
+        }
+    }
+    transaction
+        .execute_batch(
+            "DELETE FROM chains WHERE snapshot NOT IN (SELECT id FROM snapshots);
+             DELETE FROM layers WHERE snapshot NOT IN (SELECT id FROM snapshots);
+             DELETE FROM results WHERE snapshot IS NOT NULL
+               AND snapshot NOT IN (SELECT id FROM snapshots);
+             DELETE FROM results WHERE extra <> '[]' AND EXISTS (
+               SELECT 1 FROM json_each(results.extra) AS e
+               WHERE e.value NOT IN (SELECT id FROM snapshots));
+             DELETE FROM keys WHERE result NOT IN (SELECT id FROM results);
+             DELETE FROM results WHERE id NOT IN (SELECT result FROM keys);
+             UPDATE images SET snapshot = NULL WHERE snapshot IS NOT NULL
+               AND snapshot NOT IN (SELECT id FROM snapshots);
+             DELETE FROM images WHERE manifest NOT IN (SELECT digest FROM blobs);",
+        )
+        .doing(action)
+}
+
+/// Begins a transaction that writes. It takes the write lock at once, because a transaction that first reads and
+/// then wants to write fails when somebody wrote in between.
+pub(crate) fn write(connection: &mut Connection) -> Result<Transaction<'_>> {
+    connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .doing("begin writing")
+}
+
+/// Commits a transaction whose loss in a power cut would leave rows that point at what is gone.
+pub(crate) fn durably<T>(
+    connection: &mut Connection,
+    action: &'static str,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    connection
+        .execute_batch("PRAGMA synchronous = FULL")
+        .doing(action)?;
+    let result = (|| {
+        let transaction = write(connection)?;
+        let value = work(&transaction)?;
+        transaction.commit().doing(action)?;
+        Ok(value)
+    })();
+    connection
+        .execute_batch("PRAGMA synchronous = NORMAL")
+        .doing(action)?;
+    result
+}

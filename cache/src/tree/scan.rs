@@ -1,0 +1,509 @@
+//! Walking a directory into a tree: getdents and statx by descriptor, files hashed on all cores.
+//!
+//! Directories are opened from the root by their path, so that few descriptors are open at a time however deep
+//! the tree is; paths longer than the kernel takes at once are opened in pieces.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Entry, Kind, Tree, path_order};
+use crate::error::{IoContext as _, Result};
+use crate::root_dir::{Metadata, Resolve, RootDir, path_of, read_dir};
+
+/// Files of one directory are handed out in portions of so many.
+const BATCH_FILES: usize = 64;
+/// Larger files are read after the walk, each on all cores.
+const LARGE_BYTES: u64 = 8 << 20;
+const READ_BYTES: usize = 128 << 10;
+const LARGE_READ_BYTES: usize = 4 << 20;
+/// Below the kernel's PATH_MAX.
+const PATH_PIECE_BYTES: usize = 4000;
+
+/// Two names with the same pair are one inode.
+type Inode = (u64, u64);
+
+struct Found {
+    entry: Entry,
+    /// Where the file has more than one name.
+    inode: Option<Inode>,
+    large: bool,
+}
+
+struct Scan {
+    root: RootDir,
+    found: Mutex<Vec<Found>>,
+    error: Mutex<Option<crate::Error>>,
+}
+
+pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
+    let root = directory
+        .try_clone_to_owned()
+        .at("open", Path::new("the snapshot's directory"))?;
+    let scan = Scan {
+        root: RootDir::from_fd(root),
+        found: Mutex::new(Vec::new()),
+        error: Mutex::new(None),
+    };
+    rayon::scope(|scope| scan.directory(scope, Vec::new()));
+    let Scan { root, found, error } = scan;
+    if let Some(error) = error.into_inner().unwrap_or_else(|lock| lock.into_inner()) {
+        return Err(error);
+    }
+    let mut found = found.into_inner().unwrap_or_else(|lock| lock.into_inner());
+    found.par_sort_unstable_by(|one, other| path_order(&one.entry.path, &other.entry.path));
+    for file in found.iter_mut().filter(|file| file.large) {
+        let path = path_of(&file.entry.path);
+        file.entry.content = hash_large(&root, path).at("read", path)?;
+    }
+    Ok(Tree {
+        entries: number_hard_links(found),
+    })
+}
+
+impl Scan {
+    /// Lists a directory and hands out what it holds.
+    fn directory<'scope>(&'scope self, scope: &rayon::Scope<'scope>, path: Vec<u8>) {
+        if let Err(error) = self.try_directory(scope, &path) {
+            self.fail(error.at_path(&path));
+        }
+    }
+
+    fn try_directory<'scope>(
+        &'scope self,
+        scope: &rayon::Scope<'scope>,
+        path: &[u8],
+    ) -> Result<(), Failure> {
+        if self.failed() {
+            return Ok(());
+        }
+        let directory = open_directory(&self.root, path).during("open")?;
+        let metadata = Metadata::of_fd(directory.as_fd()).during("stat")?;
+        let mut entry = entry_of(path.to_vec(), &metadata);
+        let marks = xattrs_of(
+            &mut entry,
+            |buffer| rustix::fs::flistxattr(&directory, buffer),
+            |name, buffer| rustix::fs::fgetxattr(&directory, name, buffer),
+        )
+        .during("read attributes of")?;
+        entry.opaque = marks.opaque;
+        let mut names: Vec<OsString> = Vec::new();
+        for child in read_dir(directory.as_fd()).during("list")? {
+            // What the listing calls a directory needs no stat here; it has a task of its own.
+            let is_directory = match child.file_type {
+                rustix::fs::FileType::Directory => true,
+                rustix::fs::FileType::Unknown => {
+                    let metadata = Metadata::at(directory.as_fd(), &child.name).during("stat")?;
+                    metadata.kind == Kind::Directory
+                }
+                _ => false,
+            };
+            if is_directory {
+                let child = join(path, &child.name);
+                scope.spawn(move |scope| self.directory(scope, child));
+            } else {
+                names.push(child.name);
+            }
+        }
+        self.lock().push(Found {
+            entry,
+            inode: None,
+            large: false,
+        });
+        // Portions are given away after the sub-directories, so that they are taken before them: what is listed is
+        // finished before more is listed.
+        while names.len() > BATCH_FILES {
+            let batch = names.split_off(names.len() - BATCH_FILES);
+            let path = path.to_vec();
+            scope.spawn(move |_| {
+                let result = open_directory(&self.root, &path)
+                    .during("open")
+                    .and_then(|directory| self.files(&directory, &path, &batch, marks));
+                if let Err(error) = result {
+                    self.fail(error.at_path(&path));
+                }
+            });
+        }
+        self.files(&directory, path, &names, marks)
+    }
+
+    /// Stats, hashes and records what is not a directory.
+    fn files(
+        &self,
+        directory: &OwnedFd,
+        path: &[u8],
+        names: &[OsString],
+        marks: Marks,
+    ) -> Result<(), Failure> {
+        if self.failed() {
+            return Ok(());
+        }
+        let mut found = Vec::with_capacity(names.len());
+        let mut buffer = Vec::new();
+        for name in names {
+            let child = join(path, name);
+            let file =
+                file(directory, name, child, marks, &mut buffer).map_err(|failure| Failure {
+                    name: Some(name.clone()),
+                    ..failure
+                })?;
+            found.push(file);
+        }
+        self.lock().append(&mut found);
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Found>> {
+        self.found.lock().unwrap_or_else(|lock| lock.into_inner())
+    }
+
+    fn failed(&self) -> bool {
+        self.error
+            .lock()
+            .unwrap_or_else(|lock| lock.into_inner())
+            .is_some()
+    }
+
+    fn fail(&self, error: crate::Error) {
+        self.error
+            .lock()
+            .unwrap_or_else(|lock| lock.into_inner())
+            .get_or_insert(error);
+    }
+}
+
+/// Overlay's marks on a directory.
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    opaque: bool,
+    /// Empty files with a `*.overlay.whiteout` attribute in here are whiteouts (`opaque=x`, Linux 6.7).
+    xattr_whiteouts: bool,
+    /// Of a file: it has that attribute.
+    whiteout: bool,
+}
+
+fn file(
+    directory: &OwnedFd,
+    name: &OsStr,
+    path: Vec<u8>,
+    marks: Marks,
+    buffer: &mut Vec<u8>,
+) -> Result<Found, Failure> {
+    let metadata = Metadata::at(directory.as_fd(), name).during("stat")?;
+    let mut found = Found {
+        entry: entry_of(path, &metadata),
+        inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
+        large: false,
+    };
+    let entry = &mut found.entry;
+    match metadata.kind {
+        Kind::CharDevice if metadata.device == 0 => {
+            entry.kind = Kind::Whiteout;
+            (entry.mode, entry.uid, entry.gid) = (0, 0, 0);
+            found.inode = None;
+            return Ok(found);
+        }
+        Kind::Symlink => {
+            let target =
+                rustix::fs::readlinkat(directory, name, Vec::new()).during("read the link")?;
+            entry.content = *blake3::hash(target.to_bytes()).as_bytes();
+        }
+        Kind::File if metadata.size > 0 => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file: std::fs::File = open_unreadable(directory, name, flags)
+                .during("open")?
+                .into();
+            let now = Metadata::of_fd(file.as_fd()).during("stat")?;
+            if now.kind != Kind::File || now.inode != metadata.inode {
+                return Err(Errno::STALE).during("read a file that was replaced meanwhile,");
+            }
+            if metadata.size >= LARGE_BYTES {
+                found.large = true;
+            } else {
+                entry.content = hash(&file, buffer).during("read")?;
+            }
+            xattrs_of(
+                entry,
+                |buffer| rustix::fs::flistxattr(&file, buffer),
+                |name, buffer| rustix::fs::fgetxattr(&file, name, buffer),
+            )
+            .during("read attributes of")?;
+            return Ok(found);
+        }
+        Kind::File => entry.content = *blake3::hash(b"").as_bytes(),
+        _ => {}
+    }
+    // No descriptor is open: through the directory's, the last name not followed.
+    let mut route = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    route.extend_from_slice(name.as_bytes());
+    let route = OsString::from_vec(route);
+    let own = xattrs_of(
+        entry,
+        |buffer| rustix::fs::llistxattr(&route, buffer),
+        |name, buffer| rustix::fs::lgetxattr(&route, name, buffer),
+    )
+    .during("read attributes of")?;
+    if marks.xattr_whiteouts && own.whiteout && entry.kind == Kind::File {
+        let path = std::mem::take(&mut entry.path);
+        *entry = Entry {
+            mtime: entry.mtime,
+            ..Entry::new(path, Kind::Whiteout)
+        };
+        found.inode = None;
+    }
+    Ok(found)
+}
+
+/// Opens a file; its owner may lack the permission to read it (mode 000), and gives it to himself for the moment.
+fn open_unreadable(directory: &OwnedFd, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            let held = rustix::fs::openat(
+                directory,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            let before = Metadata::of_fd(held.as_fd())?;
+            let route = format!("/proc/self/fd/{}", held.as_raw_fd());
+            rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode | 0o400))?;
+            let opened = rustix::fs::open(&route, flags & !OFlags::NOFOLLOW, Mode::empty());
+            rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode))?;
+            Ok(opened?)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn entry_of(path: Vec<u8>, metadata: &Metadata) -> Entry {
+    let is_device = matches!(metadata.kind, Kind::CharDevice | Kind::BlockDevice);
+    Entry {
+        path,
+        kind: metadata.kind,
+        mode: if metadata.kind == Kind::Symlink {
+            0o777
+        } else {
+            metadata.mode
+        },
+        uid: metadata.uid,
+        gid: metadata.gid,
+        device: if is_device { metadata.device } else { 0 },
+        size: if metadata.kind == Kind::File {
+            metadata.size
+        } else {
+            0
+        },
+        mtime: metadata.mtime,
+        opaque: false,
+        content: [0; 32],
+        xattrs: Vec::new(),
+        hard_link: 0,
+    }
+}
+
+/// Fills in the attributes that are content; returns overlay's marks among the others.
+fn xattrs_of(
+    entry: &mut Entry,
+    list: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+    mut get: impl FnMut(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> io::Result<Marks> {
+    use crate::root_dir::{read_growing, split_names};
+    let mut marks = Marks::default();
+    let Some(names) = read_growing(list)? else {
+        return Ok(marks);
+    };
+    for name in split_names(&names) {
+        match overlay_mark(&name) {
+            Some(b"opaque") => match read_growing(|buffer| get(&name, buffer))?.as_deref() {
+                Some(b"y") => marks.opaque = true,
+                Some(b"x") => marks.xattr_whiteouts = true,
+                _ => {}
+            },
+            Some(b"whiteout") => marks.whiteout = true,
+            Some(_) => {}
+            None if is_content_xattr(&name) => {
+                // Gone between list and get: as if never listed.
+                if let Some(value) = read_growing(|buffer| get(&name, buffer))? {
+                    entry.xattrs.push((name, value));
+                }
+            }
+            None => {}
+        }
+    }
+    entry.xattrs.sort();
+    Ok(marks)
+}
+
+/// What follows `user.overlay.` or `trusted.overlay.`.
+fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
+    name.strip_prefix(b"user.overlay.")
+        .or_else(|| name.strip_prefix(b"trusted.overlay."))
+}
+
+/// True for attributes that belong to the file's content and mean the same on any machine: the user's own, ACLs
+/// and file capabilities. Not: labels and measurements of the host's security modules, `trusted.*` (which only
+/// root sees), overlay's marks.
+pub fn is_content_xattr(name: &[u8]) -> bool {
+    if overlay_mark(name).is_some() {
+        return false;
+    }
+    name.starts_with(b"user.")
+        || name == b"security.capability"
+        || name.starts_with(b"system.posix_acl_")
+}
+
+fn hash(mut file: &std::fs::File, buffer: &mut Vec<u8>) -> io::Result<[u8; 32]> {
+    buffer.resize(READ_BYTES, 0);
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(*hasher.finalize().as_bytes()),
+            Ok(count) => {
+                hasher.update(buffer.get(..count).unwrap_or_default());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn hash_large(root: &RootDir, path: &Path) -> io::Result<[u8; 32]> {
+    let bytes = path.as_os_str().as_bytes();
+    let cut = bytes.iter().rposition(|byte| *byte == b'/');
+    let (parent, name) = match cut {
+        None => (&b""[..], bytes),
+        Some(cut) => (
+            bytes.get(..cut).unwrap_or_default(),
+            bytes.get(cut + 1..).unwrap_or_default(),
+        ),
+    };
+    let directory = open_directory(root, parent)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = open_unreadable(&directory, OsStr::from_bytes(name), flags)?;
+    let mut file = std::fs::File::from(fd);
+    let mut buffer = vec![0; LARGE_READ_BYTES];
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read(buffer.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        hasher.update_rayon(buffer.get(..filled).unwrap_or_default());
+        if filled < buffer.len() {
+            return Ok(*hasher.finalize().as_bytes());
+        }
+    }
+}
+
+/// Opens a directory below the root for listing, in pieces where the path is longer than the kernel takes.
+fn open_directory(root: &RootDir, path: &[u8]) -> io::Result<OwnedFd> {
+    let mut held: Option<RootDir> = None;
+    let mut rest = path;
+    while rest.len() > PATH_PIECE_BYTES {
+        let piece = rest.get(..PATH_PIECE_BYTES).unwrap_or_default();
+        let cut = piece
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .ok_or(Errno::NAMETOOLONG)?;
+        let from = held.as_ref().unwrap_or(root);
+        let piece = path_of(rest.get(..cut).unwrap_or_default());
+        let next = from.directory(piece, Resolve::Beneath)?;
+        held = Some(next);
+        rest = rest.get(cut + 1..).unwrap_or_default();
+    }
+    let from = held.as_ref().unwrap_or(root);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    match from.open(path_of(rest), flags, 0, Resolve::Beneath) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // An ordinary owner of a directory without read permission gives it to himself for the moment.
+            let node = from.node(path_of(rest), Resolve::Beneath)?;
+            let before = node.metadata()?;
+            node.set_mode(before.mode | 0o500)?;
+            let opened = from.open(path_of(rest), flags, 0, Resolve::Beneath);
+            node.set_mode(before.mode)?;
+            opened
+        }
+        result => result,
+    }
+}
+
+fn join(parent: &[u8], name: &OsStr) -> Vec<u8> {
+    let name = name.as_bytes();
+    let mut path = Vec::with_capacity(parent.len() + 1 + name.len());
+    path.extend_from_slice(parent);
+    if !parent.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// Numbers the inodes that have more than one name in the tree, in order of their first names.
+fn number_hard_links(found: Vec<Found>) -> Vec<Entry> {
+    let mut names: HashMap<Inode, u32> = HashMap::new();
+    for inode in found.iter().filter_map(|file| file.inode) {
+        *names.entry(inode).or_default() += 1;
+    }
+    let mut numbers: HashMap<Inode, u32> = HashMap::new();
+    found
+        .into_iter()
+        .map(|file| {
+            let mut entry = file.entry;
+            if let Some(inode) = file.inode
+                && names.get(&inode).is_some_and(|names| *names > 1)
+            {
+                let next = u32::try_from(numbers.len() + 1).unwrap_or(u32::MAX);
+                entry.hard_link = *numbers.entry(inode).or_insert(next);
+            }
+            entry
+        })
+        .collect()
+}
+
+/// What was attempted when it failed; the path is added where it is known.
+struct Failure {
+    action: &'static str,
+    name: Option<OsString>,
+    source: io::Error,
+}
+
+impl Failure {
+    fn at_path(self, directory: &[u8]) -> crate::Error {
+        let path = match &self.name {
+            Some(name) => join(directory, name),
+            None => directory.to_vec(),
+        };
+        crate::Error::Io {
+            action: self.action,
+            path: path_of(&path).to_owned(),
+            source: self.source,
+        }
+    }
+}
+
+trait During<T> {
+    fn during(self, action: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for std::result::Result<T, E> {
+    fn during(self, action: &'static str) -> Result<T, Failure> {
+        self.map_err(|source| Failure {
+            action,
+            name: None,
+            source: source.into(),
+        })
+    }
+}
