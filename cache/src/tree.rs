@@ -70,6 +70,7 @@ impl Entry {
             mtime: (0, 0),
             opaque: false,
             content: [0; 32],
+            target: Vec::new(),
             xattrs: Vec::new(),
             hard_link: 0,
         }

@@ -61,6 +61,7 @@ fn put_entry(out: &mut Vec<u8>, before: &[u8], entry: &Entry) {
     if has_content {
         out.extend_from_slice(&entry.content);
     }
+    put_bytes(out, &entry.target);
     put(out, entry.xattrs.len() as u64);
     for (name, value) in &entry.xattrs {
         put_bytes(out, name);
@@ -139,12 +140,14 @@ impl<'a> Reader<'a> {
             },
             opaque: flags & IS_OPAQUE != 0,
             content: [0; 32],
+            target: Vec::new(),
             xattrs: Vec::new(),
             hard_link: self.small()?,
         };
         if flags & HAS_CONTENT != 0 {
             entry.content = self.take(32)?.try_into().ok()?;
         }
+        entry.target = self.bytes()?.to_vec();
         let count = self.number()?;
         for _ in 0..count {
             let name = self.bytes()?.to_vec();

@@ -214,7 +214,8 @@ fn file(
         Kind::Symlink => {
             let target =
                 rustix::fs::readlinkat(directory, name, Vec::new()).during("read the link")?;
-            entry.content = *blake3::hash(target.to_bytes()).as_bytes();
+            entry.target = target.into_bytes();
+            entry.content = *blake3::hash(&entry.target).as_bytes();
         }
         Kind::File if metadata.size > 0 => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -304,6 +305,7 @@ fn entry_of(path: Vec<u8>, metadata: &Metadata) -> Entry {
         mtime: metadata.mtime,
         opaque: false,
         content: [0; 32],
+        target: Vec::new(),
         xattrs: Vec::new(),
         hard_link: 0,
     }
