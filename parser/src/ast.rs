@@ -29,6 +29,15 @@ pub enum Escape {
     Backtick,
 }
 
+impl Escape {
+    pub fn character(self) -> char {
+        match self {
+            Self::Backslash => '\\',
+            Self::Backtick => '`',
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Instruction {
     /// As written: `RUN`, `run`.
@@ -47,6 +56,8 @@ pub struct Instruction {
     pub original: String,
     /// Comment lines directly above, without `#`; BuildKit takes them as descriptions of stages and args.
     pub comments: Vec<String>,
+    /// The first empty line between continuation lines (for the lint rule NoEmptyContinuation).
+    pub empty_continuation_line: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -115,9 +126,12 @@ pub struct From {
     pub name: Option<Text>,
 }
 
-/// `RUN`. Its heredocs are the instruction's: with no command before the first, its body is the script.
+/// `RUN`. Its heredocs are the instruction's.
 #[derive(Debug, Clone)]
 pub struct Run {
+    /// Whether the command is nothing but one heredoc (`RUN <<EOF`): then the body is the script.
+    /// Otherwise the command goes to the shell with the bodies of its heredocs below it.
+    pub script: bool,
     pub command: CommandLine,
     /// Values of `--mount`, read by [`crate::mount`] after expansion.
     pub mounts: Vec<Text>,

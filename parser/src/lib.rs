@@ -1,19 +1,29 @@
 //! Dockerfile text to syntax tree and diagnostics. Pure: text in, values out; opens no file, reads no environment.
 //!
-//! The way of a line: [`lines`] applies the parser directives, joins continuations and collects heredocs into
-//! logical lines; [`grammar`] (pest) parses one logical line into a typed [`ast::Instruction`]; words stay raw,
-//! with their quotes and variables, until [`expand`] is asked to expand them. [`ignore`] and [`glob`] are Docker's
-//! pattern rules; [`mount`] reads the value of `RUN --mount`. Start at [`parse`].
+//! The way of a line: `lines` applies the parser directives, joins continuations and collects heredocs into
+//! logical lines; `grammar` (pest) splits one logical line into its parts, and `instruction` makes a typed
+//! [`ast::Instruction`] of them; words stay raw, with their quotes and variables, until [`expand`] is asked to expand
+//! them. [`ignore`] and [`glob`] are Docker's pattern rules; [`mount`] reads the value of `RUN --mount`, [`values`]
+//! what else has a form of its own. Start at [`parse`].
 
 pub mod ast;
 pub mod diagnostic;
+mod directive;
 pub mod expand;
 pub mod glob;
+mod grammar;
+mod heredoc;
 pub mod ignore;
+mod instruction;
+pub mod keyword;
+mod lines;
 pub mod mount;
 pub mod source;
+pub mod suggest;
+pub mod values;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use keyword::Keyword;
 pub use source::{Position, Source, Span, Spanned};
 
 /// What [`parse`] yields: always a tree, with whatever is wrong beside it.
@@ -24,13 +34,131 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// The largest file that is read, in bytes.
+const LARGEST_FILE: usize = 16 * 1024 * 1024;
+
+/// The most instructions that a file may have: far more than any build could run.
+const MOST_INSTRUCTIONS: usize = 250_000;
+
 /// Parses a whole Dockerfile. Never fails and never panics; wrong lines become [`ast::Command::Invalid`].
-pub fn parse(_source: &Source) -> Parsed {
-    todo!()
+pub fn parse(source: &Source) -> Parsed {
+    let mut parsed = parse_lines(source);
+    check_stages(source, &mut parsed);
+    parsed.sort();
+    parsed
 }
 
 /// Parses one instruction that stands alone, as the triggers of an image config's `OnBuild` do.
 /// Spans are offsets into `source`.
-pub fn parse_trigger(_source: &Source) -> Parsed {
-    todo!()
+pub fn parse_trigger(source: &Source) -> Parsed {
+    let mut parsed = parse_lines(source);
+    let instructions = &parsed.dockerfile.instructions;
+    if instructions.len() != 1 && parsed.diagnostics.is_empty() {
+        let span = instructions
+            .get(1)
+            .map_or(Span::default(), |second| second.span);
+        let message = format!(
+            "an ONBUILD trigger is one instruction, not {}",
+            instructions.len()
+        );
+        parsed
+            .diagnostics
+            .push(Diagnostic::error("bad-trigger", message, span));
+    } else if let Some(from) = instructions
+        .iter()
+        .find(|one| Keyword::find(&one.keyword.value) == Some(Keyword::From))
+    {
+        let message = "FROM cannot be the trigger of an ONBUILD";
+        parsed
+            .diagnostics
+            .push(Diagnostic::error("bad-trigger", message, from.keyword.span));
+    }
+    parsed.sort();
+    parsed
+}
+
+fn parse_lines(source: &Source) -> Parsed {
+    let mut dockerfile = ast::Dockerfile::default();
+    if source.text().len() > LARGEST_FILE {
+        let message = format!("the file is larger than {} MiB", LARGEST_FILE / 1024 / 1024);
+        let diagnostics = vec![Diagnostic::error(
+            "file-too-large",
+            message,
+            Span::default(),
+        )];
+        return Parsed {
+            dockerfile,
+            diagnostics,
+        };
+    }
+    let mut reader = lines::Reader::new(source);
+    let mut builder = instruction::Builder::new(&mut reader);
+    while let Some(instruction) = builder.next() {
+        let is_last = dockerfile.instructions.len() == MOST_INSTRUCTIONS;
+        if is_last {
+            let message = format!("the file has more than {MOST_INSTRUCTIONS} instructions");
+            reader.diagnostics.push(Diagnostic::error(
+                "too-many-instructions",
+                message,
+                instruction.span,
+            ));
+            break;
+        }
+        dockerfile.instructions.push(instruction);
+    }
+    let diagnostics = std::mem::take(&mut reader.diagnostics);
+    dockerfile.escape = reader.escape();
+    dockerfile.directives = reader.into_directives();
+    Parsed {
+        dockerfile,
+        diagnostics,
+    }
+}
+
+/// A file needs a stage, and nothing but ARG may stand before the first.
+fn check_stages(source: &Source, parsed: &mut Parsed) {
+    let instructions = &parsed.dockerfile.instructions;
+    let keyword = |instruction: &ast::Instruction| Keyword::find(&instruction.keyword.value);
+    let first_from = instructions
+        .iter()
+        .position(|one| keyword(one) == Some(Keyword::From));
+    let stray = instructions
+        .iter()
+        .take(first_from.unwrap_or(instructions.len()))
+        .find_map(|one| {
+            keyword(one)
+                .filter(|keyword| *keyword != Keyword::Arg)
+                .map(|keyword| (keyword, one))
+        });
+    let end = source.text().trim_end().len();
+    let end = Span::new(end, end);
+    if let Some((keyword, instruction)) = stray {
+        let message = format!("{} stands before the first FROM", keyword.name());
+        parsed.diagnostics.push(
+            Diagnostic::error("no-stage", message, instruction.keyword.span)
+                .label("belongs to no stage")
+                .help("begin with `FROM image`; only ARG may come earlier"),
+        );
+    } else if instructions.is_empty() && parsed.diagnostics.is_empty() {
+        parsed.diagnostics.push(
+            Diagnostic::error("no-instructions", "the file has no instructions", end)
+                .help("a Dockerfile begins with `FROM image`"),
+        );
+    } else if first_from.is_none() && parsed.diagnostics.is_empty() {
+        parsed.diagnostics.push(
+            Diagnostic::error(
+                "no-stage",
+                "the file has no FROM, so there is no stage to build",
+                end,
+            )
+            .help("a Dockerfile begins with `FROM image`"),
+        );
+    }
+}
+
+impl Parsed {
+    fn sort(&mut self) {
+        self.diagnostics
+            .sort_by_key(|diagnostic| diagnostic.primary.span.start);
+    }
 }

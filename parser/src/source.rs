@@ -86,6 +86,30 @@ impl Source {
         }
     }
 
+    /// Number of lines; a line end at the very end of the text does not begin another.
+    pub fn line_count(&self) -> usize {
+        let ends_with_newline = self.line_starts.last() == Some(&self.text.len());
+        self.line_starts.len() - usize::from(ends_with_newline)
+    }
+
+    /// Returns the span of a line (from 1) with its line end, or an empty span at the end of the text.
+    pub fn line_span(&self, line: usize) -> Span {
+        let end_of_text = self.text.len();
+        let start = line
+            .checked_sub(1)
+            .and_then(|index| self.line_starts.get(index))
+            .copied();
+        let end = self.line_starts.get(line).copied().unwrap_or(end_of_text);
+        start.map_or(Span::new(end_of_text, end_of_text), |start| {
+            Span::new(start, end)
+        })
+    }
+
+    /// Returns what a span covers, or `""` for a span that is not of this text.
+    pub fn slice(&self, span: Span) -> &str {
+        self.text.get(span.start..span.end).unwrap_or("")
+    }
+
     /// Returns the text of a line (from 1) without its line end, or `""` past the last.
     pub fn line(&self, line: usize) -> &str {
         let Some(start) = line

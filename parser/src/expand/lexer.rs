@@ -1,0 +1,526 @@
+//! Reads a word character by character: one method for each thing that can stand in it. The shape follows the
+//! reference builder's shell lexer, whose oddities are the language: what quotes do inside `${}`, which escapes
+//! survive, that a lone `$` stays.
+
+use super::pattern::{self, Pattern};
+use super::{DEEPEST, ExpandError, Expanded, LONGEST, Variables};
+use crate::ast::Escape;
+
+/// What one expansion may produce in all, also text that a modifier throws away again.
+const MOST_WORK: usize = 16 * LONGEST;
+
+/// How much of the word stays as written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options {
+    /// Quotes are no quotes, as in heredoc bodies.
+    pub(crate) keep_quotes_as_text: bool,
+    /// Quotes work, and stay.
+    pub(crate) raw_quotes: bool,
+    pub(crate) raw_escapes: bool,
+    /// `$name` stays when it is not set.
+    pub(crate) keep_unset: bool,
+}
+
+/// A word of several, and the bytes of the raw text that it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) text: String,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+pub(crate) struct Lexer<'a> {
+    pub(crate) options: Options,
+    raw: &'a str,
+    at: usize,
+    escape: char,
+    variables: &'a dyn Variables,
+    undefined: Vec<String>,
+    used: Vec<String>,
+    depth: usize,
+    work: usize,
+}
+
+/// Collects words while the result is built.
+#[derive(Default)]
+struct Splitter {
+    words: Vec<Word>,
+    text: String,
+    in_word: bool,
+    start: usize,
+}
+
+type Lexed = Result<String, ExpandError>;
+
+impl<'a> Lexer<'a> {
+    pub(crate) fn new(raw: &'a str, escape: Escape, variables: &'a dyn Variables) -> Self {
+        Self {
+            options: Options::default(),
+            raw,
+            at: 0,
+            escape: escape.character(),
+            variables,
+            undefined: Vec::new(),
+            used: Vec::new(),
+            depth: 0,
+            work: 0,
+        }
+    }
+
+    pub(crate) fn whole(mut self) -> Result<Expanded, ExpandError> {
+        let text = self.until(None, self.options.raw_escapes, None)?;
+        Ok(Expanded {
+            text,
+            undefined: self.undefined,
+            used: self.used,
+        })
+    }
+
+    pub(crate) fn words(mut self) -> Result<Vec<Word>, ExpandError> {
+        let mut splitter = Splitter::default();
+        self.until(None, self.options.raw_escapes, Some(&mut splitter))?;
+        splitter.end_word(self.raw.len());
+        Ok(splitter.words)
+    }
+
+    /// Reads up to `stop` and past it, or to the end of the text.
+    fn until(
+        &mut self,
+        stop: Option<char>,
+        raw_escapes: bool,
+        mut splitter: Option<&mut Splitter>,
+    ) -> Lexed {
+        let opened = self.at;
+        let outer_raw_escapes = std::mem::replace(&mut self.options.raw_escapes, raw_escapes);
+        let mut result = String::new();
+        while let Some(c) = self.peek() {
+            let start = self.at;
+            if Some(c) == stop {
+                self.next();
+                self.options.raw_escapes = outer_raw_escapes;
+                return Ok(result);
+            }
+            let is_quote = matches!(c, '\'' | '"') && !self.options.keep_quotes_as_text;
+            if c == '$' {
+                let value = self.dollar()?;
+                if let Some(splitter) = splitter.as_deref_mut() {
+                    splitter.add_split(&value, start, self.at);
+                }
+                self.push(&mut result, &value, start)?;
+            } else if is_quote {
+                let value = if c == '"' {
+                    self.double_quote()?
+                } else {
+                    self.single_quote()?
+                };
+                if let Some(splitter) = splitter.as_deref_mut() {
+                    splitter.add_raw(&value, start);
+                }
+                self.push(&mut result, &value, start)?;
+            } else if c == '<' && splitter.is_some() {
+                let value = self.possible_heredoc();
+                if let Some(splitter) = splitter.as_deref_mut() {
+                    splitter.add_raw(value, start);
+                }
+                result.push_str(value);
+            } else {
+                self.next();
+                let mut text = c;
+                let escaped = c == self.escape;
+                if escaped {
+                    if raw_escapes {
+                        result.push(c);
+                        if let Some(splitter) = splitter.as_deref_mut() {
+                            splitter.add_raw(c.encode_utf8(&mut [0; 4]), start);
+                        }
+                    }
+                    // The escape character as the very last one is dropped.
+                    let Some(next) = self.next() else { break };
+                    text = next;
+                }
+                result.push(text);
+                if let Some(splitter) = splitter.as_deref_mut() {
+                    let mut buffer = [0; 4];
+                    let text = &*text.encode_utf8(&mut buffer);
+                    if escaped {
+                        splitter.add_raw(text, start)
+                    } else {
+                        splitter.add_split(text, start, self.at)
+                    }
+                }
+            }
+        }
+        self.options.raw_escapes = outer_raw_escapes;
+        match stop {
+            None => Ok(result),
+            Some(stop) => Err(ExpandError {
+                message: format!("no `{stop}` until the end"),
+                offset: opened,
+            }),
+        }
+    }
+
+    /// Everything up to the next single quote, as it is.
+    fn single_quote(&mut self) -> Lexed {
+        let start = self.at;
+        self.next();
+        let body = &self.raw[self.at..];
+        let Some(length) = body.find('\'') else {
+            return self.fail(start, "the single quote has no closing quote");
+        };
+        self.at += length + 1;
+        Ok(if self.options.raw_quotes {
+            self.raw[start..self.at].to_owned()
+        } else {
+            body[..length].to_owned()
+        })
+    }
+
+    /// Up to the next double quote; `$` works, the escape character only before `"`, `$` and itself.
+    fn double_quote(&mut self) -> Lexed {
+        let start = self.at;
+        self.next();
+        let mut result = String::new();
+        if self.options.raw_quotes {
+            result.push('"');
+        }
+        loop {
+            match self.peek() {
+                None => return self.fail(start, "the double quote has no closing quote"),
+                Some('"') => {
+                    self.next();
+                    if self.options.raw_quotes {
+                        result.push('"');
+                    }
+                    return Ok(result);
+                }
+                Some('$') => {
+                    let at = self.at;
+                    let value = self.dollar()?;
+                    self.push(&mut result, &value, at)?;
+                }
+                Some(mut c) => {
+                    self.next();
+                    if c == self.escape {
+                        if self.options.raw_escapes {
+                            result.push(c);
+                        }
+                        match self.peek() {
+                            None => continue,
+                            Some(next) if next == '"' || next == '$' || next == self.escape => {
+                                self.next();
+                                c = next;
+                            }
+                            Some(_) => {}
+                        }
+                    }
+                    result.push(c);
+                }
+            }
+        }
+    }
+
+    /// `$name`, `${…}`, or a dollar that is only a dollar.
+    fn dollar(&mut self) -> Lexed {
+        let start = self.at;
+        self.next();
+        if self.peek() != Some('{') {
+            let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
+            return Ok(match self.lookup(name) {
+                None if self.options.keep_unset => format!("${name}"),
+                value => value.unwrap_or_default(),
+            });
+        }
+        if self.depth == DEEPEST {
+            return self.fail(start, &format!("`${{` is nested more than {DEEPEST} deep"));
+        }
+        self.depth += 1;
+        let value = self.braces(start);
+        self.depth -= 1;
+        value
+    }
+
+    /// `${name}` and `${name<modifier>…}`.
+    fn braces(&mut self, start: usize) -> Lexed {
+        self.next();
+        match self.peek() {
+            None => return self.unclosed(start),
+            Some('{' | '}' | ':') => {
+                let written = self.excerpt(start);
+                return self.fail(
+                    start,
+                    &format!("bad substitution `{written}`: a variable name must follow `${{`"),
+                );
+            }
+            Some(_) => {}
+        }
+        let name = self.name();
+        let modifier_at = self.at;
+        match self.next() {
+            None => self.unclosed(start),
+            Some('}') => Ok(match self.lookup(name) {
+                None if self.options.keep_unset => format!("${{{name}}}"),
+                value => value.unwrap_or_default(),
+            }),
+            Some(':') => match self.next() {
+                None => self.unclosed(start),
+                Some(kind) => self.modifier(start, modifier_at, name, kind, true),
+            },
+            Some('/') => self.replace(start, name),
+            Some(kind) => self.modifier(start, modifier_at, name, kind, false),
+        }
+    }
+
+    /// `-`, `+`, `?`, each also after a colon, which lets empty count as unset; `#` and `%`, single and double.
+    fn modifier(&mut self, start: usize, at: usize, name: &str, kind: char, colon: bool) -> Lexed {
+        // BuildKit lets `:` stand before `#` and `%` too, where it means nothing.
+        if !matches!(kind, '-' | '+' | '?' | '#' | '%') {
+            let written = &self.raw[at..self.at];
+            return self.fail(
+                at,
+                &format!("`{written}` is no modifier that `${{{name}…}}` knows"),
+            );
+        }
+        let written = &self.raw[at..self.at];
+        let word = match self.until(Some('}'), matches!(kind, '#' | '%'), None) {
+            Ok(word) => word,
+            Err(_) if self.peek().is_none() && !self.has_open_quote(start) => {
+                return self.unclosed(start);
+            }
+            Err(error) => return Err(error),
+        };
+        let value = self.lookup(name);
+        if value.is_none() && self.options.keep_unset {
+            return Ok(format!("${{{name}{written}{word}}}"));
+        }
+        let is_missing = value.as_ref().is_none_or(|value| colon && value.is_empty());
+        match kind {
+            '-' => Ok(if is_missing {
+                word
+            } else {
+                value.unwrap_or_default()
+            }),
+            '+' => Ok(if is_missing { String::new() } else { word }),
+            '?' if is_missing => {
+                let state = if value.is_some() { "empty" } else { "unset" };
+                let message = if word.is_empty() {
+                    format!("is not allowed to be {state}")
+                } else {
+                    word
+                };
+                self.fail(start, &format!("{name}: {message}"))
+            }
+            '?' => Ok(value.unwrap_or_default()),
+            _ => self.trim(at, &word, kind, &value.unwrap_or_default()),
+        }
+    }
+
+    /// `#` `##` take a prefix off, `%` `%%` a suffix; the double ones the longest.
+    fn trim(&mut self, at: usize, word: &str, kind: char, value: &str) -> Lexed {
+        let (longest, word) = word
+            .strip_prefix(kind)
+            .map_or((false, word), |word| (true, word));
+        let pattern = Pattern::new(word).map_err(|message| ExpandError {
+            message,
+            offset: at,
+        })?;
+        let trimmed = if kind == '#' {
+            pattern.trim_prefix(value, longest)
+        } else {
+            pattern.trim_suffix(value, longest)
+        };
+        trimmed.map_err(|pattern::TooExpensive| too_expensive(at))
+    }
+
+    /// `${name/pattern/replacement}`; a second slash at the start replaces all.
+    fn replace(&mut self, start: usize, name: &str) -> Lexed {
+        let at = self.at;
+        let all = self.peek() == Some('/');
+        if all {
+            self.next();
+        }
+        let pattern = match self.until(Some('/'), true, None) {
+            Ok(pattern) => pattern,
+            Err(_) if self.peek().is_none() && !self.has_open_quote(start) => {
+                let written = self.excerpt(start);
+                return self.fail(
+                    start,
+                    &format!("`{written}` lacks the `/` between pattern and replacement"),
+                );
+            }
+            Err(error) => return Err(error),
+        };
+        let replacement = match self.until(Some('}'), true, None) {
+            Ok(replacement) => replacement,
+            Err(_) if self.peek().is_none() && !self.has_open_quote(start) => {
+                return self.unclosed(start);
+            }
+            Err(error) => return Err(error),
+        };
+        let value = self.lookup(name);
+        if value.is_none() && self.options.keep_unset {
+            return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
+        }
+        let pattern = Pattern::new(&pattern).map_err(|message| ExpandError {
+            message,
+            offset: at,
+        })?;
+        let replaced = pattern.replace(&value.unwrap_or_default(), &replacement, all, LONGEST);
+        replaced.map_err(|pattern::TooExpensive| too_expensive(at))
+    }
+
+    /// Letters, digits and underscores; or digits alone; or one of the shell's special parameters.
+    fn name(&mut self) -> &'a str {
+        let start = self.at;
+        match self.peek() {
+            Some(c) if c.is_ascii_digit() => {
+                while self.peek().is_some_and(|c| c.is_ascii_digit()) {
+                    self.next();
+                }
+            }
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => {
+                self.next();
+            }
+            _ => {
+                while self.peek().is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                    self.next();
+                }
+            }
+        }
+        &self.raw[start..self.at]
+    }
+
+    /// `<<` and the blanks after it hold together, so that `<< EOF` is one word.
+    fn possible_heredoc(&mut self) -> &'a str {
+        let start = self.at;
+        self.next();
+        if self.peek() == Some('<') {
+            self.next();
+            while self.peek().is_some_and(char::is_whitespace) {
+                self.next();
+            }
+        }
+        &self.raw[start..self.at]
+    }
+
+    fn lookup(&mut self, name: &str) -> Option<String> {
+        let value = self.variables.get(name);
+        let list = if value.is_some() {
+            &mut self.used
+        } else {
+            &mut self.undefined
+        };
+        if !list.iter().any(|seen| seen == name) {
+            list.push(name.to_owned());
+        }
+        value
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.raw[self.at..].chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.at += c.len_utf8();
+        Some(c)
+    }
+
+    fn push(&mut self, result: &mut String, value: &str, at: usize) -> Result<(), ExpandError> {
+        self.work += value.len();
+        if result.len() + value.len() > LONGEST || self.work > MOST_WORK {
+            return Err(ExpandError {
+                message: format!("the word expands to more than {LONGEST} bytes"),
+                offset: at,
+            });
+        }
+        result.push_str(value);
+        Ok(())
+    }
+
+    fn fail(&self, offset: usize, message: &str) -> Lexed {
+        Err(ExpandError {
+            message: message.to_owned(),
+            offset,
+        })
+    }
+
+    fn unclosed(&self, start: usize) -> Lexed {
+        let written = self.excerpt(start);
+        self.fail(start, &format!("`{written}` has no closing `}}`"))
+    }
+
+    /// Whether what stands after `start` ends inside a quote: then the quote is the mistake, not the brace.
+    fn has_open_quote(&self, start: usize) -> bool {
+        let mut quote = None;
+        for c in self.raw[start..].chars() {
+            match quote {
+                None if c == '"' || c == '\'' => quote = Some(c),
+                Some(open) if c == open => quote = None,
+                _ => {}
+            }
+        }
+        quote.is_some()
+    }
+
+    /// The text from `start` on, short enough for a message.
+    fn excerpt(&self, start: usize) -> String {
+        let rest = &self.raw[start..];
+        match rest.char_indices().nth(24) {
+            Some((end, _)) => format!("{}…", &rest[..end]),
+            None => rest.to_owned(),
+        }
+    }
+}
+
+fn too_expensive(offset: usize) -> ExpandError {
+    ExpandError {
+        message: "the pattern or its value is too long to be matched".to_owned(),
+        offset,
+    }
+}
+
+impl Splitter {
+    /// Adds text in which blanks split words.
+    fn add_split(&mut self, text: &str, start: usize, end: usize) {
+        for c in text.chars() {
+            if !c.is_whitespace() {
+                self.begin(start);
+                self.text.push(c);
+            } else if self.in_word && !self.text.is_empty() {
+                self.end_word(if text.len() == c.len_utf8() {
+                    start
+                } else {
+                    end
+                });
+            }
+        }
+    }
+
+    /// Adds text in which blanks do not split.
+    fn add_raw(&mut self, text: &str, start: usize) {
+        self.begin(start);
+        self.text.push_str(text);
+    }
+
+    fn begin(&mut self, start: usize) {
+        if !self.in_word {
+            self.in_word = true;
+            self.start = start;
+        }
+    }
+
+    fn end_word(&mut self, end: usize) {
+        if !self.text.is_empty() {
+            self.words.push(Word {
+                text: std::mem::take(&mut self.text),
+                start: self.start,
+                end,
+            });
+        }
+        self.in_word = false;
+    }
+}

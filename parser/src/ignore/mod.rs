@@ -1,0 +1,244 @@
+//! `.dockerignore` and `--exclude` patterns with moby/patternmatcher's rules: `**`, `!`, order, parents.
+//! A pattern becomes one of three plain comparisons or a small [`automaton`].
+
+mod automaton;
+
+use automaton::Automaton;
+
+use crate::glob::{self, Glob};
+
+/// A pattern that cannot be compiled, and the line it stands in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}: `{pattern}`")]
+pub struct BadPattern {
+    pub line: usize,
+    pub pattern: String,
+    pub message: String,
+}
+
+/// A list of patterns; the last that matches decides.
+#[derive(Debug, Clone, Default)]
+pub struct Patterns {
+    list: Vec<Pattern>,
+}
+
+/// What the patterns say of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// No pattern matches.
+    Unmatched,
+    /// Excluded by the pattern of this line (from 1).
+    Excluded { line: usize },
+    /// Taken back in by the `!` pattern of this line.
+    Reincluded { line: usize },
+}
+
+#[derive(Debug, Clone)]
+struct Pattern {
+    line: usize,
+    /// Written with `!`.
+    reincludes: bool,
+    /// Without the `!`, cleaned.
+    text: Vec<u8>,
+    matcher: Matcher,
+}
+
+#[derive(Debug, Clone)]
+enum Matcher {
+    Exact,
+    /// `dir/**`: everything that begins with what stands before the stars.
+    Prefix(Vec<u8>),
+    /// `**/name`, `**name`: everything that ends in what follows the stars.
+    Suffix(Vec<u8>),
+    Automaton(Automaton),
+}
+
+impl Patterns {
+    /// Reads an ignore file: comments, blank lines, BOM, CRLF and surrounding blanks as Docker does.
+    pub fn from_file(bytes: &[u8]) -> Result<Self, BadPattern> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let mut list = Vec::new();
+        for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            if line.starts_with(b"#") {
+                continue;
+            }
+            let line = trim(line);
+            if line.is_empty() {
+                continue;
+            }
+            let (bang, path) = line
+                .strip_prefix(b"!")
+                .map_or((false, line), |path| (true, trim(path)));
+            let mut pattern = if bang { b"!".to_vec() } else { Vec::new() };
+            if !path.is_empty() {
+                let cleaned = clean(path);
+                let is_absolute = cleaned.len() > 1 && cleaned.starts_with(b"/");
+                pattern.extend_from_slice(if is_absolute { &cleaned[1..] } else { &cleaned });
+            }
+            list.extend(Pattern::new(&pattern, index + 1)?);
+        }
+        Ok(Self { list })
+    }
+
+    /// From the values of `--exclude`; the line is the place in the list, from 1.
+    pub fn from_list(patterns: &[String]) -> Result<Self, BadPattern> {
+        let mut list = Vec::new();
+        for (index, pattern) in patterns.iter().enumerate() {
+            list.extend(Pattern::new(pattern.as_bytes(), index + 1)?);
+        }
+        Ok(Self { list })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// `path` is relative, with `/`, without a leading `./`; its parents count too, as in `MatchesOrParentMatches`.
+    pub fn verdict(&self, path: &[u8]) -> Verdict {
+        let mut verdict = Verdict::Unmatched;
+        for pattern in &self.list {
+            // A pattern that would change nothing need not be tried.
+            let excluded = matches!(verdict, Verdict::Excluded { .. });
+            if pattern.reincludes == excluded && pattern.matches_or_parent(path) {
+                let line = pattern.line;
+                verdict = if pattern.reincludes {
+                    Verdict::Reincluded { line }
+                } else {
+                    Verdict::Excluded { line }
+                };
+            }
+        }
+        verdict
+    }
+
+    /// Whether something below an excluded directory could be taken back in, so that it must be walked.
+    /// May say yes where nothing is.
+    pub fn may_reinclude_below(&self, directory: &[u8]) -> bool {
+        self.list
+            .iter()
+            .any(|pattern| pattern.reincludes && pattern.may_match_below(directory))
+    }
+}
+
+impl Pattern {
+    fn new(text: &[u8], line: usize) -> Result<Option<Self>, BadPattern> {
+        let text = trim(text);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let bad = |message: &str| BadPattern {
+            line,
+            pattern: String::from_utf8_lossy(text).into_owned(),
+            message: message.to_owned(),
+        };
+        let cleaned = clean(text);
+        let (reincludes, body) = cleaned
+            .strip_prefix(b"!")
+            .map_or((false, cleaned.as_slice()), |body| (true, body));
+        if body.is_empty() {
+            return Err(bad("a pattern must follow the `!`"));
+        }
+        if Glob::new(body).is_err() {
+            return Err(bad("syntax error in pattern"));
+        }
+        let matcher = Matcher::new(body).ok_or_else(|| bad("syntax error in pattern"))?;
+        Ok(Some(Self {
+            line,
+            reincludes,
+            text: body.to_vec(),
+            matcher,
+        }))
+    }
+
+    fn matches_or_parent(&self, path: &[u8]) -> bool {
+        if self.matches(path) {
+            return true;
+        }
+        let parents = path
+            .iter()
+            .enumerate()
+            .filter(|(at, byte)| **byte == b'/' && *at > 0);
+        parents
+            .map(|(at, _)| &path[..at])
+            .any(|parent| self.matches(parent))
+    }
+
+    fn matches(&self, path: &[u8]) -> bool {
+        match &self.matcher {
+            Matcher::Exact => path == self.text,
+            Matcher::Prefix(prefix) => path.starts_with(prefix),
+            // `**/foo` is `foo` as well.
+            Matcher::Suffix(suffix) => {
+                path.ends_with(suffix) || suffix.strip_prefix(b"/").is_some_and(|name| path == name)
+            }
+            Matcher::Automaton(automaton) => automaton.is_match(path),
+        }
+    }
+
+    /// Compares part by part as far as both go.
+    fn may_match_below(&self, directory: &[u8]) -> bool {
+        let mut names = directory.split(|byte| *byte == b'/');
+        for part in self.text.split(|byte| *byte == b'/') {
+            if part.windows(2).any(|pair| pair == b"**") {
+                return true;
+            }
+            let Some(name) = names.next() else {
+                return true;
+            };
+            // A part that means something else alone than within the pattern cannot rule anything out.
+            if !glob::matches(part, name).unwrap_or(true) {
+                return false;
+            }
+        }
+        // The pattern is not longer than the directory's path: it matches the directory or a parent of it.
+        true
+    }
+}
+
+impl Matcher {
+    fn new(pattern: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(pattern);
+        let (kind, expression) = automaton::translate(&text);
+        Some(match kind {
+            automaton::Kind::Exact => Self::Exact,
+            automaton::Kind::Prefix => {
+                Self::Prefix(pattern.strip_suffix(b"**").unwrap_or(pattern).to_vec())
+            }
+            automaton::Kind::Suffix => Self::Suffix(pattern.get(2..).unwrap_or(b"").to_vec()),
+            automaton::Kind::Expression => Self::Automaton(Automaton::new(&expression)?),
+        })
+    }
+}
+
+/// Takes blanks off both ends.
+fn trim(text: &[u8]) -> &[u8] {
+    match std::str::from_utf8(text) {
+        Ok(text) => text.trim().as_bytes(),
+        Err(_) => text.trim_ascii(),
+    }
+}
+
+/// Go's `path.Clean`: no empty parts, no `.`, `..` resolved where it can be, no slash at the end.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let is_absolute = path.starts_with(b"/");
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => match parts.last() {
+                Some(last) if *last != b".." => {
+                    parts.pop();
+                }
+                None if is_absolute => {}
+                _ => parts.push(part),
+            },
+            _ => parts.push(part),
+        }
+    }
+    let joined = parts.join(&b'/');
+    match (is_absolute, joined.is_empty()) {
+        (true, _) => [b"/", joined.as_slice()].concat(),
+        (false, true) => b".".to_vec(),
+        (false, false) => joined,
+    }
+}

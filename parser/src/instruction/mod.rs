@@ -1,0 +1,521 @@
+//! One logical line to one typed instruction, with whatever is wrong in it. The parts of the line come from
+//! [`crate::grammar`]; flags are in [`flags`], `KEY=VALUE` lists in [`pairs`], commands in [`command`], `COPY` and
+//! `ADD` in [`transfer`]. Start at [`Builder::instruction`].
+
+mod command;
+mod flags;
+mod pairs;
+mod transfer;
+mod typography;
+
+use std::ops::Range;
+
+use crate::ast::{Command, From, Heredoc, Instruction, OnBuild, Text};
+use crate::diagnostic::Diagnostic;
+use crate::expand;
+use crate::grammar::{self, Arguments, Parts};
+use crate::heredoc::{self, Opening};
+use crate::keyword::Keyword;
+use crate::lines::{Logical, Reader};
+use crate::source::{Span, Spanned};
+use crate::suggest;
+
+use flags::Flags;
+
+/// Blanks that part a keyword from its arguments and words from one another.
+const BLANKS: [char; 5] = ['\t', '\u{b}', '\u{c}', '\r', ' '];
+
+/// Looking for a nearly matching terminator reads the rest of the file, so it is done for the first few only.
+const MOST_TERMINATOR_SEARCHES: usize = 16;
+
+/// Builds instructions; heredoc bodies are read through the reader, diagnostics go to it.
+pub(crate) struct Builder<'r, 's> {
+    reader: &'r mut Reader<'s>,
+    terminator_searches: usize,
+}
+
+/// A logical line, or the trigger within an ONBUILD line.
+#[derive(Clone, Copy)]
+pub(crate) struct Line<'l> {
+    logical: &'l Logical<'l>,
+    /// Where `text` begins in the logical line.
+    base: usize,
+    /// Without blanks at either end.
+    text: &'l str,
+    /// Whether words are expanded when this line is built; those of triggers are not.
+    is_trigger: bool,
+}
+
+impl Line<'_> {
+    fn span(&self, range: Range<usize>) -> Span {
+        self.logical
+            .span(self.base + range.start..self.base + range.end)
+    }
+
+    fn slice(&self, range: Range<usize>) -> &str {
+        self.text.get(range).unwrap_or("")
+    }
+
+    fn text(&self, range: Range<usize>) -> Text {
+        Spanned::new(self.slice(range.clone()).to_owned(), self.span(range))
+    }
+
+    /// The place behind the last character, for what is missing there.
+    fn end(&self) -> Range<usize> {
+        self.text.len()..self.text.len()
+    }
+}
+
+/// What the lines of one instruction come to, beyond its first.
+struct Tail {
+    heredocs: Vec<Heredoc>,
+    end: usize,
+    end_line: usize,
+}
+
+impl<'r, 's> Builder<'r, 's> {
+    pub(crate) fn new(reader: &'r mut Reader<'s>) -> Self {
+        Self {
+            reader,
+            terminator_searches: 0,
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> Option<Instruction> {
+        let logical = self.reader.next_logical()?;
+        Some(self.instruction(&logical))
+    }
+
+    fn instruction(&mut self, logical: &Logical<'_>) -> Instruction {
+        let text = logical.text.trim_end();
+        self.parse_line(Line {
+            logical,
+            base: 0,
+            text,
+            is_trigger: false,
+        })
+    }
+
+    fn parse_line(&mut self, line: Line<'_>) -> Instruction {
+        let logical = line.logical;
+        let word = 0..line.text.find(BLANKS).unwrap_or(line.text.len());
+        let keyword = line.text(word.clone());
+        let mut tail = Tail {
+            heredocs: Vec::new(),
+            end: line.span(0..line.text.len()).end,
+            end_line: logical.end_line,
+        };
+        let mut flags = Flags::default();
+        let command = match Keyword::find(&keyword.value) {
+            None => {
+                self.unknown_instruction(&keyword, line);
+                Command::Invalid
+            }
+            Some(kind) => match grammar::parse(kind, self.reader.escape(), line.text) {
+                Some(parts) => {
+                    flags = self.flags(kind, line, &parts.flags);
+                    tail.heredocs = self.heredocs(
+                        kind,
+                        line,
+                        &parts.arguments,
+                        &mut tail.end,
+                        &mut tail.end_line,
+                    );
+                    self.typography(kind, line, &parts.arguments);
+                    self.command(kind, line, word, parts, &flags, &mut tail)
+                }
+                None => {
+                    let message = format!("this {} line cannot be read", kind.name());
+                    self.report(Diagnostic::error("unreadable-line", message, keyword.span));
+                    Command::Invalid
+                }
+            },
+        };
+        Instruction {
+            span: Span::new(keyword.span.start, tail.end),
+            keyword,
+            command,
+            flags: flags.list,
+            heredocs: tail.heredocs,
+            start_line: logical.start_line,
+            end_line: tail.end_line,
+            original: if line.base == 0 {
+                logical.text.to_string()
+            } else {
+                line.text.to_owned()
+            },
+            comments: logical.comments.clone(),
+            empty_continuation_line: logical.empty_continuation_line,
+        }
+    }
+
+    fn command(
+        &mut self,
+        keyword: Keyword,
+        line: Line<'_>,
+        word: Range<usize>,
+        parts: Parts,
+        flags: &Flags,
+        tail: &mut Tail,
+    ) -> Command {
+        let arguments = parts.arguments;
+        let command = match keyword {
+            Keyword::From => self.from(line, arguments, flags).map(Command::From),
+            Keyword::Run => self
+                .run(line, word, arguments, flags, &tail.heredocs)
+                .map(Command::Run),
+            Keyword::Cmd => self.command_line(line, word, arguments).map(Command::Cmd),
+            Keyword::Entrypoint => self
+                .command_line(line, word, arguments)
+                .map(Command::Entrypoint),
+            Keyword::Shell => self.shell(line, arguments).map(Command::Shell),
+            Keyword::Healthcheck => self
+                .healthcheck(line, parts.check_kind, arguments, flags)
+                .map(Command::Healthcheck),
+            Keyword::Copy => self
+                .transfer(keyword, line, arguments, flags, &tail.heredocs)
+                .map(Command::Copy),
+            Keyword::Add => self
+                .transfer(keyword, line, arguments, flags, &tail.heredocs)
+                .map(Command::Add),
+            Keyword::Env => self.pairs(keyword, line, arguments).map(Command::Env),
+            Keyword::Label => self.pairs(keyword, line, arguments).map(Command::Label),
+            Keyword::Arg => self.declarations(line, arguments).map(Command::Arg),
+            Keyword::Expose => self.words(keyword, line, arguments).map(Command::Expose),
+            Keyword::Volume => self.volume(line, arguments).map(Command::Volume),
+            Keyword::Workdir => self.single(keyword, line, arguments).map(Command::Workdir),
+            Keyword::User => self.single(keyword, line, arguments).map(Command::User),
+            Keyword::Stopsignal => self
+                .single(keyword, line, arguments)
+                .map(Command::Stopsignal),
+            Keyword::Maintainer => self
+                .single(keyword, line, arguments)
+                .map(Command::Maintainer),
+            Keyword::Onbuild => self
+                .onbuild(line, arguments, tail)
+                .map(|onbuild| Command::Onbuild(Box::new(onbuild))),
+        };
+        command.unwrap_or(Command::Invalid)
+    }
+
+    fn from(&mut self, line: Line<'_>, arguments: Arguments, flags: &Flags) -> Option<From> {
+        let words = self.some_words(Keyword::From, line, arguments)?;
+        let (image, name) = match words.as_slice() {
+            [image] => (image, None),
+            [image, r#as, name] if line.slice(r#as.clone()).eq_ignore_ascii_case("as") => {
+                (image, Some(name))
+            }
+            words => {
+                let unexpected = words.get(1).cloned().unwrap_or_else(|| line.end());
+                let mut diagnostic = Diagnostic::error(
+                    "from-arguments",
+                    "FROM takes an image, or an image, AS and a name",
+                    line.span(unexpected.start..line.text.len()),
+                )
+                .label("not expected here");
+                let word = line.slice(unexpected);
+                diagnostic = if word.starts_with('#') {
+                    diagnostic.help("a comment needs a line of its own")
+                } else if word.eq_ignore_ascii_case("as") && words.len() == 2 {
+                    diagnostic.help("a name for the stage must follow AS")
+                } else {
+                    diagnostic.help("a stage gets its name by `FROM image AS name`")
+                };
+                self.report(diagnostic);
+                return None;
+            }
+        };
+        self.check_word(line, image.clone());
+        let name = name.map(|name| line.text(name.clone()));
+        if let Some(name) = &name {
+            self.stage_name(name);
+        }
+        Some(From {
+            image: line.text(image.clone()),
+            platform: flags.text("platform"),
+            name,
+        })
+    }
+
+    fn stage_name(&mut self, name: &Text) {
+        let is_name = name.value.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name
+                .value
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if !is_name {
+            let message = format!("`{}` is no valid name for a stage", name.value);
+            self.report(
+                Diagnostic::error("bad-stage-name", message, name.span)
+                    .help("a stage's name begins with a letter and goes on with letters, digits, `-`, `_` and `.`"),
+            );
+        }
+    }
+
+    /// The rest of the line as one argument.
+    fn single(&mut self, keyword: Keyword, line: Line<'_>, arguments: Arguments) -> Option<Text> {
+        let Arguments::Text(range) = arguments else {
+            self.missing_arguments(keyword, line, "exactly one argument");
+            return None;
+        };
+        if keyword != Keyword::Maintainer {
+            self.check_word(line, range.clone());
+        }
+        Some(line.text(range))
+    }
+
+    fn words(
+        &mut self,
+        keyword: Keyword,
+        line: Line<'_>,
+        arguments: Arguments,
+    ) -> Option<Vec<Text>> {
+        let words = self.some_words(keyword, line, arguments)?;
+        for word in &words {
+            self.check_word(line, word.clone());
+        }
+        Some(words.into_iter().map(|word| line.text(word)).collect())
+    }
+
+    fn volume(&mut self, line: Line<'_>, arguments: Arguments) -> Option<Vec<Text>> {
+        let Arguments::Exec(strings) = arguments else {
+            return self.words_or_array(Keyword::Volume, line, arguments);
+        };
+        let paths = json_strings(line, &strings);
+        if paths.is_empty() {
+            self.missing_arguments(Keyword::Volume, line, "at least one path");
+            return None;
+        }
+        let mut is_good = true;
+        for path in paths.iter().filter(|path| path.value.trim().is_empty()) {
+            is_good = false;
+            let message = "VOLUME cannot take an empty path";
+            self.report(Diagnostic::error("empty-volume", message, path.span).label("empty"));
+        }
+        is_good.then(|| {
+            paths
+                .into_iter()
+                .map(|path| Spanned::new(path.value.trim().to_owned(), path.span))
+                .collect()
+        })
+    }
+
+    /// Words, in an instruction that also takes an array: an array of something else than strings is refused.
+    fn words_or_array(
+        &mut self,
+        keyword: Keyword,
+        line: Line<'_>,
+        arguments: Arguments,
+    ) -> Option<Vec<Text>> {
+        if let Arguments::Words(words) = &arguments {
+            let start = words.first().map_or(0, |first| first.start);
+            self.strings_only(line, start..line.text.len())?;
+        }
+        self.words(keyword, line, arguments)
+    }
+
+    fn some_words(
+        &mut self,
+        keyword: Keyword,
+        line: Line<'_>,
+        arguments: Arguments,
+    ) -> Option<Vec<Range<usize>>> {
+        match arguments {
+            Arguments::Words(words) if !words.is_empty() => Some(words),
+            _ => {
+                self.missing_arguments(keyword, line, "at least one argument");
+                None
+            }
+        }
+    }
+
+    fn onbuild(
+        &mut self,
+        line: Line<'_>,
+        arguments: Arguments,
+        tail: &mut Tail,
+    ) -> Option<OnBuild> {
+        let Arguments::Text(range) = arguments else {
+            self.missing_arguments(Keyword::Onbuild, line, "an instruction");
+            return None;
+        };
+        let logical = line.logical;
+        let text = line.slice(range.clone()).trim_end();
+        let word = range.start..range.start + text.find(BLANKS).unwrap_or(text.len());
+        let refused = Keyword::find(line.slice(word.clone())).filter(|keyword| {
+            matches!(
+                keyword,
+                Keyword::Onbuild | Keyword::From | Keyword::Maintainer
+            )
+        });
+        if let Some(keyword) = refused {
+            let message = format!("{} cannot be the trigger of an ONBUILD", keyword.name());
+            let mut diagnostic = Diagnostic::error("bad-trigger", message, line.span(word));
+            if keyword == Keyword::Onbuild {
+                diagnostic = diagnostic.help("one ONBUILD before the instruction is enough");
+            }
+            self.report(diagnostic);
+            return None;
+        }
+        let inner = Line {
+            logical,
+            base: line.base + range.start,
+            text,
+            is_trigger: true,
+        };
+        let instruction = self.parse_line(inner);
+        tail.end = instruction.span.end;
+        tail.end_line = instruction.end_line;
+        // As BuildKit records it: blanks at the line's end stay, and the bodies of heredocs follow.
+        let mut trigger = logical.text.get(inner.base..).unwrap_or(text).to_owned();
+        for heredoc in &instruction.heredocs {
+            trigger.push('\n');
+            trigger.push_str(self.reader.raw(heredoc.body_span));
+            trigger.push_str(&heredoc.name);
+        }
+        Some(OnBuild {
+            trigger: Spanned::new(trigger, line.span(range)),
+            instruction,
+        })
+    }
+
+    /// Reads the bodies of the heredocs that a line opens.
+    fn heredocs(
+        &mut self,
+        keyword: Keyword,
+        line: Line<'_>,
+        arguments: &Arguments,
+        end: &mut usize,
+        end_line: &mut usize,
+    ) -> Vec<Heredoc> {
+        if !keyword.takes_heredocs() || matches!(arguments, Arguments::Exec(_)) {
+            return Vec::new();
+        }
+        let mut heredocs = Vec::new();
+        for (opening, range) in heredoc::openings(&line.logical.text) {
+            let span = line.logical.span(range);
+            let Ok(body) = self.reader.heredoc(&opening) else {
+                self.unterminated_heredoc(&opening, span);
+                break;
+            };
+            *end = body.end;
+            *end_line = body.last_line;
+            heredocs.push(Heredoc {
+                name: opening.name,
+                content: body.content,
+                expand: opening.expand,
+                strip_tabs: opening.strip_tabs,
+                file_descriptor: opening.file_descriptor,
+                span,
+                body_span: body.span,
+            });
+        }
+        heredocs
+    }
+
+    fn unterminated_heredoc(&mut self, opening: &Opening, span: Span) {
+        let name = &opening.name;
+        let message = format!("unterminated heredoc: no line ends it with `{name}`");
+        let mut diagnostic =
+            Diagnostic::error("unterminated-heredoc", message, span).label("opened here");
+        self.terminator_searches += 1;
+        let nearly = if self.terminator_searches > MOST_TERMINATOR_SEARCHES {
+            None
+        } else {
+            self.reader.nearly_ended_at(opening)
+        };
+        if name.contains(')') {
+            diagnostic = diagnostic
+                .help("a shift in `$(( ))` needs to be written without blanks: `$((1<<3))`");
+        } else if let Some(line) = nearly {
+            diagnostic = diagnostic.help(format!(
+                "line {line} has `{name}` with blanks around it; it must stand alone, or after tabs with `<<-`"
+            ));
+        } else {
+            diagnostic = diagnostic.help(format!("put `{name}` alone on the line after the text"));
+        }
+        self.report(diagnostic);
+        // The text of the heredoc is not known; what certainly is an instruction goes on.
+        self.reader
+            .skip_to_instruction(|word| Keyword::ALL.iter().any(|keyword| keyword.name() == word));
+    }
+
+    fn unknown_instruction(&mut self, keyword: &Text, line: Line<'_>) {
+        let name = &keyword.value;
+        let shown: String = name.chars().take(60).collect();
+        let mut diagnostic = Diagnostic::error(
+            "unknown-instruction",
+            format!("unknown instruction `{shown}`"),
+            keyword.span,
+        );
+        let odd_blank = name
+            .find(|c: char| c.is_whitespace() || matches!(c, '\u{200b}' | '\u{feff}' | '\u{2060}'));
+        if let Some(at) = odd_blank {
+            let c = name[at..].chars().next().map_or(0, u32::from);
+            diagnostic = diagnostic.help(format!(
+                "it holds a blank that is no plain one (U+{c:04X}); write a space"
+            ));
+        } else if let Some(near) =
+            suggest::nearest(name, Keyword::ALL.iter().map(|keyword| keyword.name()))
+        {
+            diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+        } else if self.looks_continued(name, line) {
+            diagnostic = diagnostic.help(format!(
+                "if this belongs to the line above, end that one with `{}`",
+                self.reader.escape().character()
+            ));
+        }
+        self.report(diagnostic);
+    }
+
+    /// Whether a line reads like the rest of a command whose continuation was forgotten.
+    fn looks_continued(&self, word: &str, line: Line<'_>) -> bool {
+        line.logical.start_line > 1 && !word.chars().all(|c| c.is_ascii_uppercase())
+    }
+
+    fn missing_arguments(&mut self, keyword: Keyword, line: Line<'_>, wanted: &str) {
+        let message = format!("{} requires {wanted}", keyword.name());
+        self.report(Diagnostic::error(
+            "missing-argument",
+            message,
+            line.span(0..line.text.len()),
+        ));
+    }
+
+    /// Looks for mistakes in a word that no value of a variable can mend.
+    fn check_word(&mut self, line: Line<'_>, range: Range<usize>) {
+        if line.is_trigger {
+            return;
+        }
+        if let Err(error) = expand::check(line.slice(range.clone()), self.reader.escape()) {
+            let at = (range.start + error.offset).min(range.end);
+            let diagnostic = Diagnostic::error(
+                "bad-expansion",
+                error.message.clone(),
+                line.span(at..range.end),
+            );
+            self.report(if error.message.contains("quote") {
+                diagnostic
+                    .label("opened here")
+                    .help("close it, or put the escape character before it")
+            } else {
+                diagnostic
+            });
+        }
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.reader.diagnostics.push(diagnostic);
+    }
+}
+
+/// JSON strings as what they stand for.
+fn json_strings(line: Line<'_>, strings: &[Range<usize>]) -> Vec<Text> {
+    let text = |range: &Range<usize>| {
+        Spanned::new(
+            grammar::unquote_json(line.slice(range.clone())),
+            line.span(range.clone()),
+        )
+    };
+    strings.iter().map(text).collect()
+}

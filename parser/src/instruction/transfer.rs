@@ -1,0 +1,93 @@
+//! COPY and ADD.
+
+use super::flags::Flags;
+use super::{Builder, Line, json_strings};
+use crate::ast::{Heredoc, Text, Transfer, TransferSource};
+use crate::diagnostic::Diagnostic;
+use crate::grammar::Arguments;
+use crate::heredoc;
+use crate::keyword::Keyword;
+
+impl Builder<'_, '_> {
+    pub(super) fn transfer(
+        &mut self,
+        keyword: Keyword,
+        line: Line<'_>,
+        arguments: Arguments,
+        flags: &Flags,
+        heredocs: &[Heredoc],
+    ) -> Option<Transfer> {
+        let name = keyword.name();
+        let mut paths = match &arguments {
+            Arguments::Exec(strings) => json_strings(line, strings),
+            Arguments::None | Arguments::Text(_) => Vec::new(),
+            Arguments::Words(_) => self.words_or_array(keyword, line, arguments.clone())?,
+        };
+        let destination = paths.pop();
+        let Some(destination) = destination.filter(|_| !paths.is_empty()) else {
+            let message =
+                format!("{name} requires at least two arguments, sources and a destination");
+            self.report(
+                Diagnostic::error(
+                    "missing-destination",
+                    message,
+                    line.span(0..line.text.len()),
+                )
+                .help(format!("write `{name} source destination`")),
+            );
+            return None;
+        };
+        let is_shell_form = matches!(arguments, Arguments::Words(_));
+        if is_shell_form && heredoc::opening(&destination.value).is_some() {
+            let message = format!("a heredoc cannot be the destination of {name}");
+            self.report(
+                Diagnostic::error("heredoc-as-destination", message, destination.span).help(
+                    format!(
+                        "the destination comes last: `{name} {} /path`",
+                        destination.value
+                    ),
+                ),
+            );
+            return None;
+        }
+        let sources = paths
+            .into_iter()
+            .map(|path| self.source(path, is_shell_form, heredocs))
+            .collect::<Option<_>>()?;
+        Some(Transfer {
+            sources,
+            destination,
+            from: flags.text("from"),
+            chown: flags.text("chown"),
+            chmod: flags.text("chmod"),
+            link: flags.switch("link"),
+            parents: flags.switch("parents"),
+            exclude: flags.texts("exclude"),
+            checksum: flags.text("checksum"),
+            keep_git_dir: flags.switch("keep-git-dir"),
+            unpack: flags.switch("unpack"),
+        })
+    }
+
+    fn source(
+        &mut self,
+        path: Text,
+        may_be_heredoc: bool,
+        heredocs: &[Heredoc],
+    ) -> Option<TransferSource> {
+        let opening = if may_be_heredoc {
+            heredoc::opening(&path.value)
+        } else {
+            None
+        };
+        let Some(opening) = opening else {
+            return Some(TransferSource::Path(path));
+        };
+        // Of two heredocs with one name both sources get the last, as in BuildKit.
+        let index = heredocs
+            .iter()
+            .rposition(|heredoc| heredoc.name == opening.name);
+        // Where there is none, it was not terminated (and that has been said), or the line could not be split.
+        index.map(TransferSource::Heredoc)
+    }
+}
