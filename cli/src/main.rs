@@ -1,1 +1,80 @@
-fn main() {}
+//! `rbuild`: arguments in, a build or a container out. Thin: what happens is the engine's.
+//!
+//! [`commands`] has one file a command; [`spec`] and [`values`] read what flags hold; [`progress`] draws the event
+//! stream; [`render`] draws errors; [`exit`] has the exit codes. Only this crate prints, reads the environment and
+//! owns the terminal.
+
+mod commands;
+mod error;
+mod exit;
+mod files;
+mod global;
+mod machine;
+mod progress;
+mod render;
+mod similar;
+mod spec;
+mod stdio;
+mod values;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::exit::Exit;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A daemonless, rootless builder of container images from Dockerfiles
+///
+/// `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+struct Cli {
+    #[command(flatten)]
+    global: global::GlobalArgs,
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+fn main() -> ExitCode {
+    let arguments = commands::with_default_command(std::env::args_os().collect::<Vec<OsString>>());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for: on standard output, without failure. The printing may meet a closed
+            // pipe, which is no failure either.
+            drop(error.print());
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Success
+            };
+            return ExitCode::from(exit.code());
+        }
+    };
+    let exit = match cli.command.execute(&cli.global) {
+        Ok(exit) => exit,
+        Err(error) => {
+            stdio::err(render::failure(&error, stdio::err_is_coloured()));
+            error.exit()
+        }
+    };
+    let exit = match stdio::finish() {
+        Err(error) if exit == Exit::Success => {
+            stdio::err(format!(
+                "error: cannot write to standard output\n  caused by: {error}\n"
+            ));
+            Exit::Failed
+        }
+        _ => exit,
+    };
+    ExitCode::from(exit.code())
+}

@@ -1,0 +1,173 @@
+//! The flags of `build` as typed by a person: strings, not yet understood.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::values::LimitArgs;
+
+/// Build an image from a Dockerfile
+#[derive(Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    /// A directory; `-` for a Dockerfile on standard input
+    pub(crate) context: String,
+    /// The Dockerfile (default: CONTEXT/Dockerfile; `-` is standard input)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Name of the result in the store; may be repeated
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub(crate) tag: Vec<String>,
+    /// The stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Platforms to build for, as in `linux/amd64,linux/arm64`
+    #[arg(long, value_name = "P[,P...]")]
+    pub(crate) platform: Vec<String>,
+    /// A build argument; without a value it is taken from the environment
+    #[arg(long, value_name = "K[=V]")]
+    pub(crate) build_arg: Vec<String>,
+    /// A label of the image
+    #[arg(long, value_name = "K=V")]
+    pub(crate) label: Vec<String>,
+    /// An annotation of the manifest
+    #[arg(long, value_name = "[TYPE:]K=V")]
+    pub(crate) annotation: Vec<String>,
+    /// A named context: a directory, docker-image://, oci-layout://, oci-archive:// or target:
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) build_context: Vec<String>,
+    /// Use nothing from the cache
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Use nothing from the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Ask the registry for newer base images first
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// A secret for `RUN --mount=type=secret`
+    #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR]")]
+    pub(crate) secret: Vec<String>,
+    /// An ssh agent for `RUN --mount=type=ssh`
+    #[arg(long, value_name = "ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
+    /// The network of RUN: default, none or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) network: Option<String>,
+    /// A line of /etc/hosts for RUN
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+    /// Allow what the Dockerfile asks for: network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Where the result goes, as in `type=oci,dest=image.tar`; may be repeated
+    #[arg(short, long, value_name = "SPEC", allow_hyphen_values = true)]
+    pub(crate) output: Vec<String>,
+    /// Short for --output=type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Short for --output=type=image
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Write the image ID to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Write what was built to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// How to show progress: auto, tty, plain, quiet or rawjson
+    #[arg(long, value_name = "MODE", env = "BUILDKIT_PROGRESS", hide_env = true)]
+    pub(crate) progress: Option<String>,
+    /// Print only the image ID
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Steps at once (default: the cores)
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// Lint only, build nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// `build` or `check[,format=json]`
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) call: Option<String>,
+    /// `fail`
+    #[arg(long, value_name = "MODE")]
+    on_error: Option<String>,
+
+    // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
+    #[arg(long, value_name = "SPEC", hide = true)]
+    cache_from: Vec<String>,
+    #[arg(long, value_name = "SPEC", hide = true)]
+    cache_to: Vec<String>,
+    #[arg(long, value_name = "SPEC", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sbom: Option<String>,
+    #[arg(long, value_name = "SPEC", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    provenance: Option<String>,
+    #[arg(long, value_name = "SPEC", hide = true)]
+    attest: Vec<String>,
+    #[arg(long, hide = true)]
+    explain: bool,
+    #[arg(long, value_name = "FILE", hide = true)]
+    trace: Option<PathBuf>,
+}
+
+/// What `--call` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Build,
+    Check { json: bool },
+}
+
+impl BuildArgs {
+    pub(crate) fn call(&self) -> Result<Call> {
+        let check = Call::Check { json: false };
+        let Some(text) = &self.call else {
+            return Ok(if self.check { check } else { Call::Build });
+        };
+        match text.as_str() {
+            "build" if self.check => {
+                Err(Error::usage("--check and --call=build exclude each other"))
+            }
+            "build" => Ok(Call::Build),
+            "check" | "lint" => Ok(check),
+            "check,format=json" | "lint,format=json" => Ok(Call::Check { json: true }),
+            other if other.starts_with("outline") || other.starts_with("targets") => {
+                Err(Error::unsupported(format!("--call={other}")))
+            }
+            other => Err(
+                Error::usage(format!("--call `{other}`: there is no such method"))
+                    .help("it is `build`, `check` or `check,format=json`"),
+            ),
+        }
+    }
+
+    pub(crate) fn wants_json_check(&self) -> bool {
+        matches!(self.call(), Ok(Call::Check { json: true }))
+    }
+
+    /// Nothing is accepted and ignored.
+    pub(crate) fn refuse_unsupported(&self) -> Result<()> {
+        let off = |value: &Option<String>| value.as_deref().is_none_or(|text| text == "false");
+        let attests = |spec: &String| !spec.split(',').any(|field| field == "disabled=true");
+        for (given, flag) in [
+            (!self.cache_from.is_empty(), "--cache-from"),
+            (!self.cache_to.is_empty(), "--cache-to"),
+            (!off(&self.sbom), "--sbom"),
+            (!off(&self.provenance), "--provenance"),
+            (self.attest.iter().any(attests), "--attest"),
+            (self.explain, "--explain"),
+            (self.trace.is_some(), "--trace"),
+        ] {
+            if given {
+                return Err(Error::unsupported(flag));
+            }
+        }
+        match self.on_error.as_deref() {
+            None | Some("fail") => Ok(()),
+            Some("shell") => Err(Error::unsupported("--on-error=shell")),
+            Some(other) => Err(Error::usage(format!(
+                "--on-error `{other}`: expected `fail` or `shell`"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `rbuild build`: arguments to a request ([`request`]), events to a renderer, the outcome to files.
+
+mod args;
+mod metadata;
+mod output;
+mod request;
+mod sources;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use rbuild_engine::BuildOutcome;
+
+pub(crate) use args::BuildArgs;
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::progress::{Mode, Renderer};
+use crate::{files, machine, render, stdio};
+
+pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
+    let mode = mode(args)?;
+    args.refuse_unsupported()?;
+    let options = global.options()?;
+    let request = request::build_request(args)?;
+    let names = metadata::names(&request);
+    let check = request.check;
+    let (outcome, renderer) = machine::with_engine(options, async |engine, cancel| {
+        let renderer = Arc::new(Renderer::new(mode));
+        let result = engine.build(request, renderer.clone(), cancel).await;
+        renderer.finish(result.is_ok());
+        Ok((result, renderer))
+    })?;
+    if args.wants_json_check() {
+        return metadata::print_check(outcome);
+    }
+    let outcome = outcome?;
+    if check {
+        return Ok(report_check(&outcome));
+    }
+    if mode != Mode::Quiet {
+        print_warnings(&outcome);
+    }
+    if let Some(path) = &args.iidfile {
+        files::write_whole(path, outcome.image_id.to_string().as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        files::write_whole(
+            path,
+            &metadata::document(&outcome, &names, renderer.elapsed()),
+        )?;
+    }
+    if mode == Mode::Quiet {
+        stdio::out(format!("{}\n", outcome.image_id));
+    }
+    Ok(Exit::Success)
+}
+
+fn mode(args: &BuildArgs) -> Result<Mode> {
+    if args.quiet {
+        return Ok(Mode::Quiet);
+    }
+    match args.progress.as_deref().unwrap_or("auto") {
+        "auto" if std::io::stderr().is_terminal() => Ok(Mode::Tty),
+        "auto" | "plain" => Ok(Mode::Plain),
+        "tty" if std::io::stderr().is_terminal() => Ok(Mode::Tty),
+        "tty" => Err(
+            Error::failed("--progress=tty: standard error is not a terminal")
+                .help("use --progress=plain"),
+        ),
+        "quiet" | "none" => Ok(Mode::Quiet),
+        "rawjson" => Ok(Mode::RawJson),
+        other => Err(Error::usage(format!(
+            "--progress `{other}`: there is no such way to show progress"
+        ))
+        .help("it is `auto`, `tty`, `plain`, `quiet` or `rawjson`")),
+    }
+}
+
+fn print_warnings(outcome: &BuildOutcome) {
+    for warning in &outcome.warnings {
+        stdio::err(render::located(warning, stdio::err_is_coloured()));
+    }
+}
+
+fn report_check(outcome: &BuildOutcome) -> Exit {
+    print_warnings(outcome);
+    let found = match outcome.warnings.len() {
+        0 => "Check complete, no warnings found.\n".to_owned(),
+        1 => "Check complete, 1 warning has been found!\n".to_owned(),
+        n => format!("Check complete, {n} warnings have been found!\n"),
+    };
+    stdio::out(found);
+    Exit::Success
+}

@@ -1,0 +1,353 @@
+//! From the flags of `build` to [`BuildRequest`]: every string is understood here, and only here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rbuild_engine::BuildRequest;
+use rbuild_engine::image::Reference;
+use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Ssh};
+
+use super::args::{BuildArgs, Call};
+use super::{output, sources};
+use crate::error::{Error, Result};
+use crate::spec::Spec;
+use crate::values;
+
+/// As Docker limits it.
+const MAX_SECRET_BYTES: u64 = 500 * 1024;
+
+pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
+    let mut secrets = Vec::new();
+    for text in &args.secret {
+        secrets.push(secret(text)?);
+    }
+    let mut ssh = Vec::new();
+    for text in &args.ssh {
+        ssh.push(agent(text)?);
+    }
+    let mut contexts = Vec::new();
+    for text in &args.build_context {
+        contexts.push(sources::named_context(text)?);
+    }
+    let mut tags = Vec::new();
+    for text in &args.tag {
+        tags.push(tag("--tag", text)?);
+    }
+    let allow = args
+        .allow
+        .iter()
+        .map(|text| entitlement(text))
+        .collect::<Result<_>>()?;
+    let network = args
+        .network
+        .as_deref()
+        .map_or(Ok(NetworkChoice::Default), values::network)?;
+    if args.jobs == Some(0) {
+        return Err(Error::usage(
+            "--jobs `0`: at least one step must run at once",
+        ));
+    }
+    let check = matches!(args.call()?, Call::Check { .. });
+    let platforms = values::platforms(&args.platform)?;
+    let build_args = build_args(&args.build_arg)?;
+    let labels = pairs("--label", &args.label)?;
+    let annotations = annotations(&args.annotation)?;
+    let limits = args.limits.limits()?;
+    let outputs = output::outputs(args)?;
+    // Last: standard input is read only when everything else makes sense.
+    let (context, dockerfile) = sources::locate(&args.context, args.file.as_deref())?;
+    Ok(BuildRequest {
+        context,
+        dockerfile,
+        tags,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        platforms,
+        build_args,
+        labels,
+        annotations,
+        contexts,
+        no_cache: no_cache(args),
+        pull: args.pull,
+        secrets,
+        ssh,
+        network,
+        hosts: values::hosts(&args.add_host)?,
+        allow,
+        limits,
+        outputs,
+        jobs: args.jobs.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        }),
+        source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
+            .ok()
+            .filter(|epoch| !epoch.is_empty()),
+        check,
+    })
+}
+
+/// A name for an image; a digest has no place in it.
+pub(crate) fn tag(flag: &str, text: &str) -> Result<Reference> {
+    let reference: Reference = text
+        .parse()
+        .map_err(|error| Error::usage(format!("{flag}: {error}")))?;
+    if reference.digest.is_some() {
+        return Err(Error::usage(format!(
+            "{flag} `{text}`: a name to give cannot hold a digest"
+        )));
+    }
+    Ok(reference)
+}
+
+fn no_cache(args: &BuildArgs) -> NoCache {
+    if args.no_cache {
+        NoCache::All
+    } else if args.no_cache_filter.is_empty() {
+        NoCache::No
+    } else {
+        NoCache::Filter(args.no_cache_filter.clone())
+    }
+}
+
+/// `K=V`, or `K` from the environment; an unset variable leaves the argument alone, as Docker does.
+fn build_args(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut arguments = BTreeMap::new();
+    for text in texts {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (text.as_str(), environment(text)?),
+        };
+        if key.is_empty() {
+            return Err(Error::usage(format!(
+                "--build-arg `{text}`: the name before `=` is empty"
+            )));
+        }
+        if let Some(value) = value {
+            arguments.insert(key.to_owned(), value);
+        }
+    }
+    Ok(arguments)
+}
+
+fn environment(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::failed(format!(
+            "the environment variable `{name}` is not valid UTF-8"
+        ))),
+    }
+}
+
+fn pairs(flag: &str, texts: &[String]) -> Result<Vec<(String, String)>> {
+    texts.iter().map(|text| values::pair(flag, text)).collect()
+}
+
+/// `[TYPE:]K=V`. A key may hold a colon itself, so only the known types count.
+fn annotations(texts: &[String]) -> Result<Vec<(String, String)>> {
+    let mut annotations = Vec::new();
+    for text in texts {
+        let (key, value) = values::pair("--annotation", text)?;
+        let key = match key.split_once(':') {
+            Some(("manifest", key)) => key.to_owned(),
+            Some((kind, _))
+                if kind.split(',').all(|kind| {
+                    let kind = kind.split('[').next().unwrap_or_default();
+                    [
+                        "index",
+                        "manifest",
+                        "index-descriptor",
+                        "manifest-descriptor",
+                    ]
+                    .contains(&kind)
+                }) =>
+            {
+                return Err(Error::unsupported(format!("--annotation of type `{kind}`")));
+            }
+            _ => key,
+        };
+        annotations.push((key, value));
+    }
+    Ok(annotations)
+}
+
+fn entitlement(text: &str) -> Result<Entitlement> {
+    match text {
+        "network.host" => Ok(Entitlement::NetworkHost),
+        "security.insecure" => Ok(Entitlement::SecurityInsecure),
+        "device" | "network" => Err(Error::unsupported(format!("--allow {text}"))),
+        other => Err(
+            Error::usage(format!("--allow `{other}`: there is no such entitlement"))
+                .help("it is `network.host` or `security.insecure`"),
+        ),
+    }
+}
+
+/// `id=ID[,src=FILE|,env=VAR]`; with neither, the variable of that name, else the file of that name.
+fn secret(text: &str) -> Result<Secret> {
+    const KEYS: [&str; 5] = ["id", "src", "source", "env", "type"];
+    let mut spec = Spec::parse("--secret", text)?;
+    let kind = spec.take(&["type"])?;
+    let id = spec.take(&["id"])?;
+    let mut file = spec.take(&["src", "source"])?;
+    let mut variable = spec.take(&["env"])?;
+    match kind.as_deref() {
+        None | Some("file") => {}
+        Some("env") if variable.is_none() => variable = file.take(),
+        Some("env") => {}
+        Some(other) => return Err(spec.error(format!("`type={other}`: expected `file` or `env`"))),
+    }
+    let Some(id) = id.filter(|id| !id.is_empty()) else {
+        return Err(spec.error("`id=` is missing"));
+    };
+    if file.is_some() && variable.is_some() {
+        return Err(spec.error("`src=` and `env=` exclude each other"));
+    }
+    spec.finish(&KEYS)?;
+    if file.is_none() && variable.is_none() {
+        match std::env::var_os(&id) {
+            Some(_) => variable = Some(id.clone()),
+            None => file = Some(id.clone()),
+        }
+    }
+    let data = match (variable, file) {
+        (Some(name), _) => std::env::var_os(&name)
+            .map(std::os::unix::ffi::OsStringExt::into_vec)
+            .ok_or_else(|| {
+                Error::failed(format!(
+                    "secret `{id}`: the environment variable `{name}` is not set"
+                ))
+            })?,
+        (None, file) => read_secret(&id, Path::new(&file.unwrap_or_default()))?,
+    };
+    Ok(Secret {
+        id,
+        data: Arc::from(data),
+    })
+}
+
+fn read_secret(id: &str, path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let failed =
+        |error| Error::io("read", path, error).help(format!("it was given as secret `{id}`"));
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .map_err(failed)?
+        .take(MAX_SECRET_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
+        return Err(Error::failed(format!(
+            "secret `{id}`: `{}` is larger than {MAX_SECRET_BYTES} bytes",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// `ID[=SOCKET]`; without a socket, that of `SSH_AUTH_SOCK`.
+fn agent(text: &str) -> Result<Ssh> {
+    use std::os::unix::fs::FileTypeExt;
+    let (id, path) = match text.split_once('=') {
+        Some((id, path)) => (id, std::path::PathBuf::from(path)),
+        None => match std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()) {
+            Some(path) => (text, path.into()),
+            None => {
+                return Err(
+                    Error::failed(format!("--ssh `{text}`: there is no ssh agent"))
+                        .help("start one, or name its socket: --ssh default=SOCKET"),
+                );
+            }
+        },
+    };
+    if id.is_empty() {
+        return Err(Error::usage(format!("--ssh `{text}`: the ID is empty")));
+    }
+    let metadata = std::fs::metadata(&path).map_err(|error| Error::io("find", &path, error))?;
+    if !metadata.file_type().is_socket() {
+        return Err(Error::unsupported(format!(
+            "--ssh with a key file (`{}` is not an agent's socket)",
+            path.display()
+        ))
+        .help("add the key to an agent with ssh-add, and pass the agent"));
+    }
+    Ok(Ssh {
+        id: id.to_owned(),
+        socket: std::path::absolute(&path).map_err(|error| Error::io("find", &path, error))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_come_from_files_and_variables() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "s3cret").unwrap();
+        for text in [
+            format!("id=a,src={}", file.display()),
+            format!("type=file,id=a,source={}", file.display()),
+        ] {
+            let secret = secret(&text).unwrap();
+            assert_eq!((secret.id.as_str(), &*secret.data), ("a", &b"s3cret"[..]));
+        }
+        assert_eq!(
+            &*secret("id=a,env=CARGO_PKG_NAME").unwrap().data,
+            b"rbuild-cli"
+        );
+        assert_eq!(
+            &*secret("type=env,id=a,src=CARGO_PKG_NAME").unwrap().data,
+            b"rbuild-cli"
+        );
+        assert_eq!(&*secret("id=CARGO_PKG_NAME").unwrap().data, b"rbuild-cli");
+        for text in [
+            "",
+            "src=x",
+            "id=a,env=B,src=c",
+            "id=a,what=1",
+            "id=,src=x",
+            "id=a,type=x",
+        ] {
+            assert!(matches!(secret(text), Err(Error::Usage(_))), "{text}");
+        }
+        for text in [
+            "id=a,src=/nonexistent",
+            "id=a,env=RBUILD_SURELY_UNSET",
+            "id=a,src=/dev/zero",
+        ] {
+            assert!(matches!(secret(text), Err(Error::Failed(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn build_args_without_value_come_from_the_environment() {
+        let texts = [
+            "A=1",
+            "A=2=3",
+            "CARGO_PKG_NAME",
+            "RBUILD_SURELY_UNSET",
+            "E=",
+        ]
+        .map(String::from);
+        let arguments = build_args(&texts).unwrap();
+        let expected = [("A", "2=3"), ("CARGO_PKG_NAME", "rbuild-cli"), ("E", "")];
+        assert!(
+            arguments
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .eq(expected)
+        );
+        assert!(build_args(&["=x".into()]).is_err());
+    }
+
+    #[test]
+    fn annotations_are_of_the_manifest() {
+        let texts = ["manifest:a.b=1", "org.x:y=2", "c=3"].map(String::from);
+        let expected =
+            [("a.b", "1"), ("org.x:y", "2"), ("c", "3")].map(|(k, v)| (k.into(), v.into()));
+        assert_eq!(annotations(&texts).unwrap(), expected);
+        assert!(annotations(&["index:a=1".into()]).is_err());
+    }
+}

@@ -1,0 +1,319 @@
+//! The build context, the Dockerfile and named contexts: what the words on the command line mean.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_engine::image::Reference;
+use rbuild_engine::image::source::Location;
+use rbuild_engine::request::{ContextLocation, DockerfileLocation, NamedContext};
+
+use crate::error::{Error, Result};
+use crate::similar;
+
+/// A Dockerfile on standard input; more is no Dockerfile.
+const MAX_STDIN_BYTES: u64 = 64 << 20;
+
+/// Finds the context and the Dockerfile, and says what is near where one is missing.
+pub(crate) fn locate(
+    context: &str,
+    file: Option<&Path>,
+) -> Result<(ContextLocation, DockerfileLocation)> {
+    let file_is_stdin = file == Some(Path::new("-"));
+    if context == "-" {
+        if file_is_stdin {
+            return Err(Error::usage(
+                "standard input cannot be both the context and the Dockerfile",
+            ));
+        }
+        let bytes = read_stdin()?;
+        if is_archive(&bytes) {
+            return Err(Error::unsupported("a tar stream as build context"));
+        }
+        if file.is_some() {
+            return Err(Error::usage(
+                "--file and a Dockerfile on standard input exclude each other",
+            ));
+        }
+        return Ok((ContextLocation::Empty, text(&bytes)));
+    }
+    if is_remote(context) {
+        return Err(Error::unsupported(format!(
+            "the remote build context `{context}`"
+        )));
+    }
+    let directory = PathBuf::from(context);
+    match std::fs::metadata(&directory) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => {
+            return Err(
+                Error::failed(format!("the build context `{context}` is not a directory"))
+                    .help("to name the Dockerfile, use --file, and a directory as CONTEXT"),
+            );
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(missing_context(context, &directory));
+        }
+        Err(error) => return Err(Error::io("open the build context", &directory, error)),
+    }
+    let dockerfile = if file_is_stdin {
+        text(&read_stdin()?)
+    } else {
+        DockerfileLocation::Path(dockerfile(&directory, file)?)
+    };
+    Ok((ContextLocation::Directory(directory), dockerfile))
+}
+
+fn text(bytes: &[u8]) -> DockerfileLocation {
+    DockerfileLocation::Text {
+        name: "<stdin>".to_owned(),
+        bytes: Arc::from(bytes),
+    }
+}
+
+fn missing_context(context: &str, directory: &Path) -> Error {
+    let mut error = Error::failed(format!("the build context `{context}` does not exist"));
+    for near in nearest_beside(directory) {
+        error = error.help(format!("there is `{near}`"));
+    }
+    if !context.contains('/') {
+        let names = super::super::names();
+        for near in similar::nearest(context, names.iter().map(String::as_str)) {
+            error = error.help(format!("there is a command `{near}`"));
+        }
+    }
+    error
+}
+
+/// Returns the Dockerfile's path: relative names count from the working directory, then from the context.
+fn dockerfile(directory: &Path, file: Option<&Path>) -> Result<PathBuf> {
+    let candidates = match file {
+        Some(file) if file.is_absolute() => vec![file.to_path_buf()],
+        Some(file) => vec![file.to_path_buf(), directory.join(file)],
+        None => vec![directory.join("Dockerfile"), directory.join("dockerfile")],
+    };
+    for candidate in &candidates {
+        match std::fs::metadata(candidate) {
+            Ok(metadata) if metadata.is_dir() => {
+                return Err(Error::failed(format!(
+                    "the Dockerfile `{}` is a directory",
+                    candidate.display()
+                )));
+            }
+            Ok(_) => return Ok(candidate.clone()),
+            Err(error) if is_absence(&error) => {}
+            Err(error) => return Err(Error::io("read the Dockerfile", candidate, error)),
+        }
+    }
+    let wanted = candidates.first().cloned().unwrap_or_default();
+    let mut error = Error::failed(format!("there is no Dockerfile `{}`", wanted.display()));
+    for near in nearest_beside(&wanted) {
+        error = error.help(format!("there is `{near}`; name it with --file"));
+    }
+    Err(error)
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+    )
+}
+
+/// Paths beside `path` whose names are near to its.
+fn nearest_beside(path: &Path) -> Vec<String> {
+    let (Some(name), Some(parent)) = (
+        path.file_name().and_then(|name| name.to_str()),
+        path.parent(),
+    ) else {
+        return Vec::new();
+    };
+    let listed = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    similar::nearest_in(listed, name)
+        .into_iter()
+        .map(|near| parent.join(near).display().to_string())
+        .collect()
+}
+
+fn read_stdin() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(MAX_STDIN_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::failed("cannot read standard input").because(error))?;
+    Ok(bytes)
+}
+
+/// Whether these are the first bytes of a tar, plain or compressed.
+fn is_archive(bytes: &[u8]) -> bool {
+    let magic: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    magic.iter().any(|magic| bytes.starts_with(magic))
+        || bytes.get(257..262) == Some(b"ustar".as_slice())
+}
+
+fn is_remote(text: &str) -> bool {
+    [
+        "http://",
+        "https://",
+        "git://",
+        "ssh://",
+        "git@",
+        "github.com/",
+    ]
+    .iter()
+    .any(|prefix| text.starts_with(prefix))
+}
+
+/// `NAME=VALUE` of `--build-context`.
+pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
+    let bad = |reason: &str| Error::usage(format!("--build-context `{text}`: {reason}"));
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| bad("expected NAME=VALUE"))?;
+    if name.is_empty() || value.is_empty() {
+        return Err(bad("expected NAME=VALUE"));
+    }
+    let name = context_name(name)
+        .ok_or_else(|| bad("the name is neither that of a stage nor of an image"))?;
+    let context = if let Some(reference) = value.strip_prefix("docker-image://") {
+        let reference: Reference = reference
+            .parse()
+            .map_err(|error| bad(&format!("{error}")))?;
+        NamedContext::Image(Location::Registry(reference))
+    } else if let Some(layout) = value.strip_prefix("oci-layout://") {
+        NamedContext::Image(oci_layout(layout).map_err(|reason| bad(&reason))?)
+    } else if let Some(archive) = value.strip_prefix("oci-archive://") {
+        let (path, tag) = path_and_tag(archive);
+        if !path.is_file() {
+            return Err(Error::failed(format!(
+                "the context `{name}`: there is no archive `{}`",
+                path.display()
+            )));
+        }
+        NamedContext::Image(Location::OciArchive { path, tag })
+    } else if let Some(stage) = value.strip_prefix("target:") {
+        NamedContext::Stage(stage.to_owned())
+    } else if is_remote(value) {
+        return Err(Error::unsupported(format!("the remote context `{value}`")));
+    } else {
+        let path = PathBuf::from(value);
+        if !path.is_dir() {
+            let mut error = Error::failed(format!(
+                "the context `{name}`: there is no directory `{value}`"
+            ));
+            for near in nearest_beside(&path) {
+                error = error.help(format!("there is `{near}`"));
+            }
+            return Err(error);
+        }
+        NamedContext::Directory(path)
+    };
+    Ok((name, context))
+}
+
+/// As image names are looked up: `docker.io/library/x:latest` and `x:latest` are `x`.
+fn context_name(name: &str) -> Option<String> {
+    let reference: Reference = name.to_lowercase().parse().ok()?;
+    let familiar = reference.familiar();
+    Some(
+        familiar
+            .strip_suffix(":latest")
+            .unwrap_or(&familiar)
+            .to_owned(),
+    )
+}
+
+/// `DIR[:TAG][@DIGEST]`
+fn oci_layout(text: &str) -> Result<Location, String> {
+    let (rest, digest) = match text.rsplit_once("@sha256:") {
+        Some((rest, hex)) => {
+            let digest = format!("sha256:{hex}")
+                .parse()
+                .map_err(|error| format!("{error}"))?;
+            (rest, Some(digest))
+        }
+        None => (text, None),
+    };
+    let (path, tag) = path_and_tag(rest);
+    Ok(Location::OciLayout { path, tag, digest })
+}
+
+/// `PATH[:TAG]`. A colon in a path that exists belongs to the path.
+pub(crate) fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
+    match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') && !tag.is_empty() && !Path::new(text).exists() => {
+            (path.into(), Some(tag.to_owned()))
+        }
+        _ => (text.into(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn help(error: Error) -> (String, Vec<String>) {
+        match error {
+            Error::Usage(message) | Error::Failed(message) => (message.text, message.help),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn missing_dockerfiles_are_told_with_what_is_near() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("Dockerfile.dev"), "").unwrap();
+        let (text, help) = help(dockerfile(directory.path(), None).unwrap_err());
+        assert_eq!(
+            text,
+            format!(
+                "there is no Dockerfile `{}/Dockerfile`",
+                directory.path().display()
+            )
+        );
+        assert_eq!(
+            help,
+            [format!(
+                "there is `{}/Dockerfile.dev`; name it with --file",
+                directory.path().display()
+            )]
+        );
+        std::fs::write(directory.path().join("dockerfile"), "").unwrap();
+        assert!(
+            dockerfile(directory.path(), None)
+                .unwrap()
+                .ends_with("dockerfile")
+        );
+    }
+
+    #[test]
+    fn archives_are_told_from_dockerfiles() {
+        assert!(is_archive(b"\x1f\x8b\x08"));
+        assert!(!is_archive(b"FROM scratch\n"));
+        let mut tar = vec![0; 512];
+        tar.splice(257..262, *b"ustar");
+        assert!(is_archive(&tar));
+    }
+
+    #[test]
+    fn a_colon_in_an_existing_path_is_no_tag() {
+        let directory = tempfile::tempdir().unwrap();
+        let odd = directory.path().join("a:b");
+        std::fs::create_dir(&odd).unwrap();
+        let odd = odd.display().to_string();
+        assert_eq!(path_and_tag(&odd), (PathBuf::from(&odd), None));
+        assert_eq!(
+            path_and_tag(&format!("{odd}:t")),
+            (PathBuf::from(&odd), Some("t".into()))
+        );
+        assert_eq!(
+            path_and_tag("/x:5000/y"),
+            (PathBuf::from("/x:5000/y"), None)
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! The process and its surroundings: namespaces first, then the store, then threads; and what signals do.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use rbuild_engine::executor::host;
+use rbuild_engine::{Engine, Options};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+
+/// What signals do while a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signals {
+    /// The first one cancels, the second one ends the process at once.
+    Cancel,
+    /// They belong to the container.
+    Forwarded,
+}
+
+/// Enters the private namespaces and opens the store. No thread may exist before; so this comes first in every
+/// command that needs the machine.
+pub(crate) fn engine(options: Options) -> Result<Engine> {
+    let host = host::init().map_err(|error| {
+        let advice = error.advice;
+        let failed = Error::failed(error.to_string()).because(error.source);
+        if advice.is_empty() {
+            failed
+        } else {
+            failed.help(advice)
+        }
+    })?;
+    // reqwest is built without a TLS provider of its own and panics where none is installed. An error says that
+    // one is installed already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Ok(Engine::open(host, options)?)
+}
+
+/// Runs an asynchronous command to its end.
+pub(crate) fn block_on<T, F>(
+    signals: Signals,
+    command: impl FnOnce(CancellationToken) -> F,
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("cannot start the asynchronous runtime").because(error))?;
+    let result = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        if signals == Signals::Cancel {
+            watch(&cancel)?;
+        }
+        command(cancel).await
+    });
+    // What still runs on blocking threads works for nobody any more.
+    runtime.shutdown_background();
+    result
+}
+
+/// As [`block_on`], for commands that only cancel.
+pub(crate) fn with_engine<T, F>(
+    options: Options,
+    command: impl FnOnce(Arc<Engine>, CancellationToken) -> F,
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let engine = Arc::new(engine(options)?);
+    block_on(Signals::Cancel, |cancel| command(engine, cancel))
+}
+
+fn watch(cancel: &CancellationToken) -> Result<()> {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let mut stream = signal(kind)
+            .map_err(|error| Error::failed("cannot listen to signals").because(error))?;
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if cancel.is_cancelled() {
+                    // The user insists. The kernel ends the sandboxes together with this process.
+                    std::process::exit(Exit::Interrupted.code().into());
+                }
+                cancel.cancel();
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! Draws errors and warnings for people: the Dockerfile, the place, the way out. Data comes from
+//! `parser::Diagnostic` and the engine's errors; nothing here decides an exit code or prints.
+
+use std::fmt::Write as _;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use rbuild_engine::error::StepFailure;
+use rbuild_engine::executor::Exit;
+use rbuild_engine::parser::{Diagnostic, Severity, Source, Span};
+use rbuild_engine::{self as engine, Located};
+
+use crate::error::{Error, Message};
+use crate::stdio::{escape, escape_line};
+
+/// Lines of source that are shown of one instruction; the middle of longer ones is left out.
+const MAX_EXCERPT_LINES: usize = 16;
+/// Characters of one source line that are looked at.
+const MAX_LINE_CHARS: usize = 20_000;
+/// Lines of a failed command's output that are repeated below the error.
+const MAX_OUTPUT_LINES: usize = 40;
+
+/// Returns what to write to standard error for a command that failed.
+pub(crate) fn failure(error: &Error, coloured: bool) -> String {
+    match error {
+        Error::Usage(message) | Error::Failed(message) => plain_message(message, coloured),
+        Error::Engine(error) => engine_failure(error, coloured),
+        Error::Silent(_) => String::new(),
+        Error::Run(_, error) => failure(error, coloured),
+    }
+}
+
+/// Returns a diagnostic with its excerpt.
+pub(crate) fn located(located: &Located, coloured: bool) -> String {
+    report(&located.source, &located.diagnostic, coloured)
+}
+
+/// Returns `warning: text`, for warnings without a place.
+pub(crate) fn warning(text: &str, coloured: bool) -> String {
+    title("warning", "\x1b[1;33m", &escape(text), coloured)
+}
+
+fn engine_failure(error: &engine::Error, coloured: bool) -> String {
+    match error {
+        engine::Error::Dockerfile(all) => {
+            let mut text = String::new();
+            for one in all {
+                text.push_str(&located(one, coloured));
+            }
+            if text.is_empty() {
+                text = title("error", ERROR, &error.to_string(), coloured);
+            }
+            text
+        }
+        engine::Error::Step(failure) => step_failure(failure, coloured),
+        engine::Error::Cancelled => title("error", ERROR, "interrupted", coloured),
+        engine::Error::Usage(_)
+        | engine::Error::Io { .. }
+        | engine::Error::Image(_)
+        | engine::Error::Store(_)
+        | engine::Error::Exec(_)
+        | engine::Error::Other(_) => chain(error, coloured),
+    }
+}
+
+const ERROR: &str = "\x1b[1;31m";
+
+fn plain_message(message: &Message, coloured: bool) -> String {
+    let mut text = title("error", ERROR, &escape(&message.text), coloured);
+    if let Some(source) = &message.source {
+        causes(source.as_ref(), &mut text);
+    }
+    for help in &message.help {
+        text.push_str(&title("help", "\x1b[1;36m", &escape(help), coloured));
+    }
+    text
+}
+
+fn chain(error: &(dyn std::error::Error + 'static), coloured: bool) -> String {
+    let mut text = title("error", ERROR, &escape(&error.to_string()), coloured);
+    if let Some(source) = error.source() {
+        causes(source, &mut text);
+    }
+    text
+}
+
+fn causes(first: &(dyn std::error::Error + 'static), text: &mut String) {
+    let mut next = Some(first);
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        // Transparent errors repeat their source word by word.
+        if !text.trim_end().ends_with(&*escape(&words)) {
+            append(text, format_args!("  caused by: {}\n", escape(&words)));
+        }
+        next = cause.source();
+    }
+}
+
+/// `name: words`, continued lines indented.
+fn title(name: &str, colour: &str, words: &str, coloured: bool) -> String {
+    let words = words.trim_end().replace('\n', "\n  ");
+    if coloured {
+        format!("{colour}{name}\x1b[0m\x1b[1m: {words}\x1b[0m\n")
+    } else {
+        format!("{name}: {words}\n")
+    }
+}
+
+fn step_failure(failure: &StepFailure, coloured: bool) -> String {
+    let mut text = report(
+        &failure.located.source,
+        &failure.located.diagnostic,
+        coloured,
+    );
+    let mut next = failure
+        .cause
+        .as_deref()
+        .map(|cause| cause as &(dyn std::error::Error + 'static));
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !failure.located.diagnostic.message.contains(&words) {
+            append(&mut text, format_args!("  caused by: {}\n", escape(&words)));
+        }
+        next = cause.source();
+    }
+    let output = String::from_utf8_lossy(&failure.output);
+    let lines: Vec<&str> = output.trim_end().lines().collect();
+    if !lines.is_empty() {
+        append(&mut text, format_args!("its last output:\n"));
+        for line in lines
+            .iter()
+            .skip(lines.len().saturating_sub(MAX_OUTPUT_LINES))
+        {
+            append(
+                &mut text,
+                format_args!("  {}\n", escape(line.trim_end_matches('\r'))),
+            );
+        }
+    }
+    if let Some(hint) = failure.exit.and_then(exit_hint) {
+        text.push_str(&title("help", "\x1b[1;36m", hint, coloured));
+    }
+    text
+}
+
+/// What an exit status usually means, where it is not told by the output.
+fn exit_hint(exit: Exit) -> Option<&'static str> {
+    match exit {
+        Exit::Code(127) => Some("127 usually means that the shell did not find a command"),
+        Exit::Code(126) => Some("126 usually means that a file is there but cannot be executed"),
+        Exit::Code(137) | Exit::Signal(9) => {
+            Some("the command was killed; a frequent reason is a lack of memory")
+        }
+        Exit::OutOfMemory => Some("give it more with --memory"),
+        Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut => None,
+    }
+}
+
+fn report(source: &Source, diagnostic: &Diagnostic, coloured: bool) -> String {
+    let excerpt = Excerpt::of(source, diagnostic);
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let message = escape(&diagnostic.message);
+    let path = escape_line(source.name());
+    let (first, visible) = excerpt.clipped(diagnostic.primary.span);
+    let label = escape_line(&diagnostic.primary.text);
+    let primary = AnnotationKind::Primary.span(first);
+    let mut snippet = Snippet::source(excerpt.text.as_str())
+        .path(path.as_str())
+        .line_start(excerpt.first_line)
+        .annotation(if label.is_empty() {
+            primary
+        } else {
+            primary.label(label)
+        });
+    if let Some(visible) = visible {
+        snippet = snippet.annotation(AnnotationKind::Visible.span(visible));
+    }
+    for secondary in &diagnostic.secondary {
+        if !excerpt.holds(secondary.span) {
+            continue;
+        }
+        let annotation = AnnotationKind::Context.span(excerpt.clipped(secondary.span).0);
+        let label = escape_line(&secondary.text);
+        snippet = snippet.annotation(if label.is_empty() {
+            annotation
+        } else {
+            annotation.label(label)
+        });
+    }
+    let mut groups = vec![
+        level
+            .primary_title(message.as_ref())
+            .id(diagnostic.code)
+            .element(snippet),
+    ];
+    for help in &diagnostic.help {
+        groups.push(Group::with_title(Level::HELP.secondary_title(escape(help))));
+    }
+    let renderer = if coloured {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    let mut text = renderer.decor_style(DecorStyle::Ascii).render(&groups);
+    for secondary in &diagnostic.secondary {
+        // What lies too far away for the excerpt is told in words.
+        if !excerpt.holds(secondary.span) {
+            let position = source.position(secondary.span.start);
+            append(
+                &mut text,
+                format_args!(
+                    "\nnote: {path}:{}:{}: {}",
+                    position.line,
+                    position.column,
+                    escape_line(&secondary.text)
+                ),
+            );
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// Some whole lines of a source, made safe for terminals, and the way from the source's offsets into them.
+struct Excerpt {
+    text: String,
+    first_line: usize,
+    /// (offset in the source, offset in `text`) of every character, in order.
+    offsets: Vec<(usize, usize)>,
+}
+
+impl Excerpt {
+    fn of(source: &Source, diagnostic: &Diagnostic) -> Self {
+        let line_of = |offset| source.position(offset).line;
+        let mut first_line = line_of(diagnostic.primary.span.start);
+        let mut last_line = line_of(last_byte(diagnostic.primary.span))
+            .clamp(first_line, first_line + MAX_EXCERPT_LINES - 1);
+        for secondary in &diagnostic.secondary {
+            let (from, to) = (
+                line_of(secondary.span.start),
+                line_of(last_byte(secondary.span)),
+            );
+            if last_line.max(to) - first_line.min(from) < MAX_EXCERPT_LINES {
+                first_line = first_line.min(from);
+                last_line = last_line.max(to);
+            }
+        }
+        let mut excerpt = Self {
+            text: String::new(),
+            first_line,
+            offsets: Vec::new(),
+        };
+        let mut start = line_start(source, first_line, diagnostic.primary.span.start);
+        for number in first_line..=last_line {
+            let line = source.line(number);
+            for (at, c) in line.char_indices().take(MAX_LINE_CHARS) {
+                excerpt.offsets.push((start + at, excerpt.text.len()));
+                match escape(c.encode_utf8(&mut [0; 4])) {
+                    std::borrow::Cow::Borrowed(_) => excerpt.text.push(c),
+                    std::borrow::Cow::Owned(_) => excerpt.text.push('\u{fffd}'),
+                }
+            }
+            let end = start + line.len();
+            let newline = source
+                .text()
+                .get(end..)
+                .and_then(|rest| rest.find('\n'))
+                .map_or(end, |at| end + at);
+            excerpt.offsets.push((newline, excerpt.text.len()));
+            excerpt.text.push('\n');
+            start = newline + 1;
+        }
+        excerpt
+    }
+
+    fn locate(&self, offset: usize) -> usize {
+        let index = self.offsets.partition_point(|(at, _)| *at < offset);
+        self.offsets
+            .get(index)
+            .map_or(self.text.len(), |(_, at)| *at)
+    }
+
+    fn holds(&self, span: Span) -> bool {
+        let first = self.offsets.first().map_or(0, |(at, _)| *at);
+        let last = self.offsets.last().map_or(0, |(at, _)| *at);
+        (first..=last).contains(&span.start)
+    }
+
+    /// Returns the part of a span on its first line, at least one character wide where there is one, and the part
+    /// on the lines after, to be shown without underline.
+    fn clipped(&self, span: Span) -> (std::ops::Range<usize>, Option<std::ops::Range<usize>>) {
+        let start = self.locate(span.start);
+        let end = self.locate(span.end.max(span.start)).max(start);
+        let rest = self.text.get(start..).unwrap_or_default();
+        let line_end = start + rest.find('\n').unwrap_or(rest.len());
+        let first_end = end.min(line_end);
+        let first_end = if first_end == start {
+            start
+                + rest
+                    .chars()
+                    .next()
+                    .filter(|c| *c != '\n')
+                    .map_or(0, char::len_utf8)
+        } else {
+            first_end
+        };
+        let rest_start = line_end + 1;
+        let visible = (end > rest_start).then_some(rest_start..end);
+        (start..first_end, visible)
+    }
+}
+
+fn last_byte(span: Span) -> usize {
+    span.end.saturating_sub(1).max(span.start)
+}
+
+/// Byte offset at which line `number` begins; `near` lies on it or later.
+fn line_start(source: &Source, number: usize, near: usize) -> usize {
+    let mut start = near.min(source.text().len());
+    loop {
+        start = source
+            .text()
+            .as_bytes()
+            .get(..start)
+            .and_then(|before| before.iter().rposition(|byte| *byte == b'\n'))
+            .map_or(0, |at| at + 1);
+        if start == 0 || source.position(start).line <= number {
+            return start;
+        }
+        start -= 1;
+    }
+}
+
+/// Writing to a string cannot fail.
+fn append(text: &mut String, words: std::fmt::Arguments<'_>) {
+    text.write_fmt(words).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn draw(text: &str, diagnostic: Diagnostic) -> String {
+        located(
+            &Located {
+                source: Arc::new(Source::new("Dockerfile", text.as_bytes())),
+                diagnostic,
+            },
+            false,
+        )
+    }
+
+    #[test]
+    fn a_place_is_underlined_and_help_follows() {
+        let text = "FROM a AS builder\nFROM scratch\nCOPY --from=bulider /app /app\n";
+        let at = text.find("bulider").unwrap();
+        let diagnostic = Diagnostic::error(
+            "unknown-stage",
+            "no stage named `bulider`",
+            Span::new(at, at + 7),
+        )
+        .label("not a stage")
+        .help("there is a stage `builder`, line 1");
+        insta::assert_snapshot!(draw(text, diagnostic), @r"
+        error[unknown-stage]: no stage named `bulider`
+         --> Dockerfile:3:13
+          |
+        3 | COPY --from=bulider /app /app
+          |             ^^^^^^^ not a stage
+          |
+        help: there is a stage `builder`, line 1
+        ");
+    }
+
+    #[test]
+    fn spans_of_several_lines_underline_the_first() {
+        let text = "FROM a\nRUN one \\\n  two \\\n  three\nCMD x\n";
+        let at = text.find("RUN").unwrap();
+        let end = text.find("\nCMD").unwrap();
+        let diagnostic =
+            Diagnostic::error("run-failed", "RUN exited with code 2", Span::new(at, end))
+                .secondary(Span::new(0, 4), "here")
+                .secondary(Span::new(end + 1, end + 4), "there");
+        insta::assert_snapshot!(draw(text, diagnostic), @r"
+        error[run-failed]: RUN exited with code 2
+         --> Dockerfile:2:1
+          |
+        1 | FROM a
+          | ---- here
+        2 | RUN one \
+          | ^^^^^^^^^
+        3 |   two \
+        4 |   three
+        5 | CMD x
+          | --- there
+        ");
+    }
+
+    #[test]
+    fn hostile_spans_and_text_do_no_harm() {
+        let long = "x".repeat(100_000);
+        for text in [
+            "",
+            "\n",
+            "ä",
+            "a\u{1b}[31m\r\nb",
+            "\u{feff}",
+            long.as_str(),
+            "a\tb\n\tc",
+        ] {
+            for span in [
+                (0, 0),
+                (0, 1),
+                (1, 0),
+                (2, 9),
+                (usize::MAX - 1, usize::MAX),
+                (0, usize::MAX),
+            ] {
+                let diagnostic = Diagnostic::error("x", "m\u{1b}", Span::new(span.0, span.1))
+                    .secondary(Span::new(span.1, span.0), "s");
+                let drawn = draw(text, diagnostic);
+                assert!(!drawn.contains('\u{1b}'), "{drawn}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_span_of_any_text_is_drawn(
+            text in "(\\PC|[\\n\\r\\t\u{1b}äß💥]){0,40}",
+            spans in proptest::collection::vec((0usize..60, 0usize..60), 1..4),
+        ) {
+            let mut spans = spans.into_iter().map(|(a, b)| Span::new(a.min(b), a.max(b)));
+            let mut diagnostic = Diagnostic::error("x", "m", spans.next().unwrap_or_default());
+            for span in spans {
+                diagnostic = diagnostic.secondary(span, "s");
+            }
+            draw(&text, diagnostic);
+        }
+    }
+}
