@@ -12,6 +12,7 @@ pub mod host;
 pub mod overlay;
 pub mod sandbox;
 pub mod spec;
+mod sys;
 pub mod users;
 
 use std::sync::Arc;

@@ -1,0 +1,130 @@
+//! The process as a whole: its private namespaces, its id maps and its spawner.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use rustix::mount::MountPropagationFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags};
+
+use crate::sandbox::spawner;
+
+/// What this process may do about ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Privilege {
+    /// Root of the host: a private mount namespace.
+    Root,
+    /// An ordinary user with subordinate ids: a user namespace with 65536 ids or more.
+    Subordinate,
+    /// An ordinary user without: a user namespace with one id; ownership changes inside succeed without effect.
+    SingleId,
+}
+
+/// Made once by [`init`]; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Host {
+    privilege: Privilege,
+    /// The spawner's socket; one conversation at a time.
+    spawner: Arc<Mutex<OwnedFd>>,
+}
+
+/// Why the process could not be set up; says what the machine lacks and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {advice}")]
+pub struct InitError {
+    pub step: &'static str,
+    /// What to do about it.
+    pub advice: &'static str,
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Moves this process into its private namespaces and forks the spawner. Must be called from `main` before any
+/// thread exists; in an ordinary user's process, also before anything in the store is touched.
+pub fn init() -> Result<Host, InitError> {
+    single_threaded()?;
+    let privilege = enter()?;
+    let spawner = spawner::start().map_err(|source| InitError {
+        step: "start the process that starts commands",
+        advice: "the limit of processes may be reached",
+        source,
+    })?;
+    Ok(Host {
+        privilege,
+        spawner: Arc::new(Mutex::new(spawner)),
+    })
+}
+
+/// A second thread would stay outside of the namespaces, and would make forking unsafe.
+fn single_threaded() -> Result<(), InitError> {
+    let error = |source| InitError {
+        step: "set up this process",
+        advice: "it must have one thread, and /proc must be mounted",
+        source,
+    };
+    let tasks = rustix::fs::open(
+        "/proc/self/task",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|errno| error(errno.into()))?;
+    let mut threads = 0;
+    for entry in rustix::fs::Dir::new(tasks).map_err(|errno| error(errno.into()))? {
+        let entry = entry.map_err(|errno| error(errno.into()))?;
+        threads += usize::from(!entry.file_name().to_bytes().starts_with(b"."));
+    }
+    if threads == 1 {
+        Ok(())
+    } else {
+        Err(error(std::io::Error::other(format!(
+            "{threads} threads are running"
+        ))))
+    }
+}
+
+fn enter() -> Result<Privilege, InitError> {
+    let capable = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    let privilege = if rustix::process::geteuid().is_root() && capable {
+        Privilege::Root
+    } else {
+        return Err(InitError {
+            step: "set up this process",
+            advice: "run it as root",
+            source: std::io::Error::from_raw_os_error(libc::EPERM),
+        });
+    };
+    crate::sys::unshare(UnshareFlags::NEWNS).map_err(|source| InitError {
+        step: "make a private mount namespace",
+        advice: "this environment does not allow it (a container needs CAP_SYS_ADMIN, for instance --privileged)",
+        source,
+    })?;
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(|errno| InitError {
+        step: "make the mounts of this process private",
+        advice: "this environment does not allow it (a security module may forbid mounts)",
+        source: errno.into(),
+    })?;
+    Ok(privilege)
+}
+
+impl Host {
+    pub fn privilege(&self) -> Privilege {
+        self.privilege
+    }
+
+    /// Has the spawner start a sandbox.
+    pub(crate) fn spawn(
+        &self,
+        task: &impl serde::Serialize,
+        descriptors: &[std::os::fd::BorrowedFd<'_>],
+    ) -> std::io::Result<OwnedFd> {
+        let socket = self
+            .spawner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        spawner::request(socket.as_fd(), task, descriptors)
+    }
+}

@@ -1,0 +1,420 @@
+//! The first process of a sandbox, from its birth in new namespaces to its `execve`: one screen that follows the
+//! plan from top to bottom. The order is a matter of security; each step names itself when it fails.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use super::in_root::{self, MountPoints};
+use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
+use super::plan::{Bytes, Mount, Network, Report, Slot, Source, Stdio, Task};
+use super::step::{Failure, Result, Step};
+use super::{capabilities, explain, kernel_files, program, reaper, terminal, wire};
+use crate::sys;
+
+/// What a sandbox cannot go on after.
+pub(super) enum Stop {
+    Step(Failure),
+    NotExecutable {
+        explanation: String,
+        not_found: bool,
+    },
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Step(failure)
+    }
+}
+
+/// Never returns: becomes the command or reports why not.
+pub(super) fn main(task: Task, descriptors: Vec<OwnedFd>) -> ! {
+    let descriptors = Descriptors(descriptors);
+    if let Ok(status) = descriptors.get(task.status) {
+        let Err(stop) = become_command(&task, &descriptors);
+        let report = match stop {
+            Stop::Step(Failure { step, errno }) => Report::Failed { step, errno },
+            Stop::NotExecutable {
+                explanation,
+                not_found,
+            } => Report::NotExecutable {
+                explanation,
+                not_found,
+            },
+        };
+        // Without a listener there is nobody left to tell.
+        let _ = wire::send(status, &report, &[]);
+    }
+    sys::exit_now(127)
+}
+
+/// The descriptors that came with the task.
+pub(super) struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    pub(super) fn get(&self, slot: Slot) -> Result<BorrowedFd<'_>> {
+        self.0.get(slot).map(OwnedFd::as_fd).ok_or(Failure {
+            step: "find a descriptor of the task".into(),
+            errno: libc::EBADF,
+        })
+    }
+}
+
+fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result<Infallible, Stop> {
+    let status = descriptors.get(task.status)?;
+    die_with_parent()?;
+    // Nobody inside may look into this process while it still has the builder's memory.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .step("protect the first process")?;
+    sys::reset_signals().step("reset signals")?;
+    rustix::process::setsid().step("make a session")?;
+    rustix::process::umask(Mode::empty());
+    join_cgroups(task, descriptors)?;
+    enter_network(task, descriptors)?;
+
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .step("make mounts private")?;
+    let stage = Stage::new()?;
+    let root = stage.attach(descriptors.get(task.root)?, "root")?;
+    let mut points = MountPoints::new(root.as_fd()).step("look at the root")?;
+    kernel_files::mount(task, &mut points, root.as_fd())?;
+    mount_all(task, descriptors, &stage, &mut points)?;
+    let master = match task.stdio {
+        Stdio::Terminal { rows, columns } => {
+            Some(terminal::open_inside(root.as_fd(), (rows, columns), task.uid)?)
+        }
+        Stdio::Streams(_) => None,
+    };
+    let (stubs, parents) = (
+        std::mem::take(&mut points.stubs),
+        std::mem::take(&mut points.parents),
+    );
+    let cwd = prepare_cwd(task, &mut points);
+    enter_root(&root)?;
+    drop((stage, root));
+    let cwd = cwd?;
+    if task.read_only_root {
+        make_root_read_only()?;
+    }
+
+    rustix::system::sethostname(task.hostname.as_bytes()).step("set the host name")?;
+    set_limits(task)?;
+    let ready = Report::Ready { stubs, parents };
+    match &master {
+        Some(pair) => wire::send(status, &ready, &[pair.master.as_fd()]),
+        None => wire::send(status, &ready, &[]),
+    }
+    .step("report")?;
+    take_streams(task, descriptors, master.as_ref())?;
+    sys::close_on_exec_from(3).step("close descriptors")?;
+    enter_cwd(&cwd)?;
+    drop_privileges(task)?;
+    if task.init {
+        reaper::become_init(matches!(task.stdio, Stdio::Terminal { .. }))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    Err(execute(task))
+}
+
+/// Death is contagious: when the builder dies, so does the sandbox, and with it everything in its pid namespace.
+fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("tie the command's life to the builder's")
+}
+
+/// Into its cgroups first, so that they are the root of the cgroup namespace.
+fn join_cgroups(task: &Task, descriptors: &Descriptors) -> Result<()> {
+    for slot in &task.cgroups {
+        rustix::io::write(descriptors.get(*slot)?, b"0").step("join the cgroup")?;
+    }
+    sys::unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")
+}
+
+fn enter_network(task: &Task, descriptors: &Descriptors) -> Result<()> {
+    match task.network {
+        Network::Host => Ok(()),
+        Network::Own => sys::loopback_up().step("bring the loopback interface up"),
+        Network::Join(slot) => rustix::thread::move_into_link_name_space(
+            descriptors.get(slot)?,
+            Some(LinkNameSpaceType::Network),
+        )
+        .step("join the network namespace"),
+    }
+}
+
+/// A tmpfs over the old root, where detached mounts are attached so that they can be used and copied from.
+pub(super) struct Stage {
+    directory: OwnedFd,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let directory = mounts::make("tmpfs", &[("mode", "0700")], NO_SUID | NO_DEV | NO_EXEC)
+            .step("make the stage of the root")?;
+        let old_root = rustix::fs::openat(
+            CWD,
+            "/",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .step("open the old root")?;
+        mounts::attach(directory.as_fd(), old_root.as_fd()).step("attach the stage")?;
+        Ok(Self { directory })
+    }
+
+    /// Attaches a detached mount under a name and returns its root.
+    pub(super) fn attach(&self, tree: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+        let step = || format!("attach the mount `{name}`");
+        rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(0o700)).step(step())?;
+        let open = || {
+            rustix::fs::openat(
+                &self.directory,
+                name,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
+        let target = open().step(step())?;
+        mounts::attach(tree, target.as_fd()).step(step())?;
+        open().step(step())
+    }
+}
+
+fn mount_all(
+    task: &Task,
+    descriptors: &Descriptors,
+    stage: &Stage,
+    points: &mut MountPoints<'_>,
+) -> Result<()> {
+    let files = stage.attach(descriptors.get(task.files)?, "files")?;
+    for (index, mount) in task.mounts.iter().enumerate() {
+        let target = display(&mount.target);
+        let (tree, directory) = source(mount, descriptors, stage, &files, index)?;
+        let mut attributes = NO_DEV;
+        if mount.read_only {
+            attributes |= READ_ONLY;
+        }
+        if !matches!(mount.source, Source::Tree { .. }) {
+            attributes |= NO_SUID;
+        }
+        // A detached file system that was just made has no mounts below.
+        mounts::restrict(tree.as_fd(), true, attributes)
+            .step(format!("set the options of the mount at {target}"))?;
+        let point = points
+            .ensure(path_of(&mount.target), directory)
+            .step(format!("make the mount point {target}"))?;
+        mounts::attach(tree.as_fd(), point.as_fd()).step(format!("mount at {target}"))?;
+    }
+    Ok(())
+}
+
+/// The detached mount of a source, and whether it is a directory.
+fn source(
+    mount: &Mount,
+    descriptors: &Descriptors,
+    stage: &Stage,
+    files: &OwnedFd,
+    index: usize,
+) -> Result<(OwnedFd, bool)> {
+    let target = display(&mount.target);
+    match &mount.source {
+        Source::Tmpfs { size, mode } => {
+            let mode = format!("{mode:o}");
+            let size = size.map(|size| size.to_string());
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.as_deref().map(|size| ("size", size)));
+            let tree = mounts::make("tmpfs", &options, NO_SUID | NO_DEV)
+                .step(format!("make the tmpfs for {target}"))?;
+            Ok((tree, true))
+        }
+        Source::File { name } => {
+            let step = || format!("open the file for {target}");
+            let file = in_root::open(files.as_fd(), Path::new(name), OFlags::PATH).step(step())?;
+            Ok((mounts::copy(file.as_fd(), false).step(step())?, false))
+        }
+        Source::Tree { tree, path } => {
+            let root = stage.attach(descriptors.get(*tree)?, &index.to_string())?;
+            let step = || format!("open `{}`, the source of the mount at {target}", display(path));
+            let found = in_root::open(root.as_fd(), path_of(path), OFlags::PATH).step(step())?;
+            let stat = rustix::fs::fstat(&found).step(step())?;
+            let directory = in_root::file_type(&stat) == rustix::fs::FileType::Directory;
+            Ok((mounts::copy(found.as_fd(), true).step(step())?, directory))
+        }
+    }
+}
+
+/// The working directory, made where it is missing; unlike mount points it stays.
+fn prepare_cwd(task: &Task, points: &mut MountPoints<'_>) -> Result<OwnedFd> {
+    let result = points.ensure(path_of(&task.cwd), true);
+    result.step(format!("enter the working directory {}", display(&task.cwd)))
+}
+
+/// The root becomes `/`; the old one, the stage and all of the host's mounts go.
+fn enter_root(root: &OwnedFd) -> Result<()> {
+    let old = rustix::fs::openat(
+        CWD,
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the old root")?;
+    rustix::process::fchdir(root).step("enter the root")?;
+    rustix::process::pivot_root(".", ".").step("make the root the root (this fails when the machine runs from its initial RAM disk)")?;
+    // The old root now lies over the new one; `old` is the way to it.
+    rustix::process::fchdir(&old).step("enter the old root")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step("leave the old root")?;
+    rustix::process::chdir("/").step("enter the root")
+}
+
+fn make_root_read_only() -> Result<()> {
+    let root = rustix::fs::openat(
+        CWD,
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the root")?;
+    mounts::restrict(root.as_fd(), false, READ_ONLY).step("make the root read-only")
+}
+
+fn set_limits(task: &Task) -> Result<()> {
+    for (limit, soft, hard) in &task.limits {
+        let value = |number: u64| (number != u64::MAX).then_some(number);
+        let rlimit = Rlimit {
+            current: value(*soft),
+            maximum: value(*hard),
+        };
+        let resource: Resource = limit.resource();
+        rustix::process::setrlimit(resource, rlimit)
+            .step(format!("set the limit {limit:?} to {soft}:{hard}"))?;
+    }
+    Ok(())
+}
+
+/// The command's 0, 1 and 2; whatever the spawner had there goes.
+fn take_streams(
+    task: &Task,
+    descriptors: &Descriptors,
+    terminal: Option<&terminal::Inside>,
+) -> Result<()> {
+    let streams = match (task.stdio, terminal) {
+        (Stdio::Streams(slots), _) => slots.map(|slot| descriptors.get(slot)),
+        (Stdio::Terminal { .. }, Some(terminal)) => [
+            Ok(terminal.slave.as_fd()),
+            Ok(terminal.slave.as_fd()),
+            Ok(terminal.slave.as_fd()),
+        ],
+        (Stdio::Terminal { .. }, None) => {
+            return Err(Failure {
+                step: "open the terminal".into(),
+                errno: libc::ENOTTY,
+            });
+        }
+    };
+    let [input, output, error] = streams;
+    rustix::stdio::dup2_stdin(input?).step("set standard input")?;
+    rustix::stdio::dup2_stdout(output?).step("set standard output")?;
+    rustix::stdio::dup2_stderr(error?).step("set standard error")?;
+    if let Some(terminal) = terminal {
+        rustix::process::ioctl_tiocsctty(&terminal.slave).step("take the terminal")?;
+    }
+    Ok(())
+}
+
+/// Enters by descriptor and makes sure that the result is inside.
+fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
+    rustix::process::fchdir(cwd).step("enter the working directory")?;
+    let now = rustix::process::getcwd(Vec::new()).step("enter the working directory")?;
+    if now.to_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(Failure {
+            step: "enter the working directory, which is outside of the root".into(),
+            errno: libc::EXDEV,
+        })
+    }
+}
+
+fn drop_privileges(task: &Task) -> Result<()> {
+    sys::join_session_keyring().or_else(ignore_missing).step("make a keyring")?;
+    capabilities::bound(task.capabilities)?;
+    take_ids(task)?;
+    capabilities::take(task.capabilities, task.uid)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .step("protect the first process")?;
+    // A change of ids takes it away.
+    die_with_parent()
+}
+
+/// Kernels can be built without keyrings.
+fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
+    if error.raw_os_error() == Some(libc::ENOSYS) {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+fn take_ids(task: &Task) -> Result<()> {
+    let gid = |id: u32| Gid::from_raw(id);
+    let groups: Vec<Gid> = task.groups.iter().copied().map(gid).collect();
+    if task.privilege != crate::host::Privilege::SingleId {
+        rustix::thread::set_thread_groups(&groups).step("set supplementary groups")?;
+    }
+    let (uid, gid) = (Uid::from_raw(task.uid), gid(task.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .step(format!("become group {}", task.gid))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).step(format!("become user {}", task.uid))
+}
+
+fn execute(task: &Task) -> Stop {
+    let strings = |list: &[Bytes]| -> std::result::Result<Vec<CString>, Stop> {
+        list.iter()
+            .map(|bytes| CString::new(bytes.0.clone()))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| Stop::NotExecutable {
+                explanation: "an argument or variable holds a zero byte".into(),
+                not_found: false,
+            })
+    };
+    let (argv, env) = match (strings(&task.argv), strings(&task.env)) {
+        (Ok(argv), Ok(env)) => (argv, env),
+        (Err(stop), _) | (_, Err(stop)) => return stop,
+    };
+    let candidate = match program::find(&task.argv, &task.env) {
+        Ok(path) => path,
+        Err(stop) => return stop,
+    };
+    let Ok(path) = CString::new(candidate.as_os_str().as_bytes()) else {
+        return Stop::NotExecutable {
+            explanation: "its name holds a zero byte".into(),
+            not_found: true,
+        };
+    };
+    let error = sys::execve(&path, &argv, &env);
+    let (explanation, not_found) = explain::explain(&candidate, &error);
+    Stop::NotExecutable {
+        explanation,
+        not_found,
+    }
+}
+
+pub(super) fn path_of(bytes: &Bytes) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(&bytes.0))
+}
+
+fn display(bytes: &Bytes) -> String {
+    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes.0))
+        .display()
+        .to_string()
+}

@@ -1,0 +1,254 @@
+//! What the kernel shows inside: /proc, /sys and /dev, each made by us and mounted on a directory of the image that
+//! is verified not to be a link; then what is masked in them and what is read-only.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::in_root::{MountPoints, file_type};
+use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
+use super::plan::{self, Network, Task};
+use super::step::{Failure, Result, Step};
+use crate::host::Privilege;
+
+const GUARDED: rustix::mount::MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EXEC);
+
+/// Mounts /proc, /sys and /dev.
+pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    let proc = mounts::make("proc", &[], GUARDED).step("make /proc (when this machine is itself a container, its /proc must not be masked)")?;
+    attach_over(&proc, points, root, "proc")?;
+    let sys = sysfs(task)?;
+    attach_over(&sys, points, root, "sys")?;
+    let dev = devices(task, points, root)?;
+    if !task.unmasked {
+        restrict(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Attaches on a directory directly below the root, refusing an image that has a link or a file there.
+fn attach_over(
+    tree: &OwnedFd,
+    points: &mut MountPoints<'_>,
+    root: BorrowedFd<'_>,
+    name: &str,
+) -> Result<()> {
+    let open = || {
+        rustix::fs::openat2(
+            root,
+            name,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
+        )
+    };
+    let target = match open() {
+        Err(Errno::NOENT) => {
+            points
+                .ensure(&Path::new("/").join(name), true)
+                .step(format!("make /{name} in the image"))?;
+            open()
+        }
+        result => result,
+    };
+    let target = target.step(format!(
+        "mount /{name}: in the image it must be a directory, not a link or a file"
+    ))?;
+    mounts::attach(tree.as_fd(), target.as_fd()).step(format!("mount /{name}"))
+}
+
+/// A fresh sysfs; where the network namespace belongs to another user namespace, a copy of the host's.
+fn sysfs(task: &Task) -> Result<OwnedFd> {
+    match mounts::make("sysfs", &[], GUARDED | READ_ONLY) {
+        Err(Errno::PERM) if task.privilege != Privilege::Root && task.network != Network::Own => {
+            let sys = mounts::copy_of_host("/sys", true).step("copy the host's /sys")?;
+            mounts::restrict(sys.as_fd(), true, GUARDED | READ_ONLY)
+                .step("make /sys read-only")?;
+            Ok(sys)
+        }
+        result => result.step("make /sys"),
+    }
+}
+
+fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let dev = mounts::make(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536k")],
+        NO_SUID | NO_EXEC | NO_DEV,
+    )
+    .step("make /dev")?;
+    attach_over(&dev, points, root, "dev")?;
+    for (name, major, minor) in plan::DEVICES {
+        device(dev.as_fd(), name, *major, *minor).step(format!("bind /dev/{name}"))?;
+    }
+    for (name, target) in plan::LINKS {
+        rustix::fs::symlinkat(*target, &dev, *name).step(format!("make the link /dev/{name}"))?;
+    }
+    let mut pts_options = vec![
+        ("newinstance", ""),
+        ("ptmxmode", "0666"),
+        ("mode", "0620"),
+    ];
+    // The group tty, which a user namespace with one id lacks.
+    if task.privilege != Privilege::SingleId {
+        pts_options.push(("gid", "5"));
+    }
+    let pts = mounts::make("devpts", &pts_options, NO_SUID | NO_EXEC).step("make /dev/pts")?;
+    attach_in(&dev, "pts", &pts)?;
+    let size = task.shm_size.to_string();
+    let shm = mounts::make("tmpfs", &[("mode", "1777"), ("size", &size)], GUARDED)
+        .step("make /dev/shm")?;
+    attach_in(&dev, "shm", &shm)?;
+    match mounts::make("mqueue", &[], GUARDED) {
+        Ok(mqueue) => attach_in(&dev, "mqueue", &mqueue)?,
+        // Kernels can be built without message queues.
+        Err(Errno::NODEV) => {}
+        Err(errno) => return Err(errno).step("make /dev/mqueue"),
+    }
+    Ok(dev)
+}
+
+fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
+    let step = || format!("mount /dev/{name}");
+    rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step(step())?;
+    let target = rustix::fs::openat(
+        dev,
+        name,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step(step())?;
+    mounts::attach(tree.as_fd(), target.as_fd()).step(step())
+}
+
+/// Binds a device of the host, by a descriptor that is verified to be that device.
+fn device(
+    dev: BorrowedFd<'_>,
+    name: &str,
+    major: u32,
+    minor: u32,
+) -> std::result::Result<(), Errno> {
+    let node = device_of_host(name, major, minor)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(
+        dev,
+        name,
+        flags,
+        Mode::from_raw_mode(0o666),
+    )?);
+    let target = rustix::fs::openat(
+        dev,
+        name,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    mounts::attach(node.as_fd(), target.as_fd())
+}
+
+/// A detached copy of a device node of the host.
+fn device_of_host(name: &str, major: u32, minor: u32) -> std::result::Result<OwnedFd, Errno> {
+    let node = mounts::copy_of_host(&format!("/dev/{name}"), false)?;
+    let stat = rustix::fs::fstat(&node)?;
+    let is_it = file_type(&stat) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(major, minor);
+    if is_it { Ok(node) } else { Err(Errno::NODEV) }
+}
+
+/// Masks and read-only parts, reached only through our own /proc and /sys.
+fn restrict(proc: BorrowedFd<'_>, sys: BorrowedFd<'_>, _dev: BorrowedFd<'_>) -> Result<()> {
+    let inside = |path: &str| -> std::result::Result<OwnedFd, Errno> {
+        let (root, rest) = match path.strip_prefix("/proc/") {
+            Some(rest) => (proc, rest),
+            None => (sys, path.strip_prefix("/sys/").ok_or(Errno::INVAL)?),
+        };
+        rustix::fs::openat2(
+            root,
+            rest,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    };
+    for path in plan::READ_ONLY {
+        let target = match inside(path) {
+            Err(Errno::NOENT) => continue,
+            result => result.step(format!("open {path}"))?,
+        };
+        let step = || format!("make {path} read-only");
+        let tree = mounts::copy(target.as_fd(), true).step(step())?;
+        mounts::restrict(tree.as_fd(), true, GUARDED | READ_ONLY).step(step())?;
+        mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
+    }
+    let null = mounts::make("tmpfs", &[("mode", "0755"), ("size", "4k")], GUARDED | READ_ONLY)
+        .step("make an empty directory to mask with")?;
+    let mut empty = Some(null);
+    let mut first: Option<OwnedFd> = None;
+    let mut mask = |target: OwnedFd, path: &str| -> Result<()> {
+        let step = || format!("mask {path}");
+        let stat = rustix::fs::fstat(&target).step(step())?;
+        if file_type(&stat) == FileType::Directory {
+            // The first one is the tmpfs itself, the others are copies of it: only attached mounts can be copied.
+            let tree = match (empty.take(), &first) {
+                (Some(tree), _) => tree,
+                (None, Some(first)) => mounts::copy(first.as_fd(), false).step(step())?,
+                (None, None) => return Err(Failure { step: step(), errno: libc::EINVAL }),
+            };
+            mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
+            if first.is_none() {
+                first = Some(tree);
+            }
+            Ok(())
+        } else {
+            let node = device_of_host("null", 1, 3).step(step())?;
+            mounts::attach(node.as_fd(), target.as_fd()).step(step())
+        }
+    };
+    for path in plan::MASKED {
+        match inside(path) {
+            // Files that this kernel lacks, or that it shows to nobody here.
+            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
+            result => mask(result.step(format!("open {path}"))?, path)?,
+        }
+    }
+    for path in thermal_throttles(sys) {
+        if let Ok(target) = inside(&path) {
+            mask(target, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// `/sys/devices/system/cpu/cpuN/thermal_throttle` of every processor that has it.
+fn thermal_throttles(sys: BorrowedFd<'_>) -> Vec<String> {
+    let directory = rustix::fs::openat(
+        sys,
+        "devices/system/cpu",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let Ok(entries) = directory.and_then(rustix::fs::Dir::new) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(std::result::Result::ok)
+        .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+        .filter(|name| {
+            name.strip_prefix("cpu")
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        })
+        .map(|name| format!("/sys/devices/system/cpu/{name}/thermal_throttle"))
+        .collect()
+}
+
+/// The host's null device, verified.
+pub(super) fn null() -> std::result::Result<OwnedFd, Errno> {
+    let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&fd)?;
+    if stat.st_rdev == rustix::fs::makedev(1, 3) {
+        Ok(fd)
+    } else {
+        Err(Errno::NODEV)
+    }
+}

@@ -1,0 +1,154 @@
+//! Running a command: the plan, the conversation with the spawner, waiting, output, the end.
+//!
+//! In the order of a command's life: [`prepare`] makes a task of what is asked ([`plan`] is its data), [`spawner`]
+//! starts a process in new namespaces, [`child`] is that process up to its `execve`, [`wait`] watches it,
+//! [`stubs`] tidies its layer.
+
+mod cache_content;
+mod capabilities;
+mod child;
+mod explain;
+mod in_root;
+mod kernel_files;
+mod mounts;
+mod plan;
+mod prepare;
+mod program;
+mod reaper;
+mod session;
+pub(crate) mod spawner;
+mod step;
+mod stubs;
+mod terminal;
+mod wait;
+mod wire;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::Executor;
+use crate::overlay;
+use crate::spec::{Exec, Exit, Stdio};
+use rbuild_cache::{Snapshot, SnapshotId};
+
+use prepare::setup;
+
+/// Why a command could not be run, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The sandbox could not be set up: at which step, and why.
+    #[error("cannot set up the sandbox: {step}")]
+    Setup {
+        step: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The user, or a group, is not in the root's passwd or group.
+    #[error("{0}")]
+    User(String),
+    /// exec failed: not found, not executable, wrong machine, missing interpreter; `explanation` says which.
+    #[error("cannot execute `{program}`: {explanation}")]
+    NotExecutable {
+        program: String,
+        explanation: String,
+        not_found: bool,
+    },
+    /// The command ended with something else than success.
+    #[error("{}", describe_exit(*.0))]
+    Failed(Exit),
+    #[error("cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Store(#[from] rbuild_cache::store::Error),
+}
+
+fn describe_exit(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with code {code}"),
+        Exit::Signal(signal) => format!("was killed by signal {signal}"),
+        Exit::OutOfMemory => "was killed because its memory limit was reached".to_owned(),
+        Exit::TimedOut => "took longer than its time limit".to_owned(),
+    }
+}
+
+impl Executor {
+    /// Runs a step: on success what it wrote becomes a snapshot on top of `base`. On failure nothing is kept.
+    pub async fn exec(
+        &self,
+        base: Option<&SnapshotId>,
+        exec: Exec,
+        stdio: Stdio,
+        cancel: CancellationToken,
+    ) -> Result<Snapshot, ExecError> {
+        let base = base.cloned();
+        let ended = self.go(base.clone(), exec, stdio, &cancel).await?;
+        match ended.exit {
+            Exit::Code(0) => {}
+            exit => return Err(ExecError::Failed(exit)),
+        }
+        blocking(move || {
+            stubs::remove(ended.layer.upper(), &ended.stubs, &ended.parents).map_err(|errno| {
+                setup("remove the mount points from the layer", std::io::Error::from(errno))
+            })?;
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs() as i64);
+            Ok(ended.layer.commit(base.as_ref(), now)?)
+        })
+        .await
+    }
+
+    /// Runs a container in the foreground on a writable top that is thrown away, and returns how it ended. Signals
+    /// that reach this process are forwarded. `Failed` is not returned.
+    pub async fn run(
+        &self,
+        base: Option<&SnapshotId>,
+        exec: Exec,
+        stdio: Stdio,
+        cancel: CancellationToken,
+    ) -> Result<Exit, ExecError> {
+        let ended = self.go(base.cloned(), exec, stdio, &cancel).await?;
+        blocking(move || {
+            let exit = ended.exit;
+            drop(ended);
+            Ok(exit)
+        })
+        .await
+    }
+
+    async fn go(
+        &self,
+        base: Option<SnapshotId>,
+        exec: Exec,
+        stdio: Stdio,
+        cancel: &CancellationToken,
+    ) -> Result<wait::Ended, ExecError> {
+        if cancel.is_cancelled() {
+            return Err(ExecError::Cancelled);
+        }
+        let (store, host) = (self.store.clone(), self.host.clone());
+        let program = exec
+            .argv
+            .first()
+            .map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned());
+        let timeout = exec.timeout;
+        let (streams, inside) = wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
+        let started = blocking(move || {
+            let layer = store.prepare()?;
+            let root = overlay::writable(&store, base.as_ref(), &layer)
+                .map_err(|error| setup("mount the root", error))?;
+            let prepared = prepare::prepare(&store, &host, root, exec)?;
+            wait::start(&host, layer, prepared, inside)
+        })
+        .await?;
+        wait::finish(started, streams, timeout, cancel, program).await
+    }
+}
+
+/// Runs file system work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExecError> + Send + 'static,
+) -> Result<T, ExecError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| setup("run a blocking task", error))?
+}

@@ -1,0 +1,278 @@
+//! A sandbox as pure data: everything that its first process needs to know, decided beforehand. Descriptors are
+//! named by their place in the message that carries the task.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Place of a descriptor in the message.
+pub(super) type Slot = usize;
+
+/// Bytes that travel as a string of the first 256 characters: compact in JSON, and any byte may occur.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Bytes(pub(super) Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text: String = self.0.iter().map(|byte| char::from(*byte)).collect();
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.chars()
+            .map(|character| u8::try_from(u32::from(character)))
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl From<&Path> for Bytes {
+    fn from(path: &Path) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        Self(path.as_os_str().as_bytes().to_vec())
+    }
+}
+
+/// A sandbox and its command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Task {
+    pub(super) argv: Vec<Bytes>,
+    pub(super) env: Vec<Bytes>,
+    pub(super) cwd: Bytes,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+    pub(super) hostname: String,
+    pub(super) network: Network,
+    /// A detached mount.
+    pub(super) root: Slot,
+    pub(super) read_only_root: bool,
+    /// A detached tmpfs with files that mounts name; see [`Source::File`].
+    pub(super) files: Slot,
+    /// In the order in which they are mounted.
+    pub(super) mounts: Vec<Mount>,
+    pub(super) shm_size: u64,
+    /// (resource, soft, hard)
+    pub(super) limits: Vec<(Limit, u64, u64)>,
+    /// Mask of capabilities that uid 0 gets and that bound everybody.
+    pub(super) capabilities: u64,
+    pub(super) filter: Option<Filter>,
+    /// Nothing masked and nothing read-only.
+    pub(super) unmasked: bool,
+    pub(super) stdio: Stdio,
+    /// The socket that reports go to.
+    pub(super) status: Slot,
+    /// Open `cgroup.procs` or `tasks` files to join.
+    pub(super) cgroups: Vec<Slot>,
+    pub(super) init: bool,
+    pub(super) privilege: crate::host::Privilege,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Network {
+    /// A new one, with `lo` up.
+    Own,
+    Host,
+    /// Joins a namespace.
+    Join(Slot),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mount {
+    /// Absolute, without `.` and `..`.
+    pub(super) target: Bytes,
+    pub(super) read_only: bool,
+    pub(super) source: Source,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Source {
+    /// A path inside a detached mount.
+    Tree { tree: Slot, path: Bytes },
+    /// A file of [`Task::files`].
+    File { name: String },
+    Tmpfs { size: Option<u64>, mode: u32 },
+}
+
+/// Which filter of system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Filter {
+    /// Capabilities that open further calls.
+    pub(super) capabilities: u64,
+    /// Changes of ownership and ids succeed without effect, for a user namespace with one id.
+    pub(super) fake_root: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stdio {
+    /// Descriptors for 0, 1 and 2.
+    Streams([Slot; 3]),
+    /// A terminal of the sandbox's own; its master is sent with [`Report::Ready`].
+    Terminal { rows: u16, columns: u16 },
+}
+
+/// Resources as `setrlimit` numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Limit {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+impl Limit {
+    const ALL: [(&'static str, Self); 16] = [
+        ("as", Self::As),
+        ("core", Self::Core),
+        ("cpu", Self::Cpu),
+        ("data", Self::Data),
+        ("fsize", Self::Fsize),
+        ("locks", Self::Locks),
+        ("memlock", Self::Memlock),
+        ("msgqueue", Self::Msgqueue),
+        ("nice", Self::Nice),
+        ("nofile", Self::Nofile),
+        ("nproc", Self::Nproc),
+        ("rss", Self::Rss),
+        ("rtprio", Self::Rtprio),
+        ("rttime", Self::Rttime),
+        ("sigpending", Self::Sigpending),
+        ("stack", Self::Stack),
+    ];
+
+    pub(super) fn by_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, limit)| *limit)
+    }
+
+    pub(super) fn resource(self) -> rustix::process::Resource {
+        use rustix::process::Resource;
+        match self {
+            Self::As => Resource::As,
+            Self::Core => Resource::Core,
+            Self::Cpu => Resource::Cpu,
+            Self::Data => Resource::Data,
+            Self::Fsize => Resource::Fsize,
+            Self::Locks => Resource::Locks,
+            Self::Memlock => Resource::Memlock,
+            Self::Msgqueue => Resource::Msgqueue,
+            Self::Nice => Resource::Nice,
+            Self::Nofile => Resource::Nofile,
+            Self::Nproc => Resource::Nproc,
+            Self::Rss => Resource::Rss,
+            Self::Rtprio => Resource::Rtprio,
+            Self::Rttime => Resource::Rttime,
+            Self::Sigpending => Resource::Sigpending,
+            Self::Stack => Resource::Stack,
+        }
+    }
+}
+
+/// What the spawner answers; a pidfd rides on `Spawned`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Spawned { pid: i32 },
+    Failed { errno: i32 },
+}
+
+/// What the sandbox's first process tells. Everything but the last two comes before it becomes the command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// All is set up; what was made for mount points. The master of the terminal rides on it.
+    Ready { stubs: Vec<Stub>, parents: Vec<Parent> },
+    /// A step failed.
+    Failed { step: String, errno: i32 },
+    /// `execve` failed.
+    NotExecutable {
+        explanation: String,
+        not_found: bool,
+    },
+}
+
+/// A mount point that was made in the root's top layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stub {
+    /// Relative to the root, free of links.
+    pub(super) path: Bytes,
+    pub(super) directory: bool,
+    pub(super) inode: u64,
+}
+
+/// A directory that was there before stubs were made in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Parent {
+    /// Relative to the root, free of links; empty for the root.
+    pub(super) path: Bytes,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: (i64, i64),
+}
+
+/// Files and directories of /proc and /sys that nobody sees.
+pub(super) const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/vmcore",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+
+/// Parts of /proc that nobody writes.
+pub(super) const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/mtrr",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Device nodes of the host that are bound: name, major, minor.
+pub(super) const DEVICES: &[(&str, u32, u32)] = &[
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// Links in /dev.
+pub(super) const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];

@@ -1,0 +1,407 @@
+//! From what a command is to be given ([`Exec`]) to a task for the spawner: looks up the user, opens and mounts
+//! (detached) everything that the sandbox needs. Touches the store and the host; makes no process.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rbuild_cache::{ActiveSnapshot, RootDir, Store};
+use rustix::fs::{Mode, OFlags};
+
+use super::plan::{self, Bytes, Filter, Limit, Slot, Source, Task};
+use super::{ExecError, cache_content, capabilities, in_root, mounts};
+use crate::host::{Host, Privilege};
+use crate::spec::{Exec, Mount, MountSource, Network, Security};
+use crate::{overlay, users};
+
+/// Mounts that one command may have; their descriptors travel in one message.
+const MOST_MOUNTS: usize = 200;
+/// Of the host's resolv.conf.
+const MOST_RESOLV_CONF: u64 = 64 << 10;
+const DEFAULT_SHM: u64 = 64 << 20;
+
+/// A task and what it needs to stay alive.
+pub(super) struct Prepared {
+    pub(super) task: Task,
+    pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) kept: Kept,
+}
+
+/// Things that must outlive the command.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Cache mounts with their locks, throw-away layers.
+    _mounts: Vec<Mount>,
+    _layers: Vec<ActiveSnapshot>,
+}
+
+pub(super) fn setup(
+    step: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ExecError {
+    ExecError::Setup {
+        step: step.into(),
+        source: source.into(),
+    }
+}
+
+/// `root` is the detached mount of the command's root; `stdio` and `status` are filled in by the caller.
+pub(super) fn prepare(
+    store: &Arc<Store>,
+    host: &Host,
+    root: OwnedFd,
+    mut exec: Exec,
+) -> Result<Prepared, ExecError> {
+    let view = RootDir::from_fd(root.try_clone().map_err(|e| setup("keep the root", e))?);
+    let user = look_up_user(&view, &exec)?;
+    let mut builder = Builder {
+        store: store.clone(),
+        descriptors: Vec::new(),
+        kept: Kept::default(),
+        files: Files::new()?,
+        mounts: Vec::new(),
+    };
+    let root = builder.slot(root);
+    builder.base_files(&exec)?;
+    if exec.mounts.len() > MOST_MOUNTS {
+        return Err(setup(
+            format!("mount more than {MOST_MOUNTS} things"),
+            "that many mounts are not supported",
+        ));
+    }
+    for (index, mount) in std::mem::take(&mut exec.mounts).into_iter().enumerate() {
+        builder.mount(index, mount, &exec.cwd)?;
+    }
+    let network = match exec.network {
+        Network::None => plan::Network::Own,
+        Network::Host => plan::Network::Host,
+        Network::Process(pid) => plan::Network::Join(builder.network_of(pid)?),
+    };
+    let insecure = exec.security == Security::Insecure;
+    let base = if insecure {
+        capabilities::ALL
+    } else {
+        capabilities::DEFAULT
+    };
+    let capabilities =
+        capabilities::mask(base, &exec.capabilities_add, &exec.capabilities_drop)
+            .map_err(|name| setup(format!("give the capability `{name}`"), "there is none of that name"))?;
+    let Builder {
+        mut descriptors,
+        kept,
+        files,
+        mounts,
+        ..
+    } = builder;
+    descriptors.push(files.tree);
+    let files = descriptors.len() - 1;
+    let mut env = exec.env;
+    if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
+        env.push(format!("HOME={}", user.home).into_bytes());
+    }
+    let task = Task {
+        argv: exec.argv.into_iter().map(Bytes).collect(),
+        env: env.into_iter().map(Bytes).collect(),
+        cwd: Bytes::from(in_root::clean(&exec.cwd).as_path()),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        hostname: exec.hostname,
+        network,
+        root,
+        read_only_root: exec.read_only_root,
+        files,
+        mounts,
+        shm_size: exec.limits.shm_size.unwrap_or(DEFAULT_SHM),
+        limits: limits(&exec.limits.ulimits)?,
+        capabilities,
+        filter: (!insecure).then_some(Filter {
+            capabilities,
+            fake_root: host.privilege() == Privilege::SingleId,
+        }),
+        unmasked: insecure,
+        stdio: plan::Stdio::Streams([0; 3]),
+        status: 0,
+        cgroups: Vec::new(),
+        init: exec.init,
+        privilege: host.privilege(),
+    };
+    Ok(Prepared {
+        task,
+        descriptors,
+        kept,
+    })
+}
+
+fn look_up_user(root: &RootDir, exec: &Exec) -> Result<users::User, ExecError> {
+    let error = |error: users::Error| ExecError::User(error.to_string());
+    let mut user = users::process_user(root, &exec.user).map_err(error)?;
+    for group in &exec.groups {
+        let gid = users::process_user(root, &format!("0:{group}"))
+            .map_err(error)?
+            .gid;
+        if !user.groups.contains(&gid) {
+            user.groups.push(gid);
+        }
+    }
+    Ok(user)
+}
+
+/// Constant where nothing is asked for, so that builds do not depend on who starts them.
+fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<(Limit, u64, u64)>, ExecError> {
+    let mut limits = vec![(Limit::Core, 0, 0), (Limit::Nofile, 1024, 524_288)];
+    for (name, soft, hard) in asked {
+        let limit = Limit::by_name(name)
+            .ok_or_else(|| setup(format!("set the limit `{name}`"), "there is none of that name"))?;
+        limits.retain(|(known, ..)| *known != limit);
+        limits.push((limit, *soft, *hard));
+    }
+    Ok(limits)
+}
+
+struct Builder {
+    store: Arc<Store>,
+    descriptors: Vec<OwnedFd>,
+    kept: Kept,
+    files: Files,
+    mounts: Vec<plan::Mount>,
+}
+
+impl Builder {
+    fn slot(&mut self, fd: OwnedFd) -> Slot {
+        self.descriptors.push(fd);
+        self.descriptors.len() - 1
+    }
+
+    /// resolv.conf, hosts and hostname.
+    fn base_files(&mut self, exec: &Exec) -> Result<(), ExecError> {
+        let contents = [
+            ("resolv.conf", resolv_conf(&exec.dns)),
+            ("hosts", hosts(&exec.hostname, &exec.hosts)),
+            ("hostname", format!("{}\n", exec.hostname).into_bytes()),
+        ];
+        for (name, content) in contents {
+            self.files.add(name, &content, 0o644, (0, 0))?;
+            self.mounts.push(plan::Mount {
+                target: Bytes::from(Path::new("/etc").join(name).as_path()),
+                read_only: true,
+                source: Source::File { name: name.into() },
+            });
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, index: usize, mount: Mount, cwd: &Path) -> Result<(), ExecError> {
+        let target = in_root::clean(&cwd.join(&mount.target));
+        if refused(&target) {
+            return Err(setup(
+                format!("mount at the target {}", target.display()),
+                "this path belongs to the sandbox itself; choose another target",
+            ));
+        }
+        let source = self.source(index, &mount, &target)?;
+        self.mounts.push(plan::Mount {
+            target: Bytes::from(target.as_path()),
+            read_only: mount.read_only,
+            source,
+        });
+        self.kept._mounts.push(mount);
+        Ok(())
+    }
+
+    fn source(
+        &mut self,
+        index: usize,
+        mount: &Mount,
+        target: &Path,
+    ) -> Result<Source, ExecError> {
+        let failed = |what: &str| {
+            let step = format!("{what} for the mount at {}", target.display());
+            move |error: rustix::io::Errno| setup(step, std::io::Error::from(error))
+        };
+        match &mount.source {
+            MountSource::Snapshot { snapshot, path } => {
+                let overlay_failed =
+                    |error: overlay::Error| setup(format!("mount the source of {}", target.display()), error);
+                let tree = if mount.read_only {
+                    let view = overlay::view(&self.store, snapshot.as_ref()).map_err(overlay_failed)?;
+                    view.as_fd()
+                        .try_clone_to_owned()
+                        .map_err(|error| setup("keep a mount", error))?
+                } else {
+                    let layer = self.store.prepare()?;
+                    let tree = overlay::writable(&self.store, snapshot.as_ref(), &layer)
+                        .map_err(overlay_failed)?;
+                    self.kept._layers.push(layer);
+                    tree
+                };
+                Ok(self.tree(tree, path))
+            }
+            MountSource::Directory { root, path } => {
+                let tree = mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
+                Ok(self.tree(tree, path))
+            }
+            MountSource::Cache {
+                mount: cache,
+                from,
+                path,
+                mode,
+                uid,
+                gid,
+            } => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory = rustix::fs::open(cache.path(), flags, Mode::empty())
+                    .map_err(failed("open the cache"))?;
+                if cache.is_new() {
+                    cache_content::fill(
+                        &self.store,
+                        directory.as_fd(),
+                        from.as_ref(),
+                        (*mode, *uid, *gid),
+                    )?;
+                }
+                let tree = mounts::copy(directory.as_fd(), false)
+                    .map_err(failed("open the cache"))?;
+                Ok(self.tree(tree, path))
+            }
+            MountSource::Tmpfs { size, mode } => Ok(Source::Tmpfs {
+                size: *size,
+                mode: *mode,
+            }),
+            MountSource::Secret {
+                data,
+                mode,
+                uid,
+                gid,
+            } => {
+                let name = format!("secret-{index}");
+                self.files.add(&name, data, *mode, (*uid, *gid))?;
+                Ok(Source::File { name })
+            }
+            MountSource::Socket { .. } => Err(setup("forward a socket", "not supported yet")),
+        }
+    }
+
+    fn tree(&mut self, tree: OwnedFd, path: &Path) -> Source {
+        Source::Tree {
+            tree: self.slot(tree),
+            path: Bytes::from(in_root::clean(path).as_path()),
+        }
+    }
+
+    fn network_of(&mut self, pid: u32) -> Result<Slot, ExecError> {
+        let path = format!("/proc/{pid}/ns/net");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| {
+            setup(
+                format!("join the network of process {pid}"),
+                std::io::Error::from(errno),
+            )
+        })?;
+        Ok(self.slot(fd))
+    }
+}
+
+/// Targets that would take away what the sandbox stands on.
+fn refused(target: &Path) -> bool {
+    let exactly = ["/", "/sys", "/dev"];
+    exactly.iter().any(|path| target == Path::new(path)) || target.starts_with("/proc")
+}
+
+fn resolv_conf(dns: &[String]) -> Vec<u8> {
+    if dns.is_empty() {
+        return read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default();
+    }
+    let lines: Vec<String> = dns
+        .iter()
+        .map(|server| format!("nameserver {server}\n"))
+        .collect();
+    lines.concat().into_bytes()
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let mut content = Vec::new();
+    file.take(MOST_RESOLV_CONF).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn hosts(hostname: &str, more: &[(String, String)]) -> Vec<u8> {
+    let mut text = format!(
+        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    );
+    for (host, address) in more {
+        text.push_str(&format!("{address}\t{host}\n"));
+    }
+    text.into_bytes()
+}
+
+/// Files in memory: a detached tmpfs.
+struct Files {
+    tree: OwnedFd,
+}
+
+impl Files {
+    fn new() -> Result<Self, ExecError> {
+        let make = |options: &[(&str, &str)]| {
+            mounts::make("tmpfs", options, mounts::NO_SUID | mounts::NO_DEV | mounts::NO_EXEC)
+        };
+        // Secrets are not to be swapped out either; only newer kernels can promise it.
+        let tree = make(&[("mode", "0755"), ("noswap", "")])
+            .or_else(|_| make(&[("mode", "0755")]))
+            .map_err(|errno| setup("make files in memory", std::io::Error::from(errno)))?;
+        Ok(Self { tree })
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<(), ExecError> {
+        self.write(name, content, mode, (uid, gid))
+            .map_err(|error| setup(format!("make the file `{name}` in memory"), error))
+    }
+
+    fn write(
+        &self,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> std::io::Result<()> {
+        use std::io::Write;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.tree, name, flags, Mode::from_raw_mode(0o600))?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(content)?;
+        if (uid, gid) != (0, 0) {
+            rustix::fs::fchown(
+                &file,
+                Some(rustix::fs::Uid::from_raw(uid)),
+                Some(rustix::fs::Gid::from_raw(gid)),
+            )?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        Ok(())
+    }
+}
+
+/// For the tests of what is refused.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sandbox_keeps_its_own_mounts() {
+        for target in ["/", "/proc", "/proc/sys", "/sys", "/dev"] {
+            assert!(refused(Path::new(target)), "{target}");
+        }
+        for target in ["/dev/x", "/processes", "/m"] {
+            assert!(!refused(Path::new(target)), "{target}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! A tiny init: PID 1 that reaps what is orphaned and hands signals on to the command. It has the command's own user,
+//! capabilities and filter, and ends with it.
+
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use super::step::{Result, Step};
+use crate::sys::{self, Forked};
+
+/// Returns in the child, which goes on to become the command; the caller stays behind as PID 1.
+pub(super) fn become_init(terminal: bool) -> Result<()> {
+    sys::block_signals().step("prepare the init process")?;
+    match sys::fork().step("start the command below the init process")? {
+        Forked::Child => {
+            // SIGTTOU is blocked here, so taking the terminal does not stop this process.
+            rustix::process::setpgid(None, None).step("make a process group")?;
+            if terminal {
+                rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid())
+                    .step("give the terminal to the command")?;
+            }
+            sys::reset_signals().step("reset signals")
+        }
+        Forked::Parent(child) => {
+            // The report's end is seen when no copy is left.
+            let _ = sys::close_from(3);
+            serve(child)
+        }
+    }
+}
+
+fn serve(child: Pid) -> ! {
+    loop {
+        let signal = sys::wait_for_signal();
+        if signal != libc::SIGCHLD {
+            if let Some(signal) = Signal::from_named_raw(signal) {
+                let _ = rustix::process::kill_process(child, signal);
+            }
+            continue;
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid != child {
+                continue;
+            }
+            match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => sys::exit_now(code),
+                (None, Some(signal)) => sys::exit_now(128 + signal),
+                (None, None) => {}
+            }
+        }
+    }
+}

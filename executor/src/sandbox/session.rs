@@ -1,0 +1,74 @@
+//! A running sandbox: its pidfd, its end. Dropping it kills it and waits until the kernel has taken everything down.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::spec::Exit;
+
+/// Owns a sandbox's first process.
+#[derive(Debug)]
+#[must_use = "dropping it kills the sandbox"]
+pub(super) struct Session {
+    pidfd: OwnedFd,
+    ended: bool,
+}
+
+impl Session {
+    pub(super) fn new(pidfd: OwnedFd) -> Self {
+        Self {
+            pidfd,
+            ended: false,
+        }
+    }
+
+    /// The first process's death takes its whole pid namespace with it.
+    pub(super) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        if !self.ended {
+            // It may just have ended.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        }
+    }
+
+    /// Waits for the end. Cancel safe.
+    pub(super) async fn wait(&mut self) -> io::Result<Exit> {
+        let readable = AsyncFd::with_interest(self.pidfd.as_fd(), Interest::READABLE)?;
+        let _ = readable.readable().await?;
+        drop(readable);
+        self.reap()
+    }
+
+    fn reap(&mut self) -> io::Result<Exit> {
+        loop {
+            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(status) => {
+                    self.ended = true;
+                    let status = status.ok_or_else(|| io::Error::other("no status"))?;
+                    return Ok(match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => Exit::Code(code as u8),
+                        (None, Some(signal)) => Exit::Signal(signal),
+                        (None, None) => Exit::Signal(0),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill();
+            let _ = self.reap();
+        }
+    }
+}

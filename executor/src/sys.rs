@@ -1,0 +1,269 @@
+//! The system calls that rustix lacks, each behind a safe function. The only home of `unsafe` in this crate.
+
+#![expect(unsafe_code, reason = "raw system calls; each block argues why it is sound")]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::process::Pid;
+
+/// Where a fork returned.
+#[derive(Debug)]
+pub(crate) enum Forked {
+    /// In the parent.
+    Parent(Pid),
+    /// In the child.
+    Child,
+}
+
+/// `fork(2)`. Must be called while the process has one thread: the child then may do whatever the parent may.
+pub(crate) fn fork() -> io::Result<Forked> {
+    // SAFETY: the callers (`host::init`, the spawner and its children) run while their process has one thread, so
+    // no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Pid::from_raw(pid)
+            .map(Forked::Parent)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH)),
+    }
+}
+
+/// What `clone3` gave.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    Parent { pid: Pid, pidfd: OwnedFd },
+    Child,
+}
+
+/// `clone3(2)` without a new stack, with `CLONE_PIDFD | CLONE_PARENT` and `flags`: a fork into new namespaces
+/// whose child belongs to the caller's parent.
+pub(crate) fn clone3_for_parent(flags: u64) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: an all-zero `clone_args` is a valid value of it.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = flags | (libc::CLONE_PIDFD | libc::CLONE_PARENT) as u64;
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    // SAFETY: no CLONE_VM, so the child has its own copy of the memory and may go on on the copied stack; the
+    // spawner has one thread. `arguments` and `pidfd` live across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent {
+            pid: Pid::from_raw(pid as i32)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?,
+            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: takes numbers only; nothing is closed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })
+}
+
+/// Closes every descriptor from `first` on. Only for processes that are about to end and own none of them as objects.
+pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: called in a fresh child for descriptors that belonged to the parent's objects, which the child
+    // never uses again.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            libc::c_uint::MAX,
+            0,
+        )
+    })
+}
+
+/// Mount attributes (`MOUNT_ATTR_*`) to set on what `fd` stands for.
+pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, set: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the path is a static empty string and the structure outlives the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+}
+
+/// `unshare(2)` of namespaces or the working directory; never of the descriptor table.
+pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    let flags = flags.difference(rustix::thread::UnshareFlags::FILES);
+    // SAFETY: FILES, the one flag that breaks Rust's ownership of descriptors, was taken out.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Gives every signal its default action and blocks none: ignored signals would survive an exec.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    for signal in 1..=64 {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP || signal == 32 || signal == 33 {
+            continue;
+        }
+        // SAFETY: SIG_DFL installs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an empty set is initialised by sigemptyset before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        check(i64::from(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const set,
+            std::ptr::null_mut(),
+        )))
+    }
+}
+
+/// Blocks every signal, so that [`wait_for_signal`] gets them.
+pub(crate) fn block_signals() -> io::Result<()> {
+    // SAFETY: the set is initialised by sigfillset before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        check(i64::from(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const set,
+            std::ptr::null_mut(),
+        )))
+    }
+}
+
+/// The next of the blocked signals.
+pub(crate) fn wait_for_signal() -> i32 {
+    // SAFETY: the set is initialised before it is used; no information structure is asked for.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+    }
+}
+
+/// A fresh session keyring, so that keys of the caller are out of reach.
+pub(crate) fn join_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    })
+}
+
+/// Takes a capability out of the bounding set.
+pub(crate) fn drop_bounding(capability: u32) -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(i64::from(unsafe {
+        libc::prctl(
+            libc::PR_CAPBSET_DROP,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
+    }))
+}
+
+/// Installs a seccomp filter for this process.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
+    let mut filter = program.to_vec();
+    let program = libc::sock_fprog {
+        len: length,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: `program` points to `length` instructions that live across the call; the kernel copies them.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program,
+        )
+    })
+}
+
+/// Brings `lo` up in the network namespace of this process.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: plain socket(2); the number is checked before it is owned.
+    let socket = unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        check(i64::from(fd))?;
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: all-zero is a valid `ifreq`; the ioctl reads and writes only that structure.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo\0") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        check(i64::from(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            &raw const request,
+        )))
+    }
+}
+
+/// `execve(2)`: returns only when it failed.
+pub(crate) fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter()
+            .map(|entry| entry.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer and the strings outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process at once, without running anything that was registered for its end.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+fn check(result: i64) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
