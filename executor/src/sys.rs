@@ -254,6 +254,15 @@ pub(crate) fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::E
     io::Error::last_os_error()
 }
 
+/// Lets the runtime watch a descriptor for something to read.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is open and owned; nobody replaces or closes it before it is dropped with the watch.
+    unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)
+    }
+    .map_err(|error| error.into_parts().1)
+}
+
 /// Ends this process at once, without running anything that was registered for its end.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.

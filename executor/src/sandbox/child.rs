@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -288,15 +289,27 @@ fn make_root_read_only() -> Result<()> {
 }
 
 fn set_limits(task: &Task) -> Result<()> {
-    for (limit, soft, hard) in &task.limits {
-        let value = |number: u64| (number != u64::MAX).then_some(number);
-        let rlimit = Rlimit {
-            current: value(*soft),
-            maximum: value(*hard),
+    for limit in &task.limits {
+        let resource: Resource = limit.kind.resource();
+        let set = |soft: u64, hard: u64| {
+            let value = |number: u64| (number != u64::MAX).then_some(number);
+            rustix::process::setrlimit(
+                resource,
+                Rlimit {
+                    current: value(soft),
+                    maximum: value(hard),
+                },
+            )
         };
-        let resource: Resource = limit.resource();
-        rustix::process::setrlimit(resource, rlimit)
-            .step(format!("set the limit {limit:?} to {soft}:{hard}"))?;
+        let result = match set(limit.soft, limit.hard) {
+            // Our own defaults go as far as they may.
+            Err(Errno::PERM) if !limit.asked => {
+                let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+                set(limit.soft.min(most), limit.hard.min(most))
+            }
+            result => result,
+        };
+        result.step(format!("set the limit {:?}", limit.kind))?;
     }
     Ok(())
 }

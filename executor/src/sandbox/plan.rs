@@ -56,8 +56,7 @@ pub(super) struct Task {
     /// In the order in which they are mounted.
     pub(super) mounts: Vec<Mount>,
     pub(super) shm_size: u64,
-    /// (resource, soft, hard)
-    pub(super) limits: Vec<(Limit, u64, u64)>,
+    pub(super) limits: Vec<ResourceLimit>,
     /// Mask of capabilities that uid 0 gets and that bound everybody.
     pub(super) capabilities: u64,
     pub(super) filter: Option<Filter>,
@@ -115,7 +114,17 @@ pub(super) enum Stdio {
     Terminal { rows: u16, columns: u16 },
 }
 
-/// Resources as `setrlimit` numbers them.
+/// One resource's limit; `u64::MAX` is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ResourceLimit {
+    pub(super) kind: Limit,
+    pub(super) soft: u64,
+    pub(super) hard: u64,
+    /// Given by the caller, so that anything less is an error.
+    pub(super) asked: bool,
+}
+
+/// Resources that have limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Limit {
     As,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rbuild_cache::{ActiveSnapshot, RootDir, Store};
 use rustix::fs::{Mode, OFlags};
 
-use super::plan::{self, Bytes, Filter, Limit, Slot, Source, Task};
+use super::plan::{self, Bytes, Filter, Limit, ResourceLimit, Slot, Source, Task};
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
 use crate::host::{Host, Privilege};
 use crate::spec::{Exec, Mount, MountSource, Network, Security};
@@ -148,13 +148,27 @@ fn look_up_user(root: &RootDir, exec: &Exec) -> Result<users::User, ExecError> {
 }
 
 /// Constant where nothing is asked for, so that builds do not depend on who starts them.
-fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<(Limit, u64, u64)>, ExecError> {
-    let mut limits = vec![(Limit::Core, 0, 0), (Limit::Nofile, 1024, 524_288)];
+fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<ResourceLimit>, ExecError> {
+    let constant = |kind, soft, hard| ResourceLimit {
+        kind,
+        soft,
+        hard,
+        asked: false,
+    };
+    let mut limits = vec![
+        constant(Limit::Core, 0, 0),
+        constant(Limit::Nofile, 1024, 524_288),
+    ];
     for (name, soft, hard) in asked {
-        let limit = Limit::by_name(name)
+        let kind = Limit::by_name(name)
             .ok_or_else(|| setup(format!("set the limit `{name}`"), "there is none of that name"))?;
-        limits.retain(|(known, ..)| *known != limit);
-        limits.push((limit, *soft, *hard));
+        limits.retain(|known| known.kind != kind);
+        limits.push(ResourceLimit {
+            kind,
+            soft: *soft,
+            hard: *hard,
+            asked: true,
+        });
     }
     Ok(limits)
 }

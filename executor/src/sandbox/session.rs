@@ -4,8 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Signal, WaitId, WaitIdOptions};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::spec::Exit;
 
@@ -39,7 +37,7 @@ impl Session {
 
     /// Waits for the end. Cancel safe.
     pub(super) async fn wait(&mut self) -> io::Result<Exit> {
-        let readable = AsyncFd::with_interest(self.pidfd.as_fd(), Interest::READABLE)?;
+        let readable = crate::sys::watch(self.pidfd.try_clone()?)?;
         let _ = readable.readable().await?;
         drop(readable);
         self.reap()

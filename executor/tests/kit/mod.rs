@@ -1,0 +1,219 @@
+//! A store with a busybox root, an executor, and a table of tests run by our own `main`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use rbuild_cache::{Snapshot, SnapshotId, Store};
+use rbuild_executor::host::{self, Privilege};
+use rbuild_executor::sandbox::ExecError;
+use rbuild_executor::spec::{Limits, Network, Security};
+use rbuild_executor::{Exec, Executor, Host, Output, Stdio};
+use tokio_util::sync::CancellationToken;
+
+pub type Failed = Box<dyn std::error::Error>;
+pub type Outcome = Result<(), Failed>;
+pub type Test = fn(&Kit) -> Outcome;
+
+pub struct Kit {
+    pub executor: Arc<Executor>,
+    pub runtime: tokio::runtime::Runtime,
+    pub base: SnapshotId,
+    _directory: tempfile::TempDir,
+}
+
+/// What a command did.
+pub struct Ran {
+    pub result: Result<Snapshot, ExecError>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+pub fn main(tests: &[(&str, Test)]) -> ExitCode {
+    let host = match host::init() {
+        Ok(host) => host,
+        Err(error) => {
+            println!("SKIPPED all: {error}: {}", error.source);
+            return ExitCode::SUCCESS;
+        }
+    };
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let privilege = host.privilege();
+    let kit = Kit::new(host);
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in tests {
+        if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
+            continue;
+        }
+        match test(&kit) {
+            Ok(()) => passed += 1,
+            Err(error) => {
+                failed += 1;
+                println!("FAILED ({privilege:?}) {name}: {error}");
+            }
+        }
+    }
+    println!("{privilege:?}: {passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Kit {
+    fn new(host: Host) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Arc::new(Store::open(&directory.path().join("store")).expect("a store"));
+        let base = busybox(&store);
+        Self {
+            executor: Arc::new(Executor::new(host, store)),
+            runtime,
+            base,
+            _directory: directory,
+        }
+    }
+
+    pub fn privilege(&self) -> Privilege {
+        self.executor.host().privilege()
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        self.executor.store()
+    }
+
+    /// Runs a shell script on the base.
+    pub fn sh(&self, script: &str) -> Result<Ran, Failed> {
+        let ran = self.exec(Some(&self.base), shell(script));
+        ran.ok()?;
+        Ok(ran)
+    }
+
+    pub fn exec(&self, base: Option<&SnapshotId>, exec: Exec) -> Ran {
+        let collected = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+        let sink = collected.clone();
+        let stdio = Stdio::Capture(Arc::new(move |output, piece: &[u8]| {
+            let mut collected = sink.lock().expect("no panic while locked");
+            match output {
+                Output::Stdout => collected.0.extend_from_slice(piece),
+                Output::Stderr => collected.1.extend_from_slice(piece),
+            }
+        }));
+        let result = self.runtime.block_on(self.executor.exec(
+            base,
+            exec,
+            stdio,
+            CancellationToken::new(),
+        ));
+        let collected = collected.lock().expect("no panic while locked");
+        Ran {
+            result,
+            stdout: String::from_utf8_lossy(&collected.0).into_owned(),
+            stderr: String::from_utf8_lossy(&collected.1).into_owned(),
+        }
+    }
+
+    /// What a successful command left, as a sorted list of paths.
+    pub fn layer(&self, ran: &Ran) -> Result<Vec<String>, Failed> {
+        let snapshot = ran.result.as_ref().map_err(describe)?;
+        let tree = self.store().tree(&snapshot.id)?;
+        Ok(tree
+            .entries
+            .iter()
+            .map(|entry| String::from_utf8_lossy(&entry.path).into_owned())
+            .filter(|path| !path.is_empty())
+            .collect())
+    }
+}
+
+impl Ran {
+    pub fn ok(&self) -> Result<&Self, Failed> {
+        match &self.result {
+            Ok(_) => Ok(self),
+            Err(error) => Err(format!("{}; stdout {:?}, stderr {:?}", describe(error), self.stdout, self.stderr).into()),
+        }
+    }
+}
+
+/// An error with its causes.
+pub fn describe(error: &ExecError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+pub fn shell(script: &str) -> Exec {
+    command(&["/bin/sh", "-c", script])
+}
+
+pub fn command(argv: &[&str]) -> Exec {
+    Exec {
+        argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        env: vec![b"PATH=/usr/bin:/bin".to_vec()],
+        cwd: "/".into(),
+        user: String::new(),
+        groups: Vec::new(),
+        mounts: Vec::new(),
+        network: Network::None,
+        security: Security::Sandbox,
+        hostname: "rbuild".to_owned(),
+        hosts: Vec::new(),
+        dns: Vec::new(),
+        limits: Limits::default(),
+        read_only_root: false,
+        capabilities_add: Vec::new(),
+        capabilities_drop: Vec::new(),
+        init: false,
+        timeout: None,
+    }
+}
+
+pub fn equal(left: &str, right: &str) -> Outcome {
+    if left == right {
+        Ok(())
+    } else {
+        Err(format!("{left:?} is not {right:?}").into())
+    }
+}
+
+pub fn holds(condition: bool, what: impl std::fmt::Display) -> Outcome {
+    if condition { Ok(()) } else { Err(what.to_string().into()) }
+}
+
+/// A root with busybox, its links, and the usual files of /etc.
+fn busybox(store: &Store) -> SnapshotId {
+    let active = store.prepare().expect("a snapshot in the making");
+    let root = active.upper();
+    for directory in ["bin", "etc", "tmp", "root"] {
+        std::fs::create_dir(root.join(directory)).expect("a directory");
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+        .expect("busybox is installed");
+    std::fs::copy(busybox, root.join("bin/busybox")).expect("a copy");
+    for applet in APPLETS {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
+    }
+    let files = [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n"),
+        ("etc/group", "root:x:0:\ndaemon:x:1:\nextra:x:500:user\nuser:x:1000:\n"),
+    ];
+    for (path, content) in files {
+        std::fs::write(root.join(path), content).expect("a file");
+    }
+    active.commit(None, 0).expect("a snapshot").id
+}
+
+const APPLETS: &[&str] = &[
+    "sh", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "find", "grep", "head",
+    "hostname", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "printf", "ps", "pwd",
+    "readlink", "rm", "rmdir", "sed", "seq", "setsid", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true",
+    "tty", "umask", "umount", "uname", "unshare", "wc", "xargs", "yes", "chroot", "su", "nc",
+];
