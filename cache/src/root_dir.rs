@@ -102,7 +102,12 @@ impl RootDir {
                 ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
             }
         };
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        // openat2 refuses what means nothing beside O_PATH.
+        let flags = if flags.contains(OFlags::PATH) {
+            flags | OFlags::CLOEXEC
+        } else {
+            flags | OFlags::CLOEXEC | OFlags::NOCTTY
+        };
         // openat2 refuses a mode where nothing is created.
         let mode = if flags.intersects(OFlags::CREATE | OFlags::TMPFILE) {
             Mode::from_raw_mode(mode & 0o7777)

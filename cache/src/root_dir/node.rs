@@ -69,14 +69,14 @@ impl Metadata {
     }
 
     /// Of `name` in an open directory, links not followed.
-    pub(crate) fn at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Self> {
+    pub fn at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Self> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)?;
         Ok(Self::of(&stat))
     }
 
     /// Of an open descriptor of any kind.
-    pub(crate) fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
         let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?;
         Ok(Self::of(&stat))
