@@ -2,15 +2,25 @@
 //! (wildcards, excludes and ignore files are the caller's business); where it lands and with which owner and mode
 //! is decided here, against the base.
 
+mod attributes;
+mod data;
+mod destination;
 mod mode;
+mod run;
+#[cfg(test)]
+mod tests;
+mod tree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_cache::tree::{Entry, Tree};
-use rbuild_cache::{RootDir, Snapshot, SnapshotId};
+use rbuild_cache::{ActiveSnapshot, RootDir, Snapshot, SnapshotId};
 
 use crate::Executor;
+use attributes::Attributes;
+use data::Cloning;
+use run::Run;
 
 /// Where sources come from.
 #[derive(Debug, Clone)]
@@ -163,12 +173,82 @@ impl Executor {
     /// `created` is the snapshot's time in Unix seconds.
     pub fn file(
         &self,
-        _base: Option<&SnapshotId>,
-        _actions: &[Action],
-        _inputs: &[Input],
-        _unpacker: &dyn Unpacker,
-        _created: i64,
+        base: Option<&SnapshotId>,
+        actions: &[Action],
+        inputs: &[Input],
+        unpacker: &dyn Unpacker,
+        created: i64,
     ) -> Result<Snapshot, Error> {
-        todo!()
+        let active = self.store.prepare()?;
+        {
+            let root = self.writable(base, &active)?;
+            let run = Run {
+                root: &root,
+                is_scratch: base.is_none(),
+                inputs,
+                unpacker,
+                cloning: Cloning::default(),
+            };
+            for action in actions {
+                run.action(action)?;
+            }
+        }
+        Ok(active.commit(base, created)?)
+    }
+
+    /// Makes a snapshot on nothing that holds what the input's tree lists: a part of a build context that commands
+    /// are to see. Blocking.
+    pub fn materialise(&self, input: &Input, created: i64) -> Result<Snapshot, Error> {
+        let active = self.store.prepare()?;
+        {
+            let root = self.writable(None, &active)?;
+            let (top, entries) = match input.tree.entries.split_first() {
+                Some((top, entries)) if top.path.is_empty() => (Some(top), entries),
+                _ => (None, input.tree.entries.as_slice()),
+            };
+            let attributes = Attributes {
+                owner: None,
+                mode: None,
+                mtime: None,
+            };
+            tree::copy(&tree::Request {
+                input,
+                from: b"",
+                entries,
+                implied: &[],
+                to: &root,
+                shown: Path::new("/"),
+                attributes,
+                cloning: &Cloning::default(),
+            })?;
+            if let Some(top) = top {
+                root.node(Path::new(""), rbuild_cache::root_dir::Resolve::Beneath)
+                    .and_then(|node| attributes.set_on_node(&node, top))
+                    .map_err(|error| io_error("set the attributes of", Path::new("/"), error))?;
+            }
+        }
+        Ok(active.commit(None, created)?)
+    }
+
+    /// On nothing, the upper directory is the root: no mount is needed.
+    fn writable(
+        &self,
+        base: Option<&SnapshotId>,
+        active: &ActiveSnapshot,
+    ) -> Result<RootDir, Error> {
+        if base.is_none() {
+            return RootDir::open_ambient(active.upper())
+                .map_err(|error| io_error("open", active.upper(), error));
+        }
+        let mount = crate::overlay::writable(&self.store, base, active)?;
+        Ok(RootDir::from_fd(mount))
+    }
+}
+
+fn io_error(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        action,
+        path: path.display().to_string(),
+        source,
     }
 }

@@ -1,6 +1,14 @@
 //! Names in a root's `/etc/passwd` and `/etc/group`: bounded, streaming, regular files only, resolved in the root.
+//!
+//! No name service, nothing of the host: only these two files of the image. Reading is in [`database`].
+
+mod database;
+#[cfg(test)]
+mod tests;
 
 use rbuild_cache::RootDir;
+
+use database::{Group, Passwd, each_group, each_user};
 
 /// A user as a process needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,14 +37,148 @@ pub enum Error {
     },
 }
 
+/// The kernel takes no more supplementary groups than this.
+const GROUPS_LIMIT: usize = 65_536;
+
 /// Resolves USER's value (`name`, `uid`, `name:group`, `uid:gid`, empty) for a process: names must exist.
-/// A bare uid without an entry has gid 0 and home `/`.
-pub fn process_user(_root: &RootDir, _user: &str) -> Result<User, Error> {
-    todo!()
+/// A bare uid without an entry has gid 0 and home `/`. Supplementary groups are those of the entry's name, and none
+/// where a group is given.
+pub fn process_user(root: &RootDir, user: &str) -> Result<User, Error> {
+    let (name, group) = split(user);
+    let id = number(if name.is_empty() { "0" } else { name })?;
+    let mut entry = None;
+    each_user(root, |line: Passwd<'_>| {
+        let found = match id {
+            Some(uid) => line.uid == uid,
+            None => line.name == name.as_bytes(),
+        };
+        if found {
+            let home = std::str::from_utf8(line.home).unwrap_or_default();
+            entry = Some((line.name.to_vec(), line.uid, line.gid, home.to_owned()));
+        }
+        !found
+    })?;
+    let (entry_name, uid, gid, home) = match (entry, id) {
+        (Some((name, uid, gid, home)), _) => (Some(name), uid, gid, home),
+        (None, Some(uid)) => (None, uid, 0, String::new()),
+        (None, None) => return Err(Error::NoUser(name.to_owned())),
+    };
+    let mut resolved = User {
+        uid,
+        gid,
+        // A path that cannot be one is as good as none.
+        home: if home.is_empty() || home.contains('\0') {
+            "/".to_owned()
+        } else {
+            home
+        },
+        groups: Vec::new(),
+    };
+    if group.is_empty() {
+        if let Some(name) = entry_name {
+            resolved.groups = groups_of(root, &name, gid)?;
+        }
+    } else {
+        resolved.gid = self::group(root, group)?;
+    }
+    Ok(resolved)
 }
 
-/// Resolves `--chown`'s value to (uid, gid): `5` means 5:5; an unknown user is 0 where a passwd file exists and an
-/// error where there is none; an unknown group becomes the uid.
-pub fn file_owner(_root: &RootDir, _owner: &str) -> Result<(u32, u32), Error> {
-    todo!()
+/// Resolves a group by name or id; a name must exist.
+pub fn group(root: &RootDir, group: &str) -> Result<u32, Error> {
+    match number(group)? {
+        Some(gid) => Ok(gid),
+        None => find_group(root, group)?.ok_or_else(|| Error::NoGroup(group.to_owned())),
+    }
+}
+
+/// Resolves `--chown`'s value to (uid, gid): `5` means 5:5; an unknown user is 0; an unknown group, or none, becomes
+/// the user's own group: that of the passwd entry, or the uid. (Names on an empty root are refused by
+/// [`crate::Executor::file`], as BuildKit does: there is no image to look them up in.)
+pub fn file_owner(root: &RootDir, owner: &str) -> Result<(u32, u32), Error> {
+    let (user, group) = split(owner);
+    let (uid, gid) = if user.is_empty() {
+        (0, 0)
+    } else {
+        match number(user)? {
+            Some(uid) => (uid, uid),
+            None => find_user(root, user)?.unwrap_or((0, 0)),
+        }
+    };
+    if group.is_empty() {
+        return Ok((uid, gid));
+    }
+    let gid = match number(group)? {
+        Some(gid) => gid,
+        None => find_group(root, group)?.unwrap_or(gid),
+    };
+    Ok((uid, gid))
+}
+
+/// The first part of `--chown`'s value that is a name and so needs an image to be looked up in.
+pub(crate) fn first_name(owner: &str) -> Option<&str> {
+    let (user, group) = split(owner);
+    [user, group]
+        .into_iter()
+        .find(|part| !part.is_empty() && !is_number(part))
+}
+
+fn split(value: &str) -> (&str, &str) {
+    value.split_once(':').unwrap_or((value, ""))
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The id if the text is a number at all; numbers that are no ids are an error, never a name.
+fn number(text: &str) -> Result<Option<u32>, Error> {
+    if !is_number(text) {
+        return Ok(None);
+    }
+    match text.parse::<u32>() {
+        Ok(id) if id != u32::MAX => Ok(Some(id)),
+        _ => Err(Error::BadId(text.to_owned())),
+    }
+}
+
+fn find_user(root: &RootDir, name: &str) -> Result<Option<(u32, u32)>, Error> {
+    let mut found = None;
+    each_user(root, |line: Passwd<'_>| {
+        if line.name == name.as_bytes() {
+            found = Some((line.uid, line.gid));
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+fn find_group(root: &RootDir, name: &str) -> Result<Option<u32>, Error> {
+    let mut found = None;
+    each_group(root, |line: Group<'_>| {
+        if line.name == name.as_bytes() {
+            found = Some(line.gid);
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+/// Groups that list `name` as a member, in the file's order, without `primary` and without doubles.
+fn groups_of(root: &RootDir, name: &[u8], primary: u32) -> Result<Vec<u32>, Error> {
+    let mut groups = Vec::new();
+    let mut seen = std::collections::HashSet::from([primary]);
+    each_group(root, |line: Group<'_>| {
+        if line
+            .members
+            .split(|byte| *byte == b',')
+            .any(|member| member == name)
+            && seen.insert(line.gid)
+        {
+            groups.push(line.gid);
+        }
+        groups.len() < GROUPS_LIMIT
+    })?;
+    Ok(groups)
 }
