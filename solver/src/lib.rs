@@ -3,9 +3,15 @@
 //! Generic over the operation: knows no Dockerfiles, snapshots or sandboxes; its own tests do arithmetic.
 //! * [`graph`]: vertices and edges; equal vertices are one, wherever they were added;
 //! * [`worker`]: what an executor of operations must offer;
-//! * [`solve`]: keys and outputs as memoised queries, single-flight, a limit on what runs at once, cancellation.
+//! * [`solve`]: keys and outputs as memoised queries, single-flight, a limit on what runs at once, cancellation;
+//! * `key`: the two keys of a vertex; `plan`: what is known of each vertex before anything runs; `progress`: who is
+//!   told what, once; `run`: the queries of one solve.
 
 pub mod graph;
+mod key;
+mod plan;
+mod progress;
+mod run;
 pub mod solve;
 pub mod worker;
 

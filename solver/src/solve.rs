@@ -3,14 +3,20 @@
 //! 1. definition key of the target → a record → done: no input is touched;
 //! 2. else the inputs (each the same way), the content key → a record → done, and the definition key leads to it too;
 //! 3. else, under the key's lock and the limit, look up once more, execute, save under both keys.
+//!
+//! Handles of immediate operations come first, because what is selected of them is part of the definition keys. The
+//! queries themselves are in `run`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::{Graph, VertexId};
-use crate::worker::Worker;
+use crate::plan::Plan;
+use crate::run::Run;
+use crate::worker::{Operation as _, Worker};
 
 /// Hears what happens; called from many tasks.
 pub trait Observer: Send + Sync {
@@ -68,14 +74,95 @@ impl<W: Worker> Solver<W> {
         &self.worker
     }
 
-    /// Returns the outputs of `targets`, in their order. The first error cancels everything else.
+    /// Returns the outputs of `targets`, in their order. The first error cancels everything else. Returns only when
+    /// nothing of it runs any more; dropping the future ends it too.
     pub async fn solve(
         &self,
-        _graph: Arc<Graph<W::Operation>>,
-        _targets: &[VertexId],
-        _observer: Arc<dyn Observer>,
-        _cancel: CancellationToken,
+        graph: Arc<Graph<W::Operation>>,
+        targets: &[VertexId],
+        observer: Arc<dyn Observer>,
+        cancel: CancellationToken,
     ) -> Result<Vec<W::Output>, SolveError<W::Error>> {
-        todo!()
+        // A token of its own, so that the first error does not cancel what the caller does besides.
+        let cancel = cancel.child_token();
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let handles = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(SolveError::Cancelled),
+            handles = self.handles(&graph, targets, observer.as_ref(), &cancel) => handles?,
+        };
+        let plan = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(SolveError::Cancelled),
+            plan = Plan::make(&graph, graph.needed(targets), self.worker.as_ref(), &handles) => plan,
+        };
+        let plan = plan.map_err(|(vertex, error)| {
+            observer.vertex(vertex, Status::Failed);
+            SolveError::Vertex {
+                vertex,
+                source: Arc::new(error),
+            }
+        })?;
+        let (run, demands) = Run::new(
+            Arc::clone(&self.worker),
+            graph,
+            plan,
+            handles,
+            observer,
+            cancel,
+            self.jobs,
+        );
+        run.drive(targets, demands).await
+    }
+
+    /// Makes the handles of the immediate operations that are needed, by vertex index.
+    async fn handles(
+        &self,
+        graph: &Graph<W::Operation>,
+        targets: &[VertexId],
+        observer: &dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Option<W::Output>>, SolveError<W::Error>> {
+        let needed = graph.needed(targets);
+        let immediate = needed
+            .into_iter()
+            .filter(|vertex| graph.operation(*vertex).is_immediate());
+        let made = try_join_all(immediate.map(|vertex| async move {
+            observer.vertex(vertex, Status::Started);
+            let began = Instant::now();
+            let operation = graph.operation(vertex);
+            let made = self
+                .worker
+                .execute(vertex, operation, Vec::new(), cancel.clone())
+                .await;
+            match made {
+                Ok(output) => {
+                    observer.vertex(
+                        vertex,
+                        Status::Done {
+                            took: began.elapsed(),
+                        },
+                    );
+                    Ok((vertex, output))
+                }
+                Err(_) if cancel.is_cancelled() => {
+                    observer.vertex(vertex, Status::Cancelled);
+                    Err(SolveError::Cancelled)
+                }
+                Err(error) => {
+                    observer.vertex(vertex, Status::Failed);
+                    Err(SolveError::Vertex {
+                        vertex,
+                        source: Arc::new(error),
+                    })
+                }
+            }
+        }))
+        .await?;
+        let mut handles: Vec<Option<W::Output>> = (0..graph.len()).map(|_| None).collect();
+        for (vertex, output) in made {
+            handles[vertex.index()] = Some(output);
+        }
+        Ok(handles)
     }
 }
