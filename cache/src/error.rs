@@ -106,6 +106,10 @@ impl Error {
         }
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers pass literals, `format_args!` and errors alike"
+    )]
     pub(crate) fn damaged(what: impl ToString, reason: impl ToString) -> Self {
         Self::Damaged {
             what: what.to_string(),

@@ -18,6 +18,7 @@
 
 pub mod check;
 pub mod collect;
+pub mod containers;
 pub mod content;
 pub mod digest;
 pub mod error;

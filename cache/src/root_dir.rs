@@ -18,6 +18,8 @@ mod make;
 mod node;
 mod place;
 mod remove;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -102,12 +104,11 @@ impl RootDir {
                 ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
             }
         };
-        // openat2 refuses what means nothing beside O_PATH.
-        let flags = if flags.contains(OFlags::PATH) {
-            flags | OFlags::CLOEXEC
-        } else {
-            flags | OFlags::CLOEXEC | OFlags::NOCTTY
-        };
+        let mut flags = flags | OFlags::CLOEXEC;
+        // openat2 refuses flags that mean nothing beside O_PATH.
+        if !flags.contains(OFlags::PATH) {
+            flags |= OFlags::NOCTTY;
+        }
         // openat2 refuses a mode where nothing is created.
         let mode = if flags.intersects(OFlags::CREATE | OFlags::TMPFILE) {
             Mode::from_raw_mode(mode & 0o7777)

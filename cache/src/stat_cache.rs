@@ -6,6 +6,9 @@
 //! The file: 8 bytes of magic and version, a count, the entries in the order of paths, a blake3 checksum; numbers
 //! are little-endian.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -66,6 +69,10 @@ impl Store {
     }
 
     /// Writes atomically; only if something changed.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a cache that was saved is not to be asked again"
+    )]
     pub fn save_stat_cache(&self, cache: StatCache) -> Result<()> {
         if !cache.changed {
             return Ok(());

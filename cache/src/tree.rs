@@ -7,6 +7,8 @@
 mod encoding;
 mod merge;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::os::fd::BorrowedFd;

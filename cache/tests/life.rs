@@ -71,7 +71,7 @@ fn what_was_put_is_found_again_by_another_process() {
         let found = second.lookup(key(name)).unwrap().unwrap();
         assert_eq!(found.key, key(name));
         assert_eq!(found.snapshot.as_ref(), Some(&above.id));
-        assert_eq!(found.extra, [below.id.clone()]);
+        assert_eq!(found.extra, saved.extra);
     }
     assert_eq!(second.lookup(key("d")).unwrap(), None);
     assert_eq!(
@@ -229,4 +229,105 @@ fn links_in_a_snapshot_are_listed_not_followed() {
     assert_eq!(tree.below(b"a").len(), 2);
     assert_eq!(tree.below(b"").len(), 6);
     assert_eq!(made.size_bytes, 2);
+}
+
+#[test]
+fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
+    use rbuild_cache::collect::PruneOptions;
+    let (directory, store) = store();
+    let all = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    let base = snapshot(&store, None, "base");
+    let kept = snapshot(&store, Some(&base.id), "kept");
+    let gone = snapshot(&store, Some(&base.id), "gone");
+    store
+        .save(&[key("gone")], &record(Some(gone.id.clone())))
+        .unwrap();
+    store.put_container("c1", &kept.id).unwrap();
+    let blob = store.put_blob(b"loose").unwrap();
+    drop(store.cache_mount("m", Sharing::Shared).unwrap());
+    // All of it was used by this process.
+    assert_eq!(store.prune(&all).unwrap().snapshots, 0);
+    assert_eq!(store.usage().unwrap().reclaimable, 0);
+    drop(store);
+
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    assert!(store.usage().unwrap().reclaimable > 0);
+    assert_eq!(store.check(false).unwrap(), []);
+    let pruned = store.prune(&all).unwrap();
+    assert_eq!(
+        (
+            pruned.records,
+            pruned.snapshots,
+            pruned.blobs,
+            pruned.cache_mounts
+        ),
+        (1, 1, 1, 1)
+    );
+    assert!(pruned.bytes > 0);
+    assert_eq!(store.lookup(key("gone")).unwrap(), None);
+    assert!(store.snapshot(&gone.id).is_err() && !store.has_blob(&blob));
+    assert_eq!(store.chain(&kept.id).unwrap().len(), 2);
+    assert_eq!(store.check(false).unwrap(), []);
+    assert!(store.remove_container("c1").unwrap());
+    assert!(store.put_container("../x", &kept.id).is_err());
+}
+
+#[test]
+fn check_finds_every_kind_of_damage_and_repair_puts_it_away() {
+    let (_directory, store) = store();
+    let blob = store.put_blob(b"good bytes").unwrap();
+    let other = store.put_blob(b"other").unwrap();
+    let below = snapshot(&store, None, "below");
+    let above = snapshot(&store, Some(&below.id), "above");
+    let fine = snapshot(&store, None, "fine");
+    store
+        .save(&[key("a")], &record(Some(above.id.clone())))
+        .unwrap();
+    store
+        .save(&[key("f")], &record(Some(fine.id.clone())))
+        .unwrap();
+    fs::write(store.blob_path(&blob), "evil bytes").unwrap();
+    fs::remove_file(store.blob_path(&other)).unwrap();
+    fs::write(store.snapshot_directory(&below.id).join("below"), "BELOW").unwrap();
+    fs::write(store.root().join("snapshots/stranger"), "").unwrap();
+
+    let found = store.check(false).unwrap();
+    let whats: Vec<_> = found.iter().map(|finding| finding.what.clone()).collect();
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(whats.contains(&format!("blob {blob}")));
+    assert!(whats.contains(&format!("blob {other}")));
+    assert!(whats.contains(&format!("snapshot {}", below.id.as_str())));
+    assert!(whats.contains(&"snapshots/stranger".to_owned()));
+    assert!(
+        found
+            .iter()
+            .any(|f| f.reason == "`/below` is not what it was")
+    );
+
+    assert!(
+        store
+            .check(true)
+            .unwrap()
+            .iter()
+            .filter(|f| f.repaired)
+            .count()
+            == 3
+    );
+    // What the store did not make is nobody's to remove.
+    let left = store.check(false).unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].what, "snapshots/stranger");
+    assert!(!store.has_blob(&blob));
+    assert_eq!(store.lookup(key("a")).unwrap(), None);
+    assert!(store.lookup(key("f")).unwrap().is_some());
+    assert!(
+        fs::read_dir(store.root().join("quarantine"))
+            .unwrap()
+            .count()
+            >= 2
+    );
 }

@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
@@ -53,12 +53,12 @@ pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
         found: Mutex::new(Vec::new()),
         error: Mutex::new(None),
     };
-    rayon::scope(|scope| scan.directory(scope, Vec::new()));
+    rayon::scope(|scope| scan.directory(scope, b""));
     let Scan { root, found, error } = scan;
-    if let Some(error) = error.into_inner().unwrap_or_else(|lock| lock.into_inner()) {
+    if let Some(error) = error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let mut found = found.into_inner().unwrap_or_else(|lock| lock.into_inner());
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.par_sort_unstable_by(|one, other| path_order(&one.entry.path, &other.entry.path));
     for file in found.iter_mut().filter(|file| file.large) {
         let path = path_of(&file.entry.path);
@@ -71,9 +71,9 @@ pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
 
 impl Scan {
     /// Lists a directory and hands out what it holds.
-    fn directory<'scope>(&'scope self, scope: &rayon::Scope<'scope>, path: Vec<u8>) {
-        if let Err(error) = self.try_directory(scope, &path) {
-            self.fail(error.at_path(&path));
+    fn directory<'scope>(&'scope self, scope: &rayon::Scope<'scope>, path: &[u8]) {
+        if let Err(error) = self.try_directory(scope, path) {
+            self.fail(error.at_path(path));
         }
     }
 
@@ -108,7 +108,7 @@ impl Scan {
             };
             if is_directory {
                 let child = join(path, &child.name);
-                scope.spawn(move |scope| self.directory(scope, child));
+                scope.spawn(move |scope| self.directory(scope, &child));
             } else {
                 names.push(child.name);
             }
@@ -162,20 +162,20 @@ impl Scan {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Found>> {
-        self.found.lock().unwrap_or_else(|lock| lock.into_inner())
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self) -> bool {
         self.error
             .lock()
-            .unwrap_or_else(|lock| lock.into_inner())
+            .unwrap_or_else(PoisonError::into_inner)
             .is_some()
     }
 
     fn fail(&self, error: crate::Error) {
         self.error
             .lock()
-            .unwrap_or_else(|lock| lock.into_inner())
+            .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(error);
     }
 }

@@ -1,0 +1,66 @@
+//! How much room things take: real blocks, what has several names counted once.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// When a file with several names counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    /// At the first name: how much is used.
+    Once,
+    /// At the last name: how much is given back when all that is measured is removed.
+    WhenAllNamesAreSeen,
+}
+
+#[derive(Debug)]
+pub(super) struct Meter {
+    count: Count,
+    /// Names seen so far, by device and inode.
+    names: HashMap<(u64, u64), u64>,
+}
+
+impl Meter {
+    pub(super) fn new(count: Count) -> Self {
+        Self {
+            count,
+            names: HashMap::new(),
+        }
+    }
+
+    /// Blocks of a tree in bytes; links are not followed. What vanishes or cannot be read does not count.
+    pub(super) fn tree(&mut self, path: &Path) -> u64 {
+        let mut bytes = 0_u64;
+        let mut todo: Vec<PathBuf> = vec![path.to_owned()];
+        while let Some(path) = todo.pop() {
+            let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+                continue;
+            };
+            if metadata.is_dir() {
+                bytes += metadata.blocks() * 512;
+                let children = std::fs::read_dir(&path).into_iter().flatten().flatten();
+                todo.extend(children.map(|child| child.path()));
+                continue;
+            }
+            if metadata.nlink() > 1 {
+                let inode = (metadata.dev(), metadata.ino());
+                let names = self.names.entry(inode).or_default();
+                *names += 1;
+                let counts = match self.count {
+                    Count::Once => *names == 1,
+                    Count::WhenAllNamesAreSeen => *names == metadata.nlink(),
+                };
+                if !counts {
+                    continue;
+                }
+            }
+            bytes += metadata.blocks() * 512;
+        }
+        bytes
+    }
+}
+
+/// Blocks that removing `path` would give back, in bytes.
+pub(crate) fn allocated(path: &Path) -> u64 {
+    Meter::new(Count::WhenAllNamesAreSeen).tree(path)
+}

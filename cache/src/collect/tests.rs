@@ -1,0 +1,147 @@
+use super::plan::*;
+use super::*;
+
+fn id(name: &str) -> SnapshotId {
+    SnapshotId(name.to_owned())
+}
+
+/// `a` ← `b` ← `c`, and `d` alone; each of 100 bytes, last used at 10.
+fn contents() -> Contents {
+    let snapshot = |name: &str, parent: Option<&str>| SnapshotRow {
+        id: id(name),
+        parent: parent.map(id),
+        size: 100,
+        used: 10,
+    };
+    Contents {
+        snapshots: vec![
+            snapshot("a", None),
+            snapshot("b", Some("a")),
+            snapshot("c", Some("b")),
+            snapshot("d", None),
+        ],
+        ..Contents::default()
+    }
+}
+
+fn result(number: i64, snapshot: &str, duration_ms: u64, used: i64) -> ResultRow {
+    ResultRow {
+        id: number,
+        snapshots: vec![id(snapshot)],
+        duration_ms,
+        used,
+    }
+}
+
+fn names(plan: &Plan) -> String {
+    let mut names: Vec<_> = plan.snapshots.iter().map(SnapshotId::as_str).collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+const ALL: PruneOptions = PruneOptions {
+    all: true,
+    keep_storage: None,
+    until: None,
+};
+
+#[test]
+fn what_nothing_holds_goes_whatever_the_options() {
+    let mut contents = contents();
+    contents.results = vec![result(1, "b", 1, 10)];
+    let plan = plan(&contents, &PruneOptions::default(), 100, 0);
+    assert_eq!(names(&plan), "c d");
+    assert!(plan.results.is_empty());
+}
+
+#[test]
+fn what_a_living_process_may_use_stays_with_all_below_it() {
+    let mut contents = contents();
+    contents.snapshots[1].used = 100;
+    contents.results = vec![result(1, "c", 1, 10), result(2, "d", 1, 100)];
+    let plan = plan(&contents, &ALL, 100, 0);
+    assert_eq!(names(&plan), "c");
+    assert_eq!(plan.results, [1]);
+}
+
+#[test]
+fn names_and_containers_hold_and_unnamed_images_do_not() {
+    let mut contents = contents();
+    let image = |named, manifest: &[u8], snapshot: &str| ImageRow {
+        named,
+        manifest: Digest::of(manifest),
+        snapshot: Some(id(snapshot)),
+        blobs: vec![Digest::of(manifest)],
+        used: 10,
+    };
+    contents.blobs = [b"1", b"2", b"3"]
+        .iter()
+        .map(|bytes| BlobRow {
+            digest: Digest::of(*bytes),
+            size: 1,
+            used: 10,
+        })
+        .collect();
+    contents.images = vec![image(true, b"1", "a"), image(false, b"2", "d")];
+    contents.containers = vec![id("b")];
+    let plan = plan(&contents, &PruneOptions::default(), 100, 0);
+    assert_eq!(names(&plan), "c d");
+    assert_eq!(plan.images, [Digest::of(b"2")]);
+    let blobs: std::collections::HashSet<_> = [Digest::of(b"2"), Digest::of(b"3")].into();
+    assert_eq!(plan.blobs, blobs);
+}
+
+#[test]
+fn a_record_of_what_a_name_holds_costs_nothing_and_stays() {
+    let mut contents = contents();
+    contents.images = vec![ImageRow {
+        named: true,
+        manifest: Digest::of(b"1"),
+        snapshot: Some(id("c")),
+        blobs: Vec::new(),
+        used: 10,
+    }];
+    contents.results = vec![result(1, "b", 1, 10), result(2, "d", 1, 10)];
+    let plan = plan(&contents, &ALL, 100, 0);
+    assert_eq!(plan.results, [2]);
+    assert_eq!(names(&plan), "d");
+}
+
+#[test]
+fn the_least_valuable_goes_first_and_no_more_than_needed() {
+    let mut contents = contents();
+    contents.results = vec![result(1, "c", 50_000, 10), result(2, "d", 10, 20)];
+    let options = PruneOptions {
+        keep_storage: Some(350),
+        ..PruneOptions::default()
+    };
+    let plan_of = |contents: &Contents, other| plan(contents, &options, 100, other);
+    let some = plan_of(&contents, 0);
+    assert_eq!((names(&some).as_str(), some.still_too_much), ("d", false));
+    // Other things take room as well.
+    let more = plan_of(&contents, 300);
+    assert_eq!(
+        (names(&more).as_str(), more.still_too_much),
+        ("a b c d", false)
+    );
+    assert!(plan_of(&contents, 351).still_too_much);
+}
+
+#[test]
+fn until_spares_what_was_used_since() {
+    let mut contents = contents();
+    contents.results = vec![result(1, "c", 1, 5_000), result(2, "d", 1, 500)];
+    let options = PruneOptions {
+        until: Some(1),
+        ..PruneOptions::default()
+    };
+    assert_eq!(plan(&contents, &options, 10_000, 0).results, [2]);
+}
+
+#[test]
+fn a_cycle_of_parents_does_not_hang() {
+    let mut contents = contents();
+    contents.snapshots[0].parent = Some(id("b"));
+    contents.results = vec![result(1, "c", 1, 10)];
+    assert_eq!(plan(&contents, &ALL, 100, 0).results, [1]);
+}
