@@ -1,5 +1,28 @@
 //! From a parsed Dockerfile to a graph of operations and the image configs to be. Pure: what must be known of base
-//! images is handed in, so that lowering is tested as text in, graph out.
+//! images is handed in, so that lowering is tested as text in, graph out. The rules are BuildKit's.
+//!
+//! * [`file`]: instructions grouped into stages; [`scope`]: which variables hold where;
+//! * [`build`]: what one lowering knows and collects; [`stage`]: a stage from its base on, ONBUILD among it;
+//! * instructions by topic: [`run`] and [`mounts`], [`transfer`] (COPY, ADD), [`config`] (what only changes the config);
+//! * small languages: [`chmod`], [`expose`], [`remote`], [`signal`], [`gofmt`], [`paths`]; [`suggest`]: near misses;
+//! * [`dump`]: a lowered build as text.
+
+mod build;
+mod chmod;
+mod config;
+pub mod dump;
+mod expose;
+mod file;
+mod gofmt;
+mod mounts;
+mod paths;
+mod remote;
+mod run;
+mod scope;
+mod signal;
+mod stage;
+mod suggest;
+mod transfer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +40,8 @@ use crate::request::{Entitlement, NoCache};
 #[derive(Debug, Clone)]
 pub struct Options {
     pub target: Option<String>,
-    /// At least one.
+    /// Empty where none was asked for: then the build platform is the target, and the result has the platform of
+    /// its base image.
     pub platforms: Vec<Platform>,
     pub build_platform: Platform,
     pub build_args: BTreeMap<String, String>,
@@ -48,14 +72,16 @@ pub struct ImageNeed {
 }
 
 /// Finds the images that the target's stages are built from or copy from. Called until it returns nothing new:
-/// ONBUILD triggers of a base can name further ones.
+/// ONBUILD triggers of a base can name further ones. With each need comes what to say if it cannot be found.
+///
+/// Mistakes that the missing images cannot explain are errors at once.
 pub fn images_needed(
-    _source: &Arc<Source>,
-    _parsed: &Parsed,
-    _options: &Options,
-    _known: &HashMap<ImageNeed, Arc<Resolved>>,
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &Options,
+    known: &HashMap<ImageNeed, Arc<Resolved>>,
 ) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
-    todo!()
+    build::Lowering::run(source, parsed, options, known).into_needs()
 }
 
 /// The whole build.
@@ -107,12 +133,13 @@ pub struct StepInfo {
     pub end_line: usize,
 }
 
-/// Lowers the whole Dockerfile. `images` holds an answer for everything that [`images_needed`] asked for.
+/// Lowers the whole Dockerfile. `images` holds an answer for everything that [`images_needed`] asked for; an image
+/// that is missing there is an error.
 pub fn lower(
-    _source: &Arc<Source>,
-    _parsed: &Parsed,
-    _options: &Options,
-    _images: &HashMap<ImageNeed, Arc<Resolved>>,
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &Options,
+    images: &HashMap<ImageNeed, Arc<Resolved>>,
 ) -> Result<Lowered, Vec<Located>> {
-    todo!()
+    build::Lowering::run(source, parsed, options, images).into_lowered()
 }

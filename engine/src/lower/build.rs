@@ -1,0 +1,581 @@
+//! What one lowering knows and collects: the graph, the steps' names, the images it lacks, and every mistake.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rbuild_image::source::Resolved;
+use rbuild_image::{Platform, Reference};
+use rbuild_parser::ast::{Command, Instruction, Text};
+use rbuild_parser::expand::{self, ExpandError, Expanded};
+use rbuild_parser::{Diagnostic, Parsed, Source, Span};
+use rbuild_solver::{Graph, VertexId};
+
+use super::file::File;
+use super::scope::{self, Scope};
+use super::stage::{Base, State};
+use super::suggest::nearest;
+use super::{ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo};
+use crate::error::Located;
+use crate::op::{ContextSource, Op};
+
+/// The value or the one mistake that stood in its way.
+pub(crate) type Outcome<T> = Result<T, Box<Diagnostic>>;
+
+pub(crate) struct Lowering<'a> {
+    pub(crate) file: File<'a>,
+    pub(crate) options: &'a Options,
+    pub(crate) images: &'a HashMap<ImageNeed, Arc<Resolved>>,
+    pub(crate) build_args: BTreeMap<String, String>,
+    /// Keys of [`Options::contexts`] in their normal form.
+    pub(crate) contexts: HashMap<String, (String, ContextKind)>,
+    pub(crate) epoch: Option<i64>,
+    pub(crate) graph: Graph<Op>,
+    /// Of the platform that is being lowered.
+    pub(crate) target: Target,
+    pub(crate) bases: Vec<Option<Base>>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) depth: usize,
+    steps: Vec<((usize, usize), StepInfo)>,
+    named: HashSet<VertexId>,
+    results: Vec<LoweredImage>,
+    needs: Vec<(ImageNeed, Located)>,
+    mistakes: Vec<Mistake>,
+    warnings: Vec<Located>,
+}
+
+/// For what is built, and with which variables FROM lines are read.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) platform: Platform,
+    /// Nobody asked for it.
+    pub(crate) implicit: bool,
+    /// Predefined variables and ARGs before the first FROM.
+    pub(crate) globals: Scope,
+    /// Names of the ARGs before the first FROM, also those without a value.
+    pub(crate) global_names: HashSet<String>,
+}
+
+/// How far a stage is.
+#[derive(Debug, Clone)]
+pub(crate) enum Slot {
+    Todo,
+    Running,
+    Failed,
+    Done(Rc<State>),
+}
+
+struct Mistake {
+    located: Located,
+    /// It may be owed to an image that is not known yet.
+    tentative: bool,
+}
+
+/// Where an instruction stands, and where its errors are shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'s> {
+    pub(crate) instruction: &'s Instruction,
+    /// Of a trigger: the FROM line that runs it takes the blame.
+    pub(crate) blame: Option<&'s Instruction>,
+    pub(crate) stage: usize,
+    /// Place among the stage's instructions, triggers first.
+    pub(crate) ordinal: usize,
+}
+
+impl Site<'_> {
+    /// What stands in the Dockerfile: the instruction itself, or the FROM that triggers it.
+    pub(crate) fn shown(&self) -> &Instruction {
+        self.blame.unwrap_or(self.instruction)
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowers for every platform. What went wrong is collected, nothing stops early.
+    pub(crate) fn run(
+        source: &'a Arc<Source>,
+        parsed: &'a Parsed,
+        options: &'a Options,
+        images: &'a HashMap<ImageNeed, Arc<Resolved>>,
+    ) -> Self {
+        let (file, mistakes) = File::new(source, parsed);
+        let mut build_args = options.build_args.clone();
+        if let Some(epoch) = &options.source_date_epoch {
+            build_args
+                .entry("SOURCE_DATE_EPOCH".to_owned())
+                .or_insert_with(|| epoch.clone());
+        }
+        let contexts = options
+            .contexts
+            .iter()
+            .map(|(name, kind)| (context_key(name), (name.clone(), kind.clone())))
+            .collect();
+        let mut lowering = Self {
+            file,
+            options,
+            images,
+            build_args,
+            contexts,
+            epoch: None,
+            graph: Graph::new(),
+            target: Target {
+                platform: options.build_platform.clone(),
+                implicit: true,
+                globals: Scope::default(),
+                global_names: HashSet::new(),
+            },
+            bases: Vec::new(),
+            slots: Vec::new(),
+            depth: 0,
+            steps: Vec::new(),
+            named: HashSet::new(),
+            results: Vec::new(),
+            needs: Vec::new(),
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+        };
+        for mistake in mistakes {
+            lowering.mistake(mistake, false);
+        }
+        lowering.warn_of_unknown_build_args();
+        if lowering.file.stages.is_empty() {
+            return lowering;
+        }
+        match options.platforms.as_slice() {
+            [] => lowering.platform(options.build_platform.clone(), true),
+            platforms => {
+                for platform in platforms {
+                    lowering.platform(platform.clone(), false);
+                }
+            }
+        }
+        lowering
+    }
+
+    pub(crate) fn into_needs(self) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
+        let complete = self.needs.is_empty();
+        let firm: Vec<Located> = self
+            .mistakes
+            .into_iter()
+            .filter(|mistake| complete || !mistake.tentative)
+            .map(|mistake| mistake.located)
+            .collect();
+        if firm.is_empty() { Ok(self.needs) } else { Err(firm) }
+    }
+
+    pub(crate) fn into_lowered(self) -> Result<Lowered, Vec<Located>> {
+        let mut mistakes: Vec<Located> = self
+            .mistakes
+            .into_iter()
+            .map(|mistake| mistake.located)
+            .collect();
+        mistakes.extend(self.needs.into_iter().map(|(_, missing)| missing));
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let targets: Vec<VertexId> = self
+            .results
+            .iter()
+            .filter_map(|image| image.vertex)
+            .collect();
+        let needed: HashSet<VertexId> = self.graph.needed(&targets).into_iter().collect();
+        let mut steps = self.steps;
+        steps.retain(|(_, step)| needed.contains(&step.vertex));
+        steps.sort_by_key(|(place, _)| *place);
+        Ok(Lowered {
+            graph: self.graph,
+            images: self.results,
+            steps: steps.into_iter().map(|(_, step)| step).collect(),
+            warnings: self.warnings,
+        })
+    }
+
+    fn platform(&mut self, platform: Platform, implicit: bool) {
+        let target_name = self
+            .options
+            .target
+            .clone()
+            .or_else(|| {
+                let last = self.file.stages.last()?;
+                last.name().map(str::to_owned)
+            })
+            .unwrap_or_else(|| "default".to_owned());
+        self.target = Target {
+            globals: scope::predefined(
+                &self.options.build_platform,
+                &platform,
+                &target_name,
+                &self.build_args,
+            ),
+            platform,
+            implicit,
+            global_names: HashSet::new(),
+        };
+        self.globals();
+        self.read_epoch();
+        self.slots = vec![Slot::Todo; self.file.stages.len()];
+        self.bases = Vec::new();
+        for index in 0..self.file.stages.len() {
+            let base = match self.base(index) {
+                Ok(base) => Some(base),
+                Err(mistake) => {
+                    self.mistake(*mistake, false);
+                    None
+                }
+            };
+            self.bases.push(base);
+        }
+        let Some(target) = self.target_stage() else {
+            return;
+        };
+        for index in self.reachable(target) {
+            self.stage(index);
+        }
+        if let Slot::Done(state) = &self.slots[target] {
+            let state = Rc::clone(state);
+            let image = self.finish(&state);
+            self.results.push(image);
+        }
+    }
+
+    /// ARG before the first FROM: each sees the ones before it.
+    fn globals(&mut self) {
+        for instruction in self.file.globals.clone() {
+            let Command::Arg(declarations) = &instruction.command else {
+                continue;
+            };
+            for declaration in declarations {
+                let name = &declaration.name.value;
+                self.target.global_names.insert(name.clone());
+                if let Some(given) = self.build_args.get(name) {
+                    self.target.globals.set(name, given.clone());
+                } else if let Some(default) = &declaration.default {
+                    match expand::word(&default.value, self.file.escape, &self.target.globals) {
+                        Ok(value) => self.target.globals.set(name, value.text),
+                        Err(error) => {
+                            let mistake = expansion_mistake(default, &error);
+                            self.mistake(mistake, false);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_epoch(&mut self) {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        let value = self
+            .build_args
+            .get(NAME)
+            .map(String::as_str)
+            .or_else(|| self.target.globals.value(NAME))
+            .unwrap_or("");
+        if value.is_empty() {
+            self.epoch = None;
+            return;
+        }
+        if let Ok(epoch) = value.parse() {
+            self.epoch = Some(epoch);
+            return;
+        }
+        let place = self
+            .file
+            .globals
+            .iter()
+            .flat_map(|instruction| match &instruction.command {
+                Command::Arg(declarations) => declarations.as_slice(),
+                _ => &[],
+            })
+            .find(|declaration| declaration.name.value == NAME)
+            .map_or(Span::new(0, 0), |declaration| declaration.name.span);
+        let mistake = Diagnostic::error(
+            "bad-epoch",
+            format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
+            place,
+        )
+        .help("give it as seconds since 1970-01-01 00:00 UTC, for instance the output of `git log -1 --format=%ct`");
+        self.mistake(mistake, false);
+    }
+
+    fn target_stage(&mut self) -> Option<usize> {
+        let Some(name) = &self.options.target else {
+            return self.file.stages.len().checked_sub(1);
+        };
+        let found = self.file.stage_named(name, self.file.stages.len());
+        if found.is_none() {
+            let last = self.file.stages.last()?.instruction.span;
+            let mut mistake = Diagnostic::error(
+                "unknown-target",
+                format!("no stage is called `{name}`, which --target asks for"),
+                last,
+            );
+            mistake.primary.text = "the last stage".to_owned();
+            if name.parse::<usize>().is_ok() {
+                mistake = mistake.help("--target takes the name of a stage, not its number");
+            }
+            if let Some(near) = nearest(name, self.file.stage_names()) {
+                mistake = mistake.help(format!("there is a stage `{near}`"));
+            } else {
+                let names: Vec<String> = self.file.stage_names().map(|name| format!("`{name}`")).collect();
+                mistake = mistake.help(if names.is_empty() {
+                    "no stage has a name: give it one with `FROM image AS name`".to_owned()
+                } else {
+                    format!("there are the stages {}", names.join(", "))
+                });
+            }
+            self.mistake(mistake, false);
+        }
+        found
+    }
+
+    /// The stages that `target` needs as far as the text alone tells, in the order of the file. Lowering them in
+    /// that order keeps recursion shallow; what variables and triggers name besides is found on the way.
+    fn reachable(&self, target: usize) -> Vec<usize> {
+        let mut found = HashSet::from([target]);
+        let mut todo = vec![target];
+        while let Some(index) = todo.pop() {
+            let mut visit = |next: usize| {
+                if found.insert(next) {
+                    todo.push(next);
+                }
+            };
+            if let Some(Some(Base::Stage(base))) = self.bases.get(index) {
+                visit(*base);
+            }
+            if matches!(self.bases.get(index), Some(Some(Base::Context(_)))) {
+                continue;
+            }
+            for instruction in &self.file.stages[index].body {
+                if let Command::Copy(copy) = &instruction.command
+                    && let Some(from) = &copy.from
+                {
+                    let named = match from.value.parse::<usize>() {
+                        Ok(number) => (number < index).then_some(number),
+                        Err(_) => self.file.stage_named(&from.value, index),
+                    };
+                    named.into_iter().for_each(&mut visit);
+                }
+            }
+        }
+        let mut found: Vec<usize> = found.into_iter().collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// BuildKit keeps silent about them, and a typo in a flag goes unnoticed.
+    fn warn_of_unknown_build_args(&mut self) {
+        let declared: HashSet<&str> = self
+            .file
+            .globals
+            .iter()
+            .copied()
+            .chain(self.file.stages.iter().flat_map(|stage| stage.body.iter().copied()))
+            .map(|instruction| match &instruction.command {
+                Command::Onbuild(onbuild) => &onbuild.instruction,
+                _ => instruction,
+            })
+            .flat_map(|instruction| match &instruction.command {
+                Command::Arg(declarations) => declarations.as_slice(),
+                _ => &[],
+            })
+            .map(|declaration| declaration.name.value.as_str())
+            .collect();
+        for name in self.options.build_args.keys() {
+            if declared.contains(name.as_str()) || scope::is_predefined(name) {
+                continue;
+            }
+            let mut warning = Diagnostic::warning(
+                "UnusedBuildArg",
+                format!("no ARG declares `{name}`, which --build-arg gives"),
+                Span::new(0, 0),
+            );
+            if let Some(near) = nearest(name, declared.iter().copied()) {
+                warning = warning.help(format!("there is an ARG `{near}`"));
+            }
+            self.warnings.push(Located {
+                source: Arc::clone(self.file.source),
+                diagnostic: warning,
+            });
+        }
+    }
+
+    /// Keeps a mistake, once.
+    pub(crate) fn mistake(&mut self, diagnostic: Diagnostic, tentative: bool) {
+        if self
+            .mistakes
+            .iter()
+            .any(|known| known.located.diagnostic == diagnostic)
+        {
+            return;
+        }
+        self.mistakes.push(Mistake {
+            located: Located {
+                source: Arc::clone(self.file.source),
+                diagnostic,
+            },
+            tentative,
+        });
+    }
+
+    /// Keeps a mistake of an instruction. One of a trigger is shown at the FROM that runs it.
+    pub(crate) fn mistake_at(&mut self, site: Site<'_>, mut diagnostic: Diagnostic, tentative: bool) {
+        if let Some(from) = site.blame {
+            blame(&mut diagnostic, from, site.instruction);
+        }
+        self.mistake(diagnostic, tentative);
+    }
+
+    fn warning_at(&mut self, site: Site<'_>, mut diagnostic: Diagnostic) {
+        if let Some(from) = site.blame {
+            blame(&mut diagnostic, from, site.instruction);
+        }
+        if self
+            .warnings
+            .iter()
+            .any(|known| known.diagnostic == diagnostic)
+        {
+            return;
+        }
+        self.warnings.push(Located {
+            source: Arc::clone(self.file.source),
+            diagnostic,
+        });
+    }
+
+    pub(crate) fn need(&mut self, need: ImageNeed, missing: Diagnostic) {
+        if self.needs.iter().any(|(known, _)| *known == need) {
+            return;
+        }
+        let missing = Located {
+            source: Arc::clone(self.file.source),
+            diagnostic: missing,
+        };
+        self.needs.push((need, missing));
+    }
+
+    /// Expands one word with what holds in a stage.
+    pub(crate) fn word(&mut self, state: &State, site: Site<'_>, text: &Text) -> Outcome<String> {
+        match expand::word(&text.value, self.file.escape, &state.scope) {
+            Ok(expanded) => {
+                self.warn_of_undefined(state, site, text, &expanded);
+                Ok(expanded.text)
+            }
+            Err(error) => Err(Box::new(self.explain(state, expansion_mistake(text, &error), &text.value))),
+        }
+    }
+
+    /// Adds what a variable's absence may be owed to.
+    fn explain(&self, state: &State, mistake: Diagnostic, raw: &str) -> Diagnostic {
+        let forgotten = self
+            .target
+            .global_names
+            .iter()
+            .find(|name| state.scope.value(name).is_none() && raw.contains(&format!("{{{name}")));
+        match forgotten {
+            Some(name) => mistake.help(format!(
+                "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
+            )),
+            None => mistake,
+        }
+    }
+
+    fn warn_of_undefined(&mut self, state: &State, site: Site<'_>, text: &Text, expanded: &Expanded) {
+        if state.tentative {
+            return;
+        }
+        for name in &expanded.undefined {
+            if state.args.iter().any(|(known, _)| known == name) {
+                continue;
+            }
+            let mut warning = Diagnostic::warning(
+                "UndefinedVar",
+                format!("usage of undefined variable `${name}`"),
+                text.span,
+            );
+            if self.target.global_names.contains(name) {
+                warning = warning.help(format!(
+                    "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
+                ));
+            } else if let Some(near) = nearest(name, state.scope.names()) {
+                warning = warning.help(format!("there is a variable `{near}`"));
+            }
+            self.warning_at(site, warning);
+        }
+    }
+
+    /// Names a vertex, unless an equal one is named already.
+    pub(crate) fn name_step(&mut self, vertex: VertexId, place: (usize, usize), name: String, record_step: String, at: &Instruction) {
+        if !self.named.insert(vertex) {
+            return;
+        }
+        self.steps.push((
+            place,
+            StepInfo {
+                vertex,
+                name,
+                record_step,
+                source: Arc::clone(self.file.source),
+                span: at.span,
+                start_line: at.start_line,
+                end_line: at.end_line,
+            },
+        ));
+    }
+
+    /// A directory that is handed over: the build context (empty name) or a named one.
+    pub(crate) fn context(&mut self, name: &str, at: &Instruction) -> VertexId {
+        let vertex = self.graph.add(
+            Op::Context(ContextSource {
+                name: name.to_owned(),
+            }),
+            &[],
+        );
+        let shown = if name.is_empty() {
+            "[internal] load build context".to_owned()
+        } else {
+            format!("[context {name}] load from client")
+        };
+        self.name_step(vertex, (0, 0), shown, format!("context/{name}"), at);
+        vertex
+    }
+
+    /// The named context that shadows `name`, be it a stage's or an image's.
+    pub(crate) fn named_context(&self, name: &str) -> Option<(String, ContextKind)> {
+        if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+            return None;
+        }
+        self.contexts.get(&context_key(name)).cloned()
+    }
+}
+
+/// The normal form of a context's name: `docker.io/library/busybox:latest` is `busybox`. What is no image name is
+/// compared in lower case, as names of stages are.
+fn context_key(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    match name.parse::<Reference>() {
+        Ok(reference) => {
+            let familiar = reference.familiar();
+            match familiar.strip_suffix(":latest") {
+                Some(short) => short.to_owned(),
+                None => familiar,
+            }
+        }
+        Err(_) => name,
+    }
+}
+
+/// The place within a raw word, where it stands in the source as it is; the whole word otherwise.
+pub(crate) fn expansion_mistake(text: &Text, error: &ExpandError) -> Diagnostic {
+    let in_place = text.span.end.saturating_sub(text.span.start) == text.value.len();
+    let span = if in_place && error.offset < text.value.len() {
+        Span::new(text.span.start + error.offset, text.span.end)
+    } else {
+        text.span
+    };
+    Diagnostic::error("bad-expansion", error.message.clone(), span)
+}
+
+fn blame(diagnostic: &mut Diagnostic, from: &Instruction, trigger: &Instruction) {
+    diagnostic.primary.span = from.span;
+    diagnostic.primary.text = format!("runs `ONBUILD {}`", trigger.original.trim());
+    diagnostic.secondary.clear();
+}

@@ -1,0 +1,169 @@
+//! Which sources of ADD are elsewhere: URLs of files, and repositories of git. Text only; nothing is fetched here.
+
+/// A repository and what of it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GitUrl {
+    pub(crate) url: String,
+    /// Branch, tag or commit; empty for the default branch.
+    pub(crate) reference: String,
+    pub(crate) subdirectory: String,
+    pub(crate) checksum: Option<String>,
+    pub(crate) keep_git_dir: Option<bool>,
+}
+
+/// What a source of ADD or COPY is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Remote {
+    /// A path.
+    Local,
+    Http,
+    Git(GitUrl),
+}
+
+/// Tells by its text what a source is. The error says what is wrong with a repository's URL.
+pub(crate) fn classify(source: &str) -> Result<Remote, String> {
+    if let Some((scheme, rest)) = source.split_once("://") {
+        let scheme = scheme.to_ascii_lowercase();
+        return match scheme.as_str() {
+            "http" | "https" => {
+                let path_end = rest.find(['?', '#']).unwrap_or(rest.len());
+                let path = rest.get(..path_end).unwrap_or(rest);
+                if path.contains('/') && path.ends_with(".git") {
+                    git(source).map(Remote::Git)
+                } else {
+                    Ok(Remote::Http)
+                }
+            }
+            "git" | "ssh" => git(source).map(Remote::Git),
+            _ => Ok(Remote::Local),
+        };
+    }
+    if is_scp_like(source) {
+        return git(source).map(Remote::Git);
+    }
+    Ok(Remote::Local)
+}
+
+/// `user@host:path`
+fn is_scp_like(source: &str) -> bool {
+    let Some((user, rest)) = source.split_once('@') else {
+        return false;
+    };
+    let Some((host, path)) = rest.split_once(':') else {
+        return false;
+    };
+    let plain = |text: &str, extra: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+    };
+    plain(user, "-_") && plain(host, "-_.") && !path.is_empty() && !path.starts_with("//")
+}
+
+/// `URL[?key=value&…][#reference[:subdirectory]]`
+fn git(source: &str) -> Result<GitUrl, String> {
+    let (front, fragment) = source.split_once('#').unwrap_or((source, ""));
+    let (url, query) = front.split_once('?').unwrap_or((front, ""));
+    let (reference, subdirectory) = fragment.split_once(':').unwrap_or((fragment, ""));
+    let mut found = GitUrl {
+        url: url.to_owned(),
+        reference: reference.to_owned(),
+        subdirectory: subdirectory.to_owned(),
+        checksum: None,
+        keep_git_dir: None,
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decode(value);
+        match key {
+            "ref" => found.reference = value,
+            "branch" => found.reference = format!("refs/heads/{value}"),
+            "tag" => found.reference = format!("refs/tags/{value}"),
+            "subdir" => found.subdirectory = value,
+            "commit" | "checksum" => found.checksum = Some(value),
+            "keep-git-dir" => {
+                found.keep_git_dir = Some(match value.as_str() {
+                    "" | "1" | "true" => true,
+                    "0" | "false" => false,
+                    _ => return Err(format!("`keep-git-dir={value}` is neither true nor false")),
+                });
+            }
+            _ => return Err(format!("`{source}` has an unknown option `{key}`")),
+        }
+    }
+    // What starts with a dash would be an option to git.
+    if found.url.starts_with('-') || found.reference.starts_with('-') {
+        return Err(format!("`{source}` is not a repository"));
+    }
+    Ok(found)
+}
+
+/// What the file behind a URL is called: the last part of its path.
+pub(crate) fn file_name(url: &str) -> String {
+    let path = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path = path.split(['?', '#']).next().unwrap_or("");
+    let path = path.split_once('/').map_or("", |(_, path)| path);
+    let name = decode(super::paths::base_name(path));
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return "__unnamed__".to_owned();
+    }
+    name
+}
+
+/// Undoes percent encoding; what is no valid encoding stays as it is.
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.as_bytes();
+    while let Some((first, rest)) = bytes.split_first() {
+        let hex = rest.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        match hex.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(value) if *first == b'%' => {
+                out.push(value);
+                bytes = rest.get(2..).unwrap_or(&[]);
+            }
+            _ => {
+                out.push(*first);
+                bytes = rest;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources() {
+        for local in ["f", "a@b", "./x.git", "dir/a:b", "c:\\x", "github.com/a/b"] {
+            assert_eq!(classify(local), Ok(Remote::Local), "{local}");
+        }
+        assert_eq!(classify("https://example.com/a.tar?x=.git"), Ok(Remote::Http));
+        assert_eq!(classify("https://example.com"), Ok(Remote::Http));
+        let Ok(Remote::Git(git)) = classify("https://example.com/a.git#v1:sub/dir") else {
+            panic!("no repository");
+        };
+        assert_eq!(
+            (git.url.as_str(), git.reference.as_str(), git.subdirectory.as_str()),
+            ("https://example.com/a.git", "v1", "sub/dir")
+        );
+        assert!(matches!(classify("git@example.com:a/b"), Ok(Remote::Git(_))));
+        assert!(classify("https://example.com/a.git?what=1").is_err());
+        assert!(classify("https://example.com/a.git#--upload-pack=x").is_err());
+    }
+
+    #[test]
+    fn names() {
+        for (url, expected) in [
+            ("https://example.com/a/b.tar.gz?x=/y", "b.tar.gz"),
+            ("https://example.com/a%20b", "a b"),
+            ("https://example.com/d/", "d"),
+            ("https://example.com", "__unnamed__"),
+            ("https://example.com/%2e%2e", "__unnamed__"),
+        ] {
+            assert_eq!(file_name(url), expected);
+        }
+    }
+}
