@@ -207,7 +207,12 @@ impl Operation for Op {
             Self::Context(context) => KeyWriter::new("context.v1").field("name", &context.name),
             Self::Http(http) => KeyWriter::new("http.v1")
                 .field("url", &http.url)
-                .field("checksum", http.checksum.map(|digest| digest.to_string()).unwrap_or_default())
+                .field(
+                    "checksum",
+                    http.checksum
+                        .map(|digest| digest.to_string())
+                        .unwrap_or_default(),
+                )
                 .field("filename", &http.filename),
             Self::Git(git) => KeyWriter::new("git.v1")
                 .field("url", &git.url)
@@ -226,7 +231,13 @@ impl Operation for Op {
     }
 
     fn cache_policy(&self) -> CachePolicy {
-        let refresh = |refresh| if refresh { CachePolicy::Refresh } else { CachePolicy::Use };
+        let refresh = |refresh| {
+            if refresh {
+                CachePolicy::Refresh
+            } else {
+                CachePolicy::Use
+            }
+        };
         match self {
             // Layers of images are found by their chain IDs, not by records.
             Self::Image(_) => CachePolicy::Bypass,
@@ -303,7 +314,10 @@ impl MountOp {
             }
             MountOpKind::Tmpfs { size } => {
                 key.add("mount type", "tmpfs");
-                key.add("mount size", size.map(|size| size.to_string()).unwrap_or_default());
+                key.add(
+                    "mount size",
+                    size.map(|size| size.to_string()).unwrap_or_default(),
+                );
             }
             MountOpKind::Secret {
                 id,
@@ -337,10 +351,14 @@ impl MountOp {
 
 impl FileOp {
     fn describe(&self) -> KeyWriter {
-        let mut key = KeyWriter::new("file.v1").field("base", flag(self.base)).field(
-            "epoch",
-            self.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
-        );
+        let mut key = KeyWriter::new("file.v1")
+            .field("base", flag(self.base))
+            .field(
+                "epoch",
+                self.epoch
+                    .map(|epoch| epoch.to_string())
+                    .unwrap_or_default(),
+            );
         for action in &self.actions {
             action.describe(&mut key);
         }
@@ -378,7 +396,10 @@ impl FileAction {
                     key.add("source", source);
                 }
                 key.add("destination", &copy.destination);
-                key.add("destination is a directory", flag(copy.destination_is_directory));
+                key.add(
+                    "destination is a directory",
+                    flag(copy.destination_is_directory),
+                );
                 for exclude in &copy.excludes {
                     key.add("exclude", exclude);
                 }
@@ -403,7 +424,10 @@ fn flag(value: bool) -> &'static str {
 }
 
 fn add_input(key: &mut KeyWriter, input: Option<usize>) {
-    key.add("mount input", input.map(|input| input.to_string()).unwrap_or_default());
+    key.add(
+        "mount input",
+        input.map(|input| input.to_string()).unwrap_or_default(),
+    );
 }
 
 fn add_permissions(key: &mut KeyWriter, mode: u32, uid: u32, gid: u32) {
@@ -416,7 +440,6 @@ fn add_owner(key: &mut KeyWriter, owner: &Owner) {
         Owner::Default => key.add("owner", "default"),
         Owner::Chown(name) => key.add("owner chown", name),
         Owner::User(name) => key.add("owner user", name),
-        Owner::Keep => key.add("owner", "keep"),
     }
 }
 
@@ -440,7 +463,10 @@ fn add_mode(key: &mut KeyWriter, mode: Option<&ModeChange>) {
                         flag(clause.conditional_execute),
                         flag(clause.setid),
                         flag(clause.sticky),
-                        clause.copy_from.map(|from| format!("{from:o}")).unwrap_or_default(),
+                        clause
+                            .copy_from
+                            .map(|from| format!("{from:o}"))
+                            .unwrap_or_default(),
                     ),
                 );
             }

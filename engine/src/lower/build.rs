@@ -8,13 +8,13 @@ use rbuild_image::source::Resolved;
 use rbuild_image::{Platform, Reference};
 use rbuild_parser::ast::{Command, Instruction, Text};
 use rbuild_parser::expand::{self, ExpandError, Expanded};
+use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Diagnostic, Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
 use super::file::File;
 use super::scope::{self, Scope};
 use super::stage::{Base, State};
-use super::suggest::nearest;
 use super::{ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo};
 use crate::error::Located;
 use crate::op::{ContextSource, Op};
@@ -97,7 +97,7 @@ impl<'a> Lowering<'a> {
         options: &'a Options,
         images: &'a HashMap<ImageNeed, Arc<Resolved>>,
     ) -> Self {
-        let (file, mistakes) = File::new(source, parsed);
+        let file = File::new(source, parsed);
         let mut build_args = options.build_args.clone();
         if let Some(epoch) = &options.source_date_epoch {
             build_args
@@ -133,9 +133,6 @@ impl<'a> Lowering<'a> {
             mistakes: Vec::new(),
             warnings: Vec::new(),
         };
-        for mistake in mistakes {
-            lowering.mistake(mistake, false);
-        }
         lowering.warn_of_unknown_build_args();
         if lowering.file.stages.is_empty() {
             return lowering;
@@ -159,7 +156,11 @@ impl<'a> Lowering<'a> {
             .filter(|mistake| complete || !mistake.tentative)
             .map(|mistake| mistake.located)
             .collect();
-        if firm.is_empty() { Ok(self.needs) } else { Err(firm) }
+        if firm.is_empty() {
+            Ok(self.needs)
+        } else {
+            Err(firm)
+        }
     }
 
     pub(crate) fn into_lowered(self) -> Result<Lowered, Vec<Located>> {
@@ -315,7 +316,11 @@ impl<'a> Lowering<'a> {
             if let Some(near) = nearest(name, self.file.stage_names()) {
                 mistake = mistake.help(format!("there is a stage `{near}`"));
             } else {
-                let names: Vec<String> = self.file.stage_names().map(|name| format!("`{name}`")).collect();
+                let names: Vec<String> = self
+                    .file
+                    .stage_names()
+                    .map(|name| format!("`{name}`"))
+                    .collect();
                 mistake = mistake.help(if names.is_empty() {
                     "no stage has a name: give it one with `FROM image AS name`".to_owned()
                 } else {
@@ -368,7 +373,12 @@ impl<'a> Lowering<'a> {
             .globals
             .iter()
             .copied()
-            .chain(self.file.stages.iter().flat_map(|stage| stage.body.iter().copied()))
+            .chain(
+                self.file
+                    .stages
+                    .iter()
+                    .flat_map(|stage| stage.body.iter().copied()),
+            )
             .map(|instruction| match &instruction.command {
                 Command::Onbuild(onbuild) => &onbuild.instruction,
                 _ => instruction,
@@ -417,7 +427,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// Keeps a mistake of an instruction. One of a trigger is shown at the FROM that runs it.
-    pub(crate) fn mistake_at(&mut self, site: Site<'_>, mut diagnostic: Diagnostic, tentative: bool) {
+    pub(crate) fn mistake_at(
+        &mut self,
+        site: Site<'_>,
+        mut diagnostic: Diagnostic,
+        tentative: bool,
+    ) {
         if let Some(from) = site.blame {
             blame(&mut diagnostic, from, site.instruction);
         }
@@ -459,17 +474,20 @@ impl<'a> Lowering<'a> {
                 self.warn_of_undefined(state, site, text, &expanded);
                 Ok(expanded.text)
             }
-            Err(error) => Err(Box::new(self.explain(state, expansion_mistake(text, &error), &text.value))),
+            Err(error) => Err(Box::new(self.explain(
+                state,
+                expansion_mistake(text, &error),
+                &text.value,
+            ))),
         }
     }
 
     /// Adds what a variable's absence may be owed to.
     fn explain(&self, state: &State, mistake: Diagnostic, raw: &str) -> Diagnostic {
-        let forgotten = self
-            .target
-            .global_names
-            .iter()
-            .find(|name| state.scope.value(name).is_none() && raw.contains(&format!("{{{name}")));
+        let forgotten =
+            self.target.global_names.iter().find(|name| {
+                state.scope.value(name).is_none() && raw.contains(&format!("{{{name}"))
+            });
         match forgotten {
             Some(name) => mistake.help(format!(
                 "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
@@ -478,7 +496,13 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn warn_of_undefined(&mut self, state: &State, site: Site<'_>, text: &Text, expanded: &Expanded) {
+    fn warn_of_undefined(
+        &mut self,
+        state: &State,
+        site: Site<'_>,
+        text: &Text,
+        expanded: &Expanded,
+    ) {
         if state.tentative {
             return;
         }
@@ -503,7 +527,14 @@ impl<'a> Lowering<'a> {
     }
 
     /// Names a vertex, unless an equal one is named already.
-    pub(crate) fn name_step(&mut self, vertex: VertexId, place: (usize, usize), name: String, record_step: String, at: &Instruction) {
+    pub(crate) fn name_step(
+        &mut self,
+        vertex: VertexId,
+        place: (usize, usize),
+        name: String,
+        record_step: String,
+        at: &Instruction,
+    ) {
         if !self.named.insert(vertex) {
             return;
         }

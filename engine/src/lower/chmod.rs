@@ -101,7 +101,10 @@ mod tests {
         assert_eq!(clauses.len(), 5);
         assert_eq!((clauses[0].who, clauses[0].permissions), (0o700, 6));
         assert!(clauses[0].conditional_execute);
-        assert_eq!((clauses[1].who, clauses[1].operator), (0o077, ModeOperator::Remove));
+        assert_eq!(
+            (clauses[1].who, clauses[1].operator),
+            (0o077, ModeOperator::Remove)
+        );
         assert!(clauses[2].setid);
         assert_eq!((clauses[3].who, clauses[3].sticky), (0o777, true));
         assert_eq!(clauses[4].copy_from, Some(0o700));

@@ -3,20 +3,23 @@
 use rbuild_image::config::Healthcheck as HealthcheckConfig;
 use rbuild_parser::ast::{ArgDeclaration, CommandLine, Healthcheck, Pair, Text};
 use rbuild_parser::expand;
-use rbuild_parser::Diagnostic;
+use rbuild_parser::{Diagnostic, values};
 use serde_json::{Map, Value};
 
 use super::build::{Lowering, Outcome, Site};
+use super::gofmt;
 use super::stage::State;
-use super::{expose, gofmt, signal};
-
-const MILLISECOND: i64 = 1_000_000;
 
 /// Build args that are settings of the builder rather than variables.
 const SETTINGS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 impl Lowering<'_> {
-    pub(crate) fn arg(&mut self, state: &mut State, site: Site<'_>, declarations: &[ArgDeclaration]) -> Outcome<()> {
+    pub(crate) fn arg(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        declarations: &[ArgDeclaration],
+    ) -> Outcome<()> {
         let mut text = "ARG".to_owned();
         for declaration in declarations {
             let name = &declaration.name.value;
@@ -48,7 +51,11 @@ impl Lowering<'_> {
             state.scope.set(name, value.clone());
             let env = state.config.config.env.get_or_insert_default();
             let written = format!("{name}={value}");
-            match env.iter_mut().find(|known| known.split_once('=').is_some_and(|(known, _)| known == name)) {
+            match env.iter_mut().find(|known| {
+                known
+                    .split_once('=')
+                    .is_some_and(|(known, _)| known == name)
+            }) {
                 Some(known) => *known = written,
                 None => env.push(written),
             }
@@ -57,7 +64,12 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(crate) fn label(&mut self, state: &mut State, site: Site<'_>, pairs: &[Pair]) -> Outcome<()> {
+    pub(crate) fn label(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        pairs: &[Pair],
+    ) -> Outcome<()> {
         let pairs = self.pairs(state, site, pairs)?;
         let mut text = "LABEL".to_owned();
         let labels = state.config.config.labels.get_or_insert_default();
@@ -70,7 +82,12 @@ impl Lowering<'_> {
     }
 
     /// Names and values, all expanded with what held before the instruction.
-    fn pairs(&mut self, state: &State, site: Site<'_>, pairs: &[Pair]) -> Outcome<Vec<(String, String)>> {
+    fn pairs(
+        &mut self,
+        state: &State,
+        site: Site<'_>,
+        pairs: &[Pair],
+    ) -> Outcome<Vec<(String, String)>> {
         let mut expanded = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let name = self.word(state, site, &pair.key)?;
@@ -118,18 +135,21 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(crate) fn expose(&mut self, state: &mut State, site: Site<'_>, ports: &[Text]) -> Outcome<()> {
+    pub(crate) fn expose(&mut self, state: &mut State, ports: &[Text]) -> Outcome<()> {
         let mut found = Vec::new();
         for port in ports {
             let words = expand::words(&port.value, self.file.escape, &state.scope)
                 .map_err(|error| Box::new(super::build::expansion_mistake(port, &error)))?;
             for word in words {
-                found.extend(expose::parse(&word).map_err(|message| {
-                    Box::new(Diagnostic::error("bad-port", format!("EXPOSE: {message}"), port.span))
+                found.extend(values::parse_port_spec(&word).map_err(|error| {
+                    Box::new(Diagnostic::error(
+                        "bad-port",
+                        format!("EXPOSE: {error}"),
+                        port.span,
+                    ))
                 })?);
             }
         }
-        let _ = site;
         let exposed = state.config.config.exposed_ports.get_or_insert_default();
         for port in &found {
             exposed.insert(port.clone(), Value::Object(Map::new()));
@@ -138,7 +158,12 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(crate) fn volume(&mut self, state: &mut State, site: Site<'_>, volumes: &[Text]) -> Outcome<()> {
+    pub(crate) fn volume(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        volumes: &[Text],
+    ) -> Outcome<()> {
         let mut found = Vec::new();
         for volume in volumes {
             let name = self.word(state, site, volume)?;
@@ -159,9 +184,14 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(crate) fn stop_signal(&mut self, state: &mut State, site: Site<'_>, text: &Text) -> Outcome<()> {
+    pub(crate) fn stop_signal(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        text: &Text,
+    ) -> Outcome<()> {
         let name = self.word(state, site, text)?;
-        if signal::parse(&name).is_none() {
+        if values::validate_signal(&name).is_err() {
             return Err(Box::new(
                 Diagnostic::error("bad-signal", format!("`{name}` is not a signal"), text.span)
                     .help("write a name such as SIGTERM, or a number"),
@@ -220,15 +250,13 @@ fn duration(name: &str, text: Option<&Text>) -> Outcome<i64> {
     let Some(text) = text.filter(|text| !text.value.is_empty()) else {
         return Ok(0);
     };
-    let mistake = |message: String| Box::new(Diagnostic::error("bad-duration", message, text.span));
-    match gofmt::parse_duration(&text.value) {
-        Err(message) => Err(mistake(format!("--{name} of HEALTHCHECK: {message}"))),
-        Ok(0) => Ok(0),
-        Ok(value) if value < MILLISECOND => Err(mistake(format!(
-            "--{name} of HEALTHCHECK is `{}`, less than the least of 1ms",
-            text.value
+    match values::parse_check_interval(&text.value) {
+        Ok(interval) => Ok(i64::try_from(interval.as_nanos()).unwrap_or(i64::MAX)),
+        Err(error) => Err(Box::new(Diagnostic::error(
+            "bad-duration",
+            format!("--{name} of HEALTHCHECK: {error}"),
+            text.span,
         ))),
-        Ok(value) => Ok(value),
     }
 }
 
@@ -240,7 +268,10 @@ fn count(text: Option<&Text>) -> Outcome<i64> {
         Ok(count) if count >= 0 => Ok(count.into()),
         _ => Err(Box::new(Diagnostic::error(
             "bad-retries",
-            format!("--retries of HEALTHCHECK is `{}`, which is no number from 0 on", text.value),
+            format!(
+                "--retries of HEALTHCHECK is `{}`, which is no number from 0 on",
+                text.value
+            ),
             text.span,
         ))),
     }
@@ -257,7 +288,9 @@ pub(crate) fn with_shell(state: &State, command: &CommandLine) -> Vec<String> {
 pub(crate) fn shell_argv(state: &State, script: String) -> Vec<String> {
     let mut argv = match &state.config.config.shell {
         Some(shell) if !shell.is_empty() => shell.clone(),
-        _ if state.config.os == "windows" => vec!["cmd".to_owned(), "/S".to_owned(), "/C".to_owned()],
+        _ if state.config.os == "windows" => {
+            vec!["cmd".to_owned(), "/S".to_owned(), "/C".to_owned()]
+        }
         _ => vec!["/bin/sh".to_owned(), "-c".to_owned()],
     };
     argv.push(script);

@@ -1,17 +1,16 @@
 //! From a parsed Dockerfile to a graph of operations and the image configs to be. Pure: what must be known of base
 //! images is handed in, so that lowering is tested as text in, graph out. The rules are BuildKit's.
 //!
-//! * [`file`]: instructions grouped into stages; [`scope`]: which variables hold where;
-//! * [`build`]: what one lowering knows and collects; [`stage`]: a stage from its base on, ONBUILD among it;
-//! * instructions by topic: [`run`] and [`mounts`], [`transfer`] (COPY, ADD), [`config`] (what only changes the config);
-//! * small languages: [`chmod`], [`expose`], [`remote`], [`signal`], [`gofmt`], [`paths`]; [`suggest`]: near misses;
+//! * `file`: instructions grouped into stages; `scope`: which variables hold where;
+//! * `build`: what one lowering knows and collects; `stage`: a stage from its base on, ONBUILD among it;
+//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD), `config` (what only changes the config);
+//! * small languages: `chmod`, `remote`, `gofmt`, `paths`;
 //! * [`dump`]: a lowered build as text.
 
 mod build;
 mod chmod;
 mod config;
 pub mod dump;
-mod expose;
 mod file;
 mod gofmt;
 mod mounts;
@@ -19,9 +18,7 @@ mod paths;
 mod remote;
 mod run;
 mod scope;
-mod signal;
 mod stage;
-mod suggest;
 mod transfer;
 
 use std::collections::{BTreeMap, HashMap};

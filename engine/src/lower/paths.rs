@@ -40,7 +40,10 @@ pub(crate) fn clean(path: &str) -> String {
 
 /// Whether a destination as written can only mean a directory.
 pub(crate) fn names_directory(path: &str) -> bool {
-    matches!(path, "" | "." | "..") || path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..")
+    matches!(path, "" | "." | "..")
+        || path.ends_with('/')
+        || path.ends_with("/.")
+        || path.ends_with("/..")
 }
 
 /// The last part of a path, ignoring trailing slashes.
@@ -69,7 +72,12 @@ mod tests {
 
     #[test]
     fn cleans() {
-        for (path, expected) in [("/c1/", "/c1"), ("a/./b", "a/b"), ("../x", "../x"), ("", ".")] {
+        for (path, expected) in [
+            ("/c1/", "/c1"),
+            ("a/./b", "a/b"),
+            ("../x", "../x"),
+            ("", "."),
+        ] {
             assert_eq!(clean(path), expected);
         }
     }

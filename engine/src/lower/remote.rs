@@ -116,7 +116,9 @@ fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.as_bytes();
     while let Some((first, rest)) = bytes.split_first() {
-        let hex = rest.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        let hex = rest
+            .get(..2)
+            .and_then(|pair| std::str::from_utf8(pair).ok());
         match hex.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
             Some(value) if *first == b'%' => {
                 out.push(value);
@@ -140,16 +142,26 @@ mod tests {
         for local in ["f", "a@b", "./x.git", "dir/a:b", "c:\\x", "github.com/a/b"] {
             assert_eq!(classify(local), Ok(Remote::Local), "{local}");
         }
-        assert_eq!(classify("https://example.com/a.tar?x=.git"), Ok(Remote::Http));
+        assert_eq!(
+            classify("https://example.com/a.tar?x=.git"),
+            Ok(Remote::Http)
+        );
         assert_eq!(classify("https://example.com"), Ok(Remote::Http));
         let Ok(Remote::Git(git)) = classify("https://example.com/a.git#v1:sub/dir") else {
             panic!("no repository");
         };
         assert_eq!(
-            (git.url.as_str(), git.reference.as_str(), git.subdirectory.as_str()),
+            (
+                git.url.as_str(),
+                git.reference.as_str(),
+                git.subdirectory.as_str()
+            ),
             ("https://example.com/a.git", "v1", "sub/dir")
         );
-        assert!(matches!(classify("git@example.com:a/b"), Ok(Remote::Git(_))));
+        assert!(matches!(
+            classify("git@example.com:a/b"),
+            Ok(Remote::Git(_))
+        ));
         assert!(classify("https://example.com/a.git?what=1").is_err());
         assert!(classify("https://example.com/a.git#--upload-pack=x").is_err());
     }

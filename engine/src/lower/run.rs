@@ -16,12 +16,17 @@ use crate::request::{Entitlement, NoCache};
 const SCRIPTS: &str = "/dev/pipes";
 
 impl Lowering<'_> {
-    pub(crate) fn run_command(&mut self, state: &mut State, site: Site<'_>, run: &Run) -> Outcome<()> {
+    pub(crate) fn run_command(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        run: &Run,
+    ) -> Outcome<()> {
         let mut inputs: Vec<VertexId> = state.vertex.into_iter().collect();
         let mut mounts = Vec::new();
         let mut shown = shown(site.instruction);
         let argv = match (&run.command, site.instruction.heredocs.first()) {
-            (CommandLine::Shell(text), Some(first)) if is_heredoc_alone(&text.value) => {
+            (CommandLine::Shell(_), Some(first)) if run.script => {
                 shown.push_str(&format!(" ({})", summary(&first.content)));
                 if state.config.os != "windows" && first.content.starts_with("#!") {
                     let script = self.script(first, site);
@@ -72,7 +77,9 @@ impl Lowering<'_> {
                 }
             }
         }
-        let socket = mounts.iter().find(|mount| matches!(mount.kind, MountOpKind::Ssh { .. }));
+        let socket = mounts
+            .iter()
+            .find(|mount| matches!(mount.kind, MountOpKind::Ssh { .. }));
         if let Some(socket) = socket
             && state.scope.value("SSH_AUTH_SOCK").is_none()
         {
@@ -103,7 +110,13 @@ impl Lowering<'_> {
         let (name, record) = self.next_step(state, site, &shown);
         if ok {
             let vertex = self.graph.add(op, &inputs);
-            self.name_step(vertex, (site.stage, site.ordinal), name, record, site.shown());
+            self.name_step(
+                vertex,
+                (site.stage, site.ordinal),
+                name,
+                record,
+                site.shown(),
+            );
             state.vertex = Some(vertex);
         }
         state.record(created_by, true);
@@ -129,15 +142,27 @@ impl Lowering<'_> {
         );
         let name = "[internal] preparing inline document".to_owned();
         let place = (site.stage, site.ordinal);
-        self.name_step(vertex, place, name, "inline document".to_owned(), site.shown());
+        self.name_step(
+            vertex,
+            place,
+            name,
+            "inline document".to_owned(),
+            site.shown(),
+        );
         vertex
     }
 
     fn check_entitlements(&self, run: &Run, network: NetworkOp, insecure: bool) -> Outcome<()> {
         let refused = |what: &str, allow: &str, span| {
             Err(Box::new(
-                Diagnostic::error("not-allowed", format!("RUN {what} is not allowed in this build"), span)
-                    .help(format!("allow it on the command line with `--allow {allow}`")),
+                Diagnostic::error(
+                    "not-allowed",
+                    format!("RUN {what} is not allowed in this build"),
+                    span,
+                )
+                .help(format!(
+                    "allow it on the command line with `--allow {allow}`"
+                )),
             ))
         };
         if let Some(flag) = &run.network
@@ -167,7 +192,8 @@ impl Lowering<'_> {
         filters.iter().any(|filter| {
             stage.is_some_and(|stage| stage.eq_ignore_ascii_case(filter))
                 || filter.eq_ignore_ascii_case(&site.instruction.keyword.value)
-                || lines(filter).is_some_and(|(first, last)| first <= at.end_line && at.start_line <= last)
+                || lines(filter)
+                    .is_some_and(|(first, last)| first <= at.end_line && at.start_line <= last)
         })
     }
 }
@@ -187,8 +213,12 @@ fn network(run: &Run) -> Outcome<NetworkOp> {
         "none" => Ok(NetworkOp::None),
         "host" => Ok(NetworkOp::Host),
         other => Err(Box::new(
-            Diagnostic::error("bad-network", format!("`{other}` is not a network mode"), text.span)
-                .help("RUN --network takes default, none or host"),
+            Diagnostic::error(
+                "bad-network",
+                format!("`{other}` is not a network mode"),
+                text.span,
+            )
+            .help("RUN --network takes default, none or host"),
         )),
     }
 }
@@ -201,8 +231,12 @@ fn security(run: &Run) -> Outcome<bool> {
         "sandbox" => Ok(false),
         "insecure" => Ok(true),
         other => Err(Box::new(
-            Diagnostic::error("bad-security", format!("`{other}` is not a security mode"), text.span)
-                .help("RUN --security takes sandbox or insecure"),
+            Diagnostic::error(
+                "bad-security",
+                format!("`{other}` is not a security mode"),
+                text.span,
+            )
+            .help("RUN --security takes sandbox or insecure"),
         )),
     }
 }
@@ -233,7 +267,9 @@ fn created_by(state: &State, argv: &[String]) -> String {
 /// An instruction as steps are called: the keyword in capitals, the rest as written, on one line.
 pub(crate) fn shown(instruction: &Instruction) -> String {
     let line = instruction.original.trim();
-    let rest = line.get(instruction.keyword.value.len()..).unwrap_or_default();
+    let rest = line
+        .get(instruction.keyword.value.len()..)
+        .unwrap_or_default();
     format!("{}{rest}", instruction.keyword.value.to_ascii_uppercase())
 }
 
@@ -246,48 +282,9 @@ fn summary(document: &str) -> String {
     }
 }
 
-/// Whether a command line is one heredoc's opening and nothing else: `<<EOF`, `3<<-"EOF"`.
-fn is_heredoc_alone(text: &str) -> bool {
-    let text = text.trim();
-    let Some(rest) = text.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<") else {
-        return false;
-    };
-    let rest = rest.strip_prefix('-').unwrap_or(rest);
-    if rest.is_empty() || rest.contains('<') {
-        return false;
-    }
-    let mut quote = None;
-    for c in rest.chars() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if c.is_whitespace() => return false,
-            None => {}
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_heredoc_alone() {
-        for (text, expected) in [
-            ("<<EOF", true),
-            ("3<<-EOF ", true),
-            ("<<\"E F\"", true),
-            ("cat <<EOF", false),
-            ("<<EOF cat", false),
-            ("<<A <<B", false),
-            ("<<", false),
-            ("echo", false),
-        ] {
-            assert_eq!(is_heredoc_alone(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn filters_of_lines() {

@@ -10,12 +10,12 @@ use rbuild_image::source::{Location, Resolved};
 use rbuild_image::{Platform, Reference};
 use rbuild_parser::ast::{Command, Instruction, Text};
 use rbuild_parser::expand;
+use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Diagnostic, Severity, Source};
 use rbuild_solver::VertexId;
 
 use super::build::{Lowering, Outcome, Site, Slot, expansion_mistake};
 use super::scope::Scope;
-use super::suggest::nearest;
 use super::{ContextKind, HistoryEntry, ImageNeed, LoweredImage, paths};
 use crate::op::{CopyOp, FileAction, FileOp, ImageSource, Op};
 
@@ -100,7 +100,9 @@ impl State {
         let env = config.env.get_or_insert_default();
         // A name without a value must not draw one from anywhere.
         env.retain(|variable| variable.contains('='));
-        if self.platform.os != "windows" && !env.iter().any(|variable| variable.starts_with("PATH=")) {
+        if self.platform.os != "windows"
+            && !env.iter().any(|variable| variable.starts_with("PATH="))
+        {
             env.push(format!("PATH={DEFAULT_PATH}"));
         }
         for (name, value) in env.iter().filter_map(|variable| variable.split_once('=')) {
@@ -164,12 +166,7 @@ impl State {
 }
 
 fn layers(resolved: &Resolved) -> usize {
-    resolved
-        .config
-        .rootfs
-        .diff_ids
-        .as_ref()
-        .map_or(0, Vec::len)
+    resolved.config.rootfs.diff_ids.as_ref().map_or(0, Vec::len)
 }
 
 impl Lowering<'_> {
@@ -181,7 +178,10 @@ impl Lowering<'_> {
             return Err(Box::new(
                 Diagnostic::error(
                     "empty-base",
-                    format!("the base image `{}` is empty after expansion", stage.from.image.value),
+                    format!(
+                        "the base image `{}` is empty after expansion",
+                        stage.from.image.value
+                    ),
                     stage.from.image.span,
                 )
                 .help(self.why_empty(&stage.from.image)),
@@ -261,7 +261,9 @@ impl Lowering<'_> {
                 format!("ARG {name} has no value: give it a default, or --build-arg {name}=…")
             }
             Some(name) => match nearest(name, self.target.globals.names()) {
-                Some(near) => format!("no ARG before the first FROM declares `{name}`; there is `{near}`"),
+                Some(near) => {
+                    format!("no ARG before the first FROM declares `{name}`; there is `{near}`")
+                }
                 None => format!("declare `ARG {name}=…` before the first FROM"),
             },
             None => "give the variable a value with --build-arg or a default".to_owned(),
@@ -270,19 +272,21 @@ impl Lowering<'_> {
 
     /// Reads an image's name; `before` limits the stages that may be meant instead.
     fn reference(&self, name: &str, text: &Text, before: usize) -> Outcome<Location> {
-        name.parse::<Reference>().map(Location::Registry).map_err(|error| {
-            let mut mistake = Diagnostic::error("bad-image-name", error.to_string(), text.span);
-            if let Some(stage) = self.file.stage_named(name, before) {
-                let stage = self.file.stages[stage].name().unwrap_or_default();
-                mistake = mistake.help(format!(
-                    "FROM finds stages by their names in lower case: write `{}`",
-                    stage.to_ascii_lowercase()
-                ));
-            } else if let Some(near) = nearest(name, self.file.stage_names()) {
-                mistake = mistake.help(format!("there is a stage `{near}`"));
-            }
-            Box::new(mistake)
-        })
+        name.parse::<Reference>()
+            .map(Location::Registry)
+            .map_err(|error| {
+                let mut mistake = Diagnostic::error("bad-image-name", error.to_string(), text.span);
+                if let Some(stage) = self.file.stage_named(name, before) {
+                    let stage = self.file.stages[stage].name().unwrap_or_default();
+                    mistake = mistake.help(format!(
+                        "FROM finds stages by their names in lower case: write `{}`",
+                        stage.to_ascii_lowercase()
+                    ));
+                } else if let Some(near) = nearest(name, self.file.stage_names()) {
+                    mistake = mistake.help(format!("there is a stage `{near}`"));
+                }
+                Box::new(mistake)
+            })
     }
 
     /// Lowers a stage, once.
@@ -292,7 +296,9 @@ impl Lowering<'_> {
             Slot::Failed => return None,
             Slot::Running => {
                 let stage = &self.file.stages[index];
-                let name = stage.name().map_or_else(|| index.to_string(), str::to_owned);
+                let name = stage
+                    .name()
+                    .map_or_else(|| index.to_string(), str::to_owned);
                 let mistake = Diagnostic::error(
                     "circular-stages",
                     format!("stage `{name}` needs itself"),
@@ -306,7 +312,11 @@ impl Lowering<'_> {
         if self.depth >= DEPTH_LIMIT {
             let span = self.file.stages[index].instruction.span;
             self.mistake(
-                Diagnostic::error("stages-too-deep", "stages nest too deeply through variables", span),
+                Diagnostic::error(
+                    "stages-too-deep",
+                    "stages nest too deeply through variables",
+                    span,
+                ),
                 false,
             );
             return None;
@@ -369,7 +379,12 @@ impl Lowering<'_> {
         };
         let base_step = usize::from(matches!(self.bases.get(index), Some(Some(Base::Image(_)))));
         state.step = base_step;
-        state.steps = base_step + triggers.iter().chain(body.iter().copied()).filter(makes_step).count();
+        state.steps = base_step
+            + triggers
+                .iter()
+                .chain(body.iter().copied())
+                .filter(makes_step)
+                .count();
         let sites = triggers
             .iter()
             .map(|trigger| (trigger, Some(from)))
@@ -410,7 +425,7 @@ impl Lowering<'_> {
                 state.record(format!("MAINTAINER {}", author.value), false);
                 Ok(())
             }
-            Command::Expose(ports) => self.expose(state, site, ports),
+            Command::Expose(ports) => self.expose(state, ports),
             Command::Volume(volumes) => self.volume(state, site, volumes),
             Command::User(user) => self.user(state, site, user),
             Command::Stopsignal(signal) => self.stop_signal(state, site, signal),
@@ -450,10 +465,16 @@ impl Lowering<'_> {
                 match &instruction.command {
                     Command::From(_) | Command::Onbuild(_) | Command::Maintainer(_) => {
                         let keyword = instruction.keyword.value.to_ascii_uppercase();
-                        self.mistake(refused(format!("{keyword} is not allowed as an ONBUILD trigger")), false);
+                        self.mistake(
+                            refused(format!("{keyword} is not allowed as an ONBUILD trigger")),
+                            false,
+                        );
                     }
                     Command::Invalid if !broken => {
-                        self.mistake(refused("this ONBUILD trigger cannot be understood".to_owned()), false);
+                        self.mistake(
+                            refused("this ONBUILD trigger cannot be understood".to_owned()),
+                            false,
+                        );
                     }
                     Command::Invalid => {}
                     _ => triggers.push(instruction),
@@ -464,8 +485,17 @@ impl Lowering<'_> {
     }
 
     /// The state that an image, or a context in its place, begins with.
-    fn image_state(&mut self, base: &ContextBase, text: &Text, at: &Instruction, index: usize) -> Option<State> {
-        let platform = base.platform.clone().unwrap_or_else(|| self.target.platform.clone());
+    fn image_state(
+        &mut self,
+        base: &ContextBase,
+        text: &Text,
+        at: &Instruction,
+        index: usize,
+    ) -> Option<State> {
+        let platform = base
+            .platform
+            .clone()
+            .unwrap_or_else(|| self.target.platform.clone());
         match &base.kind {
             ContextKind::Stage(name) => {
                 let Some(stage) = self.file.stage_named(name, self.file.stages.len()) else {
@@ -482,7 +512,8 @@ impl Lowering<'_> {
             ContextKind::Directory => {
                 let input = self.context(&base.name, at);
                 let vertex = self.graph.add(copy_of_directory(), &[input]);
-                let name = self.stage_prefix(index, &platform, 1, None) + &format!("FROM {}", base.name);
+                let name =
+                    self.stage_prefix(index, &platform, 1, None) + &format!("FROM {}", base.name);
                 let record = self.record_step(index, "FROM", 1);
                 self.name_step(vertex, (index, 0), name, record, at);
                 let mut state = State::empty(&platform);
@@ -510,7 +541,14 @@ impl Lowering<'_> {
     }
 
     /// `None` for an image without layers.
-    fn image_vertex(&mut self, need: &ImageNeed, resolved: &Arc<Resolved>, prefix: String, place: (usize, usize), at: &Instruction) -> Option<VertexId> {
+    fn image_vertex(
+        &mut self,
+        need: &ImageNeed,
+        resolved: &Arc<Resolved>,
+        prefix: String,
+        place: (usize, usize),
+        at: &Instruction,
+    ) -> Option<VertexId> {
         if layers(resolved) == 0 {
             return None;
         }
@@ -540,11 +578,19 @@ impl Lowering<'_> {
             Some(near) if plain => {
                 let stage = self.file.stage_named(near, self.file.stages.len());
                 let line = stage.map_or(1, |stage| self.file.stages[stage].instruction.start_line);
-                Diagnostic::error("unknown-stage", format!("no stage or image named `{name}`"), text.span)
-                    .label("not a stage, a named context or an image that could be found")
-                    .help(format!("there is a stage `{near}`, line {line}"))
+                Diagnostic::error(
+                    "unknown-stage",
+                    format!("no stage or image named `{name}`"),
+                    text.span,
+                )
+                .label("not a stage, a named context or an image that could be found")
+                .help(format!("there is a stage `{near}`, line {line}"))
             }
-            _ => Diagnostic::error("image-not-found", format!("image `{name}` could not be found"), text.span),
+            _ => Diagnostic::error(
+                "image-not-found",
+                format!("image `{name}` could not be found"),
+                text.span,
+            ),
         }
     }
 
@@ -583,14 +629,32 @@ impl Lowering<'_> {
         self.input_of(state, site, text, name, &ContextKind::Image(location))
     }
 
-    fn input_by_number(&mut self, _state: &State, site: Site<'_>, text: &Text, number: i64) -> Outcome<Input> {
+    fn input_by_number(
+        &mut self,
+        _state: &State,
+        site: Site<'_>,
+        text: &Text,
+        number: i64,
+    ) -> Outcome<Input> {
         let stages = self.file.stages.len();
         match usize::try_from(number) {
             Ok(index) if index < site.stage => Ok(self.input_of_stage(index)),
-            Ok(index) if index < stages => Err(Box::new(self.too_late(index, site, &number.to_string(), text))),
+            Ok(index) if index < stages => Err(Box::new(self.too_late(
+                index,
+                site,
+                &number.to_string(),
+                text,
+            ))),
             _ => Err(Box::new(
-                Diagnostic::error("unknown-stage", format!("there is no stage number {number}"), text.span)
-                    .help(format!("stages are counted from 0; the last one is {}", stages.saturating_sub(1))),
+                Diagnostic::error(
+                    "unknown-stage",
+                    format!("there is no stage number {number}"),
+                    text.span,
+                )
+                .help(format!(
+                    "stages are counted from 0; the last one is {}",
+                    stages.saturating_sub(1)
+                )),
             )),
         }
     }
@@ -623,13 +687,21 @@ impl Lowering<'_> {
         }
     }
 
-    fn input_of(&mut self, _state: &State, site: Site<'_>, text: &Text, name: String, kind: &ContextKind) -> Outcome<Input> {
+    fn input_of(
+        &mut self,
+        _state: &State,
+        site: Site<'_>,
+        text: &Text,
+        name: String,
+        kind: &ContextKind,
+    ) -> Outcome<Input> {
         match kind {
             ContextKind::Directory => {
                 let vertex = self.context(&name, site.shown());
                 Ok(Input::Context(vertex))
             }
-            ContextKind::Stage(stage) => match self.file.stage_named(stage, self.file.stages.len()) {
+            ContextKind::Stage(stage) => match self.file.stage_named(stage, self.file.stages.len())
+            {
                 Some(index) => Ok(self.input_of_stage(index)),
                 None => Err(Box::new(unknown_context_stage(&name, stage, text))),
             },
@@ -648,7 +720,8 @@ impl Lowering<'_> {
                     return Ok(Input::Unknown);
                 };
                 let place = (site.stage, site.ordinal);
-                let vertex = self.image_vertex(&need, &resolved, String::new(), place, site.shown());
+                let vertex =
+                    self.image_vertex(&need, &resolved, String::new(), place, site.shown());
                 Ok(vertex.map_or(Input::Empty, Input::Vertex))
             }
         }
@@ -676,7 +749,13 @@ impl Lowering<'_> {
     }
 
     /// `[linux/amd64 build 2/4] `
-    fn stage_prefix(&self, index: usize, platform: &Platform, step: usize, steps: Option<usize>) -> String {
+    fn stage_prefix(
+        &self,
+        index: usize,
+        platform: &Platform,
+        step: usize,
+        steps: Option<usize>,
+    ) -> String {
         let mut prefix = "[".to_owned();
         if self.options.platforms.len() > 1 {
             prefix.push_str(&format!("{platform} "));
@@ -707,15 +786,29 @@ impl Lowering<'_> {
     }
 
     /// Counts a step of the stage and returns how it is called and what groups its records.
-    pub(crate) fn next_step(&self, state: &mut State, site: Site<'_>, text: &str) -> (String, String) {
+    pub(crate) fn next_step(
+        &self,
+        state: &mut State,
+        site: Site<'_>,
+        text: &str,
+    ) -> (String, String) {
         state.step += 1;
-        let mut name = self.stage_prefix(site.stage, &state.platform, state.step, Some(state.steps.max(state.step)));
+        let mut name = self.stage_prefix(
+            site.stage,
+            &state.platform,
+            state.step,
+            Some(state.steps.max(state.step)),
+        );
         if site.blame.is_some() {
             name.push_str("ONBUILD ");
         }
         name.push_str(text);
         let keyword = site.instruction.keyword.value.to_ascii_uppercase();
-        let ordinal = match state.ordinals.iter_mut().find(|(known, _)| *known == keyword) {
+        let ordinal = match state
+            .ordinals
+            .iter_mut()
+            .find(|(known, _)| *known == keyword)
+        {
             Some((_, count)) => {
                 *count += 1;
                 *count
@@ -752,7 +845,8 @@ impl Lowering<'_> {
             config.os.clone_from(&platform.os);
             config.architecture.clone_from(&platform.architecture);
             if !platform.variant.is_empty() || !same {
-                config.variant = Some(platform.variant.clone()).filter(|variant| !variant.is_empty());
+                config.variant =
+                    Some(platform.variant.clone()).filter(|variant| !variant.is_empty());
             }
             if !same {
                 config.os_version = None;
@@ -781,7 +875,9 @@ impl Lowering<'_> {
 fn unknown_context_stage(context: &str, stage: &str, text: &Text) -> Diagnostic {
     Diagnostic::error(
         "unknown-stage",
-        format!("the named context `{context}` is `target:{stage}`, but there is no stage `{stage}`"),
+        format!(
+            "the named context `{context}` is `target:{stage}`, but there is no stage `{stage}`"
+        ),
         text.span,
     )
 }

@@ -1,0 +1,478 @@
+//! COPY, ADD and WORKDIR: the instructions that change files without running anything.
+
+use rbuild_cache::Digest;
+use rbuild_executor::file::{ModeChange, Owner};
+use rbuild_parser::Diagnostic;
+use rbuild_parser::ast::{Escape, Text, Transfer, TransferSource};
+use rbuild_parser::expand;
+use rbuild_solver::VertexId;
+
+use super::build::{Lowering, Outcome, Site, expansion_mistake};
+use super::remote::{self, GitUrl, Remote};
+use super::run::shown;
+use super::stage::{Input, State};
+use super::{chmod, paths};
+use crate::op::{CopyOp, FileAction, FileOp, GitSource, HttpSource, Op, Unpack};
+
+/// A COPY or ADD with its words expanded.
+struct Words {
+    sources: Vec<String>,
+    /// Name and content.
+    documents: Vec<(String, Vec<u8>)>,
+    /// As written.
+    destination: String,
+    chown: String,
+    chmod: String,
+    checksum: String,
+}
+
+/// What all actions of the instruction share.
+struct Shared {
+    destination: String,
+    destination_is_directory: bool,
+    excludes: Vec<String>,
+    parents: bool,
+    owner: Owner,
+    mode: Option<ModeChange>,
+}
+
+impl Lowering<'_> {
+    pub(crate) fn transfer(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        transfer: &Transfer,
+        add: bool,
+    ) -> Outcome<()> {
+        let words = self.transfer_words(state, site, transfer)?;
+        let mode = match (words.chmod.as_str(), &transfer.chmod) {
+            ("", _) | (_, None) => None,
+            (value, Some(text)) => Some(chmod::parse(value).map_err(|message| {
+                Box::new(Diagnostic::error(
+                    "bad-chmod",
+                    format!("--chmod: {message}"),
+                    text.span,
+                ))
+            })?),
+        };
+        let mut excludes = Vec::new();
+        for exclude in &transfer.exclude {
+            excludes.push(self.word(state, site, exclude)?);
+        }
+        let shared = Shared {
+            destination: paths::resolve(state.cwd(), &words.destination),
+            destination_is_directory: paths::names_directory(&words.destination),
+            excludes,
+            parents: switch(transfer.parents.as_ref()),
+            owner: if words.chown.is_empty() {
+                Owner::Default
+            } else {
+                Owner::Chown(words.chown.clone())
+            },
+            mode,
+        };
+        let from = match &transfer.from {
+            Some(from) if add => {
+                return Err(Box::new(
+                    Diagnostic::error("add-from", "ADD has no --from", from.span)
+                        .help("use COPY --from"),
+                ));
+            }
+            Some(from) => Some(self.input(state, site, from)?),
+            None => None,
+        };
+        // As BuildKit does: with --chmod there is nothing to link.
+        let linked = switch(transfer.link.as_ref()) && words.chmod.is_empty();
+        let mut inputs: Vec<VertexId> = state.vertex.into_iter().filter(|_| !linked).collect();
+        let based = !inputs.is_empty();
+        let actions = self.actions(site, transfer, &words, &shared, from, add, &mut inputs)?;
+        let op = Op::File(FileOp {
+            base: based,
+            actions,
+            refresh: self.is_refreshed(site),
+            epoch: None,
+        });
+        let created_by = created_by(&words, &shared, add);
+        let text = expand::word(&shown(site.instruction), self.file.escape, &state.scope)
+            .map_or_else(|_| shown(site.instruction), |expanded| expanded.text);
+        let (name, record) = self.next_step(state, site, &text);
+        let place = (site.stage, site.ordinal);
+        let mut vertex = self.graph.add(op, &inputs);
+        self.name_step(vertex, place, name.clone(), record.clone(), site.shown());
+        if let Some(base) = state.vertex
+            && linked
+        {
+            vertex = self.graph.add(Op::Merge, &[base, vertex]);
+            let name = match name.split_once("] ") {
+                Some((prefix, text)) => format!("{prefix}] LINK {text}"),
+                None => name,
+            };
+            self.name_step(vertex, place, name, record, site.shown());
+        }
+        state.vertex = Some(vertex);
+        state.record(created_by, true);
+        Ok(())
+    }
+
+    fn transfer_words(
+        &mut self,
+        state: &State,
+        site: Site<'_>,
+        transfer: &Transfer,
+    ) -> Outcome<Words> {
+        let mut words = Words {
+            sources: Vec::new(),
+            documents: Vec::new(),
+            destination: self.word(state, site, &transfer.destination)?,
+            chown: self.optional_word(state, site, transfer.chown.as_ref())?,
+            chmod: self.optional_word(state, site, transfer.chmod.as_ref())?,
+            checksum: self.optional_word(state, site, transfer.checksum.as_ref())?,
+        };
+        for source in &transfer.sources {
+            match source {
+                TransferSource::Path(path) => words.sources.push(self.word(state, site, path)?),
+                TransferSource::Heredoc(index) => {
+                    let Some(heredoc) = site.instruction.heredocs.get(*index) else {
+                        continue;
+                    };
+                    let content = if heredoc.expand {
+                        let text = Text::new(heredoc.content.clone(), heredoc.body_span);
+                        expand::text(&heredoc.content, Escape::Backslash, &state.scope)
+                            .map_err(|error| Box::new(expansion_mistake(&text, &error)))?
+                            .text
+                    } else {
+                        heredoc.content.clone()
+                    };
+                    words
+                        .documents
+                        .push((heredoc.name.clone(), content.into_bytes()));
+                }
+            }
+        }
+        Ok(words)
+    }
+
+    fn optional_word(
+        &mut self,
+        state: &State,
+        site: Site<'_>,
+        text: Option<&Text>,
+    ) -> Outcome<String> {
+        match text {
+            Some(text) => self.word(state, site, text),
+            None => Ok(String::new()),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one instruction")]
+    fn actions(
+        &mut self,
+        site: Site<'_>,
+        transfer: &Transfer,
+        words: &Words,
+        shared: &Shared,
+        from: Option<Input>,
+        add: bool,
+        inputs: &mut Vec<VertexId>,
+    ) -> Outcome<Vec<FileAction>> {
+        let mut actions: Vec<FileAction> = Vec::new();
+        let mut paths_of_source = transfer.sources.iter().filter_map(|source| match source {
+            TransferSource::Path(path) => Some(path),
+            TransferSource::Heredoc(_) => None,
+        });
+        let checksum = transfer
+            .checksum
+            .as_ref()
+            .filter(|_| !words.checksum.is_empty());
+        if let Some(checksum) = checksum
+            && words.sources.len() + words.documents.len() != 1
+        {
+            return Err(Box::new(Diagnostic::error(
+                "checksum-of-several",
+                "--checksum can only be given for one source",
+                checksum.span,
+            )));
+        }
+        for source in &words.sources {
+            let span = paths_of_source
+                .next()
+                .map_or(site.instruction.span, |path| path.span);
+            let remote = remote::classify(source)
+                .map_err(|message| Box::new(Diagnostic::error("bad-repository", message, span)))?;
+            if remote != Remote::Local && !add {
+                let what = if remote == Remote::Http {
+                    "a URL"
+                } else {
+                    "a git repository"
+                };
+                return Err(Box::new(
+                    Diagnostic::error(
+                        "copy-of-url",
+                        format!("COPY cannot take {what} as its source"),
+                        span,
+                    )
+                    .help("use ADD"),
+                ));
+            }
+            if let Some(checksum) = checksum
+                && remote == Remote::Local
+            {
+                return Err(Box::new(
+                    Diagnostic::error(
+                        "checksum-of-local",
+                        "--checksum is for URLs and git repositories only",
+                        checksum.span,
+                    )
+                    .secondary(span, "this is a file of the build context"),
+                ));
+            }
+            let (vertex, patterns, unpack) = match remote {
+                Remote::Http => {
+                    let name = remote::file_name(source);
+                    let unpack = switch(transfer.unpack.as_ref());
+                    let pattern = literal(&name);
+                    let vertex = self.http(source, name, checksum, &words.checksum, site)?;
+                    (
+                        vertex,
+                        pattern,
+                        Some(if unpack {
+                            Unpack::Archives
+                        } else {
+                            Unpack::Never
+                        }),
+                    )
+                }
+                Remote::Git(git) => {
+                    let vertex = self.git(git, transfer, &words.checksum, span, site)?;
+                    (vertex, "/".to_owned(), Some(Unpack::Never))
+                }
+                Remote::Local => {
+                    let vertex = match from {
+                        Some(input) => self.vertex_of(input, site),
+                        None => self.context("", site.shown()),
+                    };
+                    let unpack = match (&transfer.unpack, add) {
+                        (Some(unpack), true) if !unpack.value => Some(Unpack::Never),
+                        (_, true) => Some(Unpack::Archives),
+                        (_, false) => None,
+                    };
+                    (vertex, source.clone(), unpack)
+                }
+            };
+            let first = usize::from(!inputs.is_empty() && actions.is_empty() && inputs.len() == 1);
+            let input = match inputs.iter().skip(first).position(|known| *known == vertex) {
+                Some(position) => position + first,
+                None => {
+                    inputs.push(vertex);
+                    inputs.len() - 1
+                }
+            };
+            if let Some(FileAction::Copy(last)) = actions.last_mut()
+                && last.input == input
+                && last.unpack == unpack
+            {
+                last.sources.push(patterns);
+                continue;
+            }
+            actions.push(FileAction::Copy(CopyOp {
+                input,
+                sources: vec![patterns],
+                destination: shared.destination.clone(),
+                destination_is_directory: shared.destination_is_directory,
+                excludes: shared.excludes.clone(),
+                parents: shared.parents,
+                owner: shared.owner.clone(),
+                mode: shared.mode.clone(),
+                unpack,
+            }));
+        }
+        for (name, data) in &words.documents {
+            let slash = if shared.destination_is_directory && shared.destination != "/" {
+                "/"
+            } else {
+                ""
+            };
+            actions.push(FileAction::Mkfile {
+                destination: format!("{}{slash}", shared.destination),
+                name: name.clone(),
+                data: data.clone(),
+                owner: shared.owner.clone(),
+                mode: shared.mode.clone(),
+            });
+        }
+        Ok(actions)
+    }
+
+    fn http(
+        &mut self,
+        url: &str,
+        filename: String,
+        checksum: Option<&Text>,
+        value: &str,
+        site: Site<'_>,
+    ) -> Outcome<VertexId> {
+        let checksum = match checksum {
+            None => None,
+            Some(text) => Some(value.parse::<Digest>().map_err(|error| {
+                Box::new(Diagnostic::error(
+                    "bad-checksum",
+                    format!("--checksum: {error}"),
+                    text.span,
+                ))
+            })?),
+        };
+        let vertex = self.graph.add(
+            Op::Http(HttpSource {
+                url: url.to_owned(),
+                checksum,
+                filename,
+            }),
+            &[],
+        );
+        let place = (site.stage, site.ordinal);
+        self.name_step(
+            vertex,
+            place,
+            format!("[internal] fetch {url}"),
+            format!("http/{url}"),
+            site.shown(),
+        );
+        Ok(vertex)
+    }
+
+    fn git(
+        &mut self,
+        git: GitUrl,
+        transfer: &Transfer,
+        checksum: &str,
+        span: rbuild_parser::Span,
+        site: Site<'_>,
+    ) -> Outcome<VertexId> {
+        let flag = transfer.keep_git_dir.as_ref();
+        if let (Some(flag), Some(url)) = (flag, git.keep_git_dir)
+            && flag.value != url
+        {
+            return Err(Box::new(
+                Diagnostic::error(
+                    "keep-git-dir-twice",
+                    "--keep-git-dir says otherwise than the URL",
+                    flag.span,
+                )
+                .secondary(span, "this URL"),
+            ));
+        }
+        if let Some(url) = &git.checksum
+            && !checksum.is_empty()
+            && url != checksum
+        {
+            return Err(Box::new(Diagnostic::error(
+                "checksum-twice",
+                format!("--checksum says {checksum}, the URL says {url}"),
+                span,
+            )));
+        }
+        let shown = format!("[internal] fetch {}", git.url);
+        let record = format!("git/{}", git.url);
+        let vertex = self.graph.add(
+            Op::Git(GitSource {
+                url: git.url,
+                reference: git.reference,
+                subdirectory: git.subdirectory,
+                keep_git_dir: git.keep_git_dir.unwrap_or_else(|| switch(flag)),
+                checksum: git
+                    .checksum
+                    .or_else(|| Some(checksum.to_owned()).filter(|checksum| !checksum.is_empty())),
+            }),
+            &[],
+        );
+        self.name_step(
+            vertex,
+            (site.stage, site.ordinal),
+            shown,
+            record,
+            site.shown(),
+        );
+        Ok(vertex)
+    }
+
+    /// Makes the directory, owned by the USER in force, and goes there. `/` is always there.
+    pub(crate) fn workdir(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        path: &Text,
+    ) -> Outcome<()> {
+        let path = self.word(state, site, path)?;
+        let path = paths::resolve(state.cwd(), &path);
+        state.config.config.working_dir.clone_from(&path);
+        let text = format!("WORKDIR {path}");
+        if path == "/" {
+            state.record(text, false);
+            return Ok(());
+        }
+        let user = state.config.config.user.clone();
+        let op = Op::File(FileOp {
+            base: state.vertex.is_some(),
+            actions: vec![FileAction::Mkdir {
+                path,
+                mode: 0o755,
+                owner: if user.is_empty() {
+                    Owner::Default
+                } else {
+                    Owner::User(user)
+                },
+            }],
+            refresh: self.is_refreshed(site),
+            epoch: self.epoch,
+        });
+        let inputs: Vec<VertexId> = state.vertex.into_iter().collect();
+        let vertex = self.graph.add(op, &inputs);
+        let (name, record) = self.next_step(state, site, &text);
+        self.name_step(
+            vertex,
+            (site.stage, site.ordinal),
+            name,
+            record,
+            site.shown(),
+        );
+        state.vertex = Some(vertex);
+        state.record(text, true);
+        Ok(())
+    }
+}
+
+fn switch(flag: Option<&rbuild_parser::ast::Switch>) -> bool {
+    flag.is_some_and(|flag| flag.value)
+}
+
+/// A pattern that matches a name and nothing else.
+fn literal(name: &str) -> String {
+    let mut pattern = String::with_capacity(name.len());
+    for c in name.chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}
+
+fn created_by(words: &Words, shared: &Shared, add: bool) -> String {
+    let mut text = if add { "ADD" } else { "COPY" }.to_owned();
+    if shared.parents {
+        text.push_str(" --parents");
+    }
+    if !words.chown.is_empty() {
+        text.push_str(&format!(" --chown={}", words.chown));
+    }
+    if !words.chmod.is_empty() {
+        text.push_str(&format!(" --chmod={}", words.chmod));
+    }
+    for source in &words.sources {
+        text.push_str(&format!(" {source}"));
+    }
+    for (name, _) in &words.documents {
+        text.push_str(&format!(" <<{name}"));
+    }
+    format!("{text} {} # buildkit", words.destination)
+}
