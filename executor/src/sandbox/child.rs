@@ -17,7 +17,7 @@ use super::in_root::{self, MountPoints};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::plan::{Bytes, Mount, Network, Report, Slot, Source, Stdio, Task};
 use super::step::{Failure, Result, Step};
-use super::{capabilities, explain, kernel_files, program, reaper, terminal, wire};
+use super::{capabilities, explain, kernel_files, program, reaper, seccomp, terminal, wire};
 use crate::sys;
 
 /// What a sandbox cannot go on after.
@@ -361,6 +361,11 @@ fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
 fn drop_privileges(task: &Task) -> Result<()> {
     sys::join_session_keyring().or_else(ignore_missing).step("make a keyring")?;
     capabilities::bound(task.capabilities)?;
+    // Installed while the right to do so is still there, instead of by giving up new privileges: setuid programs of
+    // an image work.
+    if let Some(filter) = task.filter {
+        sys::install_filter(&seccomp::program(filter)).step("install the system call filter")?;
+    }
     take_ids(task)?;
     capabilities::take(task.capabilities, task.uid)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

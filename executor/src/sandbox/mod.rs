@@ -15,6 +15,7 @@ mod plan;
 mod prepare;
 mod program;
 mod reaper;
+mod seccomp;
 mod session;
 pub(crate) mod spawner;
 mod step;

@@ -1,0 +1,430 @@
+//! The filter of system calls: what every container may call elsewhere too, compiled to a binary search over ranges of
+//! call numbers, one search per way of calling (64 bits, and on x86_64 also i386).
+//!
+//! [`calls`] has the lists; what each call number leads to is decided in [`rules`]; [`compile`] turns that into BPF.
+
+mod calls;
+
+use libc::sock_filter;
+
+use super::capabilities;
+use super::plan::Filter;
+use calls::{Call, NONE};
+
+const SYS_ADMIN: u64 = 1 << 21;
+/// Flags of `clone` that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
+const NAMESPACES: u32 = 0x7e02_0000;
+/// The x32 way of calling sets this bit.
+const X32: u32 = 0x4000_0000;
+const ADDRESS_FAMILIES_REFUSED: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u32];
+/// Linux, Linux with 32-bit addresses or uname 2.6, and the query.
+const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
+
+/// A way of calling the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    X86_64,
+    I386,
+    Aarch64,
+}
+
+impl Machine {
+    /// Those that programs on this machine can use.
+    const HERE: &'static [Self] = if cfg!(target_arch = "aarch64") {
+        &[Self::Aarch64]
+    } else {
+        &[Self::X86_64, Self::I386]
+    };
+
+    /// `AUDIT_ARCH_*`.
+    fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::I386 => 0x4000_0003,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+
+    fn number(self, call: &Call) -> Option<u32> {
+        let number = match self {
+            Self::X86_64 => call.1,
+            Self::I386 => call.2,
+            Self::Aarch64 => call.3,
+        };
+        (number != NONE).then_some(number)
+    }
+}
+
+/// What a call leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Allow,
+    Errno(u16),
+    /// Refused with EPERM if the argument has one of the bits.
+    RefuseBits { argument: u32, bits: u32 },
+    /// Allowed if the argument is one of the values.
+    OnlyValues { argument: u32, values: &'static [u32] },
+    /// Refused with the error number if the argument is one of the values.
+    NotValues { argument: u32, values: &'static [u32], errno: u16 },
+    /// Pretends success where the argument asks for a device node.
+    PretendDevices { argument: u32 },
+}
+
+const EPERM: Action = Action::Errno(libc::EPERM as u16);
+const ENOSYS: Action = Action::Errno(libc::ENOSYS as u16);
+const PRETEND: Action = Action::Errno(0);
+
+/// The filter as instructions.
+pub(super) fn program(filter: Filter) -> Vec<sock_filter> {
+    let mut program = vec![load(ARCHITECTURE)];
+    for machine in Machine::HERE {
+        let mut block = vec![load(NUMBER)];
+        block.extend(compile(&ranges(&rules(*machine, filter))));
+        program.push(jump(BPF_JEQ, machine.audit(), 0, 1));
+        // Over the jump that skips this block.
+        program.push(skip(1));
+        program.push(skip(block.len()));
+        program.extend(block);
+    }
+    program.push(give(libc::SECCOMP_RET_KILL_PROCESS));
+    program
+}
+
+/// What each call number leads to, sorted by number.
+fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
+    let admin = filter.capabilities & SYS_ADMIN != 0;
+    let mut rules = Vec::new();
+    let mut add = |call: &Call, action: Action| {
+        if let Some(number) = machine.number(call) {
+            rules.push((number, action));
+        }
+    };
+    for call in calls::ALLOWED {
+        add(call, Action::Allow);
+    }
+    for (name, list) in calls::WITH_CAPABILITY {
+        if capabilities::by_name(name).is_some_and(|bit| filter.capabilities & bit != 0) {
+            for call in *list {
+                add(call, Action::Allow);
+            }
+        }
+    }
+    let ownership = if filter.fake_root { PRETEND } else { Action::Allow };
+    for call in calls::OWNERSHIP {
+        add(call, ownership);
+    }
+    let device = |argument| {
+        if filter.fake_root {
+            Action::PretendDevices { argument }
+        } else {
+            Action::Allow
+        }
+    };
+    add(&calls::MKNOD, device(1));
+    add(&calls::MKNODAT, device(2));
+    add(
+        &calls::CLONE,
+        if admin {
+            Action::Allow
+        } else {
+            Action::RefuseBits {
+                argument: 0,
+                bits: NAMESPACES,
+            }
+        },
+    );
+    // Its flags lie in memory, where a filter cannot look: libraries then fall back to `clone`.
+    add(&calls::CLONE3, if admin { Action::Allow } else { ENOSYS });
+    add(
+        &calls::PERSONALITY,
+        Action::OnlyValues {
+            argument: 0,
+            values: &PERSONALITIES,
+        },
+    );
+    add(
+        &calls::SOCKET,
+        Action::NotValues {
+            argument: 0,
+            values: &ADDRESS_FAMILIES_REFUSED,
+            errno: libc::EAFNOSUPPORT as u16,
+        },
+    );
+    // Libraries then use the single calls.
+    add(&calls::SOCKETCALL, ENOSYS);
+    // Lists may name one number twice (aliases); the first, most specific, stays.
+    rules.sort_by_key(|(number, _)| *number);
+    rules.dedup_by_key(|(number, _)| *number);
+    rules
+}
+
+/// Start of each range of numbers with one action; the first begins at 0, the last has no end.
+fn ranges(rules: &[(u32, Action)]) -> Vec<(u32, Action)> {
+    let mut ranges: Vec<(u32, Action)> = Vec::new();
+    let mut next = 0;
+    let mut push = |start: u32, action: Action| {
+        if ranges.last().is_none_or(|(_, last)| *last != action) {
+            ranges.push((start, action));
+        }
+    };
+    for (number, action) in rules {
+        if *number > next {
+            push(next, EPERM);
+        }
+        push(*number, *action);
+        next = number + 1;
+    }
+    if next <= calls::NEWEST {
+        push(next, EPERM);
+    }
+    // Newer calls, x32 and nonsense: as if the kernel were older.
+    push(calls::NEWEST + 1, ENOSYS);
+    ranges
+}
+
+/// A binary search; the number is in the accumulator.
+fn compile(ranges: &[(u32, Action)]) -> Vec<sock_filter> {
+    match ranges {
+        [] => vec![give_errno(libc::EPERM as u16)],
+        [(_, action)] => leaf(*action),
+        _ => {
+            let (left, right) = ranges.split_at(ranges.len() / 2);
+            let middle = right.first().map_or(u32::MAX, |(start, _)| *start);
+            let left = compile(left);
+            let mut code = match u8::try_from(left.len()) {
+                Ok(length) => vec![jump(BPF_JGE, middle, length, 0)],
+                Err(_) => vec![jump(BPF_JGE, middle, 0, 1), skip(left.len())],
+            };
+            code.extend(left);
+            code.extend(compile(right));
+            code
+        }
+    }
+}
+
+fn leaf(action: Action) -> Vec<sock_filter> {
+    match action {
+        Action::Allow => vec![give(libc::SECCOMP_RET_ALLOW)],
+        Action::Errno(errno) => vec![give_errno(errno)],
+        Action::RefuseBits { argument, bits } => vec![
+            load(low_half(argument)),
+            jump(BPF_JSET, bits, 0, 1),
+            give_errno(libc::EPERM as u16),
+            give(libc::SECCOMP_RET_ALLOW),
+        ],
+        Action::OnlyValues { argument, values } => {
+            let mut code = vec![load(low_half(argument))];
+            for value in values {
+                code.push(jump(BPF_JEQ, *value, 0, 1));
+                code.push(give(libc::SECCOMP_RET_ALLOW));
+            }
+            code.push(give_errno(libc::EPERM as u16));
+            code
+        }
+        Action::NotValues {
+            argument,
+            values,
+            errno,
+        } => {
+            let mut code = vec![load(low_half(argument))];
+            for value in values {
+                code.push(jump(BPF_JEQ, *value, 0, 1));
+                code.push(give_errno(errno));
+            }
+            code.push(give(libc::SECCOMP_RET_ALLOW));
+            code
+        }
+        Action::PretendDevices { argument } => {
+            let mut code = vec![
+                load(low_half(argument)),
+                instruction(BPF_ALU_AND, 0, 0, libc::S_IFMT),
+            ];
+            for kind in [libc::S_IFCHR, libc::S_IFBLK] {
+                code.push(jump(BPF_JEQ, kind, 0, 1));
+                code.push(give_errno(0));
+            }
+            code.push(give(libc::SECCOMP_RET_ALLOW));
+            code
+        }
+    }
+}
+
+const BPF_LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const BPF_JEQ: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const BPF_JGE: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const BPF_JSET: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+const BPF_SKIP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const BPF_ALU_AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+const BPF_GIVE: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// Offsets in `seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+/// All machines here are little-endian; what is looked at are 32-bit values.
+fn low_half(argument: u32) -> u32 {
+    16 + 8 * argument
+}
+
+fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+fn load(offset: u32) -> sock_filter {
+    instruction(BPF_LOAD, 0, 0, offset)
+}
+
+fn jump(code: u16, value: u32, then: u8, otherwise: u8) -> sock_filter {
+    instruction(code, then, otherwise, value)
+}
+
+fn skip(length: usize) -> sock_filter {
+    // A filter has at most 4096 instructions.
+    instruction(BPF_SKIP, 0, 0, length as u32)
+}
+
+fn give(value: u32) -> sock_filter {
+    instruction(BPF_GIVE, 0, 0, value)
+}
+
+fn give_errno(errno: u16) -> sock_filter {
+    give(libc::SECCOMP_RET_ERRNO | u32::from(errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn refuse(errno: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | errno as u32
+    }
+
+    /// Runs a filter as the kernel would, and counts its steps.
+    fn run(program: &[sock_filter], machine: Machine, number: u32, arguments: [u32; 3]) -> (u32, usize) {
+        let word = |offset: u32| match offset {
+            NUMBER => number,
+            ARCHITECTURE => machine.audit(),
+            offset => arguments[(offset as usize - 16) / 8],
+        };
+        let (mut at, mut accumulator, mut steps) = (0, 0, 0);
+        loop {
+            let i = program[at];
+            at += 1;
+            steps += 1;
+            let mut branch = |taken: bool| at += usize::from(if taken { i.jt } else { i.jf });
+            match i.code {
+                BPF_LOAD => accumulator = word(i.k),
+                BPF_ALU_AND => accumulator &= i.k,
+                BPF_JEQ => branch(accumulator == i.k),
+                BPF_JGE => branch(accumulator >= i.k),
+                BPF_JSET => branch(accumulator & i.k != 0),
+                BPF_SKIP => at += i.k as usize,
+                BPF_GIVE => return (i.k, steps),
+                code => panic!("instruction {code}"),
+            }
+        }
+    }
+
+    fn default_filter() -> Filter {
+        Filter {
+            capabilities: capabilities::DEFAULT,
+            fake_root: false,
+        }
+    }
+
+    fn check(filter: Filter, call: &Call, arguments: [u32; 3], expected: u32) {
+        let program = program(filter);
+        for machine in Machine::HERE {
+            if let Some(number) = machine.number(call) {
+                let (result, _) = run(&program, *machine, number, arguments);
+                assert_eq!(result, expected, "{} on {machine:?} with {arguments:x?}", call.0);
+            }
+        }
+    }
+
+    #[test]
+    fn every_listed_call_gets_its_rule() {
+        for call in calls::ALLOWED.iter().chain(calls::OWNERSHIP) {
+            check(default_filter(), call, [0; 3], ALLOW);
+        }
+        for (name, list) in calls::WITH_CAPABILITY {
+            let expected = if *name == "SYS_CHROOT" { ALLOW } else { refuse(libc::EPERM) };
+            for call in *list {
+                check(default_filter(), call, [0; 3], expected);
+                let all = Filter {
+                    capabilities: capabilities::ALL,
+                    fake_root: false,
+                };
+                check(all, call, [0; 3], ALLOW);
+            }
+        }
+    }
+
+    #[test]
+    fn the_search_agrees_with_the_rules_for_every_number() {
+        for fake_root in [false, true] {
+            let filter = Filter {
+                fake_root,
+                ..default_filter()
+            };
+            let program = program(filter);
+            assert!(program.len() < 1500, "{} instructions", program.len());
+            for machine in Machine::HERE {
+                let rules = rules(*machine, filter);
+                for number in (0..1000).chain([X32, X32 + 1, u32::MAX]) {
+                    let (result, steps) = run(&program, *machine, number, [0; 3]);
+                    let rule = rules.iter().find(|(known, _)| *known == number);
+                    let expected = match rule {
+                        None if number > calls::NEWEST => refuse(libc::ENOSYS),
+                        None => refuse(libc::EPERM),
+                        Some((_, Action::Errno(errno))) => refuse(i32::from(*errno)),
+                        Some(_) => ALLOW,
+                    };
+                    assert_eq!(result, expected, "number {number} on {machine:?}");
+                    assert!(steps < 30, "{steps} steps for {number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_decide_where_they_must() {
+        let filter = default_filter();
+        check(filter, &calls::CLONE, [libc::SIGCHLD as u32, 0, 0], ALLOW);
+        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP] {
+            check(filter, &calls::CLONE, [flag as u32, 0, 0], refuse(libc::EPERM));
+        }
+        check(filter, &calls::CLONE3, [0; 3], refuse(libc::ENOSYS));
+        check(filter, &calls::SOCKETCALL, [1, 0, 0], refuse(libc::ENOSYS));
+        for family in 0..64 {
+            let refused = family == libc::AF_ALG || family == libc::AF_VSOCK;
+            let expected = if refused { refuse(libc::EAFNOSUPPORT) } else { ALLOW };
+            check(filter, &calls::SOCKET, [family as u32, 0, 0], expected);
+        }
+        check(filter, &calls::PERSONALITY, [0x2_0008, 0, 0], ALLOW);
+        check(filter, &calls::PERSONALITY, [0x4_0000, 0, 0], refuse(libc::EPERM));
+    }
+
+    #[test]
+    fn one_id_pretends() {
+        let filter = Filter {
+            fake_root: true,
+            ..default_filter()
+        };
+        for call in calls::OWNERSHIP {
+            check(filter, call, [7; 3], refuse(0));
+        }
+        check(filter, &calls::MKNODAT, [0, 0, libc::S_IFCHR | 0o600], refuse(0));
+        check(filter, &calls::MKNODAT, [0, 0, libc::S_IFIFO | 0o600], ALLOW);
+        check(default_filter(), &calls::MKNODAT, [0, 0, libc::S_IFCHR], ALLOW);
+    }
+
+    #[test]
+    fn a_foreign_way_of_calling_is_deadly() {
+        let program = program(default_filter());
+        let foreign = if cfg!(target_arch = "aarch64") { Machine::X86_64 } else { Machine::Aarch64 };
+        assert_eq!(run(&program, foreign, 0, [0; 3]).0, libc::SECCOMP_RET_KILL_PROCESS);
+    }
+}
