@@ -1,5 +1,7 @@
 //! The process as a whole: its private namespaces, its id maps and its spawner.
 
+mod ids;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
@@ -87,11 +89,7 @@ fn enter() -> Result<Privilege, InitError> {
     let privilege = if rustix::process::geteuid().is_root() && capable {
         Privilege::Root
     } else {
-        return Err(InitError {
-            step: "set up this process",
-            advice: "run it as root",
-            source: std::io::Error::from_raw_os_error(libc::EPERM),
-        });
+        ids::enter_user_namespace()?
     };
     crate::sys::unshare(UnshareFlags::NEWNS).map_err(|source| InitError {
         step: "make a private mount namespace",

@@ -54,7 +54,55 @@ pub fn main(tests: &[(&str, Test)]) -> ExitCode {
         }
     }
     println!("{privilege:?}: {passed} passed, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut good = failed == 0;
+    if privilege == Privilege::Root && std::env::var_os(CHILD).is_none() {
+        drop(kit);
+        good &= as_ordinary_users(filter.as_deref());
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Set where this program was started by itself.
+const CHILD: &str = "RBUILD_TEST_CHILD";
+
+/// Runs everything again as a user who has subordinate ids, if there is one, and as one who has none.
+fn as_ordinary_users(filter: Option<&str>) -> bool {
+    let subordinate = std::fs::read_to_string("/etc/subuid")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| user_id(line.split(':').next()?));
+    let mut good = true;
+    match subordinate {
+        Some(ids) => good &= again(ids, filter),
+        None => println!("SKIPPED as a user with subordinate ids: /etc/subuid names nobody"),
+    }
+    // An id without an entry anywhere.
+    good & again((64_321, 64_321), filter)
+}
+
+fn user_id(name: &str) -> Option<(u32, u32)> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        match fields.as_slice() {
+            [known, _, uid, gid, ..] if *known == name => Some((uid.parse().ok()?, gid.parse().ok()?)),
+            _ => None,
+        }
+    })
+}
+
+fn again((uid, gid): (u32, u32), filter: Option<&str>) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    // The build directory may be closed to others.
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let program = directory.path().join("test");
+    std::fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).expect("open the directory");
+    let mut command = std::process::Command::new(program);
+    command.args(filter).env(CHILD, "1").current_dir("/").uid(uid).gid(gid);
+    command.status().is_ok_and(|status| status.success())
 }
 
 impl Kit {
