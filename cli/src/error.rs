@@ -16,8 +16,6 @@ pub(crate) enum Error {
     Failed(Message),
     /// From the engine; may carry places in a Dockerfile.
     Engine(engine::Error),
-    /// Everything was said already.
-    Silent(Exit),
     /// `run` failed before or at the start of the command: exit codes 125 to 127.
     Run(u8, Box<Error>),
 }
@@ -79,7 +77,6 @@ impl Error {
                 | engine::Error::Exec(engine::executor::sandbox::ExecError::Cancelled),
             ) => Exit::Interrupted,
             Self::Failed(_) | Self::Engine(_) => Exit::Failed,
-            Self::Silent(exit) => *exit,
             Self::Run(code, error) => match error.exit() {
                 interrupted @ Exit::Interrupted => interrupted,
                 _ => Exit::Command(*code),

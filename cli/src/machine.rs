@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use rbuild_engine::executor::host;
+use rbuild_engine::executor::{Host, host};
 use rbuild_engine::{Engine, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,15 @@ pub(crate) enum Signals {
     Forwarded,
 }
 
-/// Enters the private namespaces and opens the store. No thread may exist before; so this comes first in every
-/// command that needs the machine.
+/// Enters the private namespaces and opens the store.
 pub(crate) fn engine(options: Options) -> Result<Engine> {
-    let host = host::init().map_err(|error| {
+    open(enter()?, options)
+}
+
+/// Enters the private namespaces. No thread may exist before; so this comes first in every command that needs the
+/// machine.
+pub(crate) fn enter() -> Result<Host> {
+    host::init().map_err(|error| {
         let advice = error.advice;
         let failed = Error::failed(error.to_string()).because(error.source);
         if advice.is_empty() {
@@ -31,11 +36,26 @@ pub(crate) fn engine(options: Options) -> Result<Engine> {
         } else {
             failed.help(advice)
         }
-    })?;
+    })
+}
+
+/// Opens the store.
+pub(crate) fn open(host: Host, options: Options) -> Result<Engine> {
     // reqwest is built without a TLS provider of its own and panics where none is installed. An error says that
     // one is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     Ok(Engine::open(host, options)?)
+}
+
+/// Waits for something that does not know of cancelling: dropping it is its cancellation.
+pub(crate) async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = rbuild_engine::Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        result = work => Ok(result?),
+        () = cancel.cancelled() => Err(rbuild_engine::Error::Cancelled.into()),
+    }
 }
 
 /// Runs an asynchronous command to its end.

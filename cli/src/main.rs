@@ -9,12 +9,15 @@ mod error;
 mod exit;
 mod files;
 mod global;
+mod human;
 mod machine;
 mod progress;
 mod render;
 mod similar;
 mod spec;
 mod stdio;
+mod table;
+mod template;
 mod values;
 
 use std::ffi::OsString;

@@ -25,7 +25,6 @@ pub(crate) fn failure(error: &Error, coloured: bool) -> String {
     match error {
         Error::Usage(message) | Error::Failed(message) => plain_message(message, coloured),
         Error::Engine(error) => engine_failure(error, coloured),
-        Error::Silent(_) => String::new(),
         Error::Run(_, error) => failure(error, coloured),
     }
 }

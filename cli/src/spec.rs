@@ -44,6 +44,11 @@ impl Spec {
         }
     }
 
+    /// Takes a field whatever its value; says whether it was there.
+    pub(crate) fn take_field_named(&mut self, name: &str) -> bool {
+        self.take_field(&[name]).is_some()
+    }
+
     /// Takes all `PREFIXkey=value` fields, in order, without the prefix.
     pub(crate) fn take_prefixed(&mut self, prefix: &str) -> Vec<(String, String)> {
         let mut taken = Vec::new();

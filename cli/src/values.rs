@@ -212,13 +212,17 @@ pub(crate) fn network(text: &str) -> Result<NetworkChoice> {
     }
 }
 
+pub(crate) fn platform(text: &str) -> Result<Platform> {
+    Platform::parse(text.trim()).map_err(|error| {
+        Error::usage(format!("--platform: {error}")).help("it looks like `linux/amd64`")
+    })
+}
+
 /// `--platform a,b --platform c`
 pub(crate) fn platforms(texts: &[String]) -> Result<Vec<Platform>> {
     let mut platforms: Vec<Platform> = Vec::new();
     for text in texts.iter().flat_map(|text| text.split(',')) {
-        let platform = Platform::parse(text.trim()).map_err(|error| {
-            Error::usage(format!("--platform: {error}")).help("it looks like `linux/amd64`")
-        })?;
+        let platform = platform(text)?;
         if !platforms.contains(&platform) {
             platforms.push(platform);
         }

@@ -2,6 +2,22 @@
 //! engine, and prints.
 
 mod build;
+mod completions;
+mod du;
+mod history;
+mod images;
+mod import;
+mod info;
+mod inspect;
+mod load;
+mod prune;
+mod pull;
+mod rmi;
+mod run;
+mod save;
+mod store;
+mod tag;
+mod version;
 
 use std::ffi::OsString;
 
@@ -13,13 +29,97 @@ use crate::global::{FLAGS_WITH_VALUE, GlobalArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
+    Run(Box<run::RunArgs>),
+    Images(images::ImagesArgs),
+    Tag(tag::TagArgs),
+    Rmi(rmi::RmiArgs),
+    History(history::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Save(save::SaveArgs),
+    Load(load::LoadArgs),
+    Import(import::ImportArgs),
+    Pull(pull::PullArgs),
+    /// The commands on images under one name, as `image ls`
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    Prune(prune::PruneArgs),
+    Du(du::DuArgs),
+    Store(store::StoreArgs),
+    Info(info::InfoArgs),
+    Version(version::VersionArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    Build(Box<build::BuildArgs>),
+    Tag(tag::TagArgs),
+    #[command(visible_alias = "remove")]
+    Rm(rmi::RmiArgs),
+    History(history::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Save(save::SaveArgs),
+    Load(load::LoadArgs),
+    Import(import::ImportArgs),
+    Pull(pull::PullArgs),
 }
 
 impl Command {
     pub(crate) fn execute(self, global: &GlobalArgs) -> Result<Exit> {
         match self {
-            Self::Build(args) => build::execute(&args, global),
+            Self::Build(args)
+            | Self::Image {
+                command: ImageCommand::Build(args),
+            } => build::execute(&args, global),
+            Self::Run(args) => run::execute(&args, global),
+            Self::Images(args)
+            | Self::Image {
+                command: ImageCommand::Ls(args),
+            } => images::execute(&args, global),
+            Self::Tag(args)
+            | Self::Image {
+                command: ImageCommand::Tag(args),
+            } => tag::execute(&args, global),
+            Self::Rmi(args)
+            | Self::Image {
+                command: ImageCommand::Rm(args),
+            } => rmi::execute(&args, global),
+            Self::History(args)
+            | Self::Image {
+                command: ImageCommand::History(args),
+            } => history::execute(&args, global),
+            Self::Inspect(args)
+            | Self::Image {
+                command: ImageCommand::Inspect(args),
+            } => inspect::execute(&args, global),
+            Self::Save(args)
+            | Self::Image {
+                command: ImageCommand::Save(args),
+            } => save::execute(&args, global),
+            Self::Load(args)
+            | Self::Image {
+                command: ImageCommand::Load(args),
+            } => load::execute(&args, global),
+            Self::Import(args)
+            | Self::Image {
+                command: ImageCommand::Import(args),
+            } => import::execute(&args, global),
+            Self::Pull(args)
+            | Self::Image {
+                command: ImageCommand::Pull(args),
+            } => pull::execute(&args, global),
+            Self::Prune(args) => prune::execute(&args, global),
+            Self::Du(args) => du::execute(&args, global),
+            Self::Store(args) => store::execute(&args, global),
+            Self::Info(args) => info::execute(&args, global),
+            Self::Version(args) => version::execute(&args),
+            Self::Completions(args) => Ok(completions::execute(&args)),
         }
     }
 }

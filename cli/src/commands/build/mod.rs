@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rbuild_engine::BuildOutcome;
 
 pub(crate) use args::BuildArgs;
+pub(crate) use request::{environment, tag};
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;

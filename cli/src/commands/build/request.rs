@@ -129,7 +129,8 @@ fn build_args(texts: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(arguments)
 }
 
-fn environment(name: &str) -> Result<Option<String>> {
+/// Returns a variable of the environment; one that is no UTF-8 is an error.
+pub(crate) fn environment(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value)),
         Err(std::env::VarError::NotPresent) => Ok(None),

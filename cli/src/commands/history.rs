@@ -1,0 +1,72 @@
+//! `rbuild history`.
+
+use rbuild_engine::images::HistoryRow;
+use serde_json::json;
+
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::table::{self, Columns, Row};
+use crate::{human, machine, stdio};
+
+/// Show which instructions made an image
+#[derive(Debug, clap::Args)]
+pub(crate) struct HistoryArgs {
+    image: String,
+    /// Only IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// Whole IDs and commands
+    #[arg(long)]
+    no_trunc: bool,
+    /// Sizes and times for people; `--human=false` for bytes and dates
+    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    human: bool,
+    /// `json`, or a template such as `{{.CreatedBy}}`
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+const COLUMNS: Columns<'_> = &[
+    ("IMAGE", "ID"),
+    ("CREATED", "CreatedSince"),
+    ("CREATED BY", "CreatedBy"),
+    ("SIZE", "Size"),
+    ("COMMENT", "Comment"),
+];
+
+pub(crate) fn execute(args: &HistoryArgs, global: &GlobalArgs) -> Result<Exit> {
+    let history = machine::engine(global.options()?)?.image_history(&args.image)?;
+    let id = |row: &HistoryRow| {
+        if args.no_trunc {
+            row.id.clone()
+        } else {
+            table::short_id(&row.id)
+        }
+    };
+    if args.quiet {
+        for row in &history {
+            stdio::out(format!("{}\n", id(row)));
+        }
+        return Ok(Exit::Success);
+    }
+    let rows: Vec<Row> = history
+        .iter()
+        .filter_map(|row| {
+            let created = row.created.as_deref();
+            let command = row.created_by.replace(['\n', '\t'], " ");
+            json!({
+                "ID": id(row),
+                "CreatedSince": if args.human { human::since(created) } else { created.unwrap_or("N/A").to_owned() },
+                "CreatedAt": created.unwrap_or("N/A"),
+                "CreatedBy": if args.no_trunc { command } else { table::shorten(&command, 45) },
+                "Size": if args.human { human::size(row.size) } else { row.size.to_string() },
+                "Comment": row.comment,
+            })
+            .as_object()
+            .cloned()
+        })
+        .collect();
+    table::print(args.format.as_deref(), COLUMNS, &rows)?;
+    Ok(Exit::Success)
+}

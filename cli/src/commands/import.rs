@@ -1,0 +1,60 @@
+//! `rbuild import`.
+
+use std::io::{IsTerminal, Read};
+
+use rbuild_engine::images::ImportRequest;
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::{machine, stdio, values};
+
+/// Make an image of one layer from a tar of a root file system
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    /// A tar, compressed or not; `-` is standard input
+    file: String,
+    /// The image's name
+    #[arg(value_name = "NAME[:TAG]")]
+    reference: Option<String>,
+    /// A Dockerfile instruction to apply to the config, as in `CMD ["/bin/sh"]`
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// The comment in the image's history
+    #[arg(short, long, default_value = "")]
+    message: String,
+    #[arg(long, value_name = "P")]
+    platform: Option<String>,
+}
+
+pub(crate) fn execute(args: &ImportArgs, global: &GlobalArgs) -> Result<Exit> {
+    if args.file.starts_with("http://") || args.file.starts_with("https://") {
+        return Err(Error::unsupported("import from a URL"));
+    }
+    let request = ImportRequest {
+        reference: args
+            .reference
+            .as_deref()
+            .map(|text| super::build::tag("the name", text))
+            .transpose()?,
+        changes: args.change.clone(),
+        message: args.message.clone(),
+        platform: args.platform.as_deref().map(values::platform).transpose()?,
+    };
+    let mut tar: Box<dyn Read + Send> = if args.file == "-" {
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            return Err(Error::failed(
+                "there is no tar: standard input is a terminal",
+            ));
+        }
+        Box::new(stdin)
+    } else {
+        let file = std::fs::File::open(&args.file)
+            .map_err(|error| Error::io("open", &args.file, error))?;
+        Box::new(file)
+    };
+    let id = machine::engine(global.options()?)?.import(&mut tar, &request)?;
+    stdio::out(format!("{id}\n"));
+    Ok(Exit::Success)
+}

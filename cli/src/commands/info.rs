@@ -1,0 +1,58 @@
+//! `rbuild info`.
+
+use rbuild_engine::executor::host::Privilege;
+use rbuild_engine::image::Platform;
+use serde_json::json;
+
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::template::Template;
+use crate::{machine, stdio};
+
+/// Show what rbuild found on this machine
+#[derive(Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    /// `json`, or a template such as `{{.Root}}`
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
+    let options = global.options()?;
+    let root = options.root.display().to_string();
+    let host = machine::enter()?;
+    let privilege = match host.privilege() {
+        Privilege::Root => "root",
+        Privilege::Subordinate => "rootless, with subordinate ids",
+        Privilege::SingleId => "rootless, with one id",
+    };
+    let engine = machine::open(host, options)?;
+    let kernel = rustix::system::uname();
+    let value = json!({
+        "Version": env!("CARGO_PKG_VERSION"),
+        "Root": root,
+        "Privilege": privilege,
+        "Images": engine.images()?.len(),
+        "Platform": Platform::host().to_string(),
+        "CPUs": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        "KernelVersion": kernel.release().to_string_lossy(),
+    });
+    let text = match args.format.as_deref() {
+        None => {
+            let lines = value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| match value.as_str() {
+                    Some(text) => format!("{name}: {text}\n"),
+                    None => format!("{name}: {value}\n"),
+                });
+            lines.collect()
+        }
+        Some("json") => format!("{value}\n"),
+        Some(format) => format!("{}\n", Template::parse(format)?.render(&value)?),
+    };
+    stdio::out(text);
+    Ok(Exit::Success)
+}

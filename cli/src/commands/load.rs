@@ -1,0 +1,67 @@
+//! `rbuild load`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use rbuild_engine::Engine;
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::machine::{self, Signals};
+use crate::stdio;
+
+/// Take images from an archive of `save`, `docker save`, or an OCI layout in a tar
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// The archive (default: standard input)
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Print nothing but the names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
+    let engine = machine::engine(global.options()?)?;
+    let names = match args.input.as_deref() {
+        Some(path) if path != Path::new("-") => load(&engine, path)?,
+        _ => {
+            // An archive is read in any order, so a stream is kept first; the guard takes it away.
+            let directory = engine.store().temporary_directory()?;
+            let path = directory.path().join("archive.tar");
+            spool(&path)?;
+            load(&engine, &path)?
+        }
+    };
+    for name in names {
+        stdio::out(match (args.quiet, name.starts_with("sha256:")) {
+            (true, _) => format!("{name}\n"),
+            (false, true) => format!("Loaded image ID: {name}\n"),
+            (false, false) => format!("Loaded image: {name}\n"),
+        });
+    }
+    Ok(Exit::Success)
+}
+
+fn load(engine: &Engine, path: &Path) -> Result<Vec<String>> {
+    machine::block_on(Signals::Cancel, async |cancel| {
+        machine::unless_cancelled(&cancel, engine.load(path)).await
+    })
+}
+
+fn spool(path: &Path) -> Result<()> {
+    let mut stdin = std::io::stdin().lock();
+    if stdin.is_terminal() {
+        return Err(
+            Error::failed("there is no archive: standard input is a terminal")
+                .help("use --input FILE"),
+        );
+    }
+    let mut file =
+        std::fs::File::create_new(path).map_err(|error| Error::io("create", path, error))?;
+    std::io::copy(&mut stdin, &mut file).map_err(|error| {
+        Error::failed("cannot keep the archive from standard input").because(error)
+    })?;
+    Ok(())
+}

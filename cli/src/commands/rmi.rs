@@ -1,0 +1,41 @@
+//! `rbuild rmi`, `image rm`.
+
+use rbuild_engine::images::Removed;
+
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::{machine, render, stdio};
+
+/// Remove images, or names of images
+#[derive(Debug, clap::Args)]
+pub(crate) struct RmiArgs {
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Remove an ID with all its names
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Removes all that can be removed, and fails where one could not.
+pub(crate) fn execute(args: &RmiArgs, global: &GlobalArgs) -> Result<Exit> {
+    let engine = machine::engine(global.options()?)?;
+    let mut exit = Exit::Success;
+    for name in &args.images {
+        match engine.remove_image(name, args.force) {
+            Ok(removed) => {
+                for one in removed {
+                    stdio::out(match one {
+                        Removed::Untagged(name) => format!("Untagged: {name}\n"),
+                        Removed::Deleted(digest) => format!("Deleted: {digest}\n"),
+                    });
+                }
+            }
+            Err(error) => {
+                stdio::err(render::failure(&error.into(), stdio::err_is_coloured()));
+                exit = Exit::Failed;
+            }
+        }
+    }
+    Ok(exit)
+}

@@ -1,0 +1,30 @@
+//! `rbuild version`.
+
+use serde_json::json;
+
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::stdio;
+use crate::template::Template;
+
+/// Show the version
+#[derive(Debug, clap::Args)]
+pub(crate) struct VersionArgs {
+    /// `json`, or a template such as `{{.Version}}`
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+pub(crate) fn execute(args: &VersionArgs) -> Result<Exit> {
+    let value = json!({
+        "Version": env!("CARGO_PKG_VERSION"),
+        "Os": std::env::consts::OS,
+        "Arch": std::env::consts::ARCH,
+    });
+    stdio::out(match args.format.as_deref() {
+        None => format!("rbuild {}\n", env!("CARGO_PKG_VERSION")),
+        Some("json") => format!("{value}\n"),
+        Some(format) => format!("{}\n", Template::parse(format)?.render(&value)?),
+    });
+    Ok(Exit::Success)
+}

@@ -1,0 +1,160 @@
+//! What lists print: an aligned table, JSON, or a template for each row.
+
+use serde_json::{Map, Value};
+
+use crate::error::Result;
+use crate::stdio;
+use crate::template::Template;
+
+/// A row: its fields by the names that templates use.
+pub(crate) type Row = Map<String, Value>;
+
+/// A list's columns, in order: the header and the template of the cell.
+pub(crate) type Columns<'a> = &'a [(&'a str, &'a str)];
+
+/// Prints `rows` as `format` says: nothing for the table of `columns`, `json`, `table TEMPLATE`, or `TEMPLATE`.
+pub(crate) fn print(format: Option<&str>, columns: Columns<'_>, rows: &[Row]) -> Result<()> {
+    stdio::out(text(format, columns, rows)?);
+    Ok(())
+}
+
+fn text(format: Option<&str>, columns: Columns<'_>, rows: &[Row]) -> Result<String> {
+    match format {
+        None | Some("table") => {
+            let cells: Vec<String> = columns
+                .iter()
+                .map(|(_, field)| format!("{{{{.{field}}}}}"))
+                .collect();
+            let header = columns
+                .iter()
+                .map(|(title, _)| (*title).to_owned())
+                .collect();
+            table(header, &Template::parse(&cells.join("\t"))?, rows)
+        }
+        Some("json") => {
+            let lines: Vec<String> = rows
+                .iter()
+                .map(|row| format!("{}\n", Value::Object(row.clone())))
+                .collect();
+            Ok(lines.concat())
+        }
+        Some(format) => match format.strip_prefix("table ") {
+            Some(template) => {
+                let template = Template::parse(&template.replace("\\t", "\t"))?;
+                table(header(&template, columns)?, &template, rows)
+            }
+            None => {
+                let template = Template::parse(&format.replace("\\t", "\t").replace("\\n", "\n"))?;
+                let mut text = String::new();
+                for row in rows {
+                    text.push_str(&template.render_row(row)?);
+                    text.push('\n');
+                }
+                Ok(text)
+            }
+        },
+    }
+}
+
+/// The header of a table template: the template itself, on a row of the columns' titles.
+fn header(template: &Template, columns: Columns<'_>) -> Result<Vec<String>> {
+    let titles: Row = template
+        .fields()
+        .into_iter()
+        .map(|field| {
+            let known = columns.iter().find(|(_, name)| *name == field);
+            let title =
+                known.map_or_else(|| field.to_uppercase(), |(title, _)| (*title).to_owned());
+            (field, title.into())
+        })
+        .collect();
+    let line = template.render_row(&titles)?;
+    Ok(line.split('\t').map(str::to_owned).collect())
+}
+
+fn table(header: Vec<String>, template: &Template, rows: &[Row]) -> Result<String> {
+    let mut lines = vec![header];
+    for row in rows {
+        let line = template.render_row(row)?;
+        lines.push(line.split('\t').map(stdio::escape_line).collect());
+    }
+    let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            cells
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or_default()
+        })
+        .collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut padded = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            padded.push_str(&format!("{cell:width$}   "));
+        }
+        text.push_str(padded.trim_end());
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The first `length` characters, with an ellipsis where some are missing.
+pub(crate) fn shorten(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(length.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+/// The 12 digits that people use for an ID.
+pub(crate) fn short_id(id: &str) -> String {
+    id.strip_prefix("sha256:")
+        .unwrap_or(id)
+        .chars()
+        .take(12)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rows() -> Vec<Row> {
+        [
+            json!({"Tag": "1", "Size": "1MB"}),
+            json!({"Tag": "latest", "Size": "10MB"}),
+        ]
+        .into_iter()
+        .map(|row| row.as_object().unwrap().clone())
+        .collect()
+    }
+
+    const COLUMNS: Columns<'_> = &[("TAG", "Tag"), ("DISK", "Size")];
+
+    #[test]
+    fn lists_in_every_format() {
+        let one = |format| text(format, COLUMNS, &rows()).unwrap();
+        assert_eq!(one(None), "TAG      DISK\n1        1MB\nlatest   10MB\n");
+        assert_eq!(
+            one(Some("json")),
+            "{\"Tag\":\"1\",\"Size\":\"1MB\"}\n{\"Tag\":\"latest\",\"Size\":\"10MB\"}\n"
+        );
+        assert_eq!(one(Some("{{.Tag}}\\t{{.Size}}")), "1\t1MB\nlatest\t10MB\n");
+        assert_eq!(
+            one(Some("table {{.Size}}\\t{{.Tag}}")),
+            "DISK   TAG\n1MB    1\n10MB   latest\n"
+        );
+        assert!(text(Some("{{.Nope}}"), COLUMNS, &rows()).is_err());
+    }
+
+    #[test]
+    fn text_is_cut_to_length() {
+        assert_eq!(shorten("abcdef", 6), "abcdef");
+        assert_eq!(shorten("abcdefg", 6), "abcde…");
+        assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+}

@@ -1,0 +1,382 @@
+//! Walks a template's tree over a JSON value.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::{Call, Node, Operand, Pipeline};
+
+pub(super) const FUNCTIONS: [&str; 22] = [
+    "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "len", "json",
+    "join", "split", "lower", "upper", "title", "print", "println", "printf", "truncate",
+];
+
+/// `None` is a field that is not there.
+type Found<'a> = Option<Cow<'a, Value>>;
+
+struct Scope<'a> {
+    root: &'a Value,
+    /// Whether a field that the root does not have is an error.
+    strict: bool,
+    variables: Vec<(String, Value)>,
+}
+
+pub(super) fn render(nodes: &[Node], root: &Value, strict: bool) -> Result<String, String> {
+    let mut scope = Scope {
+        root,
+        strict,
+        variables: Vec::new(),
+    };
+    let mut text = String::new();
+    walk(nodes, root, &mut scope, &mut text)?;
+    Ok(text)
+}
+
+fn walk(
+    nodes: &[Node],
+    dot: &Value,
+    scope: &mut Scope<'_>,
+    text: &mut String,
+) -> Result<(), String> {
+    for node in nodes {
+        match node {
+            Node::Text(literal) => text.push_str(literal),
+            Node::Print(pipeline) => match run(pipeline, dot, scope)? {
+                Some(value) => text.push_str(&display(&value)),
+                None => text.push_str("<no value>"),
+            },
+            Node::Assign(name, pipeline) => {
+                let value = owned(run(pipeline, dot, scope)?);
+                match scope
+                    .variables
+                    .iter_mut()
+                    .rev()
+                    .find(|(known, _)| known == name)
+                {
+                    Some((_, slot)) => *slot = value,
+                    None => scope.variables.push((name.clone(), value)),
+                }
+            }
+            Node::If {
+                condition,
+                then,
+                otherwise,
+            } => {
+                let branch = if is_true(run(condition, dot, scope)?.as_deref()) {
+                    then
+                } else {
+                    otherwise
+                };
+                walk(branch, dot, scope, text)?;
+            }
+            Node::With {
+                value,
+                then,
+                otherwise,
+            } => {
+                let value = owned(run(value, dot, scope)?);
+                if is_true(Some(&value)) {
+                    walk(then, &value, scope, text)?;
+                } else {
+                    walk(otherwise, dot, scope, text)?;
+                }
+            }
+            Node::Range {
+                key,
+                value,
+                over,
+                body,
+                otherwise,
+            } => {
+                let items = items(owned(run(over, dot, scope)?))?;
+                if items.is_empty() {
+                    walk(otherwise, dot, scope, text)?;
+                }
+                for (index, item) in items {
+                    let depth = scope.variables.len();
+                    if let Some(name) = key {
+                        scope.variables.push((name.clone(), index));
+                    }
+                    if let Some(name) = value {
+                        scope.variables.push((name.clone(), item.clone()));
+                    }
+                    walk(body, &item, scope, text)?;
+                    scope.variables.truncate(depth);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn owned(found: Found<'_>) -> Value {
+    found.map_or(Value::Null, Cow::into_owned)
+}
+
+fn items(value: Value) -> Result<Vec<(Value, Value)>, String> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => Ok(list
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| (index.into(), item))
+            .collect()),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map
+                .into_iter()
+                .map(|(key, item)| (key.into(), item))
+                .collect();
+            // As Go: by key.
+            entries.sort_by(|(a, _): &(Value, Value), (b, _)| a.as_str().cmp(&b.as_str()));
+            Ok(entries)
+        }
+        other => Err(format!("`range` cannot go over {}", display(&other))),
+    }
+}
+
+fn run<'a>(pipeline: &Pipeline, dot: &'a Value, scope: &Scope<'a>) -> Result<Found<'a>, String> {
+    let mut last: Option<Found<'a>> = None;
+    for Call(operands) in &pipeline.0 {
+        let found = match operands.as_slice() {
+            [Operand::Function(name), arguments @ ..] => {
+                let mut values = Vec::new();
+                for operand in arguments {
+                    values.push(owned(resolve(operand, dot, scope)?));
+                }
+                if let Some(previous) = last.take() {
+                    values.push(owned(previous));
+                }
+                Some(Cow::Owned(call(name, &values)?))
+            }
+            [operand, ..] => resolve(operand, dot, scope)?,
+            [] => None,
+        };
+        last = Some(found);
+    }
+    Ok(last.flatten())
+}
+
+fn resolve<'a>(operand: &Operand, dot: &'a Value, scope: &Scope<'a>) -> Result<Found<'a>, String> {
+    match operand {
+        Operand::Field(path) => {
+            if let (true, Some(name)) =
+                (scope.strict && std::ptr::eq(dot, scope.root), path.first())
+                && let Value::Object(row) = dot
+                && !row.contains_key(name)
+            {
+                let known: Vec<&str> = row.keys().map(String::as_str).collect();
+                return Err(format!(
+                    "there is no field `{name}`; there are {}",
+                    known.join(", ")
+                ));
+            }
+            field(Cow::Borrowed(dot), path)
+        }
+        Operand::Variable(name, path) if name.is_empty() => field(Cow::Borrowed(scope.root), path),
+        Operand::Variable(name, path) => {
+            let known = scope
+                .variables
+                .iter()
+                .rev()
+                .find(|(known, _)| known == name);
+            let (_, value) = known.ok_or_else(|| format!("there is no variable `${name}`"))?;
+            field(Cow::Owned(value.clone()), path)
+        }
+        Operand::Literal(value) => Ok(Some(Cow::Owned(value.clone()))),
+        Operand::Function(name) => Ok(Some(Cow::Owned(call(name, &[])?))),
+        Operand::Group(inner, path) => match run(inner, dot, scope)? {
+            Some(value) => field(value, path),
+            None => Ok(None),
+        },
+    }
+}
+
+fn field<'a>(value: Cow<'a, Value>, path: &[String]) -> Result<Found<'a>, String> {
+    let mut value = value;
+    for name in path {
+        let next = match value {
+            Cow::Borrowed(Value::Object(map)) => map.get(name).map(Cow::Borrowed),
+            Cow::Owned(Value::Object(mut map)) => map.remove(name).map(Cow::Owned),
+            Cow::Borrowed(Value::Null) | Cow::Owned(Value::Null) => None,
+            other => return Err(format!("`{}` has no field `{name}`", display(&other))),
+        };
+        match next {
+            Some(next) => value = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(value))
+}
+
+/// As Go: empty things, zero and false are false.
+fn is_true(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(value)) => *value,
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty(),
+    }
+}
+
+fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
+    let wrong = || {
+        let given: Vec<String> = arguments.iter().map(display).collect();
+        format!("`{name}` cannot be called with ({})", given.join(", "))
+    };
+    Ok(match (name, arguments) {
+        ("and", [_, ..]) => chosen(arguments, false),
+        ("or", [_, ..]) => chosen(arguments, true),
+        ("not", [value]) => (!is_true(Some(value))).into(),
+        ("eq", [first, others @ ..]) if !others.is_empty() => others.contains(first).into(),
+        ("ne", [a, b]) => (a != b).into(),
+        ("lt" | "le" | "gt" | "ge", [a, b]) => {
+            let order = match (a, b) {
+                (Value::String(a), Value::String(b)) => a.cmp(b),
+                _ => a
+                    .as_f64()
+                    .zip(b.as_f64())
+                    .and_then(|(a, b)| a.partial_cmp(&b))
+                    .ok_or_else(wrong)?,
+            };
+            match name {
+                "lt" => order.is_lt(),
+                "le" => order.is_le(),
+                "gt" => order.is_gt(),
+                _ => order.is_ge(),
+            }
+            .into()
+        }
+        ("index", [value, path @ ..]) => {
+            let mut value = value;
+            for key in path {
+                value = match (value, key) {
+                    (Value::Object(map), Value::String(key)) => {
+                        map.get(key).unwrap_or(&Value::Null)
+                    }
+                    (Value::Array(list), Value::Number(at)) => at
+                        .as_u64()
+                        .and_then(|at| list.get(usize::try_from(at).ok()?))
+                        .ok_or_else(|| {
+                            format!("the list has {} elements, not number {at}", list.len())
+                        })?,
+                    (Value::Null, _) => &Value::Null,
+                    _ => return Err(wrong()),
+                };
+            }
+            value.clone()
+        }
+        ("slice", [Value::String(text), bounds @ ..]) if bounds.len() <= 2 => {
+            let bound = |at: usize, default: usize| match bounds.get(at) {
+                None => Some(default),
+                Some(value) => usize::try_from(value.as_u64()?).ok(),
+            };
+            bound(0, 0)
+                .zip(bound(1, text.len()))
+                .and_then(|(from, to)| text.get(from..to))
+                .ok_or_else(wrong)?
+                .into()
+        }
+        ("len", [Value::String(text)]) => text.len().into(),
+        ("len", [Value::Array(list)]) => list.len().into(),
+        ("len", [Value::Object(map)]) => map.len().into(),
+        ("len", [Value::Null]) => 0.into(),
+        ("json", [value]) => value.to_string().into(),
+        ("join", [Value::Array(list), Value::String(by)]) => {
+            list.iter().map(display).collect::<Vec<_>>().join(by).into()
+        }
+        ("join", [Value::Null, Value::String(_)]) => "".into(),
+        ("split", [Value::String(text), Value::String(by)]) => {
+            text.split(by.as_str()).collect::<Vec<_>>().into()
+        }
+        ("lower", [value]) => display(value).to_lowercase().into(),
+        ("upper", [value]) => display(value).to_uppercase().into(),
+        ("title", [value]) => {
+            let text = display(value);
+            let mut chars = text.chars();
+            let first = chars.next().map(|first| first.to_uppercase().to_string());
+            format!("{}{}", first.unwrap_or_default(), chars.as_str()).into()
+        }
+        ("truncate", [Value::String(text), Value::Number(length)]) => {
+            let length = usize::try_from(length.as_u64().unwrap_or_default()).unwrap_or(usize::MAX);
+            text.chars().take(length).collect::<String>().into()
+        }
+        ("print", values) => values.iter().map(display).collect::<String>().into(),
+        ("println", values) => format!(
+            "{}\n",
+            values.iter().map(display).collect::<Vec<_>>().join(" ")
+        )
+        .into(),
+        ("printf", [Value::String(format), values @ ..]) => printf(format, values)?.into(),
+        _ => return Err(wrong()),
+    })
+}
+
+/// `and` and `or`: the first that decides, else the last.
+fn chosen(arguments: &[Value], wanted: bool) -> Value {
+    arguments
+        .iter()
+        .find(|value| is_true(Some(value)) == wanted)
+        .or(arguments.last())
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// `%s %v %d %q %%`, with a width as in `%-10s`.
+fn printf(format: &str, values: &[Value]) -> Result<String, String> {
+    let mut text = String::new();
+    let mut values = values.iter();
+    let mut chars = format.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            text.push(c);
+            continue;
+        }
+        let left = chars.next_if_eq(&'-').is_some();
+        let mut width = 0usize;
+        while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+            width = (width * 10 + digit.to_digit(10).unwrap_or_default() as usize).min(1000);
+        }
+        let word = match chars.next() {
+            Some('%') => "%".to_owned(),
+            Some(verb @ ('s' | 'v' | 'd' | 'q')) => {
+                let value = values.next().ok_or("`printf` has too few values")?;
+                if verb == 'q' {
+                    format!("{:?}", display(value))
+                } else {
+                    display(value)
+                }
+            }
+            _ => return Err("`printf` knows %s, %v, %d, %q and %%".to_owned()),
+        };
+        if left {
+            text.push_str(&format!("{word:<width$}"));
+        } else {
+            text.push_str(&format!("{word:>width$}"));
+        }
+    }
+    Ok(text)
+}
+
+/// As Go prints values.
+fn display(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(list) => format!(
+            "[{}]",
+            list.iter().map(display).collect::<Vec<_>>().join(" ")
+        ),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            let entries: Vec<String> = entries
+                .into_iter()
+                .map(|(key, value)| format!("{key}:{}", display(value)))
+                .collect();
+            format!("map[{}]", entries.join(" "))
+        }
+    }
+}
