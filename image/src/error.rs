@@ -40,3 +40,43 @@ pub enum Error {
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Bytes of an input as they may be shown: control characters escaped, what is no UTF-8 as `\xNN`, cut at a
+/// length that nobody reads on from.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    const LIMIT: usize = 300;
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+        if text.len() > LIMIT {
+            break;
+        }
+    }
+    if let Some((cut, _)) = text.char_indices().nth(LIMIT) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+/// An [`Error::Io`] over a path of an input.
+pub(crate) fn io(
+    action: &'static str,
+    path: &[u8],
+) -> impl FnOnce(rustix::io::Errno) -> Error + use<> {
+    let path = shown(path);
+    move |source| Error::Io {
+        action,
+        path,
+        source: source.into(),
+    }
+}

@@ -1,14 +1,24 @@
 //! A snapshot's own files as a layer: canonical tar → diff ID → compressor → digest → blob, in one pass.
-//! The bytes are a function of the content: sorted entries, PAX records only where needed, no names of users.
-//! Whiteouts and opaque directories are written as OCI layer.md says.
+//! The bytes are a function of the content: sorted entries, PAX records only where needed, no names of users,
+//! whole seconds. Whiteouts and opaque directories are written as OCI layer.md says. Sockets are left out, as every
+//! builder does: a tar cannot hold them.
+//!
+//! The order of entries and what is written of each: `entries`; the threads in between: `pipeline`.
 
+mod entries;
+mod pipeline;
+
+use std::collections::HashMap;
 use std::io::Write;
 
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{SnapshotId, Store};
+use rbuild_cache::tree::Kind;
+use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
 
-use crate::Result;
-use crate::compression::Compression;
+use crate::compression::{Compression, Compressor};
+use crate::error::{Error, Result, shown};
+use crate::tarfile::writer::Writer;
+use entries::EntryWriter;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerOptions {
@@ -19,23 +29,182 @@ pub struct LayerOptions {
     pub clamp_mtime: Option<i64>,
 }
 
+/// The variant under which the blob that a snapshot was unpacked from is known.
+pub(crate) const IMAGE_VARIANT: &str = "image";
+
+/// Layers of less than this are not worth threads.
+const SMALL_LAYER_BYTES: u64 = 1 << 20;
+
+impl LayerOptions {
+    /// Names everything that the blob's bytes depend on, besides the snapshot.
+    fn variant(&self) -> String {
+        let mut variant = match self.compression {
+            Compression::Gzip { level } => format!("tar1.gzip{level}"),
+            Compression::Zstd { level } => format!("tar1.zstd{level}"),
+            Compression::None => "tar1".to_owned(),
+        };
+        if let Some(time) = self.clamp_mtime {
+            variant.push_str(&format!(".clamp{time}"));
+        }
+        variant
+    }
+
+    fn media_type(&self) -> &'static str {
+        match (self.compression, self.oci_media_types) {
+            (Compression::Gzip { .. }, true) => "application/vnd.oci.image.layer.v1.tar+gzip",
+            (Compression::Zstd { .. }, true) => "application/vnd.oci.image.layer.v1.tar+zstd",
+            (Compression::None, true) => "application/vnd.oci.image.layer.v1.tar",
+            (Compression::Gzip { .. }, false) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            (Compression::Zstd { .. }, false) => "application/vnd.docker.image.rootfs.diff.tar.zstd",
+            (Compression::None, false) => "application/vnd.docker.image.rootfs.diff.tar",
+        }
+    }
+}
+
+/// The same layer's media type in the other family.
+pub(crate) fn media_type_in(media_type: &str, oci: bool) -> String {
+    const PAIRS: [(&str, &str); 3] = [
+        (
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+        (
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        ),
+        (
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.docker.image.rootfs.diff.tar",
+        ),
+    ];
+    PAIRS
+        .iter()
+        .find(|(in_oci, in_docker)| media_type == *in_oci || media_type == *in_docker)
+        .map_or(media_type, |(in_oci, in_docker)| if oci { in_oci } else { in_docker })
+        .to_owned()
+}
+
 /// Returns the layer of a snapshot, made if it is not known yet. A snapshot unpacked from an image keeps the blob it
 /// came from, unless `force` asks for other options. Blocking.
 pub fn layer(
-    _store: &Store,
-    _snapshot: &SnapshotId,
-    _options: &LayerOptions,
-    _force: bool,
+    store: &Store,
+    snapshot: &SnapshotId,
+    options: &LayerOptions,
+    force: bool,
 ) -> Result<LayerBlob> {
-    todo!()
+    if !force {
+        if let Some(mut blob) = store.layer_blob(snapshot, IMAGE_VARIANT)? {
+            blob.media_type = media_type_in(&blob.media_type, options.oci_media_types);
+            return Ok(blob);
+        }
+    }
+    let variant = options.variant();
+    let mut blob = match store.layer_blob(snapshot, &variant)? {
+        Some(blob) => blob,
+        None => {
+            let blob = make(store, snapshot, options)?;
+            store.set_layer_blob(snapshot, &variant, &blob)?;
+            blob
+        }
+    };
+    options.media_type().clone_into(&mut blob.media_type);
+    Ok(blob)
+}
+
+fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<LayerBlob> {
+    let tree = store.tree(snapshot)?;
+    let root = open_root(store, snapshot)?;
+    let total: u64 = tree.entries.iter().map(|entry| entry.size).sum();
+    let ingest = store.ingest()?;
+    let unwritable = |source| Error::Io {
+        action: "write the layer of snapshot",
+        path: snapshot.as_str().to_owned(),
+        source,
+    };
+    let compressor = Compressor::new(options.compression, ingest).map_err(unwritable)?;
+    let clamp = options.clamp_mtime;
+    let write = |output: &mut dyn Write| -> Result<()> {
+        let mut entries = EntryWriter::new(Writer::new(output), clamp);
+        for entry in &tree.entries {
+            entries.write(entry, &root, 0)?;
+        }
+        entries.finish()
+    };
+    let threads = total >= SMALL_LAYER_BYTES;
+    let (compressor, diff_id) = pipeline::run(compressor, threads, write)?;
+    let ingest = compressor.finish().map_err(unwritable)?;
+    let (digest, size) = ingest.commit(None, None)?;
+    Ok(LayerBlob {
+        digest,
+        size,
+        media_type: options.media_type().to_owned(),
+        diff_id: DiffId(diff_id),
+    })
+}
+
+fn open_root(store: &Store, snapshot: &SnapshotId) -> Result<RootDir> {
+    let path = store.snapshot_directory(snapshot);
+    RootDir::open_ambient(&path).map_err(|source| Error::Io {
+        action: "open the snapshot",
+        path: shown(path.as_os_str().as_encoded_bytes()),
+        source,
+    })
 }
 
 /// Writes the merged view of a chain as a plain tar (for `type=tar`, `export`).
 pub fn write_root(
-    _store: &Store,
-    _snapshot: Option<&SnapshotId>,
-    _clamp_mtime: Option<i64>,
-    _to: &mut dyn Write,
+    store: &Store,
+    snapshot: Option<&SnapshotId>,
+    clamp_mtime: Option<i64>,
+    to: &mut dyn Write,
 ) -> Result<()> {
-    todo!()
+    let mut entries = EntryWriter::new(Writer::new(to), clamp_mtime);
+    if let Some(snapshot) = snapshot {
+        let view = View::open(store, snapshot)?;
+        for entry in &store.merged_tree(snapshot)?.entries {
+            let (own, root, number) = view.find(entry)?;
+            entries.write(own, root, number)?;
+        }
+    }
+    entries.finish()
 }
+
+/// A chain, and which of its snapshots holds what of the merged view.
+pub(crate) struct View {
+    /// Top first.
+    layers: Vec<(std::sync::Arc<rbuild_cache::tree::Tree>, RootDir)>,
+}
+
+impl View {
+    pub(crate) fn open(store: &Store, snapshot: &SnapshotId) -> Result<Self> {
+        let chain = store.chain(snapshot)?;
+        let open = |link: &rbuild_cache::Snapshot| {
+            Ok((store.tree(&link.id)?, open_root(store, &link.id)?))
+        };
+        Ok(Self {
+            layers: chain.iter().rev().map(open).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The entry as the topmost snapshot that has it knows it, that snapshot's directory, and its place in the
+    /// chain: hard links are such within one snapshot only.
+    pub(crate) fn find(
+        &self,
+        entry: &rbuild_cache::tree::Entry,
+    ) -> Result<(&rbuild_cache::tree::Entry, &RootDir, usize)> {
+        self.layers
+            .iter()
+            .enumerate()
+            .find_map(|(number, (tree, root))| {
+                let own = tree.get(&entry.path)?;
+                (own.kind != Kind::Whiteout).then_some((own, root, number))
+            })
+            .ok_or_else(|| Error::BadArchive {
+                what: format!("`{}`", shown(&entry.path)),
+                reason: "no snapshot of the chain has it; run `rbuild store check`".to_owned(),
+            })
+    }
+}
+
+/// Which path of a hard-linked file was met first, by snapshot and number.
+type FirstNames = HashMap<(usize, u32), Vec<u8>>;

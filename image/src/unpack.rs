@@ -1,30 +1,184 @@
-//! Unpacking tar streams, every entry resolved inside the root it goes to. Hardened: see the list of limits here.
+//! Unpacking tar streams, every entry resolved inside the root it goes to.
+//!
+//! Limits and refusals of the format itself: [`crate::tarfile::reader`]. On top of those:
+//! * parents of an entry are resolved beneath the root and through no link ([`layer`]), or inside the destination
+//!   as a process in a chroot would ([`archive`]); `..` and absolute names are clamped to the root;
+//! * an entry for the root itself must be a directory;
+//! * hard links lead to files inside the root, never through links at their end;
+//! * a stream that grows more than [`Limits`] allow ends with an error, holes of sparse files counted;
+//! * overlay's own extended attributes and all `trusted.*` are dropped;
+//! * character devices 0:0 are refused: overlay takes them for removals.
+//!
+//! What an ordinary user cannot make: with one id only, owners stay the user's; device nodes of a layer are left
+//! out (RUN gets a `/dev` of its own and the image keeps the layer's blob), those of an archive are an error.
+//! Where things go: `place`; owners, times and attributes: `metadata`; what a layer leaves open until the layers
+//! below are known: [`Unpacked`].
 
-use std::io::Read;
+mod metadata;
+mod place;
+
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use rbuild_cache::{DiffId, RootDir};
+use rbuild_cache::{DiffId, Digest, RootDir};
+use sha2::Digest as _;
 
-use crate::Result;
+pub use crate::compression::Limits;
+use crate::compression::{Bounded, Budget};
+use crate::error::{Error, Result, shown};
+use crate::tarfile::{self, Reader};
+use place::{Placer, Rules};
 
-/// Unpacks a layer (uncompressed tar) into an empty overlay upper directory, turning `.wh.` entries into overlay
-/// whiteouts and opaque marks. Returns the digest of what was read.
-pub fn layer(_tar: &mut dyn Read, _upper: &RootDir) -> Result<DiffId> {
-    todo!()
+/// A layer that is in its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Of all that was read.
+    pub diff_id: DiffId,
+    /// Directories that had to be made for what is in them, but that the layer itself does not speak of: they
+    /// have mode 0755 and belong to root, unless a layer below has them. Sorted.
+    pub implied_directories: Vec<Vec<u8>>,
+    /// Hard links (path, target) to files that only a layer below can have.
+    pub links_below: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The layer hides all that is below it. Overlay knows no opaque root.
+    pub opaque_root: bool,
 }
 
-/// Unpacks an archive (compressed or not) below `destination` in `root` with ADD's rules: `..` and absolute names
-/// are clamped, a directory replaces a link, `owner` overrides the archive's owners, no whiteouts.
+/// Unpacks a layer (compressed or not) into an empty overlay upper directory, turning `.wh.` entries into overlay
+/// whiteouts and opaque marks.
+pub fn layer(
+    blob: Box<dyn Read + Send + '_>,
+    upper: &RootDir,
+    limits: Limits,
+    what: &str,
+) -> Result<Unpacked> {
+    let bounded = Bounded::new(blob, limits).map_err(|error| unreadable(what, error))?;
+    let budget = bounded.budget();
+    let mut hashing = Hashing {
+        input: bounded,
+        hasher: sha2::Sha256::new(),
+    };
+    let mut placer = Placer::new(upper, Rules::Layer, what);
+    unpack(Reader::new(&mut hashing), &mut placer, &budget, what)?;
+    // The digest covers what follows the end of the archive too.
+    std::io::copy(&mut hashing, &mut std::io::sink()).map_err(|error| unreadable(what, error))?;
+    let open = placer.finish()?;
+    Ok(Unpacked {
+        diff_id: DiffId(Digest::from_bytes(hashing.hasher.finalize().into())),
+        implied_directories: open.implied.into_iter().collect(),
+        links_below: open.links_below,
+        opaque_root: open.opaque_root,
+    })
+}
+
+/// Unpacks an archive (compressed or not) below `destination` in `root` (made where missing) with ADD's rules: `..`
+/// and absolute names are clamped, a directory replaces a link, `owner` overrides the archive's owners, no
+/// whiteouts.
 pub fn archive(
-    _file: &mut dyn Read,
-    _root: &RootDir,
-    _destination: &Path,
-    _owner: Option<(u32, u32)>,
+    file: &mut (dyn Read + Send),
+    root: &RootDir,
+    destination: &Path,
+    owner: Option<(u32, u32)>,
 ) -> Result<()> {
-    todo!()
+    archive_with(file, root, destination, owner, Limits::default())
 }
 
-/// Whether ADD would unpack this: a tar by its header checksum, after decompression.
-pub fn is_archive(_file: &mut std::fs::File) -> std::io::Result<bool> {
-    todo!()
+/// As [`archive`], with other limits than the usual.
+pub fn archive_with(
+    file: &mut (dyn Read + Send),
+    root: &RootDir,
+    destination: &Path,
+    owner: Option<(u32, u32)>,
+    limits: Limits,
+) -> Result<()> {
+    let what = "the archive";
+    let bounded = Bounded::new(Box::new(file), limits).map_err(|error| unreadable(what, error))?;
+    let budget = bounded.budget();
+    let destination = place::destination(root, destination, owner)?;
+    let mut placer = Placer::new(&destination, Rules::Archive { owner }, what);
+    let mut reader = Reader::new(bounded);
+    unpack_entries(&mut reader, &mut placer, &budget, what)?;
+    // A checksum at the end of a compressed stream is read only if the stream is.
+    std::io::copy(&mut reader.into_inner(), &mut std::io::sink())
+        .map_err(|error| unreadable(what, error))?;
+    placer.finish().map(drop)
+}
+
+/// Whether ADD would unpack this: a tar by its first header's checksum, after decompression. The file is at its
+/// beginning afterwards.
+pub fn is_archive(file: &mut std::fs::File) -> std::io::Result<bool> {
+    file.seek(SeekFrom::Start(0))?;
+    let found = match Bounded::new(Box::new(&mut *file), Limits::default()) {
+        Ok(bounded) => matches!(Reader::new(bounded).next(), Ok(Some(_))),
+        Err(_) => false,
+    };
+    file.seek(SeekFrom::Start(0))?;
+    Ok(found)
+}
+
+fn unpack(
+    mut reader: Reader<impl Read>,
+    placer: &mut Placer<'_>,
+    budget: &Budget,
+    what: &str,
+) -> Result<()> {
+    unpack_entries(&mut reader, placer, budget, what)
+}
+
+fn unpack_entries(
+    reader: &mut Reader<impl Read>,
+    placer: &mut Placer<'_>,
+    budget: &Budget,
+    what: &str,
+) -> Result<()> {
+    let mut claimed = 0_u64;
+    while let Some(entry) = reader.next().map_err(|error| tar_error(what, error))? {
+        if entry.segments.is_some() {
+            claimed = claimed.saturating_add(entry.size);
+            budget.check(claimed).map_err(|reason| Error::BadArchive {
+                what: format!("{what}, `{}`", shown(&entry.path)),
+                reason,
+            })?;
+        }
+        placer.place(&entry, reader)?;
+    }
+    Ok(())
+}
+
+/// An error of the format, or of what the archive comes from.
+pub(crate) fn tar_error(what: &str, error: tarfile::Error) -> Error {
+    match error {
+        tarfile::Error::Io(error) => unreadable(what, error),
+        tarfile::Error::Malformed(reason) => Error::BadArchive {
+            what: what.to_owned(),
+            reason,
+        },
+    }
+}
+
+/// A stream that broke: decoders and the tar reader say so with kinds of their own, the kernel with an errno.
+fn unreadable(what: &str, error: std::io::Error) -> Error {
+    if error.raw_os_error().is_some() {
+        return Error::Io {
+            action: "read",
+            path: what.to_owned(),
+            source: error,
+        };
+    }
+    Error::BadArchive {
+        what: what.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+struct Hashing<R> {
+    input: R,
+    hasher: sha2::Sha256,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
 }

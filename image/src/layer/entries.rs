@@ -1,0 +1,161 @@
+//! One entry of a tree as an entry of a tar.
+
+use std::io::Write;
+
+use rbuild_cache::RootDir;
+use rbuild_cache::root_dir::{Resolve, path_of};
+use rbuild_cache::tree::{Entry, Kind};
+
+use super::FirstNames;
+use crate::error::{Error, Result, shown};
+use crate::tarfile::writer::{Header, Writer};
+use crate::tarfile::{self};
+
+/// Writes entries in the order given, which is the tree's: a directory before what is in it.
+pub(super) struct EntryWriter<W: Write> {
+    tar: Writer<W>,
+    clamp_mtime: Option<i64>,
+    first_names: FirstNames,
+}
+
+impl<W: Write> EntryWriter<W> {
+    pub(super) fn new(tar: Writer<W>, clamp_mtime: Option<i64>) -> Self {
+        Self {
+            tar,
+            clamp_mtime,
+            first_names: FirstNames::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Result<()> {
+        self.tar.finish().map(drop).map_err(unwritable(b""))
+    }
+
+    /// `number` tells apart the snapshots that entries come from.
+    pub(super) fn write(&mut self, entry: &Entry, root: &RootDir, number: usize) -> Result<()> {
+        let kind = match entry.kind {
+            Kind::File => tarfile::Kind::File,
+            Kind::Directory => tarfile::Kind::Directory,
+            Kind::Symlink => tarfile::Kind::Symlink,
+            Kind::CharDevice => tarfile::Kind::CharDevice,
+            Kind::BlockDevice => tarfile::Kind::BlockDevice,
+            Kind::Fifo => tarfile::Kind::Fifo,
+            Kind::Socket => return Ok(()),
+            Kind::Whiteout => return self.mark(&entry.path, |name| [b".wh.", name].concat()),
+        };
+        if entry.path.is_empty() {
+            return self.opaque(entry);
+        }
+        if name_of(&entry.path).1.starts_with(b".wh.") {
+            return Err(Error::BadArchive {
+                what: format!("`{}`", shown(&entry.path)),
+                reason: "a layer cannot hold names that begin with `.wh.`: they mean removals; rename or remove it"
+                    .to_owned(),
+            });
+        }
+        let mut header = Header {
+            path: &entry.path,
+            kind,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: self.clamp_mtime.map_or(entry.mtime.0, |limit| entry.mtime.0.min(limit)),
+            link: b"",
+            device: (rustix::fs::major(entry.device), rustix::fs::minor(entry.device)),
+            size: 0,
+            xattrs: &entry.xattrs,
+        };
+        if entry.hard_link != 0 && kind != tarfile::Kind::Directory {
+            let first = self.first_names.entry((number, entry.hard_link));
+            if let std::collections::hash_map::Entry::Occupied(first) = first {
+                header.kind = tarfile::Kind::HardLink;
+                header.link = first.get();
+                header.xattrs = &[];
+                return self.tar.header(&header).map_err(unwritable(&entry.path));
+            }
+            first.or_insert_with(|| entry.path.clone());
+        }
+        match kind {
+            tarfile::Kind::File => self.file(entry, header, root),
+            tarfile::Kind::Symlink => {
+                let target = root
+                    .read_link(path_of(&entry.path), Resolve::Beneath)
+                    .map_err(unreadable(&entry.path))?;
+                header.link = target.as_os_str().as_encoded_bytes();
+                header.mode = 0o777;
+                self.tar.header(&header).map_err(unwritable(&entry.path))
+            }
+            _ => {
+                self.tar.header(&header).map_err(unwritable(&entry.path))?;
+                self.opaque(entry)
+            }
+        }
+    }
+
+    fn file(&mut self, entry: &Entry, mut header: Header<'_>, root: &RootDir) -> Result<()> {
+        let mut file = root
+            .open_file_no_follow(path_of(&entry.path), Resolve::Beneath)
+            .map_err(unreadable(&entry.path))?;
+        let length = file.metadata().map_err(unreadable(&entry.path))?.len();
+        if length != entry.size {
+            return Err(Error::BadArchive {
+                what: format!("`{}`", shown(&entry.path)),
+                reason: format!(
+                    "it has {length} bytes, {} when its snapshot was made; run `rbuild store check`",
+                    entry.size
+                ),
+            });
+        }
+        header.size = entry.size;
+        self.tar.header(&header).map_err(unwritable(&entry.path))?;
+        self.tar
+            .data(&mut file, entry.size)
+            .map_err(unwritable(&entry.path))
+    }
+
+    /// An opaque directory's mark comes right after it, before anything that is in it.
+    fn opaque(&mut self, entry: &Entry) -> Result<()> {
+        if entry.opaque && entry.kind == Kind::Directory {
+            let inside = [entry.path.as_slice(), b"/x"].concat();
+            return self.mark(&inside, |_| b".wh..wh..opq".to_vec());
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, path: &[u8], name: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<()> {
+        let (parent, last) = name_of(path);
+        let path = match parent {
+            b"" => name(last),
+            _ => [parent, b"/", name(last).as_slice()].concat(),
+        };
+        self.tar.header(&Header::file(&path, 0, 0)).map_err(unwritable(&path))
+    }
+}
+
+fn name_of(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (
+            path.get(..slash).unwrap_or_default(),
+            path.get(slash + 1..).unwrap_or_default(),
+        ),
+        None => (b"", path),
+    }
+}
+
+fn unreadable(path: &[u8]) -> impl FnOnce(std::io::Error) -> Error {
+    let path = shown(path);
+    move |source| Error::Io {
+        action: "read",
+        path,
+        source,
+    }
+}
+
+fn unwritable(path: &[u8]) -> impl FnOnce(std::io::Error) -> Error {
+    let path = shown(path);
+    move |source| Error::Io {
+        action: "write to the layer",
+        path,
+        source,
+    }
+}

@@ -1,0 +1,184 @@
+//! Owners, modes, extended attributes and times of what was just unpacked, in the order that keeps them: an owner
+//! takes setuid bits and capabilities away, so it comes first; the time comes last.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result, io, shown};
+use crate::tarfile::Entry;
+
+/// What is set on an inode, besides its content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Metadata<'a> {
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) mtime: (i64, u32),
+    pub(super) xattrs: &'a [(Vec<u8>, Vec<u8>)],
+}
+
+impl<'a> Metadata<'a> {
+    pub(super) fn of(entry: &'a Entry, owner: Option<(u32, u32)>) -> Self {
+        Self {
+            mode: entry.mode,
+            owner: owner.unwrap_or((entry.uid, entry.gid)),
+            mtime: entry.mtime,
+            xattrs: &entry.xattrs,
+        }
+    }
+
+    /// Sets all but the time on an open file or directory.
+    pub(super) fn apply_to(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+        let (uid, gid) = ids(self.owner);
+        tolerate(rustix::fs::fchown(fd, uid, gid), self.owner, path)?;
+        for (name, value) in self.xattrs {
+            if wanted(name) {
+                let set = rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
+                xattr_result(set, name, path)?;
+            }
+        }
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode)).map_err(io("set the mode of", path))
+    }
+
+    /// Sets everything on what is not to be opened: a link, a device, a pipe.
+    pub(super) fn apply_at(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+        is_link: bool,
+    ) -> Result<()> {
+        let (uid, gid) = ids(self.owner);
+        let owned = rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+        tolerate(owned, self.owner, path)?;
+        if self.xattrs.iter().any(|(name, _)| wanted(name)) {
+            self.xattrs_at(parent, name, path)?;
+        }
+        if !is_link {
+            // Not through a link: the name was made by this process in a directory that nobody else reaches.
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.mode), AtFlags::empty())
+                .map_err(io("set the mode of", path))?;
+        }
+        rustix::fs::utimensat(parent, name, &times(self.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(io("set the time of", path))
+    }
+
+    /// There is no `lsetxattrat`: the parent is named through its descriptor, the last component is not followed.
+    fn xattrs_at(&self, parent: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        let mut place = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
+        place.extend_from_slice(name);
+        for (name, value) in self.xattrs {
+            if wanted(name) {
+                let set = rustix::fs::lsetxattr(
+                    place.as_slice(),
+                    name.as_slice(),
+                    value,
+                    XattrFlags::empty(),
+                );
+                xattr_result(set, name, path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn set_time(fd: impl AsFd, mtime: (i64, u32), path: &[u8]) -> Result<()> {
+    rustix::fs::futimens(fd, &times(mtime)).map_err(io("set the time of", path))
+}
+
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+fn ids((uid, gid): (u32, u32)) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+/// With a single id there is nobody to give a file to: it stays the user's.
+fn tolerate(result: Result<(), Errno>, owner: (u32, u32), path: &[u8]) -> Result<()> {
+    match result {
+        Err(Errno::PERM | Errno::INVAL) if single_id() => Ok(()),
+        Err(Errno::INVAL) => Err(Error::BadArchive {
+            what: format!("`{}`", shown(path)),
+            reason: format!(
+                "its owner {}:{} is outside of the ids that this user may use; give the user more of them in \
+                 /etc/subuid and /etc/subgid",
+                owner.0, owner.1
+            ),
+        }),
+        other => other.map_err(io("set the owner of", path)),
+    }
+}
+
+/// Whether an extended attribute of an archive is taken over. Overlay's own would change what the mounted root
+/// shows, and `trusted.*` is for the host's tools.
+pub(super) fn wanted(name: &[u8]) -> bool {
+    !name.starts_with(b"trusted.") && !name.starts_with(b"user.overlay.")
+}
+
+/// File systems without a kind of attributes, and kinds that only the host's root may set, are no reason to fail
+/// (labels of another machine's security module); capabilities are.
+fn xattr_result(result: Result<(), Errno>, name: &[u8], path: &[u8]) -> Result<()> {
+    match result {
+        Err(Errno::OPNOTSUPP) => {
+            tracing::debug!(path = shown(path), name = shown(name), "attribute not supported");
+            Ok(())
+        }
+        Err(Errno::PERM) if name != b"security.capability" => {
+            tracing::debug!(path = shown(path), name = shown(name), "attribute not permitted");
+            Ok(())
+        }
+        // A capability in a user namespace without the file's owner mapped.
+        Err(Errno::PERM) if single_id() => Ok(()),
+        other => other.map_err(io("set an extended attribute of", path)),
+    }
+}
+
+/// Whether this process is in a user namespace with one id.
+pub(super) fn single_id() -> bool {
+    static SINGLE: OnceLock<bool> = OnceLock::new();
+    *SINGLE.get_or_init(|| {
+        let read = |fd: std::os::fd::OwnedFd| {
+            let mut buffer = [0; 4096];
+            let length = rustix::io::read(&fd, &mut buffer).ok()?;
+            std::str::from_utf8(buffer.get(..length)?).ok().map(str::to_owned)
+        };
+        rustix::fs::open(
+            "/proc/self/uid_map",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok()
+        .and_then(read)
+        .is_some_and(|map| is_single(&map))
+    })
+}
+
+fn is_single(map: &str) -> bool {
+    let mut lines = map.lines();
+    let count = lines.next().and_then(|line| line.split_whitespace().nth(2));
+    lines.next().is_none() && count == Some("1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_with_one_id() {
+        assert!(is_single("         0       1000          1\n"));
+        assert!(!is_single("         0          0 4294967295\n"));
+        assert!(!is_single("0 1000 1\n1 100000 65536\n"));
+        assert!(!is_single(""));
+    }
+}

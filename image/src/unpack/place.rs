@@ -1,0 +1,613 @@
+//! Puts entries where they belong below a root: one descriptor of the current parent directory is kept, every
+//! other step is an `*at` call on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rbuild_cache::RootDir;
+use rbuild_cache::root_dir::{Resolve, path_of, remove_tree_at};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::metadata::{self, Metadata, single_id};
+use crate::error::{Error, Result, io, shown};
+use crate::tarfile::{Entry, Kind};
+
+/// What an archive is, and so what its names mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Whiteouts become overlay's; links in parents are refused.
+    Layer,
+    /// Links in parents are followed inside the root.
+    Archive { owner: Option<(u32, u32)> },
+}
+
+/// What a layer leaves to those who know the layers below.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    pub(super) implied: BTreeSet<Vec<u8>>,
+    pub(super) links_below: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) opaque_root: bool,
+}
+
+pub(super) struct Placer<'a> {
+    root: &'a RootDir,
+    rules: Rules,
+    what: &'a str,
+    /// The directory that the last entry went to.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    /// Set when everything is in them. Paths are relative to the root, without dots.
+    directory_times: BTreeMap<Vec<u8>, (i64, u32)>,
+    open: Open,
+    buffer: Vec<u8>,
+}
+
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
+/// Names of aufs' own bookkeeping, which old images still have.
+const AUFS_PREFIX: &[u8] = b".wh..wh.";
+const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// Opens ADD's destination, made where missing with mode 0755 and the new files' owner.
+pub(super) fn destination(
+    root: &RootDir,
+    path: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<RootDir> {
+    let (uid, gid) = owner.unwrap_or((0, 0));
+    root.create_dir_all(path, 0o755, Resolve::InRoot, &mut |_, node| {
+        match node.set_owner(uid, gid) {
+            Err(error)
+                if single_id()
+                    && matches!(
+                        Errno::from_io_error(&error),
+                        Some(Errno::PERM | Errno::INVAL)
+                    ) =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    })
+    .map_err(|source| Error::Io {
+        action: "make the directory",
+        path: shown(path.as_os_str().as_bytes()),
+        source,
+    })
+}
+
+impl<'a> Placer<'a> {
+    pub(super) fn new(root: &'a RootDir, rules: Rules, what: &'a str) -> Self {
+        Self {
+            root,
+            rules,
+            what,
+            parent: None,
+            directory_times: BTreeMap::new(),
+            open: Open::default(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Puts one entry in its place; `data` gives a file's stored bytes.
+    pub(super) fn place(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<()> {
+        let path = clean(&entry.path);
+        let Some((parent, name)) = split(&path) else {
+            return self.root_entry(entry);
+        };
+        if name.len() > 255 {
+            return Err(self.refused(&path, "its name has more than 255 bytes"));
+        }
+        if self.rules == Rules::Layer {
+            if path
+                .split(|byte| *byte == b'/')
+                .any(|part| part.starts_with(AUFS_PREFIX) && part != OPAQUE_MARK)
+            {
+                return Ok(());
+            }
+            if has_mark(parent) {
+                return Err(self.refused(&path, "it lies below the mark of a removal"));
+            }
+            if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
+                return self.whiteout(&path, parent, name, hidden);
+            }
+        }
+        self.enter(parent, entry.mtime)?;
+        let owner = match self.rules {
+            Rules::Layer => None,
+            Rules::Archive { owner } => owner,
+        };
+        let metadata = Metadata::of(entry, owner);
+        match entry.kind {
+            Kind::Directory => self.directory(&path, name, &metadata)?,
+            Kind::File => self.file(&path, name, entry, &metadata, data)?,
+            Kind::HardLink => self.hard_link(&path, name, entry)?,
+            Kind::Symlink => {
+                self.clear(&path, name)?;
+                let parent = self.parent_fd()?;
+                rustix::fs::symlinkat(entry.link.as_slice(), parent, name)
+                    .map_err(io("make the link", &path))?;
+                metadata.apply_at(parent, name, &path, true)?;
+            }
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                self.special(&path, name, entry, &metadata)?;
+            }
+        }
+        if entry.kind != Kind::HardLink {
+            self.open.implied.remove(&path);
+        }
+        Ok(())
+    }
+
+    /// Sets the directories' times, now that nothing is put into them any more.
+    pub(super) fn finish(mut self) -> Result<Open> {
+        self.parent = None;
+        for (path, mtime) in std::mem::take(&mut self.directory_times) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            match self.root.open(path_of(&path), flags, 0, self.resolve()) {
+                Ok(fd) => metadata::set_time(fd, mtime, &path)?,
+                // Something else took its place later in the archive.
+                Err(error)
+                    if matches!(
+                        Errno::from_io_error(&error),
+                        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+                    ) => {}
+                Err(source) => {
+                    return Err(Error::Io {
+                        action: "set the time of",
+                        path: shown(&path),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(self.open)
+    }
+
+    fn resolve(&self) -> Resolve {
+        match self.rules {
+            Rules::Layer => Resolve::Beneath,
+            Rules::Archive { .. } => Resolve::InRoot,
+        }
+    }
+
+    fn refused(&self, path: &[u8], reason: &str) -> Error {
+        Error::BadArchive {
+            what: format!("{}, entry `{}`", self.what, shown(path)),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn parent_fd(&self) -> Result<BorrowedFd<'_>> {
+        match &self.parent {
+            Some((_, fd)) => Ok(fd.as_fd()),
+            None => Err(self.refused(b"", "it has no directory to go to")),
+        }
+    }
+
+    /// The root's own entry: what a layer says of it counts, what an archive for ADD says does not.
+    fn root_entry(&mut self, entry: &Entry) -> Result<()> {
+        if entry.kind != Kind::Directory {
+            return Err(self.refused(&entry.path, "the root can only be a directory"));
+        }
+        if self.rules != Rules::Layer {
+            return Ok(());
+        }
+        let fd = self.open_directory(b"")?;
+        Metadata::of(entry, None).apply_to(fd.as_fd(), b"/")?;
+        self.directory_times.insert(Vec::new(), entry.mtime);
+        Ok(())
+    }
+
+    fn open_directory(&self, path: &[u8]) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        self.root
+            .open(path_of(path), flags, 0, self.resolve())
+            .map_err(|source| Error::Io {
+                action: "open the directory",
+                path: shown(path),
+                source,
+            })
+    }
+
+    /// Makes `parent` the current directory, with those above it where the archive left them out.
+    fn enter(&mut self, parent: &[u8], mtime: (i64, u32)) -> Result<()> {
+        if self.parent.as_ref().is_some_and(|(path, _)| path == parent) {
+            return Ok(());
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let opened = self.root.open(path_of(parent), flags, 0, self.resolve());
+        let fd = match opened {
+            Ok(fd) => fd,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NOENT) => return self.imply(parent, mtime),
+                Some(Errno::NOTDIR) if self.whiteout_above(parent)? => {
+                    return self.imply(parent, mtime);
+                }
+                Some(Errno::NOTDIR) => {
+                    return Err(self.refused(parent, "it is used as a directory and is none"));
+                }
+                Some(Errno::LOOP | Errno::XDEV) => {
+                    return Err(self.refused(parent, "it is used as a directory and is a link"));
+                }
+                _ => {
+                    return Err(Error::Io {
+                        action: "open the directory",
+                        path: shown(parent),
+                        source: error,
+                    });
+                }
+            },
+        };
+        self.parent = Some((parent.to_vec(), fd));
+        Ok(())
+    }
+
+    /// Makes the last directory of `path`, after those above it.
+    fn imply(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<()> {
+        let Some((above, name)) = split(path) else {
+            let fd = self.open_directory(b"")?;
+            self.parent = Some((Vec::new(), fd));
+            return Ok(());
+        };
+        self.enter(above, mtime)?;
+        let replaces_whiteout = self.remove_whiteout(path, name)?;
+        let parent = self.parent_fd()?;
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {}
+            // A link that leads nowhere.
+            Err(Errno::EXIST) => {
+                return Err(self.refused(path, "it is used as a directory and is none"));
+            }
+            Err(error) => return Err(io("make the directory", path)(error)),
+        }
+        let fd = self.open_child(name, path)?;
+        let implied = Metadata {
+            mode: 0o755,
+            owner: (0, 0),
+            mtime,
+            xattrs: &[],
+        };
+        implied.apply_to(fd.as_fd(), path)?;
+        if replaces_whiteout {
+            mark_opaque(fd.as_fd(), path)?;
+        } else {
+            self.open.implied.insert(path.to_vec());
+        }
+        self.directory_times.insert(path.to_vec(), mtime);
+        self.parent = Some((path.to_vec(), fd));
+        Ok(())
+    }
+
+    fn open_child(&self, name: &[u8], path: &[u8]) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(self.parent_fd()?, name, flags, Mode::empty())
+            .map_err(io("open the directory", path))
+    }
+
+    /// Whether something on the way to `path` is a whiteout of this layer, which a directory may replace.
+    fn whiteout_above(&self, path: &[u8]) -> Result<bool> {
+        if self.rules != Rules::Layer {
+            return Ok(false);
+        }
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let prefixes = ends.map(|(end, _)| end).chain([path.len()]);
+        for end in prefixes {
+            let prefix = path.get(..end).unwrap_or(path);
+            match self.root.node(path_of(prefix), Resolve::Beneath) {
+                Ok(node) => {
+                    let stat = rustix::fs::fstat(&node).map_err(io("look at", prefix))?;
+                    if is_whiteout(&stat) {
+                        return Ok(true);
+                    }
+                }
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    fn status(&self, name: &[u8], path: &[u8]) -> Result<Option<rustix::fs::Stat>> {
+        match rustix::fs::statat(self.parent_fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(io("look at", path)(error)),
+        }
+    }
+
+    /// Removes what is in the place of a new entry.
+    fn clear(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
+        let parent = self.parent_fd()?;
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(io("replace", path)(error)),
+        }
+        remove_tree_at(parent, OsStr::from_bytes(name)).map_err(|source| Error::Io {
+            action: "replace",
+            path: shown(path),
+            source,
+        })?;
+        let below = [path, b"/"].concat();
+        self.open.implied.retain(|known| known != path && !known.starts_with(&below));
+        self.open.links_below.retain(|(link, _)| !link.starts_with(&below));
+        Ok(())
+    }
+
+    /// Removes a whiteout that an earlier entry of this layer left; true if there was one.
+    fn remove_whiteout(&self, path: &[u8], name: &[u8]) -> Result<bool> {
+        if self.rules != Rules::Layer {
+            return Ok(false);
+        }
+        let found = self.status(name, path)?.is_some_and(|stat| is_whiteout(&stat));
+        if found {
+            rustix::fs::unlinkat(self.parent_fd()?, name, AtFlags::empty())
+                .map_err(io("replace", path))?;
+        }
+        Ok(found)
+    }
+
+    fn directory(&mut self, path: &[u8], name: &[u8], metadata: &Metadata<'_>) -> Result<()> {
+        let before = self.status(name, path)?;
+        let file_type = before.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat)));
+        let mut opaque = false;
+        if !matches!(file_type, Some((FileType::Directory, _))) {
+            if let Some((_, whiteout)) = file_type {
+                opaque = whiteout && self.rules == Rules::Layer;
+                self.clear(path, name)?;
+            }
+            rustix::fs::mkdirat(self.parent_fd()?, name, Mode::from_raw_mode(0o700))
+                .map_err(io("make the directory", path))?;
+        }
+        let fd = self.open_child(name, path)?;
+        metadata.apply_to(fd.as_fd(), path)?;
+        if opaque {
+            mark_opaque(fd.as_fd(), path)?;
+        }
+        self.directory_times.insert(path.to_vec(), metadata.mtime);
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        entry: &Entry,
+        metadata: &Metadata<'_>,
+        data: &mut dyn Read,
+    ) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        let fd = match rustix::fs::openat(self.parent_fd()?, name, flags, mode) {
+            Err(Errno::EXIST) => {
+                self.clear(path, name)?;
+                rustix::fs::openat(self.parent_fd()?, name, flags, mode)
+            }
+            result => result,
+        };
+        let file = std::fs::File::from(fd.map_err(io("make the file", path))?);
+        match &entry.segments {
+            None => self.copy(&file, path, 0, entry.size, data)?,
+            Some(segments) => {
+                for segment in segments {
+                    self.copy(&file, path, segment.offset, segment.length, data)?;
+                }
+                file.set_len(entry.size).map_err(|source| Error::Io {
+                    action: "write",
+                    path: shown(path),
+                    source,
+                })?;
+            }
+        }
+        metadata.apply_to(file.as_fd(), path)?;
+        metadata::set_time(&file, metadata.mtime, path)
+    }
+
+    fn copy(
+        &mut self,
+        file: &std::fs::File,
+        path: &[u8],
+        mut offset: u64,
+        length: u64,
+        data: &mut dyn Read,
+    ) -> Result<()> {
+        let mut left = length;
+        if self.buffer.is_empty() {
+            self.buffer.resize(256 << 10, 0);
+        }
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
+            let count = match data.read(buffer) {
+                Ok(0) => return Err(self.refused(path, "it ends too early")),
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(super::unreadable(self.what, error)),
+            };
+            let bytes = self.buffer.get(..count).unwrap_or_default();
+            file.write_all_at(bytes, offset).map_err(|source| Error::Io {
+                action: "write",
+                path: shown(path),
+                source,
+            })?;
+            offset += count as u64;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, path: &[u8], name: &[u8], entry: &Entry) -> Result<()> {
+        let target = clean(&entry.link);
+        if target == path {
+            return Err(self.refused(path, "it is a hard link to itself"));
+        }
+        let Some((target_parent, target_name)) = split(&target) else {
+            return Err(self.refused(path, "it is a hard link to the root"));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let found = self
+            .root
+            .open(path_of(target_parent), flags, 0, self.resolve())
+            .ok()
+            .and_then(|directory| {
+                let stat =
+                    rustix::fs::statat(&directory, target_name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+                (!is_whiteout(&stat)).then_some((directory, stat))
+            });
+        let Some((directory, stat)) = found else {
+            if self.rules == Rules::Layer {
+                self.clear(path, name)?;
+                self.open.links_below.push((path.to_vec(), target));
+                return Ok(());
+            }
+            let reason = format!("it is a hard link to `{}`, which is not there", shown(&target));
+            return Err(self.refused(path, &reason));
+        };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(self.refused(path, "it is a hard link to a directory"));
+        }
+        self.clear(path, name)?;
+        rustix::fs::linkat(&directory, target_name, self.parent_fd()?, name, AtFlags::empty())
+            .map_err(io("make the hard link", path))
+    }
+
+    fn special(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        entry: &Entry,
+        metadata: &Metadata<'_>,
+    ) -> Result<()> {
+        let (file_type, device) = match entry.kind {
+            Kind::CharDevice => (FileType::CharacterDevice, entry.device),
+            Kind::BlockDevice => (FileType::BlockDevice, entry.device),
+            _ => (FileType::Fifo, (0, 0)),
+        };
+        if entry.kind == Kind::CharDevice && device == (0, 0) {
+            return Err(self.refused(path, "a device 0:0 would remove what is below it"));
+        }
+        self.clear(path, name)?;
+        let parent = self.parent_fd()?;
+        let device = rustix::fs::makedev(device.0, device.1);
+        match rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), device) {
+            Ok(()) => metadata.apply_at(parent, name, path, false),
+            Err(Errno::PERM) if entry.kind != Kind::Fifo && self.rules == Rules::Layer => {
+                tracing::warn!(
+                    path = shown(path),
+                    "device node left out: only the host's root can make one"
+                );
+                Ok(())
+            }
+            Err(Errno::PERM) if entry.kind != Kind::Fifo => Err(self.refused(
+                path,
+                "it is a device node, which only the host's root can make; build as root, or take it out of the \
+                 archive",
+            )),
+            Err(error) => Err(io("make the node", path)(error)),
+        }
+    }
+
+    /// A removal: of all that lower layers have in `parent`, or of one name there.
+    fn whiteout(&mut self, path: &[u8], parent: &[u8], name: &[u8], hidden: &[u8]) -> Result<()> {
+        if name == OPAQUE_MARK {
+            if parent.is_empty() {
+                self.open.opaque_root = true;
+                return Ok(());
+            }
+            self.enter(parent, (0, 0))?;
+            let fd = self.open_directory(parent)?;
+            return mark_opaque(fd.as_fd(), parent);
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(self.refused(path, "it removes a name that cannot be"));
+        }
+        self.enter(parent, (0, 0))?;
+        let target = match parent {
+            b"" => hidden.to_vec(),
+            _ => [parent, b"/", hidden].concat(),
+        };
+        match self.status(hidden, &target)? {
+            // What this layer itself has stays; only what is below a directory is hidden.
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let fd = self.open_child(hidden, &target)?;
+                self.open.implied.remove(&target);
+                mark_opaque(fd.as_fd(), &target)
+            }
+            Some(_) => Ok(()),
+            None => rustix::fs::mknodat(
+                self.parent_fd()?,
+                hidden,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                rustix::fs::makedev(0, 0),
+            )
+            .map_err(io("mark the removal of", &target)),
+        }
+    }
+}
+
+fn mark_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+    rustix::fs::fsetxattr(fd, OPAQUE_XATTR, b"y", rustix::fs::XattrFlags::empty())
+        .map_err(io("mark as opaque", path))
+}
+
+fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn has_mark(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/')
+        .any(|part| part.starts_with(WHITEOUT_PREFIX))
+}
+
+/// A path relative to the root, without empty parts and dots; `..` does not lead out.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+/// Parent and name; `None` for the root.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    if path.is_empty() {
+        return None;
+    }
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => Some((path.get(..slash)?, path.get(slash + 1..)?)),
+        None => Some((b"", path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_clamped() {
+        let table: &[(&[u8], &[u8])] = &[
+            (b"a/b", b"a/b"),
+            (b"/a//b/", b"a/b"),
+            (b"./c/./d", b"c/d"),
+            (b"../up", b"up"),
+            (b"a/../../b", b"b"),
+            (b"/", b""),
+            (b"..", b""),
+        ];
+        for (path, expected) in table {
+            assert_eq!(clean(path), *expected);
+        }
+    }
+}
