@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::platform::Platform;
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,19 +30,35 @@ pub struct ImageConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub os_features: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub config: ContainerConfig,
     pub rootfs: RootFs,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub history: Vec<History>,
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
+impl ImageConfig {
+    /// Normalised.
+    pub fn platform(&self) -> Platform {
+        let variant = self.variant.as_deref().unwrap_or_default();
+        Platform::normalised(&self.os, &self.architecture, variant)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub user: String,
     /// `80/tcp` → {}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +75,11 @@ pub struct ContainerConfig {
     pub args_escaped: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<BTreeMap<String, Value>>,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub working_dir: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_build: Option<Vec<String>>,
@@ -75,7 +97,7 @@ pub struct ContainerConfig {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Healthcheck {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub test: Vec<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub interval: i64,
@@ -111,6 +133,13 @@ pub struct History {
     pub empty_layer: bool,
 }
 
+/// Go writes `null` for what is empty.
+fn null_as_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "the shape that serde calls"
@@ -125,4 +154,25 @@ fn is_false(value: &bool) -> bool {
 )]
 fn is_zero(value: &i64) -> bool {
     *value == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_survives() {
+        let text = r#"{"created":"2020-01-01T00:00:00Z","architecture":"amd64","os":"linux","config":{"User":"u","Env":["A=1"],"Cmd":["sh"],"Healthcheck":{"Test":["CMD","true"],"Interval":5000000000},"WorkingDir":"/w","Labels":{"a":"b"},"Odd":{"x":[1,2.5,null]}},"rootfs":{"type":"layers","diff_ids":["sha256:0000000000000000000000000000000000000000000000000000000000000000"]},"history":[{"created_by":"x","empty_layer":true}],"moby.buildkit.odd":true}"#;
+        let config: ImageConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&config).unwrap(), text);
+        assert_eq!(config.platform().to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn null_is_empty() {
+        let text = r#"{"architecture":"amd64","os":"linux","config":null,"rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
+        let config: ImageConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.config, ContainerConfig::default());
+        assert!(config.history.is_empty());
+    }
 }

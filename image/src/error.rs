@@ -21,6 +21,8 @@ pub enum Error {
     },
     #[error("image `{0}` was not found")]
     NotFound(String),
+    #[error("image `{name}` was not found; the layout has {known}")]
+    NotInLayout { name: String, known: String },
     #[error("{url}: {reason}")]
     Registry {
         url: String,

@@ -1,65 +1,74 @@
 //! Out of the store: OCI archive or directory, Docker archive, a local directory. Written under a temporary name
 //! beside the destination and renamed when whole; nothing partial is ever left behind.
+//!
+//! Archives are a function of what is in them: names sorted, no times, no owners. Every blob is hashed on its way
+//! out: damage on the disk never leaves the store. The destination of an archive: `sink`; a root's files in a
+//! directory: `local`.
 
-use std::io::Write;
+mod blobs;
+mod docker;
+mod local;
+mod sink;
+
 use std::path::Path;
 
 use rbuild_cache::{SnapshotId, Store};
 
 use crate::Result;
 use crate::manifest::Descriptor;
-
-/// Where archive bytes go.
-pub enum Sink<'a> {
-    File(&'a Path),
-    Stream(&'a mut dyn Write),
-}
-
-impl std::fmt::Debug for Sink<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "File({})", path.display()),
-            Self::Stream(_) => f.write_str("Stream"),
-        }
-    }
-}
+pub use sink::Sink;
 
 /// An OCI layout as a tar; `names` become `org.opencontainers.image.ref.name` / `io.containerd.image.name`.
 pub fn oci_archive(
-    _store: &Store,
-    _root: &Descriptor,
-    _names: &[String],
-    _sink: Sink<'_>,
+    store: &Store,
+    root: &Descriptor,
+    names: &[String],
+    sink: Sink<'_>,
 ) -> Result<()> {
-    todo!()
+    let blobs = blobs::needed(store, std::slice::from_ref(root))?;
+    let index = blobs::index(&[(root.clone(), names.to_vec())])?;
+    sink::with(sink, |tar| {
+        tar.small("oci-layout", blobs::OCI_LAYOUT)?;
+        tar.small("index.json", &index)?;
+        tar.blobs(store, &blobs)
+    })
 }
 
 /// An OCI layout as a directory; one that is there already is added to.
 pub fn oci_directory(
-    _store: &Store,
-    _root: &Descriptor,
-    _names: &[String],
-    _directory: &Path,
+    store: &Store,
+    root: &Descriptor,
+    names: &[String],
+    directory: &Path,
 ) -> Result<()> {
-    todo!()
+    blobs::write_directory(store, root, names, directory)
 }
 
 /// `docker load`'s format, also readable as an OCI layout.
 pub fn docker_archive(
-    _store: &Store,
-    _images: &[(Descriptor, Vec<String>)],
-    _sink: Sink<'_>,
+    store: &Store,
+    images: &[(Descriptor, Vec<String>)],
+    sink: Sink<'_>,
 ) -> Result<()> {
-    todo!()
+    let roots: Vec<Descriptor> = images.iter().map(|(root, _)| root.clone()).collect();
+    let blobs = blobs::needed(store, &roots)?;
+    let index = blobs::index(images)?;
+    let manifest = docker::manifest(store, images)?;
+    sink::with(sink, |tar| {
+        tar.small("oci-layout", blobs::OCI_LAYOUT)?;
+        tar.small("index.json", &index)?;
+        tar.small("manifest.json", &manifest)?;
+        tar.blobs(store, &blobs)
+    })
 }
 
 /// The files of a root into a directory (made where missing; what is there stays unless it is replaced). As an
 /// ordinary user, ownership is the caller's.
 pub fn local(
-    _store: &Store,
-    _snapshot: Option<&SnapshotId>,
-    _directory: &Path,
-    _clamp_mtime: Option<i64>,
+    store: &Store,
+    snapshot: Option<&SnapshotId>,
+    directory: &Path,
+    clamp_mtime: Option<i64>,
 ) -> Result<()> {
-    todo!()
+    local::write(store, snapshot, directory, clamp_mtime)
 }

@@ -5,7 +5,7 @@
 //! goes out as layers ([`layer`]) and documents ([`store_image`]) into the content store, and from there to
 //! archives, directories and tars ([`export`]).
 
-pub mod archive;
+mod archive;
 pub mod compression;
 pub mod config;
 pub mod error;
@@ -17,6 +17,7 @@ pub mod reference;
 pub mod registry;
 pub mod source;
 pub mod store_image;
+mod tarfile;
 pub mod unpack;
 
 pub use config::ImageConfig;

@@ -83,7 +83,7 @@ impl Platform {
             }
             // An older variant of the same architecture runs, the newest of them best.
             let (own, wanted) = (level(self)?, level(other)?);
-            return (wanted < own).then_some(own - wanted);
+            return own.checked_sub(wanted).filter(|distance| *distance > 0);
         }
         // 64-bit ARM mostly runs 32-bit programs, but only where nothing better is offered.
         if self.architecture == "arm64" && other.architecture == "arm" {

@@ -1,19 +1,27 @@
 //! Where an image comes from, and what is known of it once its documents are here and verified.
+//!
+//! [`resolve`] walks from what a [`Location`] names to one manifest and one config; [`snapshots`] and [`fetch`] bring
+//! the layers. Everything is compared with the digest and size that led to it before it is used; URLs in descriptors
+//! are never followed. The walk: `walk`; layers: `layers`; Docker's archives, which have no manifest: `docker`.
+
+mod docker;
+mod layers;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_cache::{Digest, Snapshot, Store};
 
-use crate::Result;
 use crate::config::ImageConfig;
 use crate::manifest::{Descriptor, Manifest};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
+use crate::{Error, Result};
 
 /// Names an image wherever it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// An OCI layout directory; picked by tag, by digest, or the only one there is.
     OciLayout {
@@ -45,6 +53,7 @@ pub struct Resolved {
     pub descriptor: Descriptor,
     pub manifest: Manifest,
     pub config: ImageConfig,
+    /// What the config says. It differs from what was asked for where there was no choice.
     pub platform: Platform,
 }
 
@@ -53,31 +62,51 @@ pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
 /// Finds an image and brings its manifest and config into the store, verified. The manifest's layers are not moved.
 pub async fn resolve(
-    _store: &Arc<Store>,
-    _client: &Client,
-    _location: &Location,
-    _platform: &Platform,
+    store: &Arc<Store>,
+    client: &Client,
+    location: &Location,
+    platform: &Platform,
 ) -> Result<Resolved> {
-    todo!()
+    if let Location::DockerArchive { path, tag } = location {
+        let (store, path, tag) = (Arc::clone(store), path.clone(), tag.clone());
+        let found = blocking(move || docker::import(&store, &path, tag.as_deref())).await?;
+        return Ok(Resolved {
+            location: location.clone(),
+            ..found
+        });
+    }
+    let (origin, root) = walk::Origin::open(store, client, location).await?;
+    walk::resolve(store, &origin, location, root, platform).await
 }
 
 /// Brings what is missing of the layers into the store and unpacks it. Returns the snapshots, bottom first: one for
 /// each layer. Layers that are there, by chain ID, are neither fetched nor unpacked.
 pub async fn snapshots(
-    _store: &Arc<Store>,
-    _client: &Client,
-    _resolved: &Resolved,
-    _progress: Progress,
+    store: &Arc<Store>,
+    client: &Client,
+    resolved: &Resolved,
+    progress: Progress,
 ) -> Result<Vec<Snapshot>> {
-    todo!()
+    layers::snapshots(store, client, resolved, progress).await
 }
 
 /// Brings the layers' blobs into the content store without unpacking.
 pub async fn fetch(
-    _store: &Arc<Store>,
-    _client: &Client,
-    _resolved: &Resolved,
-    _progress: Progress,
+    store: &Arc<Store>,
+    client: &Client,
+    resolved: &Resolved,
+    progress: Progress,
 ) -> Result<()> {
-    todo!()
+    layers::fetch(store, client, resolved, progress).await
+}
+
+/// Runs file system work on a blocking thread.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Io {
+        action: "finish work on",
+        path: "an image".to_owned(),
+        source: std::io::Error::other(error),
+    })?
 }

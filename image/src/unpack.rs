@@ -16,6 +16,7 @@
 
 mod metadata;
 mod place;
+mod settle;
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -28,6 +29,7 @@ use crate::compression::{Bounded, Budget};
 use crate::error::{Error, Result, shown};
 use crate::tarfile::{self, Reader};
 use place::{Placer, Rules};
+pub(crate) use settle::settle;
 
 /// A layer that is in its directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +60,7 @@ pub fn layer(
         hasher: sha2::Sha256::new(),
     };
     let mut placer = Placer::new(upper, Rules::Layer, what);
-    unpack(Reader::new(&mut hashing), &mut placer, &budget, what)?;
+    unpack_entries(&mut Reader::new(&mut hashing), &mut placer, &budget, what)?;
     // The digest covers what follows the end of the archive too.
     std::io::copy(&mut hashing, &mut std::io::sink()).map_err(|error| unreadable(what, error))?;
     let open = placer.finish()?;
@@ -113,15 +115,6 @@ pub fn is_archive(file: &mut std::fs::File) -> std::io::Result<bool> {
     };
     file.seek(SeekFrom::Start(0))?;
     Ok(found)
-}
-
-fn unpack(
-    mut reader: Reader<impl Read>,
-    placer: &mut Placer<'_>,
-    budget: &Budget,
-    what: &str,
-) -> Result<()> {
-    unpack_entries(&mut reader, placer, budget, what)
 }
 
 fn unpack_entries(

@@ -66,22 +66,22 @@ impl<W: Write> EntryWriter<W> {
             xattrs: &entry.xattrs,
         };
         if entry.hard_link != 0 && kind != tarfile::Kind::Directory {
-            let first = self.first_names.entry((number, entry.hard_link));
-            if let std::collections::hash_map::Entry::Occupied(first) = first {
-                header.kind = tarfile::Kind::HardLink;
-                header.link = first.get();
-                header.xattrs = &[];
-                return self.tar.header(&header).map_err(unwritable(&entry.path));
+            let key = (number, entry.hard_link);
+            if let Some(first) = self.first_names.get(&key).cloned() {
+                let link = Header {
+                    kind: tarfile::Kind::HardLink,
+                    link: &first,
+                    xattrs: &[],
+                    ..header
+                };
+                return self.tar.header(&link).map_err(unwritable(&entry.path));
             }
-            first.or_insert_with(|| entry.path.clone());
+            self.first_names.insert(key, entry.path.clone());
         }
         match kind {
             tarfile::Kind::File => self.file(entry, header, root),
             tarfile::Kind::Symlink => {
-                let target = root
-                    .read_link(path_of(&entry.path), Resolve::Beneath)
-                    .map_err(unreadable(&entry.path))?;
-                header.link = target.as_os_str().as_encoded_bytes();
+                header.link = &entry.target;
                 header.mode = 0o777;
                 self.tar.header(&header).map_err(unwritable(&entry.path))
             }

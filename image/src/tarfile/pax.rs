@@ -41,7 +41,7 @@ impl SparseKeys {
 /// Parses an extended header that belongs to one entry.
 pub(super) fn local(bytes: &[u8]) -> Result<Pax, Error> {
     let mut pax = Pax::default();
-    for record in Records { rest: bytes } {
+    for record in (Records { rest: bytes }) {
         let (key, value) = record?;
         pax.set(key, value)?;
     }

@@ -268,6 +268,13 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
+    /// Leaves the current entry's data out: the caller has moved, or will move, its input past it.
+    pub(crate) fn skip_stored(&mut self, bytes: u64, skip: impl FnOnce(&mut R)) {
+        self.left = self.left.saturating_sub(bytes);
+        self.offset = self.offset.saturating_add(bytes);
+        skip(&mut self.input);
+    }
+
     fn skip_data(&mut self) -> Result<(), Error> {
         std::io::copy(self, &mut std::io::sink())?;
         let padding = std::mem::take(&mut self.padding);

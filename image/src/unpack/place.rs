@@ -551,6 +551,19 @@ impl<'a> Placer<'a> {
     }
 }
 
+/// Makes a directory of the upper directory's top hide what is below it.
+pub(super) fn mark_opaque_at(upper: &RootDir, path: &[u8]) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let fd = upper
+        .open(path_of(path), flags, 0, Resolve::Beneath)
+        .map_err(|source| Error::Io {
+            action: "open the directory",
+            path: shown(path),
+            source,
+        })?;
+    mark_opaque(fd.as_fd(), path)
+}
+
 fn mark_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
     rustix::fs::fsetxattr(fd, OPAQUE_XATTR, b"y", rustix::fs::XattrFlags::empty())
         .map_err(io("mark as opaque", path))

@@ -1,0 +1,197 @@
+//! What of the content store an image needs, and OCI layouts of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rbuild_cache::{Digest, Store};
+
+use super::sink::{Verifying, unwritable};
+use crate::error::{Error, Result};
+use crate::manifest::{
+    CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest, OCI_INDEX, REF_NAME,
+};
+use crate::reference::Reference;
+
+pub(super) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// The images below a manifest or index.
+pub(super) fn manifests(store: &Store, root: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
+    let mut found = Vec::new();
+    visit(store, root, 0, &mut |descriptor, document| {
+        if let Document::Manifest(manifest) = document {
+            found.push((descriptor.clone(), manifest.clone()));
+        }
+    })?;
+    Ok(found)
+}
+
+/// All blobs below some roots, the roots too; sorted.
+pub(super) fn needed(store: &Store, roots: &[Descriptor]) -> Result<Vec<Digest>> {
+    let mut needed = BTreeSet::new();
+    for root in roots {
+        visit(store, root, 0, &mut |descriptor, document| {
+            needed.insert(descriptor.digest);
+            if let Document::Manifest(manifest) = document {
+                needed.insert(manifest.config.digest);
+                needed.extend(manifest.layers.iter().map(|layer| layer.digest));
+            }
+        })?;
+    }
+    Ok(needed.into_iter().collect())
+}
+
+fn visit(
+    store: &Store,
+    descriptor: &Descriptor,
+    depth: u32,
+    each: &mut dyn FnMut(&Descriptor, &Document),
+) -> Result<()> {
+    let bytes = store.read_blob(&descriptor.digest, DOCUMENT_LIMIT_BYTES)?;
+    let name = descriptor.digest.to_string();
+    let document = Document::parse(&bytes, &descriptor.media_type, &name)?;
+    each(descriptor, &document);
+    if let Document::Index(index) = &document {
+        if depth > 8 {
+            return Err(Error::BadDocument {
+                document: name,
+                reason: "indexes are nested too deep".to_owned(),
+            });
+        }
+        for descriptor in &index.manifests {
+            visit(store, descriptor, depth + 1, each)?;
+        }
+    }
+    Ok(())
+}
+
+/// One entry for each name; one without, where an image has no name.
+pub(super) fn named(root: &Descriptor, names: &[String]) -> Vec<Descriptor> {
+    if names.is_empty() {
+        return vec![root.clone()];
+    }
+    let with_name = |name: &String| {
+        let mut annotations = root.annotations.clone().unwrap_or_default();
+        match name.parse::<Reference>() {
+            Ok(reference) => {
+                annotations.insert(CONTAINERD_NAME.to_owned(), reference.canonical());
+                if let Some(tag) = reference.tag_or_default() {
+                    annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+                }
+            }
+            // Any name may stand in a layout.
+            Err(_) => {
+                annotations.insert(REF_NAME.to_owned(), name.clone());
+            }
+        }
+        Descriptor {
+            annotations: Some(annotations),
+            ..root.clone()
+        }
+    };
+    names.iter().map(with_name).collect()
+}
+
+/// `index.json` of a layout.
+pub(super) fn index(images: &[(Descriptor, Vec<String>)]) -> Result<Vec<u8>> {
+    encode(&Index {
+        schema_version: 2,
+        media_type: Some(OCI_INDEX.to_owned()),
+        manifests: images
+            .iter()
+            .flat_map(|(root, names)| named(root, names))
+            .collect(),
+        annotations: None,
+    })
+}
+
+fn encode(index: &Index) -> Result<Vec<u8>> {
+    serde_json::to_vec(index).map_err(|error| Error::BadDocument {
+        document: "index.json".to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Adds an image to a layout directory. The index is written last, in one step: readers see the layout before or
+/// after, and what fails leaves at most blobs that nothing names.
+pub(super) fn write_directory(
+    store: &Store,
+    root: &Descriptor,
+    names: &[String],
+    directory: &Path,
+) -> Result<()> {
+    let what = directory.display().to_string();
+    let blobs = directory.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).map_err(unwritable(&what))?;
+    for digest in needed(store, std::slice::from_ref(root))? {
+        let to = blobs.join(digest.hex());
+        let mut blob = Verifying::open(store, &digest)?;
+        let there = std::fs::symlink_metadata(&to);
+        if there.is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size) {
+            continue;
+        }
+        let mut file = temporary(&blobs).map_err(unwritable(&what))?;
+        std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
+        blob.verify()?;
+        file.persist(&to).map_err(|error| unwritable(&what)(error.error))?;
+    }
+    replace(directory, "oci-layout", OCI_LAYOUT).map_err(unwritable(&what))?;
+    let index = merged(directory, named(root, names))?;
+    replace(directory, "index.json", &index).map_err(unwritable(&what))
+}
+
+fn temporary(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".incoming.")
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+}
+
+fn replace(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = temporary(directory)?;
+    file.write_all(bytes)?;
+    file.persist(directory.join(name))?;
+    Ok(())
+}
+
+/// The index that is there, with the new entries; a name moves from what had it before.
+fn merged(directory: &Path, new: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let path = directory.join("index.json");
+    let mut index = match std::fs::File::open(&path) {
+        Ok(file) => {
+            let what = path.display().to_string();
+            let size = file.metadata().map_or(0, |metadata| metadata.len());
+            let bytes = crate::archive::read_small(file, size, DOCUMENT_LIMIT_BYTES, &what)?;
+            serde_json::from_slice(&bytes).map_err(|error| Error::BadDocument {
+                document: what,
+                reason: error.to_string(),
+            })?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index {
+            schema_version: 2,
+            media_type: Some(OCI_INDEX.to_owned()),
+            manifests: Vec::new(),
+            annotations: None,
+        },
+        Err(error) => return Err(unwritable(&path.display().to_string())(error)),
+    };
+    for descriptor in new {
+        let key = name_key(&descriptor);
+        index.manifests.retain(|known| match &key {
+            Some(key) => name_key(known).as_ref() != Some(key),
+            None => known.digest != descriptor.digest || name_key(known).is_some(),
+        });
+        index.manifests.push(descriptor);
+    }
+    encode(&index)
+}
+
+fn name_key(descriptor: &Descriptor) -> Option<BTreeMap<&str, String>> {
+    let names = [CONTAINERD_NAME, REF_NAME];
+    let found: BTreeMap<&str, String> = names
+        .iter()
+        .filter_map(|name| Some((*name, descriptor.annotation(name)?.to_owned())))
+        .collect();
+    (!found.is_empty()).then_some(found)
+}

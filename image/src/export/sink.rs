@@ -1,0 +1,182 @@
+//! Where an archive goes: a file that appears whole, or a stream.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rbuild_cache::{Digest, Store};
+use sha2::Digest as _;
+
+use crate::error::{Error, Result, shown};
+use crate::tarfile::Kind;
+use crate::tarfile::writer::{Header, Writer};
+
+/// Where archive bytes go.
+pub enum Sink<'a> {
+    File(&'a Path),
+    Stream(&'a mut dyn Write),
+}
+
+impl std::fmt::Debug for Sink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// Has `write` fill an archive, and puts it in its place if that went well.
+pub(super) fn with(
+    sink: Sink<'_>,
+    write: impl FnOnce(&mut Archive<'_>) -> Result<()>,
+) -> Result<()> {
+    match sink {
+        Sink::Stream(stream) => fill(stream, "the output", write),
+        Sink::File(path) => to_file(path, |file, what| fill(file, what, write)),
+    }
+}
+
+fn fill(
+    output: &mut dyn Write,
+    what: &str,
+    write: impl FnOnce(&mut Archive<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut archive = Archive {
+        tar: Writer::new(BufWriter::with_capacity(256 << 10, output)),
+        what: what.to_owned(),
+    };
+    write(&mut archive)?;
+    let what = archive.what;
+    archive
+        .tar
+        .finish()
+        .and_then(|mut output| output.flush())
+        .map_err(unwritable(&what))
+}
+
+/// Writes a file under a temporary name beside its place. What is not a regular file (a device, a pipe) is written
+/// to as it is.
+fn to_file(path: &Path, write: impl FnOnce(&mut File, &str) -> Result<()>) -> Result<()> {
+    let what = shown(path.as_os_str().as_encoded_bytes());
+    // A link stays, and what it leads to is replaced.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_special = std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file());
+    if is_special {
+        let mut file = File::options()
+            .write(true)
+            .open(&path)
+            .map_err(unwritable(&what))?;
+        return write(&mut file, &what);
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".");
+    // The umask takes its part of these.
+    let permissions = std::fs::Permissions::from_mode(0o666);
+    let mut temporary = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(permissions)
+        .tempfile_in(parent)
+        .map_err(unwritable(&what))?;
+    write(temporary.as_file_mut(), &what)?;
+    temporary
+        .persist(&path)
+        .map_err(|error| unwritable(&what)(error.error))?;
+    Ok(())
+}
+
+pub(super) fn unwritable(what: &str) -> impl FnOnce(std::io::Error) -> Error {
+    let path = what.to_owned();
+    move |source| Error::Io {
+        action: "write",
+        path,
+        source,
+    }
+}
+
+/// An archive that is being written.
+pub(super) struct Archive<'a> {
+    tar: Writer<BufWriter<&'a mut dyn Write>>,
+    what: String,
+}
+
+impl Archive<'_> {
+    pub(super) fn small(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let header = Header::file(name.as_bytes(), 0o644, bytes.len() as u64);
+        self.tar
+            .header(&header)
+            .and_then(|()| self.tar.data(&mut &*bytes, bytes.len() as u64))
+            .map_err(unwritable(&self.what))
+    }
+
+    /// Copies blobs, sorted by digest, verifying each.
+    pub(super) fn blobs(&mut self, store: &Store, digests: &[Digest]) -> Result<()> {
+        for directory in ["blobs", "blobs/sha256"] {
+            let header = Header {
+                kind: Kind::Directory,
+                ..Header::file(directory.as_bytes(), 0o755, 0)
+            };
+            self.tar.header(&header).map_err(unwritable(&self.what))?;
+        }
+        for digest in digests {
+            let mut blob = Verifying::open(store, digest)?;
+            let size = blob.size;
+            let name = format!("blobs/sha256/{}", digest.hex());
+            let header = Header::file(name.as_bytes(), 0o644, size);
+            self.tar
+                .header(&header)
+                .and_then(|()| self.tar.data(&mut blob, size))
+                .map_err(unwritable(&self.what))?;
+            blob.verify()?;
+        }
+        Ok(())
+    }
+}
+
+/// A blob that is hashed while it is read.
+pub(super) struct Verifying {
+    file: File,
+    hasher: sha2::Sha256,
+    digest: Digest,
+    pub(super) size: u64,
+}
+
+impl Verifying {
+    pub(super) fn open(store: &Store, digest: &Digest) -> Result<Self> {
+        let size = store.blob_size(digest)?;
+        Ok(Self {
+            file: store.open_blob(digest)?,
+            hasher: sha2::Sha256::new(),
+            digest: *digest,
+            size,
+        })
+    }
+
+    /// Errors: `Damaged` if what was read is not the blob.
+    pub(super) fn verify(self) -> Result<()> {
+        let actual = Digest::from_bytes(self.hasher.finalize().into());
+        if actual == self.digest {
+            return Ok(());
+        }
+        Err(rbuild_cache::Error::Damaged {
+            what: format!("blob {}", self.digest),
+            reason: "its bytes have another digest".to_owned(),
+        }
+        .into())
+    }
+}
+
+impl Read for Verifying {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}

@@ -1,0 +1,300 @@
+//! From a name to one manifest and its config, through indexes.
+
+use std::sync::Arc;
+
+use rbuild_cache::{Digest, Store};
+
+use super::{Location, Resolved, blocking};
+use crate::archive::Layout;
+use crate::config::ImageConfig;
+use crate::manifest::{
+    CONFIG_LIMIT_BYTES, DOCKER_CONFIG, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest,
+    OCI_CONFIG,
+};
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::registry::Client;
+use crate::{Error, Result};
+
+/// Indexes that lead to indexes; nobody nests more than twice.
+const DEPTH_LIMIT: u32 = 8;
+
+/// Where documents and blobs are read from.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    Layout(Arc<Layout>),
+    Registry(Client, Reference),
+    Store,
+}
+
+impl Origin {
+    /// Opens a location and finds what its name means.
+    pub(super) async fn open(
+        store: &Arc<Store>,
+        client: &Client,
+        location: &Location,
+    ) -> Result<(Self, Descriptor)> {
+        let store = Arc::clone(store);
+        match location.clone() {
+            Location::OciLayout { path, tag, digest } => {
+                blocking(move || {
+                    let layout = Layout::open_directory(&path)?;
+                    let root = layout.pick(tag.as_deref(), digest.as_ref())?;
+                    Ok((Self::Layout(Arc::new(layout)), root))
+                })
+                .await
+            }
+            Location::OciArchive { path, tag } => {
+                blocking(move || {
+                    let layout = Layout::open_archive(&store, &path)?;
+                    let root = layout.pick(tag.as_deref(), None)?;
+                    Ok((Self::Layout(Arc::new(layout)), root))
+                })
+                .await
+            }
+            Location::Registry(reference) => {
+                let root = client.head(&reference).await?;
+                Ok((Self::Registry(client.clone(), reference), root))
+            }
+            // What a Docker archive had is in the store once it is resolved.
+            Location::DockerArchive { path, .. } => Err(Error::NotFound(path.display().to_string())),
+            Location::Stored(digest) => {
+                let root = blocking(move || stored(&store, &digest)).await?;
+                Ok((Self::Store, root))
+            }
+        }
+    }
+
+    /// The same place again, for its layers.
+    pub(super) async fn again(
+        store: &Arc<Store>,
+        client: &Client,
+        location: &Location,
+    ) -> Result<Self> {
+        let store = Arc::clone(store);
+        match location.clone() {
+            Location::OciLayout { path, .. } => {
+                blocking(move || Layout::open_directory(&path).map(|it| Self::Layout(Arc::new(it))))
+                    .await
+            }
+            Location::OciArchive { path, .. } => {
+                blocking(move || {
+                    Layout::open_archive(&store, &path).map(|it| Self::Layout(Arc::new(it)))
+                })
+                .await
+            }
+            Location::Registry(reference) => Ok(Self::Registry(client.clone(), reference)),
+            Location::DockerArchive { .. } | Location::Stored(_) => Ok(Self::Store),
+        }
+    }
+
+    /// A document whole, verified against its descriptor.
+    async fn document(
+        &self,
+        store: &Arc<Store>,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>> {
+        let too_large = || bad(&descriptor.digest, format!("it has more than {limit} bytes"));
+        if descriptor.size > limit {
+            return Err(too_large());
+        }
+        // What is here was verified when it came, and is again when it is read.
+        let local = Arc::clone(store);
+        let digest = descriptor.digest;
+        let known = blocking(move || match local.has_blob(&digest) {
+            true => local.read_blob(&digest, limit).map(Some).or(Ok(None)),
+            false => Ok(None),
+        })
+        .await?;
+        let bytes = match (known, self) {
+            (Some(bytes), _) => bytes,
+            (None, Self::Store) => return Err(Error::NotFound(descriptor.digest.to_string())),
+            (None, Self::Layout(layout)) => {
+                let (layout, descriptor) = (Arc::clone(layout), descriptor.clone());
+                blocking(move || layout.small_blob(&descriptor, limit)).await?
+            }
+            (None, Self::Registry(client, reference)) => {
+                client.document(reference, descriptor, limit).await?
+            }
+        };
+        if bytes.len() as u64 != descriptor.size {
+            let (size, said) = (bytes.len(), descriptor.size);
+            return Err(bad(
+                &descriptor.digest,
+                format!("it has {size} bytes, its descriptor says {said}"),
+            ));
+        }
+        let actual = Digest::of(&bytes);
+        if actual != descriptor.digest {
+            return Err(bad(&descriptor.digest, format!("its digest is {actual}")));
+        }
+        Ok(bytes)
+    }
+}
+
+fn bad(digest: &Digest, reason: String) -> Error {
+    Error::BadDocument {
+        document: digest.to_string(),
+        reason,
+    }
+}
+
+/// The descriptor of a manifest or index in the store, by its own media type.
+fn stored(store: &Store, digest: &Digest) -> Result<Descriptor> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let bytes = store.read_blob(digest, DOCUMENT_LIMIT_BYTES)?;
+    let typed: Typed =
+        serde_json::from_slice(&bytes).map_err(|error| bad(digest, error.to_string()))?;
+    let usual = match typed.manifests {
+        Some(_) => crate::manifest::OCI_INDEX,
+        None => crate::manifest::OCI_MANIFEST,
+    };
+    let media_type = typed.media_type.as_deref().unwrap_or(usual);
+    Ok(Descriptor::new(media_type, *digest, bytes.len() as u64))
+}
+
+/// Walks from `root` to the image for a platform and brings its documents into the store.
+pub(super) async fn resolve(
+    store: &Arc<Store>,
+    origin: &Origin,
+    location: &Location,
+    root: Descriptor,
+    platform: &Platform,
+) -> Result<Resolved> {
+    let what = describe(location);
+    let (descriptor, manifest, manifest_bytes) = walk(store, origin, root, platform, &what).await?;
+    if !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        let media_type = crate::error::shown(manifest.config.media_type.as_bytes());
+        return Err(bad(
+            &descriptor.digest,
+            format!("it is not an image: its config is of the type `{media_type}`"),
+        ));
+    }
+    let config_bytes = origin
+        .document(store, &manifest.config, CONFIG_LIMIT_BYTES)
+        .await?;
+    let config = parse_config(&config_bytes, &manifest)?;
+    let keep = Arc::clone(store);
+    blocking(move || {
+        keep.put_blob(&manifest_bytes)?;
+        keep.put_blob(&config_bytes)?;
+        Ok(())
+    })
+    .await?;
+    Ok(Resolved {
+        location: location.clone(),
+        digest: descriptor.digest,
+        platform: config.platform(),
+        descriptor,
+        manifest,
+        config,
+    })
+}
+
+/// Reads a config and holds it against the manifest that named it.
+pub(super) fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<ImageConfig> {
+    let digest = manifest.config.digest;
+    let config: ImageConfig =
+        serde_json::from_slice(bytes).map_err(|error| bad(&digest, error.to_string()))?;
+    let diff_ids = config.rootfs.diff_ids.as_deref().unwrap_or_default();
+    if diff_ids.len() != manifest.layers.len() {
+        let reason = format!(
+            "it speaks of {} layers, its manifest of {}",
+            diff_ids.len(),
+            manifest.layers.len()
+        );
+        return Err(bad(&digest, reason));
+    }
+    if config.rootfs.kind != "layers" {
+        let kind = crate::error::shown(config.rootfs.kind.as_bytes());
+        return Err(bad(&digest, format!("its rootfs is of the type `{kind}`, not `layers`")));
+    }
+    Ok(config)
+}
+
+async fn walk(
+    store: &Arc<Store>,
+    origin: &Origin,
+    root: Descriptor,
+    platform: &Platform,
+    what: &str,
+) -> Result<(Descriptor, Manifest, Vec<u8>)> {
+    let mut candidates = vec![(root, 0)];
+    let mut available = Vec::new();
+    while let Some((descriptor, depth)) = candidates.pop() {
+        if depth > DEPTH_LIMIT {
+            return Err(bad(
+                &descriptor.digest,
+                format!("indexes are nested more than {DEPTH_LIMIT} deep"),
+            ));
+        }
+        let bytes = origin.document(store, &descriptor, DOCUMENT_LIMIT_BYTES).await?;
+        let name = descriptor.digest.to_string();
+        match Document::parse(&bytes, &descriptor.media_type, &name)? {
+            Document::Manifest(manifest) => return Ok((descriptor, manifest, bytes)),
+            Document::Index(index) => {
+                let chosen = choose(&index, platform, &mut available);
+                candidates.extend(chosen.into_iter().map(|descriptor| (descriptor, depth + 1)));
+            }
+        }
+    }
+    available.sort();
+    available.dedup();
+    let available = match available.as_slice() {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    Err(Error::NoPlatform {
+        what: what.to_owned(),
+        platform: platform.to_string(),
+        available,
+    })
+}
+
+/// What of an index to look at: the best image for the platform on top of the stack, below it what does not say
+/// what it is for (nested indexes).
+fn choose(index: &Index, platform: &Platform, available: &mut Vec<String>) -> Vec<Descriptor> {
+    let images = index
+        .manifests
+        .iter()
+        .filter(|descriptor| !descriptor.is_attestation())
+        .filter(|descriptor| descriptor.is_index() || descriptor.is_manifest());
+    let mut unknown = Vec::new();
+    let mut best: Option<(u32, &Descriptor)> = None;
+    for descriptor in images {
+        let Some(other) = &descriptor.platform else {
+            unknown.push(descriptor.clone());
+            continue;
+        };
+        let other = other.normalised();
+        available.push(crate::error::shown(other.to_string().as_bytes()));
+        let Some(rank) = platform.rank(&other) else {
+            continue;
+        };
+        if best.is_none_or(|(known, _)| rank < known) {
+            best = Some((rank, descriptor));
+        }
+    }
+    // In the order of the index: the last one pushed is looked at first.
+    unknown.reverse();
+    unknown.extend(best.map(|(_, descriptor)| descriptor.clone()));
+    unknown
+}
+
+fn describe(location: &Location) -> String {
+    match location {
+        Location::OciLayout { path, .. }
+        | Location::OciArchive { path, .. }
+        | Location::DockerArchive { path, .. } => {
+            crate::error::shown(path.as_os_str().as_encoded_bytes())
+        }
+        Location::Registry(reference) => reference.familiar(),
+        Location::Stored(digest) => digest.to_string(),
+    }
+}
