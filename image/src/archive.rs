@@ -94,12 +94,14 @@ impl Layout {
             document: format!("the OCI layout {}", self.what()),
             reason,
         };
-        let version = self.small("oci-layout", 4096).map_err(|error| match error {
-            Error::NotFound(_) => bad("it has no file `oci-layout`".to_owned()),
-            other => other,
-        })?;
-        let version: Version =
-            serde_json::from_slice(&version).map_err(|error| bad(format!("oci-layout: {error}")))?;
+        let version = self
+            .small("oci-layout", 4096)
+            .map_err(|error| match error {
+                Error::NotFound(_) => bad("it has no file `oci-layout`".to_owned()),
+                other => other,
+            })?;
+        let version: Version = serde_json::from_slice(&version)
+            .map_err(|error| bad(format!("oci-layout: {error}")))?;
         if !version.image_layout_version.starts_with("1.") {
             let version = shown(version.image_layout_version.as_bytes());
             return Err(bad(format!("its version is `{version}`, not 1.0.0")));
@@ -171,12 +173,7 @@ impl Layout {
 }
 
 /// Reads all of something small whose length is known.
-pub(crate) fn read_small(
-    reader: impl Read,
-    size: u64,
-    limit: u64,
-    what: &str,
-) -> Result<Vec<u8>> {
+pub(crate) fn read_small(reader: impl Read, size: u64, limit: u64, what: &str) -> Result<Vec<u8>> {
     let too_large = || Error::BadDocument {
         document: what.to_owned(),
         reason: format!("it has more than {limit} bytes"),
@@ -203,7 +200,10 @@ pub(crate) fn read_small(
 fn has_tag(descriptor: &Descriptor, tag: &str) -> bool {
     [REF_NAME, CONTAINERD_NAME].iter().any(|annotation| {
         descriptor.annotation(annotation).is_some_and(|name| {
-            name == tag || name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
+            name == tag
+                || name
+                    .strip_suffix(tag)
+                    .is_some_and(|rest| rest.ends_with(':'))
         })
     })
 }

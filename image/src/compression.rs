@@ -351,7 +351,11 @@ mod tests {
         (0..length)
             .map(|i| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                if i % 3 == 0 { (state >> 24) as u8 } else { b'x' }
+                if i % 3 == 0 {
+                    (state >> 24) as u8
+                } else {
+                    b'x'
+                }
             })
             .collect()
     }
@@ -367,7 +371,11 @@ mod tests {
                 let input = sample(length);
                 let first = compress(compression, &input);
                 assert_eq!(first, compress(compression, &input));
-                assert_eq!(decompress(&first).unwrap(), input, "{compression:?} {length}");
+                assert_eq!(
+                    decompress(&first).unwrap(),
+                    input,
+                    "{compression:?} {length}"
+                );
             }
         }
     }

@@ -54,8 +54,12 @@ impl LayerOptions {
             (Compression::Gzip { .. }, true) => "application/vnd.oci.image.layer.v1.tar+gzip",
             (Compression::Zstd { .. }, true) => "application/vnd.oci.image.layer.v1.tar+zstd",
             (Compression::None, true) => "application/vnd.oci.image.layer.v1.tar",
-            (Compression::Gzip { .. }, false) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
-            (Compression::Zstd { .. }, false) => "application/vnd.docker.image.rootfs.diff.tar.zstd",
+            (Compression::Gzip { .. }, false) => {
+                "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            }
+            (Compression::Zstd { .. }, false) => {
+                "application/vnd.docker.image.rootfs.diff.tar.zstd"
+            }
             (Compression::None, false) => "application/vnd.docker.image.rootfs.diff.tar",
         }
     }
@@ -80,7 +84,10 @@ pub(crate) fn media_type_in(media_type: &str, oci: bool) -> String {
     PAIRS
         .iter()
         .find(|(in_oci, in_docker)| media_type == *in_oci || media_type == *in_docker)
-        .map_or(media_type, |(in_oci, in_docker)| if oci { in_oci } else { in_docker })
+        .map_or(
+            media_type,
+            |(in_oci, in_docker)| if oci { in_oci } else { in_docker },
+        )
         .to_owned()
 }
 

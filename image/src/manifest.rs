@@ -137,12 +137,13 @@ impl Document {
             document: what.to_owned(),
             reason,
         };
-        let keys: Keys =
-            serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+        let keys: Keys = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
         let as_manifest = keys.config.is_some() || keys.layers.is_some();
         let as_index = keys.manifests.is_some();
         if as_manifest && as_index {
-            return Err(bad("it could be read as a manifest and as an index".to_owned()));
+            return Err(bad(
+                "it could be read as a manifest and as an index".to_owned()
+            ));
         }
         if keys.schema_version != Some(2) {
             return Err(bad("its schema version is not 2".to_owned()));
@@ -151,7 +152,9 @@ impl Document {
             if own != media_type {
                 let own = crate::error::shown(own.as_bytes());
                 let media_type = crate::error::shown(media_type.as_bytes());
-                return Err(bad(format!("it calls itself {own}, its descriptor says {media_type}")));
+                return Err(bad(format!(
+                    "it calls itself {own}, its descriptor says {media_type}"
+                )));
             }
         }
         let parsed = match media_type {
@@ -201,13 +204,19 @@ mod tests {
     #[test]
     fn one_meaning_each() {
         let parse = |text: &str, media_type| Document::parse(text.as_bytes(), media_type, "it");
-        assert!(matches!(parse(&manifest(""), OCI_MANIFEST), Ok(Document::Manifest(_))));
+        assert!(matches!(
+            parse(&manifest(""), OCI_MANIFEST),
+            Ok(Document::Manifest(_))
+        ));
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
         assert!(matches!(parse(index, DOCKER_INDEX), Ok(Document::Index(_))));
         for (text, media_type) in [
             (manifest(r#","manifests":[]"#), OCI_MANIFEST),
             (manifest(r#","manifests":[]"#), OCI_INDEX),
-            (manifest(&format!(r#","mediaType":"{OCI_INDEX}""#)), OCI_MANIFEST),
+            (
+                manifest(&format!(r#","mediaType":"{OCI_INDEX}""#)),
+                OCI_MANIFEST,
+            ),
             (manifest(""), OCI_INDEX),
             (manifest(""), "text/plain"),
             (index.to_owned(), OCI_MANIFEST),

@@ -58,13 +58,18 @@ impl Platform {
                 let lower = one.to_ascii_lowercase();
                 if KNOWN_SYSTEMS.contains(&lower.as_str()) {
                     let host = Self::host();
-                    return Ok(Self { os: Self::normalised(one, "", "").os, ..host });
+                    return Ok(Self {
+                        os: Self::normalised(one, "", "").os,
+                        ..host
+                    });
                 }
                 let platform = Self::normalised(std::env::consts::OS, one, "");
                 if KNOWN_ARCHITECTURES.contains(&platform.architecture.as_str()) {
                     return Ok(platform);
                 }
-                Err(bad("it is no operating system and no architecture that is known"))
+                Err(bad(
+                    "it is no operating system and no architecture that is known",
+                ))
             }
             [os, architecture] => Ok(Self::normalised(os, architecture, "")),
             [os, architecture, variant] => Ok(Self::normalised(os, architecture, variant)),
@@ -87,7 +92,9 @@ impl Platform {
         }
         // 64-bit ARM mostly runs 32-bit programs, but only where nothing better is offered.
         if self.architecture == "arm64" && other.architecture == "arm" {
-            return level(other).filter(|level| (5..=8).contains(level)).map(|level| 100 - level);
+            return level(other)
+                .filter(|level| (5..=8).contains(level))
+                .map(|level| 100 - level);
         }
         None
     }
@@ -130,14 +137,52 @@ fn normalise_architecture(architecture: &str, variant: &str) -> (String, String)
 }
 
 const KNOWN_SYSTEMS: &[&str] = &[
-    "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux",
-    "macos", "nacl", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "macos",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+    "windows",
+    "zos",
 ];
 
 const KNOWN_ARCHITECTURES: &[&str] = &[
-    "386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle",
-    "mips64", "mips64le", "mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le", "riscv",
-    "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm",
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "armbe",
+    "arm64",
+    "arm64be",
+    "loong64",
+    "mips",
+    "mipsle",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
 ];
 
 impl fmt::Display for Platform {
@@ -172,14 +217,27 @@ mod tests {
             ("s390x", "linux/s390x"),
         ];
         for (text, expected) in table {
-            assert_eq!(Platform::parse(text).unwrap().to_string(), expected, "{text}");
+            assert_eq!(
+                Platform::parse(text).unwrap().to_string(),
+                expected,
+                "{text}"
+            );
         }
         assert_eq!(Platform::parse("linux").unwrap(), host);
     }
 
     #[test]
     fn what_is_no_platform() {
-        for text in ["", "linux/", "/", "a/b/c/d/e", "linux//v7", "nothing", "linux/arm 64", "a\nb"] {
+        for text in [
+            "",
+            "linux/",
+            "/",
+            "a/b/c/d/e",
+            "linux//v7",
+            "nothing",
+            "linux/arm 64",
+            "a\nb",
+        ] {
             assert!(Platform::parse(text).is_err(), "{text}");
         }
     }
@@ -187,7 +245,9 @@ mod tests {
     #[test]
     fn ranking() {
         let rank = |own: &str, other: &str| {
-            Platform::parse(own).unwrap().rank(&Platform::parse(other).unwrap())
+            Platform::parse(own)
+                .unwrap()
+                .rank(&Platform::parse(other).unwrap())
         };
         assert_eq!(rank("linux/amd64", "linux/amd64"), Some(0));
         assert_eq!(rank("linux/amd64", "linux/amd64/v3"), None);

@@ -29,7 +29,10 @@ impl Reference {
         let name = if self.registry == DEFAULT_REGISTRY {
             let short = repository.strip_prefix("library/");
             // `library/a/b` was written in full: without its first part it would mean something else.
-            short.filter(|short| !short.contains('/')).unwrap_or(repository).to_owned()
+            short
+                .filter(|short| !short.contains('/'))
+                .unwrap_or(repository)
+                .to_owned()
         } else {
             format!("{}/{repository}", self.registry)
         };
@@ -69,7 +72,8 @@ impl FromStr for Reference {
     /// Parses by the distribution project's grammar. Names in capitals, empty parts and names of 64 hex digits are
     /// errors that say so.
     fn from_str(text: &str) -> Result<Self> {
-        parse(text).map_err(|reason| Error::BadReference(crate::error::shown(text.as_bytes()), reason))
+        parse(text)
+            .map_err(|reason| Error::BadReference(crate::error::shown(text.as_bytes()), reason))
     }
 }
 
@@ -99,7 +103,9 @@ fn parse(text: &str) -> Result<Reference, String> {
         None => (rest, None),
     };
     if name.len() > NAME_LIMIT_BYTES {
-        return Err(format!("the name is longer than {NAME_LIMIT_BYTES} characters"));
+        return Err(format!(
+            "the name is longer than {NAME_LIMIT_BYTES} characters"
+        ));
     }
     if let Some(tag) = tag {
         check_tag(tag)?;
@@ -138,7 +144,11 @@ fn check_registry(registry: &str) -> Result<(), String> {
             address
                 .parse::<std::net::Ipv6Addr>()
                 .map_err(|_| format!("`{address}` is not an IPv6 address"))?;
-            ("", port.strip_prefix(':').or((!port.is_empty()).then_some(port)))
+            (
+                "",
+                port.strip_prefix(':')
+                    .or((!port.is_empty()).then_some(port)),
+            )
         }
         None => match registry.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -147,7 +157,10 @@ fn check_registry(registry: &str) -> Result<(), String> {
     };
     if let Some(port) = port {
         if port.parse::<u16>().is_err() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(format!("`{}` is not a port", crate::error::shown(port.as_bytes())));
+            return Err(format!(
+                "`{}` is not a port",
+                crate::error::shown(port.as_bytes())
+            ));
         }
     }
     if registry.starts_with('[') {
@@ -155,7 +168,9 @@ fn check_registry(registry: &str) -> Result<(), String> {
     }
     let good = |part: &str| {
         !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !part.starts_with('-')
             && !part.ends_with('-')
     };
@@ -193,14 +208,17 @@ fn is_component(part: &[u8]) -> bool {
     if !part.first().is_some_and(alphanumeric) || !part.last().is_some_and(alphanumeric) {
         return false;
     }
-    part.split(alphanumeric)
-        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
+    part.split(alphanumeric).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+    })
 }
 
 fn check_tag(tag: &str) -> Result<(), String> {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let good = tag.bytes().next().is_some_and(word)
-        && tag.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'-'))
+        && tag
+            .bytes()
+            .all(|byte| word(byte) || matches!(byte, b'.' | b'-'))
         && tag.len() <= TAG_LIMIT_BYTES;
     if good {
         return Ok(());
@@ -213,7 +231,10 @@ fn check_tag(tag: &str) -> Result<(), String> {
 }
 
 fn is_64_hex_digits(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 impl fmt::Display for Reference {
@@ -230,27 +251,72 @@ mod tests {
     fn names() {
         let digest = format!("sha256:{}", "a1".repeat(32));
         let table = [
-            ("busybox", "docker.io/library/busybox:latest", "busybox:latest"),
-            ("busybox:1.36", "docker.io/library/busybox:1.36", "busybox:1.36"),
+            (
+                "busybox",
+                "docker.io/library/busybox:latest",
+                "busybox:latest",
+            ),
+            (
+                "busybox:1.36",
+                "docker.io/library/busybox:1.36",
+                "busybox:1.36",
+            ),
             ("a/b", "docker.io/a/b:latest", "a/b:latest"),
-            ("index.docker.io/x", "docker.io/library/x:latest", "x:latest"),
-            ("docker.io/library/x", "docker.io/library/x:latest", "x:latest"),
+            (
+                "index.docker.io/x",
+                "docker.io/library/x:latest",
+                "x:latest",
+            ),
+            (
+                "docker.io/library/x",
+                "docker.io/library/x:latest",
+                "x:latest",
+            ),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
-            ("localhost:5000/x:1", "localhost:5000/x:1", "localhost:5000/x:1"),
-            ("127.0.0.1:5000/a/b__c-d", "127.0.0.1:5000/a/b__c-d:latest", "127.0.0.1:5000/a/b__c-d:latest"),
+            (
+                "localhost:5000/x:1",
+                "localhost:5000/x:1",
+                "localhost:5000/x:1",
+            ),
+            (
+                "127.0.0.1:5000/a/b__c-d",
+                "127.0.0.1:5000/a/b__c-d:latest",
+                "127.0.0.1:5000/a/b__c-d:latest",
+            ),
             ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000/x:latest"),
             ("Host/x", "Host/x:latest", "Host/x:latest"),
-            ("example.org/a.b_c/d---e", "example.org/a.b_c/d---e:latest", "example.org/a.b_c/d---e:latest"),
+            (
+                "example.org/a.b_c/d---e",
+                "example.org/a.b_c/d---e:latest",
+                "example.org/a.b_c/d---e:latest",
+            ),
         ];
         for (text, canonical, familiar) in table {
             let reference: Reference = text.parse().unwrap();
             assert_eq!(reference.canonical(), canonical, "{text}");
             assert_eq!(reference.familiar(), familiar, "{text}");
-            assert_eq!(reference.canonical().parse::<Reference>().unwrap().canonical(), canonical);
-            assert_eq!(reference.familiar().parse::<Reference>().unwrap().canonical(), canonical);
+            assert_eq!(
+                reference
+                    .canonical()
+                    .parse::<Reference>()
+                    .unwrap()
+                    .canonical(),
+                canonical
+            );
+            assert_eq!(
+                reference
+                    .familiar()
+                    .parse::<Reference>()
+                    .unwrap()
+                    .canonical(),
+                canonical
+            );
         }
         let pinned: Reference = format!("busybox@{digest}").parse().unwrap();
-        assert_eq!(pinned.canonical(), format!("docker.io/library/busybox@{digest}"));
+        assert_eq!(
+            pinned.canonical(),
+            format!("docker.io/library/busybox@{digest}")
+        );
         let both: Reference = format!("x.y/busybox:1@{digest}").parse().unwrap();
         assert_eq!(both.canonical(), format!("x.y/busybox:1@{digest}"));
     }
@@ -258,17 +324,43 @@ mod tests {
     #[test]
     fn what_is_no_name() {
         let table = [
-            "", "-x", "Bad//Name", "UPPER", "a/UPPER", "127.0.0.1:1/../x", "127.0.0.1:1/a/../../b",
-            "a@sha256:../../etc/passwd", "http://127.0.0.1:1/x", "127.0.0.1:99999/x", "a:b:c", "a:", "a@",
-            "127.0.0.1:1/\u{430}", "a b", "a/", "/a", "a__", "a___b", "a..b", "a:-x", "[::1/x", "[zz]/x",
-            "x.y:+1/z", ".x/y", "a\n",
+            "",
+            "-x",
+            "Bad//Name",
+            "UPPER",
+            "a/UPPER",
+            "127.0.0.1:1/../x",
+            "127.0.0.1:1/a/../../b",
+            "a@sha256:../../etc/passwd",
+            "http://127.0.0.1:1/x",
+            "127.0.0.1:99999/x",
+            "a:b:c",
+            "a:",
+            "a@",
+            "127.0.0.1:1/\u{430}",
+            "a b",
+            "a/",
+            "/a",
+            "a__",
+            "a___b",
+            "a..b",
+            "a:-x",
+            "[::1/x",
+            "[zz]/x",
+            "x.y:+1/z",
+            ".x/y",
+            "a\n",
         ];
         for text in table {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
         assert!("a".repeat(5000).parse::<Reference>().is_err());
         assert!("a1".repeat(32).parse::<Reference>().is_err());
-        assert!(format!("a:{}", "t".repeat(129)).parse::<Reference>().is_err());
+        assert!(
+            format!("a:{}", "t".repeat(129))
+                .parse::<Reference>()
+                .is_err()
+        );
         let capitals = "Bad".parse::<Reference>().unwrap_err().to_string();
         assert!(capitals.contains("lower case"), "{capitals}");
     }

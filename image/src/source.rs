@@ -104,9 +104,11 @@ pub async fn fetch(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Io {
-        action: "finish work on",
-        path: "an image".to_owned(),
-        source: std::io::Error::other(error),
-    })?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::Io {
+            action: "finish work on",
+            path: "an image".to_owned(),
+            source: std::io::Error::other(error),
+        })?
 }

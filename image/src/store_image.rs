@@ -26,9 +26,17 @@ pub fn write(
     "layers".clone_into(&mut config.rootfs.kind);
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id.0).collect();
     config.rootfs.diff_ids = (!diff_ids.is_empty()).then_some(diff_ids);
-    let config_type = if oci_media_types { OCI_CONFIG } else { DOCKER_CONFIG };
+    let config_type = if oci_media_types {
+        OCI_CONFIG
+    } else {
+        DOCKER_CONFIG
+    };
     let config_descriptor = put(store, &config, config_type)?;
-    let media_type = if oci_media_types { OCI_MANIFEST } else { DOCKER_MANIFEST };
+    let media_type = if oci_media_types {
+        OCI_MANIFEST
+    } else {
+        DOCKER_MANIFEST
+    };
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(media_type.to_owned()),

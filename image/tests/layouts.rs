@@ -58,18 +58,32 @@ async fn a_layout_comes_in_and_goes_out() {
         .map(|entry| String::from_utf8_lossy(&entry.path).into_owned())
         .collect();
     assert_eq!(paths, ["", "etc", "etc/a", "etc/b", "opaque", "opaque/new"]);
-    assert_eq!(tree.get(b"opaque").unwrap().mode, 0o700, "an implied directory keeps its mode");
-    assert_eq!(tree.get(b"etc/b").unwrap().size, 5, "a link to a lower file is that file");
+    assert_eq!(
+        tree.get(b"opaque").unwrap().mode,
+        0o700,
+        "an implied directory keeps its mode"
+    );
+    assert_eq!(
+        tree.get(b"etc/b").unwrap().size,
+        5,
+        "a link to a lower file is that file"
+    );
 
-    let again = source::snapshots(&kit.store, &kit.client, &resolved, quiet).await.unwrap();
+    let again = source::snapshots(&kit.store, &kit.client, &resolved, quiet)
+        .await
+        .unwrap();
     assert_eq!(again, snapshots);
 
     let blobs: Vec<_> = snapshots
         .iter()
         .map(|snapshot| layer::layer(&kit.store, &snapshot.id, &gzip(), false).unwrap())
         .collect();
-    assert_eq!(blobs[0].digest, resolved.manifest.layers[0].digest, "known layers stay");
-    let (manifest, _) = store_image::write(&kit.store, &resolved.config, &blobs, &[], true).unwrap();
+    assert_eq!(
+        blobs[0].digest, resolved.manifest.layers[0].digest,
+        "known layers stay"
+    );
+    let (manifest, _) =
+        store_image::write(&kit.store, &resolved.config, &blobs, &[], true).unwrap();
     let out = kit.path("out.tar");
     export::oci_archive(&kit.store, &manifest, &["x:1".to_owned()], Sink::File(&out)).unwrap();
     let first = std::fs::read(&out).unwrap();
@@ -80,7 +94,9 @@ async fn a_layout_comes_in_and_goes_out() {
         path: out,
         tag: Some("1".to_owned()),
     };
-    let back = source::resolve(&kit.store, &kit.client, &archive, &Platform::host()).await.unwrap();
+    let back = source::resolve(&kit.store, &kit.client, &archive, &Platform::host())
+        .await
+        .unwrap();
     assert_eq!(back.digest, manifest.digest);
 }
 
@@ -102,8 +118,9 @@ async fn the_same_content_is_the_same_layer_anywhere() {
             tag: None,
             digest: None,
         };
-        let resolved =
-            source::resolve(&kit.store, &kit.client, &location, &Platform::host()).await.unwrap();
+        let resolved = source::resolve(&kit.store, &kit.client, &location, &Platform::host())
+            .await
+            .unwrap();
         let snapshots =
             source::snapshots(&kit.store, &kit.client, &resolved, Arc::new(|_, _, _| {}))
                 .await
@@ -114,7 +131,10 @@ async fn the_same_content_is_the_same_layer_anywhere() {
             Compression::Zstd { level: 3 },
             Compression::None,
         ] {
-            let options = LayerOptions { compression, ..gzip() };
+            let options = LayerOptions {
+                compression,
+                ..gzip()
+            };
             made.push(layer::layer(&kit.store, &snapshots[0].id, &options, true).unwrap());
         }
         assert_eq!(made[0].diff_id, made[1].diff_id);

@@ -73,7 +73,10 @@ impl TarIndex {
             file: Arc::clone(&self.file),
             position: 0,
         });
-        while let Some(entry) = reader.next().map_err(|error| tar_error(&self.what, error))? {
+        while let Some(entry) = reader
+            .next()
+            .map_err(|error| tar_error(&self.what, error))?
+        {
             let name = clean(&entry.path);
             let place = match entry.kind {
                 Kind::File if entry.segments.is_none() => {
@@ -97,7 +100,10 @@ impl TarIndex {
             }
             let shown_name = shown(&name);
             if self.files.insert(name, place).is_some() {
-                return Err(malformed(&self.what, format!("it has `{shown_name}` twice")));
+                return Err(malformed(
+                    &self.what,
+                    format!("it has `{shown_name}` twice"),
+                ));
             }
         }
         Ok(())

@@ -9,7 +9,8 @@ use rbuild_cache::{Digest, Store};
 use super::sink::{Verifying, unwritable};
 use crate::error::{Error, Result};
 use crate::manifest::{
-    CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest, OCI_INDEX, REF_NAME,
+    CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest, OCI_INDEX,
+    REF_NAME,
 };
 use crate::reference::Reference;
 
@@ -133,7 +134,8 @@ pub(super) fn write_directory(
         let mut file = temporary(&blobs).map_err(unwritable(&what))?;
         std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
         blob.verify()?;
-        file.persist(&to).map_err(|error| unwritable(&what)(error.error))?;
+        file.persist(&to)
+            .map_err(|error| unwritable(&what)(error.error))?;
     }
     replace(directory, "oci-layout", OCI_LAYOUT).map_err(unwritable(&what))?;
     let index = merged(directory, named(root, names))?;

@@ -44,7 +44,11 @@ pub(super) fn manifest(store: &Store, images: &[(Descriptor, Vec<String>)]) -> R
         items.push(Item {
             config: place(&manifest.config.digest),
             repo_tags: (!names.is_empty()).then(|| names.iter().map(familiar).collect()),
-            layers: manifest.layers.iter().map(|layer| place(&layer.digest)).collect(),
+            layers: manifest
+                .layers
+                .iter()
+                .map(|layer| place(&layer.digest))
+                .collect(),
         });
     }
     serde_json::to_vec(&items).map_err(|error| Error::BadDocument {

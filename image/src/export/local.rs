@@ -22,8 +22,10 @@ pub(super) fn write(
         "make the directory",
         directory.as_os_str().as_bytes(),
     ))?;
-    let to = RootDir::open_ambient(directory)
-        .map_err(failed("open the directory", directory.as_os_str().as_bytes()))?;
+    let to = RootDir::open_ambient(directory).map_err(failed(
+        "open the directory",
+        directory.as_os_str().as_bytes(),
+    ))?;
     let Some(snapshot) = snapshot else {
         return Ok(());
     };
@@ -77,7 +79,8 @@ impl LocalWriter<'_> {
                     .hard_link(path_of(first), path_of(path), Resolve::Beneath)
                     .map_err(failed("make the hard link", path));
             }
-            self.first_names.insert((number, own.hard_link), path.clone());
+            self.first_names
+                .insert((number, own.hard_link), path.clone());
         }
         match own.kind {
             Kind::File => {
@@ -87,7 +90,9 @@ impl LocalWriter<'_> {
                 let mut file = place.create_file(0o600).map_err(failed("write", path))?;
                 std::io::copy(&mut from, &mut file).map_err(failed("write", path))?;
             }
-            Kind::Symlink => place.symlink(&own.target).map_err(failed("make the link", path))?,
+            Kind::Symlink => place
+                .symlink(&own.target)
+                .map_err(failed("make the link", path))?,
             Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => {
                 match place.make_node(own.kind, own.mode, own.device) {
                     // Docker and BuildKit leave devices out for ordinary users too; there is no other way.
@@ -113,7 +118,10 @@ impl LocalWriter<'_> {
             Err(_) => {}
         }
         // Open for its owner until everything is in it.
-        place.create_dir(0o700).map(drop).map_err(failed("make the directory", path))
+        place
+            .create_dir(0o700)
+            .map(drop)
+            .map_err(failed("make the directory", path))
     }
 
     fn finish_directory(&self, entry: &Entry) -> Result<()> {
@@ -142,13 +150,16 @@ impl LocalWriter<'_> {
                     tracing::debug!(path = shown(path), %error, "attribute not set");
                 }
             }
-            node.set_mode(entry.mode).map_err(failed("set the mode of", path))?;
+            node.set_mode(entry.mode)
+                .map_err(failed("set the mode of", path))?;
         }
         let mut mtime = entry.mtime;
         if let Some(limit) = self.clamp_mtime.filter(|limit| mtime.0 >= *limit) {
             mtime = (limit, 0);
         }
-        place.set_times(mtime, mtime).map_err(failed("set the time of", path))
+        place
+            .set_times(mtime, mtime)
+            .map_err(failed("set the time of", path))
     }
 }
 

@@ -59,9 +59,14 @@ impl<W: Write> EntryWriter<W> {
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
-            mtime: self.clamp_mtime.map_or(entry.mtime.0, |limit| entry.mtime.0.min(limit)),
+            mtime: self
+                .clamp_mtime
+                .map_or(entry.mtime.0, |limit| entry.mtime.0.min(limit)),
             link: b"",
-            device: (rustix::fs::major(entry.device), rustix::fs::minor(entry.device)),
+            device: (
+                rustix::fs::major(entry.device),
+                rustix::fs::minor(entry.device),
+            ),
             size: 0,
             xattrs: &entry.xattrs,
         };
@@ -128,7 +133,9 @@ impl<W: Write> EntryWriter<W> {
             b"" => name(last),
             _ => [parent, b"/", name(last).as_slice()].concat(),
         };
-        self.tar.header(&Header::file(&path, 0, 0)).map_err(unwritable(&path))
+        self.tar
+            .header(&Header::file(&path, 0, 0))
+            .map_err(unwritable(&path))
     }
 }
 

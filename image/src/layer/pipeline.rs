@@ -35,9 +35,8 @@ pub(super) fn run<W: Write + Send>(
         let (to_hasher, hasher_input) = sync_channel::<Chunk>(CHUNKS_UNDER_WAY);
         let (to_compressor, compressor_input) = sync_channel::<Chunk>(CHUNKS_UNDER_WAY);
         let hashing = scope.spawn(move || hash(&hasher_input));
-        let compressing = scope.spawn(move || {
-            compress(&compressor_input, &mut compressor).map(|()| compressor)
-        });
+        let compressing =
+            scope.spawn(move || compress(&compressor_input, &mut compressor).map(|()| compressor));
         let mut output = Fan {
             pending: Vec::with_capacity(CHUNK_BYTES),
             receivers: [to_hasher, to_compressor],

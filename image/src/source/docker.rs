@@ -82,7 +82,11 @@ fn pick(items: Vec<Item>, tag: Option<&str>, what: &str) -> Result<Item> {
         .take(20)
         .map(|name| shown(name.as_bytes()))
         .collect();
-    let known = if known.is_empty() { "no names".to_owned() } else { known.join(", ") };
+    let known = if known.is_empty() {
+        "no names".to_owned()
+    } else {
+        known.join(", ")
+    };
     let mut found: Vec<Item> = items
         .into_iter()
         .filter(|item| tag.is_none_or(|tag| has_tag(item, tag)))
@@ -101,11 +105,19 @@ fn pick(items: Vec<Item>, tag: Option<&str>, what: &str) -> Result<Item> {
 }
 
 fn has_tag(item: &Item, tag: &str) -> bool {
-    let wanted = tag.parse::<Reference>().ok().map(|reference| reference.canonical());
+    let wanted = tag
+        .parse::<Reference>()
+        .ok()
+        .map(|reference| reference.canonical());
     item.repo_tags.iter().flatten().any(|name| {
-        let canonical = name.parse::<Reference>().ok().map(|reference| reference.canonical());
+        let canonical = name
+            .parse::<Reference>()
+            .ok()
+            .map(|reference| reference.canonical());
         name == tag
-            || name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
+            || name
+                .strip_suffix(tag)
+                .is_some_and(|rest| rest.ends_with(':'))
             || (wanted.is_some() && canonical == wanted)
     })
 }
@@ -132,7 +144,9 @@ fn layer(store: &Store, index: &TarIndex, name: &str) -> Result<Descriptor> {
         path: format!("{}/{}", index.what(), shown(name.as_bytes())),
         source,
     };
-    Read::take(&mut reader, 6).read_to_end(&mut start).map_err(unreadable)?;
+    Read::take(&mut reader, 6)
+        .read_to_end(&mut start)
+        .map_err(unreadable)?;
     let media_type = match detect(&start) {
         Detected::Gzip => DOCKER_LAYER,
         Detected::Zstd => "application/vnd.docker.image.rootfs.diff.tar.zstd",

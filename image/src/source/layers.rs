@@ -98,7 +98,10 @@ pub(super) async fn snapshots(
         let (store, parent) = (Arc::clone(store), done.last().map(|below| below.id.clone()));
         let snapshot = blocking(move || {
             let root = open_upper(&active)?;
-            let below = parent.as_ref().map(|id| store.merged_tree(id)).transpose()?;
+            let below = parent
+                .as_ref()
+                .map(|id| store.merged_tree(id))
+                .transpose()?;
             unpack::settle(&store, &root, &open, parent.as_ref(), below.as_deref())?;
             let snapshot = active.commit(parent.as_ref(), 0)?;
             let blob = LayerBlob {
@@ -127,7 +130,12 @@ struct Described {
 }
 
 fn described(resolved: &Resolved) -> Result<Vec<Described>> {
-    let diff_ids = resolved.config.rootfs.diff_ids.as_deref().unwrap_or_default();
+    let diff_ids = resolved
+        .config
+        .rootfs
+        .diff_ids
+        .as_deref()
+        .unwrap_or_default();
     let mut chain = None;
     resolved
         .manifest

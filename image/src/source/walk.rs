@@ -57,7 +57,9 @@ impl Origin {
                 Ok((Self::Registry(client.clone(), reference), root))
             }
             // What a Docker archive had is in the store once it is resolved.
-            Location::DockerArchive { path, .. } => Err(Error::NotFound(path.display().to_string())),
+            Location::DockerArchive { path, .. } => {
+                Err(Error::NotFound(path.display().to_string()))
+            }
             Location::Stored(digest) => {
                 let root = blocking(move || stored(&store, &digest)).await?;
                 Ok((Self::Store, root))
@@ -95,7 +97,12 @@ impl Origin {
         descriptor: &Descriptor,
         limit: u64,
     ) -> Result<Vec<u8>> {
-        let too_large = || bad(&descriptor.digest, format!("it has more than {limit} bytes"));
+        let too_large = || {
+            bad(
+                &descriptor.digest,
+                format!("it has more than {limit} bytes"),
+            )
+        };
         if descriptor.size > limit {
             return Err(too_large());
         }
@@ -169,7 +176,10 @@ pub(super) async fn resolve(
 ) -> Result<Resolved> {
     let what = describe(location);
     let (descriptor, manifest, manifest_bytes) = walk(store, origin, root, platform, &what).await?;
-    if !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+    if !matches!(
+        manifest.config.media_type.as_str(),
+        OCI_CONFIG | DOCKER_CONFIG
+    ) {
         let media_type = crate::error::shown(manifest.config.media_type.as_bytes());
         return Err(bad(
             &descriptor.digest,
@@ -213,7 +223,10 @@ pub(super) fn parse_config(bytes: &[u8], manifest: &Manifest) -> Result<ImageCon
     }
     if config.rootfs.kind != "layers" {
         let kind = crate::error::shown(config.rootfs.kind.as_bytes());
-        return Err(bad(&digest, format!("its rootfs is of the type `{kind}`, not `layers`")));
+        return Err(bad(
+            &digest,
+            format!("its rootfs is of the type `{kind}`, not `layers`"),
+        ));
     }
     Ok(config)
 }
@@ -234,7 +247,9 @@ async fn walk(
                 format!("indexes are nested more than {DEPTH_LIMIT} deep"),
             ));
         }
-        let bytes = origin.document(store, &descriptor, DOCUMENT_LIMIT_BYTES).await?;
+        let bytes = origin
+            .document(store, &descriptor, DOCUMENT_LIMIT_BYTES)
+            .await?;
         let name = descriptor.digest.to_string();
         match Document::parse(&bytes, &descriptor.media_type, &name)? {
             Document::Manifest(manifest) => return Ok((descriptor, manifest, bytes)),

@@ -33,7 +33,11 @@ fn base_256(field: &[u8]) -> Option<i64> {
     let negative = field.first()? & 0x40 != 0;
     let mut value: i128 = if negative { -1 } else { 0 };
     for (i, byte) in field.iter().enumerate() {
-        let byte = if i == 0 && !negative { byte & 0x7f } else { *byte };
+        let byte = if i == 0 && !negative {
+            byte & 0x7f
+        } else {
+            *byte
+        };
         value = (value << 8) | i128::from(byte);
         if i128::from(i64::MAX) < value || value < i128::from(i64::MIN) {
             return None;
@@ -91,7 +95,10 @@ mod tests {
             (b"9", None),
             (b"12x", None),
             (b"\x80\0\0\0\0\0\0\0\0\0\0\x05", Some(5)),
-            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\0", Some(-512)),
+            (
+                b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\0",
+                Some(-512),
+            ),
             (b"\x80\x01\0\0\0\0\0\0\0\0\0\0", None),
             (b"777777777777", Some(0o777_777_777_777)),
         ];

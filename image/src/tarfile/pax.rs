@@ -118,7 +118,10 @@ impl Pax {
 
     fn set_xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
         if name.is_empty() || name.contains(&0) {
-            return Err(malformed(name, "cannot be the name of an extended attribute"));
+            return Err(malformed(
+                name,
+                "cannot be the name of an extended attribute",
+            ));
         }
         match self.xattrs.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => *known = value.to_vec(),

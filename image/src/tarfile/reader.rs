@@ -158,7 +158,9 @@ impl<R: Read> Reader<R> {
             b'6' => Kind::Fifo,
             other => {
                 let other = crate::error::shown(&[other]);
-                return Err(malformed(&format!("an entry is of the unknown type `{other}`")));
+                return Err(malformed(&format!(
+                    "an entry is of the unknown type `{other}`"
+                )));
             }
         };
         match kind {

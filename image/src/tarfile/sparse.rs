@@ -69,7 +69,9 @@ pub(super) fn pax(
 ) -> Result<(u64, Vec<Segment>), Error> {
     match (keys.major, keys.minor) {
         (Some(1), Some(0)) => {
-            let real_size = keys.real_size.ok_or_else(|| bad("its real size is missing"))?;
+            let real_size = keys
+                .real_size
+                .ok_or_else(|| bad("its real size is missing"))?;
             let segments = leading_map(stored, data)?;
             check(real_size, *stored, segments)
         }
@@ -80,7 +82,10 @@ pub(super) fn pax(
                 return Err(bad("its map ends within a pair"));
             }
             limit(keys.map.len() / 2)?;
-            if keys.count.is_some_and(|count| count != (keys.map.len() / 2) as u64) {
+            if keys
+                .count
+                .is_some_and(|count| count != (keys.map.len() / 2) as u64)
+            {
                 return Err(bad("its map has another length than it says"));
             }
             let segments = keys.map.chunks_exact(2).map(|pair| Segment {

@@ -75,7 +75,10 @@ impl<W: Write> Writer<W> {
             }
         } else {
             record(&mut pax, b"path", &path);
-            put_text(&mut ustar.as_old_mut().name, path.get(..NAME_BYTES).unwrap_or(&path));
+            put_text(
+                &mut ustar.as_old_mut().name,
+                path.get(..NAME_BYTES).unwrap_or(&path),
+            );
         }
         if header.link.len() > NAME_BYTES {
             record(&mut pax, b"linkpath", header.link);
@@ -89,12 +92,18 @@ impl<W: Write> Writer<W> {
                 record(&mut pax, name.as_bytes(), id.to_string().as_bytes());
             }
         }
-        let mtime = u64::try_from(header.mtime).ok().filter(|time| *time <= NUMBER_MAX);
+        let mtime = u64::try_from(header.mtime)
+            .ok()
+            .filter(|time| *time <= NUMBER_MAX);
         if mtime.is_none() {
             record(&mut pax, b"mtime", header.mtime.to_string().as_bytes());
         }
         for (name, value) in header.xattrs {
-            record(&mut pax, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
+            record(
+                &mut pax,
+                &[b"SCHILY.xattr.", name.as_slice()].concat(),
+                value,
+            );
         }
         let fits = |id: u32| if id > ID_MAX { 0 } else { u64::from(id) };
         ustar.set_entry_type(entry_type(header.kind));
@@ -102,7 +111,11 @@ impl<W: Write> Writer<W> {
         ustar.set_uid(fits(header.uid));
         ustar.set_gid(fits(header.gid));
         ustar.set_mtime(mtime.unwrap_or(0));
-        ustar.set_size(if header.size > NUMBER_MAX { 0 } else { header.size });
+        ustar.set_size(if header.size > NUMBER_MAX {
+            0
+        } else {
+            header.size
+        });
         if matches!(header.kind, Kind::CharDevice | Kind::BlockDevice) {
             ustar.set_device_major(header.device.0)?;
             ustar.set_device_minor(header.device.1)?;
@@ -131,10 +144,17 @@ impl<W: Write> Writer<W> {
 
     /// Copies exactly `size` bytes; an error if there are fewer.
     pub(crate) fn data(&mut self, input: &mut dyn Read, size: u64) -> io::Result<()> {
-        let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX).clamp(1, 256 << 10)];
+        let mut buffer = vec![
+            0;
+            usize::try_from(size)
+                .unwrap_or(usize::MAX)
+                .clamp(1, 256 << 10)
+        ];
         let mut left = size;
         while left > 0 {
-            let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let length = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
             let count = match input.read(buffer.get_mut(..length).unwrap_or_default()) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -146,7 +166,8 @@ impl<W: Write> Writer<W> {
                     "the file became shorter while it was read",
                 ));
             }
-            self.output.write_all(buffer.get(..count).unwrap_or_default())?;
+            self.output
+                .write_all(buffer.get(..count).unwrap_or_default())?;
             left -= count as u64;
         }
         self.pad(size)
@@ -154,7 +175,8 @@ impl<W: Write> Writer<W> {
 
     fn pad(&mut self, size: u64) -> io::Result<()> {
         let length = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
-        self.output.write_all([0; BLOCK].get(..length).unwrap_or_default())
+        self.output
+            .write_all([0; BLOCK].get(..length).unwrap_or_default())
     }
 
     /// Ends the archive with its two blocks of zeros.
@@ -184,7 +206,10 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     // The last slash that leaves a prefix short enough, so that the name is as short as can be; a trailing slash
     // belongs to the name.
     let inner = path.len() - 1;
-    let slash = path.get(..inner.min(PREFIX_BYTES + 1))?.iter().rposition(|byte| *byte == b'/')?;
+    let slash = path
+        .get(..inner.min(PREFIX_BYTES + 1))?
+        .iter()
+        .rposition(|byte| *byte == b'/')?;
     let (prefix, name) = (path.get(..slash)?, path.get(slash + 1..)?);
     (!prefix.is_empty() && name.len() <= NAME_BYTES).then_some((prefix, name))
 }
@@ -217,7 +242,9 @@ mod tests {
 
     #[test]
     fn the_length_of_a_record_counts_itself() {
-        for value in [0, 1, 80, 85, 86, 87, 88, 89, 90, 91, 983, 984, 985, 986, 987, 990] {
+        for value in [
+            0, 1, 80, 85, 86, 87, 88, 89, 90, 91, 983, 984, 985, 986, 987, 990,
+        ] {
             let mut records = Vec::new();
             record(&mut records, b"path", &vec![b'x'; value]);
             let text = String::from_utf8(records.clone()).unwrap();
@@ -230,7 +257,13 @@ mod tests {
     fn what_is_written_reads_back() {
         let long = [vec![b'd'; 200], b"/".to_vec(), vec![b'f'; 200]].concat();
         let deep = b"abcdefghi/".repeat(14);
-        let paths: [&[u8]; 5] = [b"a", &[b'x'; 100], &deep[..deep.len() - 1], &long, b"\xff\n"];
+        let paths: [&[u8]; 5] = [
+            b"a",
+            &[b'x'; 100],
+            &deep[..deep.len() - 1],
+            &long,
+            b"\xff\n",
+        ];
         for path in paths {
             for kind in [Kind::File, Kind::Directory, Kind::Symlink, Kind::CharDevice] {
                 let mut header = Header::file(path, 0o4755, 0);
@@ -255,9 +288,15 @@ mod tests {
                     assert_eq!(read_path.pop(), Some(b'/'));
                 }
                 assert_eq!(read_path, path);
-                assert_eq!((entry.kind, entry.mode, entry.uid), (kind, 0o4755, 3_000_000_000));
+                assert_eq!(
+                    (entry.kind, entry.mode, entry.uid),
+                    (kind, 0o4755, 3_000_000_000)
+                );
                 assert_eq!((entry.mtime, entry.device), ((-5, 0), header.device));
-                assert_eq!((entry.link.as_slice(), &entry.xattrs[..]), (header.link, &xattrs[..]));
+                assert_eq!(
+                    (entry.link.as_slice(), &entry.xattrs[..]),
+                    (header.link, &xattrs[..])
+                );
                 assert!(reader.next().unwrap().is_none());
             }
         }

@@ -58,8 +58,13 @@ impl<'a> Metadata<'a> {
         }
         if !is_link {
             // Not through a link: the name was made by this process in a directory that nobody else reaches.
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.mode), AtFlags::empty())
-                .map_err(io("set the mode of", path))?;
+            rustix::fs::chmodat(
+                parent,
+                name,
+                Mode::from_raw_mode(self.mode),
+                AtFlags::empty(),
+            )
+            .map_err(io("set the mode of", path))?;
         }
         rustix::fs::utimensat(parent, name, &times(self.mtime), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(io("set the time of", path))
@@ -131,11 +136,19 @@ pub(super) fn wanted(name: &[u8]) -> bool {
 fn xattr_result(result: Result<(), Errno>, name: &[u8], path: &[u8]) -> Result<()> {
     match result {
         Err(Errno::OPNOTSUPP) => {
-            tracing::debug!(path = shown(path), name = shown(name), "attribute not supported");
+            tracing::debug!(
+                path = shown(path),
+                name = shown(name),
+                "attribute not supported"
+            );
             Ok(())
         }
         Err(Errno::PERM) if name != b"security.capability" => {
-            tracing::debug!(path = shown(path), name = shown(name), "attribute not permitted");
+            tracing::debug!(
+                path = shown(path),
+                name = shown(name),
+                "attribute not permitted"
+            );
             Ok(())
         }
         // A capability in a user namespace without the file's owner mapped.
@@ -151,7 +164,9 @@ pub(super) fn single_id() -> bool {
         let read = |fd: std::os::fd::OwnedFd| {
             let mut buffer = [0; 4096];
             let length = rustix::io::read(&fd, &mut buffer).ok()?;
-            std::str::from_utf8(buffer.get(..length)?).ok().map(str::to_owned)
+            std::str::from_utf8(buffer.get(..length)?)
+                .ok()
+                .map(str::to_owned)
         };
         rustix::fs::open(
             "/proc/self/uid_map",

@@ -60,8 +60,11 @@ pub(super) fn destination(
     owner: Option<(u32, u32)>,
 ) -> Result<RootDir> {
     let (uid, gid) = owner.unwrap_or((0, 0));
-    root.create_dir_all(path, 0o755, Resolve::InRoot, &mut |_, node| {
-        match node.set_owner(uid, gid) {
+    root.create_dir_all(
+        path,
+        0o755,
+        Resolve::InRoot,
+        &mut |_, node| match node.set_owner(uid, gid) {
             Err(error)
                 if single_id()
                     && matches!(
@@ -72,8 +75,8 @@ pub(super) fn destination(
                 Ok(())
             }
             result => result,
-        }
-    })
+        },
+    )
     .map_err(|source| Error::Io {
         action: "make the directory",
         path: shown(path.as_os_str().as_bytes()),
@@ -334,8 +337,12 @@ impl<'a> Placer<'a> {
             source,
         })?;
         let below = [path, b"/"].concat();
-        self.open.implied.retain(|known| known != path && !known.starts_with(&below));
-        self.open.links_below.retain(|(link, _)| !link.starts_with(&below));
+        self.open
+            .implied
+            .retain(|known| known != path && !known.starts_with(&below));
+        self.open
+            .links_below
+            .retain(|(link, _)| !link.starts_with(&below));
         Ok(())
     }
 
@@ -344,7 +351,9 @@ impl<'a> Placer<'a> {
         if self.rules != Rules::Layer {
             return Ok(false);
         }
-        let found = self.status(name, path)?.is_some_and(|stat| is_whiteout(&stat));
+        let found = self
+            .status(name, path)?
+            .is_some_and(|stat| is_whiteout(&stat));
         if found {
             rustix::fs::unlinkat(self.parent_fd()?, name, AtFlags::empty())
                 .map_err(io("replace", path))?;
@@ -354,7 +363,8 @@ impl<'a> Placer<'a> {
 
     fn directory(&mut self, path: &[u8], name: &[u8], metadata: &Metadata<'_>) -> Result<()> {
         let before = self.status(name, path)?;
-        let file_type = before.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat)));
+        let file_type =
+            before.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat)));
         let mut opaque = false;
         if !matches!(file_type, Some((FileType::Directory, _))) {
             if let Some((_, whiteout)) = file_type {
@@ -381,7 +391,8 @@ impl<'a> Placer<'a> {
         metadata: &Metadata<'_>,
         data: &mut dyn Read,
     ) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
         let fd = match rustix::fs::openat(self.parent_fd()?, name, flags, mode) {
             Err(Errno::EXIST) => {
@@ -421,7 +432,9 @@ impl<'a> Placer<'a> {
             self.buffer.resize(256 << 10, 0);
         }
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let wanted = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(self.buffer.len());
             let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
             let count = match data.read(buffer) {
                 Ok(0) => return Err(self.refused(path, "it ends too early")),
@@ -430,11 +443,12 @@ impl<'a> Placer<'a> {
                 Err(error) => return Err(super::unreadable(self.what, error)),
             };
             let bytes = self.buffer.get(..count).unwrap_or_default();
-            file.write_all_at(bytes, offset).map_err(|source| Error::Io {
-                action: "write",
-                path: shown(path),
-                source,
-            })?;
+            file.write_all_at(bytes, offset)
+                .map_err(|source| Error::Io {
+                    action: "write",
+                    path: shown(path),
+                    source,
+                })?;
             offset += count as u64;
             left -= count as u64;
         }
@@ -465,15 +479,24 @@ impl<'a> Placer<'a> {
                 self.open.links_below.push((path.to_vec(), target));
                 return Ok(());
             }
-            let reason = format!("it is a hard link to `{}`, which is not there", shown(&target));
+            let reason = format!(
+                "it is a hard link to `{}`, which is not there",
+                shown(&target)
+            );
             return Err(self.refused(path, &reason));
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(self.refused(path, "it is a hard link to a directory"));
         }
         self.clear(path, name)?;
-        rustix::fs::linkat(&directory, target_name, self.parent_fd()?, name, AtFlags::empty())
-            .map_err(io("make the hard link", path))
+        rustix::fs::linkat(
+            &directory,
+            target_name,
+            self.parent_fd()?,
+            name,
+            AtFlags::empty(),
+        )
+        .map_err(io("make the hard link", path))
     }
 
     fn special(

@@ -48,7 +48,10 @@ pub(crate) fn settle(
         let Some((entry, view)) = found else {
             return Err(Error::BadArchive {
                 what: format!("entry `{}`", shown(path)),
-                reason: format!("it is a hard link to `{}`, which is not there", shown(target)),
+                reason: format!(
+                    "it is a hard link to `{}`, which is not there",
+                    shown(target)
+                ),
             });
         };
         copy_up(upper, path, entry, view)?;

@@ -46,7 +46,10 @@ pub(crate) fn write_layout(root: &Path, layers: &[Vec<u8>], tag: &str) {
         serde_json::json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()})
     };
     let descriptors: Vec<_> = layers.iter().map(|tar| blob(tar, "layer.v1.tar")).collect();
-    let diff_ids: Vec<_> = layers.iter().map(|tar| Digest::of(tar).to_string()).collect();
+    let diff_ids: Vec<_> = layers
+        .iter()
+        .map(|tar| Digest::of(tar).to_string())
+        .collect();
     let architecture = rbuild_image::Platform::host().architecture;
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux", "config": {"Cmd": ["sh"]},
@@ -87,7 +90,9 @@ impl TarFile {
 
     pub(crate) fn directory(mut self, path: &str, mode: u32) -> Self {
         let mut header = Self::header(tar::EntryType::Directory, mode, 0);
-        self.0.append_data(&mut header, path, std::io::empty()).unwrap();
+        self.0
+            .append_data(&mut header, path, std::io::empty())
+            .unwrap();
         self
     }
 
