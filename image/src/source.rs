@@ -21,7 +21,7 @@ use crate::registry::Client;
 use crate::{Error, Result};
 
 /// Names an image wherever it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// An OCI layout directory; picked by tag, by digest, or the only one there is.
     OciLayout {
