@@ -4,12 +4,14 @@
 //! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the
 //! worker of `worker` → `assemble` → `output`. `context` and `select` say what COPY and ADD name.
 
+pub mod context;
 pub mod error;
 pub mod event;
 pub mod images;
 pub mod lower;
 pub mod op;
 pub mod request;
+pub mod select;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -41,7 +41,8 @@ impl ModeClause {
             }
         };
         let mut bits = (permissions * 0o111) & who;
-        let set_ids = SETUID * u32::from(who & 0o700 != 0) | SETGID * u32::from(who & 0o070 != 0);
+        let set_ids =
+            (SETUID * u32::from(who & 0o700 != 0)) | (SETGID * u32::from(who & 0o070 != 0));
         if self.setid {
             bits |= set_ids;
         }
