@@ -88,7 +88,7 @@ pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
     }
     let rows: Vec<Row> = images
         .iter()
-        .filter_map(|image| row(image, id(image)))
+        .filter_map(|image| row(image, &id(image)))
         .collect();
     let columns = if args.digests {
         COLUMNS_WITH_DIGESTS
@@ -99,7 +99,7 @@ pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn row(image: &ImageSummary, id: String) -> Option<Row> {
+fn row(image: &ImageSummary, id: &str) -> Option<Row> {
     let created = image.created.as_deref();
     json!({
         "Repository": image.repository,

@@ -49,7 +49,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in text.chunks(size) {
                 lines.feed(piece, |line| {
-                    seen.push(String::from_utf8_lossy(line).into_owned())
+                    seen.push(String::from_utf8_lossy(line).into_owned());
                 });
             }
             assert_eq!(seen, ["one", "", "two"]);

@@ -150,7 +150,7 @@ impl<W: FnMut(&[u8]) + Send> Draw for Plain<W> {
                 }
             }
             Event::Done { step, took } => {
-                self.end(step, &format!("DONE {:.1}s", took.as_secs_f64()))
+                self.end(step, &format!("DONE {:.1}s", took.as_secs_f64()));
             }
             Event::Failed { step, message } => {
                 self.end(step, &format!("ERROR: {}", escape_line(&message)));

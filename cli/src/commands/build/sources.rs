@@ -178,8 +178,6 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
     if name.is_empty() || value.is_empty() {
         return Err(bad("expected NAME=VALUE"));
     }
-    let name = context_name(name)
-        .ok_or_else(|| bad("the name is neither that of a stage nor of an image"))?;
     let context = if let Some(reference) = value.strip_prefix("docker-image://") {
         let reference: Reference = reference
             .parse()
@@ -213,19 +211,8 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
         }
         NamedContext::Directory(path)
     };
-    Ok((name, context))
-}
-
-/// As image names are looked up: `docker.io/library/x:latest` and `x:latest` are `x`.
-fn context_name(name: &str) -> Option<String> {
-    let reference: Reference = name.to_lowercase().parse().ok()?;
-    let familiar = reference.familiar();
-    Some(
-        familiar
-            .strip_suffix(":latest")
-            .unwrap_or(&familiar)
-            .to_owned(),
-    )
+    // The engine compares names as image names are compared: `x:latest` is `x`.
+    Ok((name.to_owned(), context))
 }
 
 /// `DIR[:TAG][@DIGEST]`
