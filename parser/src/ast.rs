@@ -45,7 +45,9 @@ pub struct Instruction {
     pub command: Command,
     /// `--name[=value]` in the order written, also those of [`Command::Invalid`].
     pub flags: Vec<Flag>,
-    /// Heredocs in the order opened.
+    /// Whether the arguments are a JSON array; of an ONBUILD, whether its trigger's are.
+    pub json_form: bool,
+    /// Heredocs in the order opened; those of a trigger are its instruction's.
     pub heredocs: Vec<Heredoc>,
     /// From the keyword to the end of the last continuation line or heredoc terminator.
     pub span: Span,
@@ -191,6 +193,7 @@ pub struct OnBuild {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a file has one or two of them")]
 pub enum Healthcheck {
     /// `HEALTHCHECK NONE`
     None,

@@ -15,9 +15,11 @@ mod grammar;
 mod heredoc;
 pub mod ignore;
 mod instruction;
+pub mod json;
 pub mod keyword;
 mod lines;
 pub mod mount;
+pub mod print;
 pub mod source;
 pub mod suggest;
 pub mod values;
@@ -132,6 +134,12 @@ fn check_stages(source: &Source, parsed: &mut Parsed) {
         });
     let end = source.text().trim_end().len();
     let end = Span::new(end, end);
+    // A first line that is a slip of FROM has been reported; what follows belongs to the stage that was meant.
+    let slip = instructions
+        .iter()
+        .find(|one| keyword(one).is_none())
+        .map(|one| one.span.start);
+    let stray = stray.filter(|(_, one)| slip.is_none_or(|slip| slip > one.span.start));
     if let Some((keyword, instruction)) = stray {
         let message = format!("{} stands before the first FROM", keyword.name());
         parsed.diagnostics.push(

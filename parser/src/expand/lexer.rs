@@ -143,9 +143,9 @@ impl<'a> Lexer<'a> {
                     let mut buffer = [0; 4];
                     let text = &*text.encode_utf8(&mut buffer);
                     if escaped {
-                        splitter.add_raw(text, start)
+                        splitter.add_raw(text, start);
                     } else {
-                        splitter.add_split(text, start, self.at)
+                        splitter.add_split(text, start, self.at);
                     }
                 }
             }
@@ -270,6 +270,8 @@ impl<'a> Lexer<'a> {
                 Some(kind) => self.modifier(start, modifier_at, name, kind, true),
             },
             Some('/') => self.replace(start, name),
+            // The quote around it ends before the braces do.
+            Some('"' | '\'') => self.unclosed(start),
             Some(kind) => self.modifier(start, modifier_at, name, kind, false),
         }
     }

@@ -91,19 +91,21 @@ impl Builder<'_, '_> {
             Arguments::Exec(strings) if !strings.is_empty() => Some(json_strings(line, &strings)),
             Arguments::Text(range) => {
                 self.strings_only(line, range.clone())?;
-                let words: Vec<String> = line
-                    .slice(range.clone())
+                let text = line.slice(range.clone());
+                let diagnostic = Diagnostic::error(
+                    "shell-not-json",
+                    "SHELL requires a JSON array",
+                    line.span(range.clone()),
+                );
+                let words: Vec<String> = text
                     .split_whitespace()
                     .map(|word| format!("{word:?}"))
                     .collect();
-                self.report(
-                    Diagnostic::error(
-                        "shell-not-json",
-                        "SHELL requires a JSON array",
-                        line.span(range),
-                    )
-                    .help(format!("write `SHELL [{}]`", words.join(", "))),
-                );
+                self.report(if text.starts_with('[') {
+                    diagnostic.help("JSON takes only double quotes, with commas between the strings and none at the end")
+                } else {
+                    diagnostic.help(format!("write `SHELL [{}]`", words.join(", ")))
+                });
                 None
             }
             _ => {

@@ -143,21 +143,17 @@ impl Builder<'_, '_> {
                         .help(format!("the value follows an equals sign: `--{name}=…`")),
                 );
             }
-            (Kind::Switch, Some(value)) => {
-                if !value.value.eq_ignore_ascii_case("true")
-                    && !value.value.eq_ignore_ascii_case("false")
-                {
-                    let message = format!(
-                        "the flag `--{name}` is true or false, not `{}`",
-                        value.value
-                    );
-                    let span = if value.value.is_empty() {
-                        line.span(range)
-                    } else {
-                        value.span
-                    };
-                    self.report(Diagnostic::error("bad-flag-value", message, span));
-                }
+            (Kind::Switch, Some(value)) if !is_boolean(&value.value) => {
+                let message = format!(
+                    "the flag `--{name}` is true or false, not `{}`",
+                    value.value
+                );
+                let span = if value.value.is_empty() {
+                    line.span(range)
+                } else {
+                    value.span
+                };
+                self.report(Diagnostic::error("bad-flag-value", message, span));
             }
             _ => {}
         }
@@ -183,6 +179,10 @@ impl Builder<'_, '_> {
         }
         self.report(diagnostic);
     }
+}
+
+fn is_boolean(value: &str) -> bool {
+    value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false")
 }
 
 /// Takes quotes and escapes off a flag and splits it at its first `=`.

@@ -68,6 +68,7 @@ impl Line<'_> {
 
 /// What the lines of one instruction come to, beyond its first.
 struct Tail {
+    json_form: bool,
     heredocs: Vec<Heredoc>,
     end: usize,
     end_line: usize,
@@ -101,6 +102,7 @@ impl<'r, 's> Builder<'r, 's> {
         let word = 0..line.text.find(BLANKS).unwrap_or(line.text.len());
         let keyword = line.text(word.clone());
         let mut tail = Tail {
+            json_form: false,
             heredocs: Vec::new(),
             end: line.span(0..line.text.len()).end,
             end_line: logical.end_line,
@@ -114,6 +116,7 @@ impl<'r, 's> Builder<'r, 's> {
             Some(kind) => match grammar::parse(kind, self.reader.escape(), line.text) {
                 Some(parts) => {
                     flags = self.flags(kind, line, &parts.flags);
+                    tail.json_form = matches!(parts.arguments, Arguments::Exec(_));
                     tail.heredocs = self.heredocs(
                         kind,
                         line,
@@ -136,6 +139,7 @@ impl<'r, 's> Builder<'r, 's> {
             keyword,
             command,
             flags: flags.list,
+            json_form: tail.json_form,
             heredocs: tail.heredocs,
             start_line: logical.start_line,
             end_line: tail.end_line,
@@ -173,10 +177,10 @@ impl<'r, 's> Builder<'r, 's> {
                 .healthcheck(line, parts.check_kind, arguments, flags)
                 .map(Command::Healthcheck),
             Keyword::Copy => self
-                .transfer(keyword, line, arguments, flags, &tail.heredocs)
+                .transfer(keyword, line, &arguments, flags, &tail.heredocs)
                 .map(Command::Copy),
             Keyword::Add => self
-                .transfer(keyword, line, arguments, flags, &tail.heredocs)
+                .transfer(keyword, line, &arguments, flags, &tail.heredocs)
                 .map(Command::Add),
             Keyword::Env => self.pairs(keyword, line, arguments).map(Command::Env),
             Keyword::Label => self.pairs(keyword, line, arguments).map(Command::Label),
@@ -206,7 +210,11 @@ impl<'r, 's> Builder<'r, 's> {
                 (image, Some(name))
             }
             words => {
-                let unexpected = words.get(1).cloned().unwrap_or_else(|| line.end());
+                // Where a name is given properly, it is what follows that is too much.
+                let has_name =
+                    words.len() > 3 && line.slice(words[1].clone()).eq_ignore_ascii_case("as");
+                let unexpected = words.get(if has_name { 3 } else { 1 });
+                let unexpected = unexpected.cloned().unwrap_or_else(|| line.end());
                 let mut diagnostic = Diagnostic::error(
                     "from-arguments",
                     "FROM takes an image, or an image, AS and a name",
@@ -216,6 +224,8 @@ impl<'r, 's> Builder<'r, 's> {
                 let word = line.slice(unexpected);
                 diagnostic = if word.starts_with('#') {
                     diagnostic.help("a comment needs a line of its own")
+                } else if word.starts_with("--") {
+                    diagnostic.help("flags come before the image")
                 } else if word.eq_ignore_ascii_case("as") && words.len() == 2 {
                     diagnostic.help("a name for the stage must follow AS")
                 } else {
@@ -278,10 +288,10 @@ impl<'r, 's> Builder<'r, 's> {
     }
 
     fn volume(&mut self, line: Line<'_>, arguments: Arguments) -> Option<Vec<Text>> {
-        let Arguments::Exec(strings) = arguments else {
-            return self.words_or_array(Keyword::Volume, line, arguments);
+        let paths = match &arguments {
+            Arguments::Exec(strings) => json_strings(line, strings),
+            _ => self.words_or_array(Keyword::Volume, line, arguments)?,
         };
-        let paths = json_strings(line, &strings);
         if paths.is_empty() {
             self.missing_arguments(Keyword::Volume, line, "at least one path");
             return None;
@@ -292,12 +302,8 @@ impl<'r, 's> Builder<'r, 's> {
             let message = "VOLUME cannot take an empty path";
             self.report(Diagnostic::error("empty-volume", message, path.span).label("empty"));
         }
-        is_good.then(|| {
-            paths
-                .into_iter()
-                .map(|path| Spanned::new(path.value.trim().to_owned(), path.span))
-                .collect()
-        })
+        let trimmed = |path: Text| Spanned::new(path.value.trim().to_owned(), path.span);
+        is_good.then(|| paths.into_iter().map(trimmed).collect())
     }
 
     /// Words, in an instruction that also takes an array: an array of something else than strings is refused.
@@ -366,6 +372,7 @@ impl<'r, 's> Builder<'r, 's> {
         let instruction = self.parse_line(inner);
         tail.end = instruction.span.end;
         tail.end_line = instruction.end_line;
+        tail.json_form = instruction.json_form;
         // As BuildKit records it: blanks at the line's end stay, and the bodies of heredocs follow.
         let mut trigger = logical.text.get(inner.base..).unwrap_or(text).to_owned();
         for heredoc in &instruction.heredocs {
@@ -450,27 +457,31 @@ impl<'r, 's> Builder<'r, 's> {
         );
         let odd_blank = name
             .find(|c: char| c.is_whitespace() || matches!(c, '\u{200b}' | '\u{feff}' | '\u{2060}'));
+        let keyword_part = name.split(['=', ':']).next().and_then(Keyword::find);
         if let Some(at) = odd_blank {
             let c = name[at..].chars().next().map_or(0, u32::from);
             diagnostic = diagnostic.help(format!(
                 "it holds a blank that is no plain one (U+{c:04X}); write a space"
             ));
+        } else if let Some(keyword) = keyword_part {
+            diagnostic = diagnostic.help(format!("a space must follow {}", keyword.name()));
         } else if let Some(near) =
             suggest::nearest(name, Keyword::ALL.iter().map(|keyword| keyword.name()))
         {
             diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
-        } else if self.looks_continued(name, line) {
+        } else if ["<<<<<<<", "=======", ">>>>>>>"].contains(&name.as_str()) {
+            diagnostic = diagnostic
+                .help("a merge left its marks here; decide for one side and take them out");
+        } else if name.starts_with("```") {
+            diagnostic =
+                diagnostic.help("this fences code in Markdown and is no part of the Dockerfile");
+        } else if looks_continued(name, line) {
             diagnostic = diagnostic.help(format!(
                 "if this belongs to the line above, end that one with `{}`",
                 self.reader.escape().character()
             ));
         }
         self.report(diagnostic);
-    }
-
-    /// Whether a line reads like the rest of a command whose continuation was forgotten.
-    fn looks_continued(&self, word: &str, line: Line<'_>) -> bool {
-        line.logical.start_line > 1 && !word.chars().all(|c| c.is_ascii_uppercase())
     }
 
     fn missing_arguments(&mut self, keyword: Keyword, line: Line<'_>, wanted: &str) {
@@ -484,6 +495,7 @@ impl<'r, 's> Builder<'r, 's> {
 
     /// Looks for mistakes in a word that no value of a variable can mend.
     fn check_word(&mut self, line: Line<'_>, range: Range<usize>) {
+        // A trigger's words are looked at when it runs.
         if line.is_trigger {
             return;
         }
@@ -507,6 +519,13 @@ impl<'r, 's> Builder<'r, 's> {
     fn report(&mut self, diagnostic: Diagnostic) {
         self.reader.diagnostics.push(diagnostic);
     }
+}
+
+/// Whether a line reads like the rest of a command whose continuation was forgotten.
+fn looks_continued(word: &str, line: Line<'_>) -> bool {
+    let is_command =
+        word.starts_with(|c: char| c.is_ascii_lowercase() || "-&|;./$(\"'".contains(c));
+    is_command && !word.ends_with(':') && line.logical.start_line > 1
 }
 
 /// JSON strings as what they stand for.

@@ -24,10 +24,33 @@ impl Builder<'_, '_> {
         }
         let mut is_good = true;
         let mut pairs = Vec::with_capacity(words.len());
-        for word in words {
-            let Some((key, value)) = split(line, word.clone()) else {
-                self.no_equals(keyword, line, word);
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            if let Some(closing) = self.split_braces(line, &word, words.as_slice()) {
+                words.by_ref().take(closing).for_each(drop);
                 is_good = false;
+                continue;
+            }
+            let Some((key, value)) = split(line, word.clone()) else {
+                is_good = false;
+                let after = words.as_slice();
+                let is_spaced = after
+                    .first()
+                    .is_some_and(|next| line.slice(next.clone()) == "=");
+                if line.slice(word.clone()).starts_with('#') {
+                    let comment = word.start..line.text.len();
+                    self.no_equals(keyword, line, comment);
+                    break;
+                } else if is_spaced {
+                    let end = after
+                        .get(1)
+                        .or(after.first())
+                        .map_or(word.end, |last| last.end);
+                    self.no_equals(keyword, line, word.start..end);
+                    words.by_ref().take(2).for_each(drop);
+                } else {
+                    self.no_equals(keyword, line, word);
+                }
                 continue;
             };
             is_good &= self.name_is_given(keyword, line, key.clone(), word);
@@ -95,6 +118,36 @@ impl Builder<'_, '_> {
         is_good.then_some(declarations)
     }
 
+    /// Finds a `${…}` that blanks have torn into several words, and returns how many words after the first it goes
+    /// on for.
+    fn split_braces(
+        &mut self,
+        line: Line<'_>,
+        word: &Range<usize>,
+        after: &[Range<usize>],
+    ) -> Option<usize> {
+        let at = line.slice(word.clone()).rfind("${")?;
+        if line.is_trigger
+            || line
+                .slice(word.start + at..word.end)
+                .contains(['}', '"', '\''])
+        {
+            return None;
+        }
+        let closing = after
+            .iter()
+            .position(|next| line.slice(next.clone()).contains('}'))?;
+        let last = after.get(closing)?;
+        let end = last.start + line.slice(last.clone()).find('}')? + 1;
+        let braces = word.start + at..end;
+        let written = line.slice(braces.clone());
+        let quoted = format!("{}\"{written}\"", line.slice(word.start..braces.start));
+        let message = format!("the blanks in `{written}` end the word: it has no closing `}}`");
+        let diagnostic = Diagnostic::error("bad-expansion", message, line.span(braces));
+        self.report(diagnostic.help(format!("put it in quotes: {quoted}")));
+        Some(closing + 1)
+    }
+
     fn name_is_given(
         &mut self,
         keyword: Keyword,
@@ -115,14 +168,25 @@ impl Builder<'_, '_> {
     fn no_equals(&mut self, keyword: Keyword, line: Line<'_>, word: Range<usize>) {
         let text = line.slice(word.clone());
         let name = keyword.name();
-        let message = format!("`{text}` in {name} has no `=`; the form is name=value");
-        let diagnostic = Diagnostic::error("missing-equals", message, line.span(word));
+        let diagnostic =
+            |message: String| Diagnostic::error("missing-equals", message, line.span(word.clone()));
         self.report(if text.starts_with('#') {
-            diagnostic.help("a comment needs a line of its own")
-        } else if text == "=" {
-            diagnostic.help("write `name=value` without blanks around the `=`")
+            diagnostic(format!("a comment cannot follow the arguments of {name}"))
+                .help("a comment needs a line of its own")
+        } else if let Some((left, right)) = text.split_once(" = ") {
+            diagnostic(format!(
+                "blanks around `=` part `{text}` into several words"
+            ))
+            .help(format!(
+                "write `{}={}`",
+                left.trim_end(),
+                right.trim_start()
+            ))
         } else {
-            diagnostic.help("a value with blanks needs quotes: name=\"two words\"")
+            diagnostic(format!(
+                "`{text}` in {name} has no `=`; the form is name=value"
+            ))
+            .help("a value with blanks needs quotes: name=\"two words\"")
         });
     }
 }

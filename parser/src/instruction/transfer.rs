@@ -13,12 +13,12 @@ impl Builder<'_, '_> {
         &mut self,
         keyword: Keyword,
         line: Line<'_>,
-        arguments: Arguments,
+        arguments: &Arguments,
         flags: &Flags,
         heredocs: &[Heredoc],
     ) -> Option<Transfer> {
         let name = keyword.name();
-        let mut paths = match &arguments {
+        let mut paths = match arguments {
             Arguments::Exec(strings) => json_strings(line, strings),
             Arguments::None | Arguments::Text(_) => Vec::new(),
             Arguments::Words(_) => self.words_or_array(keyword, line, arguments.clone())?,

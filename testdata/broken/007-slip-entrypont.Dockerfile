@@ -1,0 +1,2 @@
+FROM busybox
+ENTRYPONT ["/bin/x"]

@@ -1,0 +1,2 @@
+FROM busybox
+LABLE a=b

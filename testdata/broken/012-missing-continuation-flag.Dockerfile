@@ -1,0 +1,4 @@
+FROM busybox
+RUN curl \
+  -sSL
+  --fail https://example.com

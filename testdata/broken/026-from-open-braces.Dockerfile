@@ -1,0 +1,2 @@
+ARG A=b
+FROM busybox:${A

@@ -1,0 +1,2 @@
+FROM busybox
+ENTRYPOINT --init ["/x"]

@@ -1,0 +1,3 @@
+FROM busybox AS a
+FROM scratch
+ADD --from=a /x /x

@@ -1,0 +1,2 @@
+FROM busybox
+ENV A='it''s' B=it's

@@ -1,0 +1,2 @@
+FROM busybox
+ENV A=${B:-two words} C=d

@@ -1,0 +1,4 @@
+FROM busybox
+ENV A=b \
+    C=d \
+    E

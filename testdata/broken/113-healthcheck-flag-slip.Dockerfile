@@ -1,0 +1,2 @@
+FROM busybox
+HEALTHCHECK --intervall=3s CMD true

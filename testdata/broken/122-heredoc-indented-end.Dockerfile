@@ -1,0 +1,5 @@
+FROM busybox
+RUN <<EOT
+echo hi
+  EOT
+RUN true

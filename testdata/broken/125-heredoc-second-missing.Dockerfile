@@ -1,0 +1,5 @@
+FROM busybox
+RUN cat <<A <<B
+a
+A
+b

@@ -1,0 +1,2 @@
+# escape=backslash
+FROM busybox

@@ -1,0 +1,2 @@
+FROM busybox
+ENV Ä=ö ü

@@ -1,0 +1,3 @@
+FROM busybox
+COPY –from=a /x /y
+COPY x

@@ -1,0 +1,6 @@
+FROM busybox
+<<<<<<< HEAD
+RUN a
+=======
+RUN b
+>>>>>>> other

@@ -1,0 +1,7 @@
+FROM busybox AS 1
+RNU a
+COPY b
+ENV =c d
+EXPOSE
+HEALTHCHECK --interval=5 CMD x
+USER

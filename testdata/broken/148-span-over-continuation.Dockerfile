@@ -1,0 +1,4 @@
+FROM busybox
+COPY --fr\
+om-x=a \
+  b c
