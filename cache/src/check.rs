@@ -32,7 +32,7 @@ pub struct Finding {
 }
 
 /// What the store's directories may hold besides what the index accounts for.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "containers",
     "content",
     "contexts",
@@ -43,6 +43,7 @@ const KNOWN: [&str; 13] = [
     "locks",
     "mounts",
     "quarantine",
+    "reserve",
     "snapshots",
     "tmp",
     "volumes",

@@ -19,7 +19,7 @@ use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease;
 use crate::snapshot::SnapshotId;
-use crate::store::{Result, Store, open_lock_file};
+use crate::store::{Result, Store, make_reserve, open_lock_file, spend_reserve};
 
 pub(crate) use meter::allocated;
 use meter::{Count, Meter};
@@ -58,8 +58,24 @@ pub struct Usage {
 }
 
 impl Store {
-    /// Removes what nothing holds. Safe beside running builds.
+    /// Removes what nothing holds. Safe beside running builds. Also works on a full disk.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
+        match self.prune_once(options) {
+            Err(error) if error.is_storage_full() => {
+                // Taking away needs a little room itself: the reserve, and caches of which nothing depends.
+                spend_reserve(self.root())?;
+                self.remove_contexts(i64::MAX)?;
+                let pruned = self.prune_once(options)?;
+                if let Err(error) = make_reserve(self.root()) {
+                    tracing::debug!(%error, "the room for the next collection could not be reserved");
+                }
+                Ok(pruned)
+            }
+            result => result,
+        }
+    }
+
+    fn prune_once(&self, options: &PruneOptions) -> Result<Pruned> {
         let action = "collect";
         let mut pruned = Pruned {
             bytes: lease::sweep(self.root(), usize::MAX)?,

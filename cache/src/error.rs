@@ -80,7 +80,11 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
             Self::Index { source, .. } => {
+                // SQLITE_IOERR_SHMSIZE: no room for the file by which its users share memory.
+                const SHARED_MEMORY_SIZE: i32 = 4874;
+                let code = source.sqlite_error();
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+                    || code.is_some_and(|code| code.extended_code == SHARED_MEMORY_SIZE)
             }
             _ => false,
         }

@@ -9,6 +9,8 @@
 //!   contexts/HASH       stat cache of one build context (`stat_cache`)
 //!   containers/ID/      state of containers
 //!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
+//!   reserve             room that collection gives itself on a full disk
+//!   quarantine/         what `check` put away
 //!   leases/ locks/      files that living processes hold locked
 //!   tmp/                what is being made; anything in here without a living lease is garbage
 //! ```

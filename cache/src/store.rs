@@ -48,6 +48,17 @@ impl Store {
     /// Errors: [`Error::Newer`] for a store of a newer version, which is left as it is; [`Error::Io`] with the
     /// path where the directory cannot be made or written.
     pub fn open(root: &Path) -> Result<Self> {
+        match Self::open_once(root) {
+            // A full disk must not keep anybody from collecting.
+            Err(error) if error.is_storage_full() => {
+                spend_reserve(root)?;
+                Self::open_once(root)
+            }
+            result => result,
+        }
+    }
+
+    fn open_once(root: &Path) -> Result<Self> {
         let connection = match existing(root)? {
             Some(connection) => connection,
             None => create(root)?,
@@ -204,6 +215,8 @@ fn existing(root: &Path) -> Result<Option<Connection>> {
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(root, private).at("close to other users", root)?;
     }
+    // SQLite would only say that it cannot open its file.
+    rustix::fs::access(root, rustix::fs::Access::WRITE_OK).at("write to the store", root)?;
     index::open(root, false)
 }
 
@@ -226,8 +239,35 @@ fn create(root: &Path) -> Result<Connection> {
             std::fs::write(&path, text).at("write", &path)?;
         }
     }
+    make_reserve(root)?;
     let connection = index::open(root, true)?;
     connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))
+}
+
+/// Room that collection gives itself where the disk is so full that even taking rows away fails.
+const RESERVE_BYTES: u64 = 1 << 20;
+
+fn reserve(root: &Path) -> PathBuf {
+    root.join("reserve")
+}
+
+pub(crate) fn make_reserve(root: &Path) -> Result<()> {
+    let path = reserve(root);
+    let file = open_lock_file(&path)?;
+    let flags = rustix::fs::FallocateFlags::empty();
+    match rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES) {
+        // Without it, such a disk must be given room by other means.
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        result => result.at("reserve room in", &path),
+    }
+}
+
+pub(crate) fn spend_reserve(root: &Path) -> Result<()> {
+    let path = reserve(root);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", &path),
+    }
 }
 
 pub(crate) fn make_directory(path: &Path) -> Result<()> {

@@ -95,7 +95,7 @@ impl Scan {
         )
         .during("read attributes of")?;
         entry.opaque = marks.opaque;
-        let mut names: Vec<OsString> = Vec::new();
+        let mut names: Vec<Name> = Vec::new();
         for child in read_dir(directory.as_fd()).during("list")? {
             // What the listing calls a directory needs no stat here; it has a task of its own.
             let is_directory = match child.file_type {
@@ -110,7 +110,10 @@ impl Scan {
                 let child = join(path, &child.name);
                 scope.spawn(move |scope| self.directory(scope, &child));
             } else {
-                names.push(child.name);
+                names.push(Name {
+                    name: child.name,
+                    is_file: child.file_type == rustix::fs::FileType::RegularFile,
+                });
             }
         }
         self.lock().push(Found {
@@ -140,7 +143,7 @@ impl Scan {
         &self,
         directory: &OwnedFd,
         path: &[u8],
-        names: &[OsString],
+        names: &[Name],
         marks: Marks,
     ) -> Result<(), Failure> {
         if self.failed() {
@@ -148,12 +151,14 @@ impl Scan {
         }
         let mut found = Vec::with_capacity(names.len());
         let mut buffer = Vec::new();
-        for name in names {
-            let child = join(path, name);
+        for child in names {
+            let child_path = join(path, &child.name);
             let file =
-                file(directory, name, child, marks, &mut buffer).map_err(|failure| Failure {
-                    name: Some(name.clone()),
-                    ..failure
+                file(directory, child, child_path, marks, &mut buffer).map_err(|failure| {
+                    Failure {
+                        name: Some(child.name.clone()),
+                        ..failure
+                    }
                 })?;
             found.push(file);
         }
@@ -190,56 +195,77 @@ struct Marks {
     whiteout: bool,
 }
 
+/// A name in a directory that is not a directory's.
+struct Name {
+    name: OsString,
+    /// The listing said so; it may be something else by now.
+    is_file: bool,
+}
+
 fn file(
     directory: &OwnedFd,
-    name: &OsStr,
+    child: &Name,
     path: Vec<u8>,
     marks: Marks,
     buffer: &mut Vec<u8>,
 ) -> Result<Found, Failure> {
-    let metadata = Metadata::at(directory.as_fd(), name).during("stat")?;
+    let name = child.name.as_os_str();
+    // What the listing calls a file is opened without a stat before: one resolved name less a file.
+    let open = if child.is_file {
+        Some(open_file(directory, name).during("open")?)
+    } else {
+        None
+    };
+    let metadata = match &open {
+        Some(file) => Metadata::of_fd(file.as_fd()),
+        None => Metadata::at(directory.as_fd(), name),
+    }
+    .during("stat")?;
     let mut found = Found {
         entry: entry_of(path, &metadata),
         inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
         large: false,
     };
     let entry = &mut found.entry;
-    match metadata.kind {
-        Kind::CharDevice if metadata.device == 0 => {
+    match (metadata.kind, &open) {
+        (Kind::CharDevice, _) if metadata.device == 0 => {
             entry.kind = Kind::Whiteout;
             (entry.mode, entry.uid, entry.gid) = (0, 0, 0);
             found.inode = None;
             return Ok(found);
         }
-        Kind::Symlink => {
+        (Kind::Symlink, _) => {
             let target =
                 rustix::fs::readlinkat(directory, name, Vec::new()).during("read the link")?;
             entry.target = target.into_bytes();
             entry.content = *blake3::hash(&entry.target).as_bytes();
         }
-        Kind::File if metadata.size > 0 => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file: std::fs::File = open_unreadable(directory, name, flags)
-                .during("open")?
-                .into();
-            let now = Metadata::of_fd(file.as_fd()).during("stat")?;
-            if now.kind != Kind::File || now.inode != metadata.inode {
-                return Err(Errno::STALE).during("read a file that was replaced meanwhile,");
-            }
+        (Kind::File, Some(file)) => {
             if metadata.size >= LARGE_BYTES {
                 found.large = true;
             } else {
-                entry.content = hash(&file, buffer).during("read")?;
+                entry.content = hash(file, metadata.size, buffer).during("read")?;
             }
-            xattrs_of(
+            let own = xattrs_of(
                 entry,
-                |buffer| rustix::fs::flistxattr(&file, buffer),
-                |name, buffer| rustix::fs::fgetxattr(&file, name, buffer),
+                |buffer| rustix::fs::flistxattr(file, buffer),
+                |name, buffer| rustix::fs::fgetxattr(file, name, buffer),
             )
             .during("read attributes of")?;
+            become_whiteout(&mut found, marks, own);
             return Ok(found);
         }
-        Kind::File => entry.content = *blake3::hash(b"").as_bytes(),
+        // The file system tells no kinds in listings, or it was swapped since: the second look is by kind.
+        (Kind::File, None) => {
+            let child = Name {
+                name: name.to_owned(),
+                is_file: true,
+            };
+            return file(directory, &child, found.entry.path, marks, buffer);
+        }
+        (_, Some(_)) => {
+            return Err(Errno::STALE).during("read a file that was replaced meanwhile,");
+        }
         _ => {}
     }
     // No descriptor is open: through the directory's, the last name not followed.
@@ -252,7 +278,14 @@ fn file(
         |name, buffer| rustix::fs::lgetxattr(&route, name, buffer),
     )
     .during("read attributes of")?;
-    if marks.xattr_whiteouts && own.whiteout && entry.kind == Kind::File {
+    become_whiteout(&mut found, marks, own);
+    Ok(found)
+}
+
+/// An empty file with overlay's attribute, in a directory that says it holds such, is a whiteout.
+fn become_whiteout(found: &mut Found, directory: Marks, own: Marks) {
+    let entry = &mut found.entry;
+    if directory.xattr_whiteouts && own.whiteout && entry.kind == Kind::File && entry.size == 0 {
         let path = std::mem::take(&mut entry.path);
         *entry = Entry {
             mtime: entry.mtime,
@@ -260,11 +293,11 @@ fn file(
         };
         found.inode = None;
     }
-    Ok(found)
 }
 
 /// Opens a file; its owner may lack the permission to read it (mode 000), and gives it to himself for the moment.
-fn open_unreadable(directory: &OwnedFd, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+fn open_file(directory: &OwnedFd, name: &OsStr) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, name, flags, Mode::empty()) {
         Err(Errno::ACCESS) => {
             let held = rustix::fs::openat(
@@ -278,9 +311,9 @@ fn open_unreadable(directory: &OwnedFd, name: &OsStr, flags: OFlags) -> io::Resu
             rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode | 0o400))?;
             let opened = rustix::fs::open(&route, flags & !OFlags::NOFOLLOW, Mode::empty());
             rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode))?;
-            Ok(opened?)
+            Ok(opened?.into())
         }
-        result => Ok(result?),
+        result => Ok(result?.into()),
     }
 }
 
@@ -362,18 +395,26 @@ pub fn is_content_xattr(name: &[u8]) -> bool {
         || name.starts_with(b"system.posix_acl_")
 }
 
-fn hash(mut file: &std::fs::File, buffer: &mut Vec<u8>) -> io::Result<[u8; 32]> {
+/// Hashes the bytes of a file that had this size when it was opened.
+fn hash(mut file: &std::fs::File, size: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 32]> {
     buffer.resize(READ_BYTES, 0);
     let mut hasher = blake3::Hasher::new();
-    loop {
+    let mut length = 0;
+    while length < size {
         match file.read(buffer) {
-            Ok(0) => return Ok(*hasher.finalize().as_bytes()),
+            Ok(0) => break,
             Ok(count) => {
                 hasher.update(buffer.get(..count).unwrap_or_default());
+                length += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+    if length == size {
+        Ok(*hasher.finalize().as_bytes())
+    } else {
+        Err(io::Error::other("its size changes while it is read"))
     }
 }
 
@@ -388,9 +429,7 @@ fn hash_large(root: &RootDir, path: &Path) -> io::Result<[u8; 32]> {
         ),
     };
     let directory = open_directory(root, parent)?;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = open_unreadable(&directory, OsStr::from_bytes(name), flags)?;
-    let mut file = std::fs::File::from(fd);
+    let mut file = open_file(&directory, OsStr::from_bytes(name))?;
     let mut buffer = vec![0; LARGE_READ_BYTES];
     let mut hasher = blake3::Hasher::new();
     loop {

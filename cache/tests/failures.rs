@@ -1,0 +1,234 @@
+//! What the outside does to a store: power cuts, other versions, full disks, missing permissions.
+
+use std::error::Error as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use rbuild_cache::collect::PruneOptions;
+use rbuild_cache::images::StoredImage;
+use rbuild_cache::record::Record;
+use rbuild_cache::{ChainId, Digest, Error, Key, KeyWriter, Store};
+
+fn key(text: &str) -> Key {
+    KeyWriter::new("test.v1").field("text", text).finish()
+}
+
+fn publish(store: &Store, name: &str) -> (rbuild_cache::Snapshot, Digest) {
+    let active = store.prepare().unwrap();
+    fs::write(active.upper().join(name), name).unwrap();
+    let snapshot = active.commit(None, 0).unwrap();
+    let blob = store.put_blob(name.as_bytes()).unwrap();
+    store
+        .set_chain(&snapshot.id, &ChainId(Digest::of(name.as_bytes())))
+        .unwrap();
+    let record = Record {
+        key: key(name),
+        snapshot: Some(snapshot.id.clone()),
+        extra: Vec::new(),
+        step: name.to_owned(),
+        ingredients: Vec::new(),
+        created: 0,
+        duration_ms: 0,
+    };
+    store.save(&[key(name)], &record).unwrap();
+    let image = StoredImage {
+        name: name.to_owned(),
+        manifest: blob,
+        media_type: String::new(),
+        size: 1,
+        config: blob,
+        snapshot: Some(snapshot.id.clone()),
+        blobs: Vec::new(),
+        tagged: 0,
+    };
+    store.put_image(&image).unwrap();
+    (snapshot, blob)
+}
+
+fn index(root: &Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(root.join("index.db")).unwrap()
+}
+
+#[test]
+fn after_a_power_cut_only_what_was_synced_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let (synced, synced_blob) = publish(&store, "synced");
+    store.sync().unwrap();
+    let (torn, torn_blob) = publish(&store, "torn");
+    // Another boot; the blob's bytes never reached the disk.
+    drop(store);
+    fs::write(root.join("content/blobs/sha256").join(torn_blob.hex()), "").unwrap();
+    index(&root)
+        .execute("UPDATE meta SET value = 'another' WHERE name = 'boot'", [])
+        .unwrap();
+
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.read_blob(&synced_blob, 100).unwrap(), b"synced");
+    assert_eq!(
+        store.lookup(key("synced")).unwrap().unwrap().snapshot,
+        Some(synced.id)
+    );
+    assert!(store.image_by_name("synced").unwrap().is_some());
+    assert!(!store.has_blob(&torn_blob));
+    assert!(store.snapshot(&torn.id).is_err());
+    assert_eq!(store.lookup(key("torn")).unwrap(), None);
+    assert_eq!(store.image_by_name("torn").unwrap(), None);
+    let chain = ChainId(Digest::of(b"torn"));
+    assert_eq!(store.snapshot_by_chain(&chain).unwrap(), None);
+    assert_eq!(store.check(false).unwrap(), []);
+    // Whoever brings the same bytes again replaces the torn file.
+    assert_eq!(store.put_blob(b"torn").unwrap(), torn_blob);
+    assert_eq!(store.read_blob(&torn_blob, 100).unwrap(), b"torn");
+    // In the same boot, nothing more is dropped.
+    drop(store);
+    assert!(Store::open(&root).unwrap().has_blob(&torn_blob));
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    drop(Store::open(&root).unwrap());
+    index(&root)
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let error = Store::open(&root).unwrap_err();
+    assert!(matches!(error, Error::Newer { found: 99, .. }));
+    assert!(error.to_string().contains("newer version"));
+    assert!(error.help().is_some());
+    assert_eq!(fs::read_dir(root.join("leases")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_store_whose_maker_died_is_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    fs::create_dir_all(root.join("content")).unwrap();
+    fs::write(root.join("index.db"), "").unwrap();
+    let store = Store::open(&root).unwrap();
+    store.put_blob(b"x").unwrap();
+    assert_eq!(store.check(false).unwrap(), []);
+}
+
+#[test]
+fn nobody_else_can_enter_a_store() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("a/b/store");
+    drop(Store::open(&root).unwrap());
+    let mode = || fs::metadata(&root).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o700);
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+    drop(Store::open(&root).unwrap());
+    assert_eq!(mode(), 0o700);
+}
+
+#[test]
+fn something_else_than_a_store_is_an_error_that_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let error = Store::open(&file).unwrap_err();
+    assert!(error.to_string().contains("file"), "{error}");
+    let root = directory.path().join("store");
+    fs::create_dir(&root).unwrap();
+    fs::write(
+        root.join("index.db"),
+        "this is not a database at all, but long enough",
+    )
+    .unwrap();
+    let error = Store::open(&root).unwrap_err();
+    assert!(matches!(error, Error::Index { .. }), "{error}");
+}
+
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// A file system of 12 MiB; `None` where it cannot be mounted.
+fn small_file_system(at: &Path) -> Option<Mounted> {
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", at, "tmpfs", flags, c"size=12m").ok()?;
+    Some(Mounted(at.to_owned()))
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_a_whole_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_mounted) = small_file_system(directory.path()) else {
+        println!("SKIPPED: no file system can be mounted here");
+        return;
+    };
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    let (_, kept) = publish(&store, "kept");
+    for number in 0..50 {
+        store.put_blob(format!("{number:4000}").as_bytes()).unwrap();
+    }
+    let filler = directory.path().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let mut ingest = store.ingest().unwrap_or_else(|error| panic!("{error}"));
+    let error = ingest
+        .write_from(&mut std::io::repeat(1).take(8 << 20), u64::MAX)
+        .unwrap_err();
+    assert!(error.is_storage_full(), "{error:?}");
+    assert!(error.help().unwrap().contains("prune"));
+    assert!(error.source().is_some());
+    drop(ingest);
+    // Whatever fails, at whichever step, is this error; nothing of it is visible.
+    for number in 0..300_u32 {
+        let bytes = [number.to_le_bytes().as_slice(), &[0; 2000]].concat();
+        if let Err(error) = store.put_blob(&bytes) {
+            assert!(error.is_storage_full(), "{error:?}");
+            assert!(!store.has_blob(&Digest::of(&bytes)));
+        }
+        let active = store.prepare();
+        if let Err(error) = active.and_then(|active| active.commit(None, 0)) {
+            assert!(error.is_storage_full(), "{error:?}");
+        }
+    }
+    assert_eq!(store.check(false).unwrap(), []);
+    // Collection works nevertheless.
+    let loose = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    drop(store);
+    while file.write_all(&[1; 4096]).is_ok() {}
+    while file.write_all(&[1]).is_ok() {}
+    let store = match Store::open(&directory.path().join("store")) {
+        Ok(store) => store,
+        Err(error) => panic!("{error:?}"),
+    };
+    assert!(store.prune(&loose).unwrap().blobs >= 50);
+    fs::remove_file(&filler).unwrap();
+    assert_eq!(store.read_blob(&kept, 100).unwrap(), b"kept");
+    publish(&store, "after");
+    assert_eq!(store.check(false).unwrap(), []);
+}
+
+#[test]
+fn a_read_only_disk_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_mounted) = small_file_system(directory.path()) else {
+        println!("SKIPPED: no file system can be mounted here");
+        return;
+    };
+    let root = directory.path().join("store");
+    let store = Store::open(&root).unwrap();
+    drop(store);
+    rustix::mount::mount_remount(directory.path(), rustix::mount::MountFlags::RDONLY, c"").unwrap();
+    let error = Store::open(&root).unwrap_err();
+    assert!(error.is_read_only(), "{error:?}");
+    assert!(error.help().is_some());
+    let error = Store::open(&directory.path().join("other")).unwrap_err();
+    assert!(error.is_read_only(), "{error:?}");
+    assert!(error.to_string().contains("other"), "{error}");
+}
