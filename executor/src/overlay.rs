@@ -71,13 +71,40 @@ pub(crate) fn writable_at(
     work: &Path,
 ) -> Result<OwnedFd, Error> {
     let mut lowers = lower_directories(store, base)?;
-    let scratch;
-    if lowers.is_empty() {
-        scratch = empty_directory(store)?;
-        lowers.push(scratch.path().to_owned());
+    if let Some(below) = lowers.first() {
+        inherit_root(below, upper)?;
         return mount(&lowers, Some((upper, work)));
     }
+    let scratch = empty_directory(store)?;
+    lowers.push(scratch.path().to_owned());
     mount(&lowers, Some((upper, work)))
+}
+
+/// The upper directory is the root that processes see, so it begins with the owner, mode and times of the one below.
+fn inherit_root(below: &Path, upper: &Path) -> Result<(), Error> {
+    let inherit = || -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let upper = rustix::fs::open(upper, flags, Mode::empty())?;
+        let stat = rustix::fs::stat(below)?;
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(stat.st_uid),
+            rustix::fs::Gid::from_raw(stat.st_gid),
+        );
+        rustix::fs::fchown(&upper, Some(uid), Some(gid))?;
+        rustix::fs::fchmod(&upper, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        let time = rustix::fs::Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: stat.st_mtime_nsec as _,
+        };
+        rustix::fs::futimens(
+            &upper,
+            &rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            },
+        )
+    };
+    inherit().map_err(|errno| Error::new("give the root its owner and mode", errno))
 }
 
 /// The directories of a chain, top first, as overlay lists them.
@@ -289,3 +316,63 @@ impl std::fmt::Display for Explained {
 }
 
 impl std::error::Error for Explained {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn read(mount: &OwnedFd, name: &str) -> String {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(mount, name, flags, Mode::empty()).expect("a file");
+        let mut text = String::new();
+        std::fs::File::from(file)
+            .read_to_string(&mut text)
+            .expect("its text");
+        text
+    }
+
+    #[test]
+    fn every_dialect_gives_the_same_mount() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: mounting needs root");
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for dialect in [Dialect::Descriptors, Dialect::Paths, Dialect::Options] {
+            let base = directory.path().join(format!("{dialect:?}"));
+            let mut lowers = Vec::new();
+            for index in 0..150 {
+                let lower = base.join(format!("lower-with-a-long-name-{index}"));
+                std::fs::create_dir_all(&lower).expect("a directory");
+                std::fs::write(lower.join("which"), index.to_string()).expect("a file");
+                lowers.push(lower);
+            }
+            let (upper, work) = (base.join("upper"), base.join("work"));
+            std::fs::create_dir(&upper).expect("a directory");
+            std::fs::create_dir(&work).expect("a directory");
+            let layers = Layers::open(&lowers, Some((&upper, &work))).expect("open layers");
+            let mount = match mount_in(dialect, &layers) {
+                Ok(mount) => mount,
+                Err(Failure::NotUnderstood) => {
+                    println!("SKIPPED: this kernel does not understand {dialect:?}");
+                    continue;
+                }
+                Err(Failure::Failed(error)) => panic!("{dialect:?}: {error} {:?}", error.source),
+            };
+            assert_eq!(read(&mount, "which"), "0", "{dialect:?}");
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(&mount, "new", flags, Mode::from_raw_mode(0o600)).expect("a file");
+            assert!(upper.join("new").exists(), "{dialect:?}");
+            let view = Layers::open(&lowers, None).expect("open layers");
+            let Ok(view) = mount_in(dialect, &view) else {
+                panic!("{dialect:?}: no view");
+            };
+            assert_eq!(read(&view, "which"), "0");
+            let written = rustix::fs::openat(&view, "new", flags, Mode::from_raw_mode(0o600));
+            assert_eq!(written.err(), Some(Errno::ROFS), "{dialect:?}");
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        assert!(!mounts.contains("lower-with-a-long-name"), "{mounts}");
+    }
+}

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
@@ -214,7 +214,21 @@ fn mount_all(
         let point = points
             .ensure(path_of(&mount.target), directory)
             .step(format!("make the mount point {target}"))?;
+        refuse_own(&point, points, &target)?;
         mounts::attach(tree.as_fd(), point.as_fd()).step(format!("mount at {target}"))?;
+    }
+    Ok(())
+}
+
+/// A target that leads, through links, to the root or into /proc would take away what the sandbox stands on.
+fn refuse_own(point: &OwnedFd, points: &MountPoints<'_>, target: &str) -> Result<()> {
+    let step = || format!("mount at the target {target}, which leads to a part of the sandbox itself");
+    let file_system = rustix::fs::fstatfs(point).step(step())?;
+    if file_system.f_type == rustix::fs::PROC_SUPER_MAGIC || points.is_root(point).step(step())? {
+        return Err(Failure {
+            step: step(),
+            errno: libc::EBUSY,
+        });
     }
     Ok(())
 }
@@ -271,10 +285,29 @@ fn enter_root(root: &OwnedFd) -> Result<()> {
     .step("open the old root")?;
     rustix::process::fchdir(root).step("enter the root")?;
     rustix::process::pivot_root(".", ".").step("make the root the root (this fails when the machine runs from its initial RAM disk)")?;
-    // The old root now lies over the new one; `old` is the way to it.
+    // The old root now lies over the new one, and the stage over the old root; `old` is the way to them.
     rustix::process::fchdir(&old).step("enter the old root")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step("leave the stage")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).step("leave the old root")?;
-    rustix::process::chdir("/").step("enter the root")
+    rustix::process::chdir("/").step("enter the root")?;
+    nothing_above_root()
+}
+
+/// `/..` leads to whatever is mounted over the root: nothing may be.
+fn nothing_above_root() -> Result<()> {
+    let mount_of = |path: &str| {
+        rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+            .map(|stat| (stat.stx_mnt_id, stat.stx_ino))
+    };
+    let step = "make sure that the old root is gone";
+    if mount_of("/").step(step)? == mount_of("/..").step(step)? {
+        Ok(())
+    } else {
+        Err(Failure {
+            step: step.into(),
+            errno: libc::EBUSY,
+        })
+    }
 }
 
 fn make_root_read_only() -> Result<()> {

@@ -67,6 +67,12 @@ impl<'r> MountPoints<'r> {
         })
     }
 
+    /// Whether a descriptor stands for the root itself.
+    pub(super) fn is_root(&self, fd: &OwnedFd) -> std::result::Result<bool, Errno> {
+        let (root, other) = (rustix::fs::fstat(self.root)?, rustix::fs::fstat(fd)?);
+        Ok((root.st_dev, root.st_ino) == (other.st_dev, other.st_ino))
+    }
+
     /// The directory or file at `path`, made if it is missing.
     pub(super) fn ensure(
         &mut self,

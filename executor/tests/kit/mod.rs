@@ -138,7 +138,32 @@ impl Kit {
         Ok(ran)
     }
 
+    /// Says that a part of a test cannot run.
+    pub fn skip(&self, what: &str, why: &str) -> Outcome {
+        println!("SKIPPED ({:?}) {what}: {why}", self.privilege());
+        Ok(())
+    }
+
+    /// The base with something written on top.
+    pub fn snapshot_with<T>(
+        &self,
+        write: impl FnOnce(&Path) -> std::io::Result<T>,
+    ) -> Result<SnapshotId, Failed> {
+        let active = self.store().prepare()?;
+        write(active.upper())?;
+        Ok(active.commit(Some(&self.base), 0)?.id)
+    }
+
     pub fn exec(&self, base: Option<&SnapshotId>, exec: Exec) -> Ran {
+        self.exec_until(base, exec, CancellationToken::new())
+    }
+
+    pub fn exec_until(
+        &self,
+        base: Option<&SnapshotId>,
+        exec: Exec,
+        cancel: CancellationToken,
+    ) -> Ran {
         let collected = Arc::new(Mutex::new((Vec::new(), Vec::new())));
         let sink = collected.clone();
         let stdio = Stdio::Capture(Arc::new(move |output, piece: &[u8]| {
@@ -152,7 +177,7 @@ impl Kit {
             base,
             exec,
             stdio,
-            CancellationToken::new(),
+            cancel,
         ));
         let collected = collected.lock().expect("no panic while locked");
         Ran {
@@ -261,7 +286,7 @@ fn busybox(store: &Store) -> SnapshotId {
 
 const APPLETS: &[&str] = &[
     "sh", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "find", "grep", "head",
-    "hostname", "id", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "printf", "ps", "pwd",
+    "hostname", "id", "df", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "printf", "ps", "pwd",
     "readlink", "rm", "rmdir", "sed", "seq", "setsid", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true",
     "tty", "umask", "umount", "uname", "unshare", "wc", "xargs", "yes", "chroot", "su", "nc",
 ];
