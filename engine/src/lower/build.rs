@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use rbuild_image::source::Resolved;
 use rbuild_image::{Platform, Reference};
-use rbuild_parser::ast::{Command, Instruction, Text};
-use rbuild_parser::expand::{self, ExpandError, Expanded};
-use rbuild_parser::suggest::nearest;
+use rbuild_parser::ast::{Command, Instruction};
 use rbuild_parser::{Diagnostic, Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
+use super::base::Base;
 use super::file::File;
 use super::scope::{self, Scope};
-use super::stage::{Base, State};
+use super::state::State;
 use super::{ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo};
 use crate::error::Located;
 use crate::op::{ContextSource, Op};
@@ -41,7 +40,11 @@ pub(crate) struct Lowering<'a> {
     results: Vec<LoweredImage>,
     needs: Vec<(ImageNeed, Located)>,
     mistakes: Vec<Mistake>,
-    warnings: Vec<Located>,
+    pub(crate) warnings: Vec<Located>,
+    /// Code, place and words of what was said already: platforms and stages repeat one another.
+    said: HashSet<(&'static str, Span, String)>,
+    /// Names that an ARG declares, somewhere in the file or in a trigger.
+    pub(crate) declared: HashSet<String>,
 }
 
 /// For what is built, and with which variables FROM lines are read.
@@ -132,8 +135,9 @@ impl<'a> Lowering<'a> {
             needs: Vec::new(),
             mistakes: Vec::new(),
             warnings: Vec::new(),
+            said: HashSet::new(),
+            declared: HashSet::new(),
         };
-        lowering.warn_of_unknown_build_args();
         if lowering.file.stages.is_empty() {
             return lowering;
         }
@@ -145,6 +149,7 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
+        lowering.warn_of_unknown_build_args();
         lowering
     }
 
@@ -238,100 +243,6 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// ARG before the first FROM: each sees the ones before it.
-    fn globals(&mut self) {
-        for instruction in self.file.globals.clone() {
-            let Command::Arg(declarations) = &instruction.command else {
-                continue;
-            };
-            for declaration in declarations {
-                let name = &declaration.name.value;
-                self.target.global_names.insert(name.clone());
-                if let Some(given) = self.build_args.get(name) {
-                    self.target.globals.set(name, given.clone());
-                } else if let Some(default) = &declaration.default {
-                    match expand::word(&default.value, self.file.escape, &self.target.globals) {
-                        Ok(value) => self.target.globals.set(name, value.text),
-                        Err(error) => {
-                            let mistake = expansion_mistake(default, &error);
-                            self.mistake(mistake, false);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn read_epoch(&mut self) {
-        const NAME: &str = "SOURCE_DATE_EPOCH";
-        let value = self
-            .build_args
-            .get(NAME)
-            .map(String::as_str)
-            .or_else(|| self.target.globals.value(NAME))
-            .unwrap_or("");
-        if value.is_empty() {
-            self.epoch = None;
-            return;
-        }
-        if let Ok(epoch) = value.parse() {
-            self.epoch = Some(epoch);
-            return;
-        }
-        let place = self
-            .file
-            .globals
-            .iter()
-            .flat_map(|instruction| match &instruction.command {
-                Command::Arg(declarations) => declarations.as_slice(),
-                _ => &[],
-            })
-            .find(|declaration| declaration.name.value == NAME)
-            .map_or(Span::new(0, 0), |declaration| declaration.name.span);
-        let mistake = Diagnostic::error(
-            "bad-epoch",
-            format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
-            place,
-        )
-        .help("give it as seconds since 1970-01-01 00:00 UTC, for instance the output of `git log -1 --format=%ct`");
-        self.mistake(mistake, false);
-    }
-
-    fn target_stage(&mut self) -> Option<usize> {
-        let Some(name) = &self.options.target else {
-            return self.file.stages.len().checked_sub(1);
-        };
-        let found = self.file.stage_named(name, self.file.stages.len());
-        if found.is_none() {
-            let last = self.file.stages.last()?.instruction.span;
-            let mut mistake = Diagnostic::error(
-                "unknown-target",
-                format!("no stage is called `{name}`, which --target asks for"),
-                last,
-            );
-            mistake.primary.text = "the last stage".to_owned();
-            if name.parse::<usize>().is_ok() {
-                mistake = mistake.help("--target takes the name of a stage, not its number");
-            }
-            if let Some(near) = nearest(name, self.file.stage_names()) {
-                mistake = mistake.help(format!("there is a stage `{near}`"));
-            } else {
-                let names: Vec<String> = self
-                    .file
-                    .stage_names()
-                    .map(|name| format!("`{name}`"))
-                    .collect();
-                mistake = mistake.help(if names.is_empty() {
-                    "no stage has a name: give it one with `FROM image AS name`".to_owned()
-                } else {
-                    format!("there are the stages {}", names.join(", "))
-                });
-            }
-            self.mistake(mistake, false);
-        }
-        found
-    }
-
     /// The stages that `target` needs as far as the text alone tells, in the order of the file. Lowering them in
     /// that order keeps recursion shallow; what variables and triggers name besides is found on the way.
     fn reachable(&self, target: usize) -> Vec<usize> {
@@ -350,12 +261,10 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             for instruction in &self.file.stages[index].body {
-                if let Command::Copy(copy) = &instruction.command
-                    && let Some(from) = &copy.from
-                {
-                    let named = match from.value.parse::<usize>() {
+                for name in named_inputs(instruction) {
+                    let named = match name.parse::<usize>() {
                         Ok(number) => (number < index).then_some(number),
-                        Err(_) => self.file.stage_named(&from.value, index),
+                        Err(_) => self.file.stage_named(name, index),
                     };
                     named.into_iter().for_each(&mut visit);
                 }
@@ -366,55 +275,9 @@ impl<'a> Lowering<'a> {
         found
     }
 
-    /// BuildKit keeps silent about them, and a typo in a flag goes unnoticed.
-    fn warn_of_unknown_build_args(&mut self) {
-        let declared: HashSet<&str> = self
-            .file
-            .globals
-            .iter()
-            .copied()
-            .chain(
-                self.file
-                    .stages
-                    .iter()
-                    .flat_map(|stage| stage.body.iter().copied()),
-            )
-            .map(|instruction| match &instruction.command {
-                Command::Onbuild(onbuild) => &onbuild.instruction,
-                _ => instruction,
-            })
-            .flat_map(|instruction| match &instruction.command {
-                Command::Arg(declarations) => declarations.as_slice(),
-                _ => &[],
-            })
-            .map(|declaration| declaration.name.value.as_str())
-            .collect();
-        for name in self.options.build_args.keys() {
-            if declared.contains(name.as_str()) || scope::is_predefined(name) {
-                continue;
-            }
-            let mut warning = Diagnostic::warning(
-                "UnusedBuildArg",
-                format!("no ARG declares `{name}`, which --build-arg gives"),
-                Span::new(0, 0),
-            );
-            if let Some(near) = nearest(name, declared.iter().copied()) {
-                warning = warning.help(format!("there is an ARG `{near}`"));
-            }
-            self.warnings.push(Located {
-                source: Arc::clone(self.file.source),
-                diagnostic: warning,
-            });
-        }
-    }
-
     /// Keeps a mistake, once.
     pub(crate) fn mistake(&mut self, diagnostic: Diagnostic, tentative: bool) {
-        if self
-            .mistakes
-            .iter()
-            .any(|known| known.located.diagnostic == diagnostic)
-        {
+        if !self.is_new(&diagnostic) {
             return;
         }
         self.mistakes.push(Mistake {
@@ -424,6 +287,12 @@ impl<'a> Lowering<'a> {
             },
             tentative,
         });
+    }
+
+    pub(crate) fn is_new(&mut self, diagnostic: &Diagnostic) -> bool {
+        let place = diagnostic.primary.span;
+        self.said
+            .insert((diagnostic.code, place, diagnostic.message.clone()))
     }
 
     /// Keeps a mistake of an instruction. One of a trigger is shown at the FROM that runs it.
@@ -439,15 +308,11 @@ impl<'a> Lowering<'a> {
         self.mistake(diagnostic, tentative);
     }
 
-    fn warning_at(&mut self, site: Site<'_>, mut diagnostic: Diagnostic) {
+    pub(crate) fn warning_at(&mut self, site: Site<'_>, mut diagnostic: Diagnostic) {
         if let Some(from) = site.blame {
             blame(&mut diagnostic, from, site.instruction);
         }
-        if self
-            .warnings
-            .iter()
-            .any(|known| known.diagnostic == diagnostic)
-        {
+        if !self.is_new(&diagnostic) {
             return;
         }
         self.warnings.push(Located {
@@ -465,65 +330,6 @@ impl<'a> Lowering<'a> {
             diagnostic: missing,
         };
         self.needs.push((need, missing));
-    }
-
-    /// Expands one word with what holds in a stage.
-    pub(crate) fn word(&mut self, state: &State, site: Site<'_>, text: &Text) -> Outcome<String> {
-        match expand::word(&text.value, self.file.escape, &state.scope) {
-            Ok(expanded) => {
-                self.warn_of_undefined(state, site, text, &expanded);
-                Ok(expanded.text)
-            }
-            Err(error) => Err(Box::new(self.explain(
-                state,
-                expansion_mistake(text, &error),
-                &text.value,
-            ))),
-        }
-    }
-
-    /// Adds what a variable's absence may be owed to.
-    fn explain(&self, state: &State, mistake: Diagnostic, raw: &str) -> Diagnostic {
-        let forgotten =
-            self.target.global_names.iter().find(|name| {
-                state.scope.value(name).is_none() && raw.contains(&format!("{{{name}"))
-            });
-        match forgotten {
-            Some(name) => mistake.help(format!(
-                "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
-            )),
-            None => mistake,
-        }
-    }
-
-    fn warn_of_undefined(
-        &mut self,
-        state: &State,
-        site: Site<'_>,
-        text: &Text,
-        expanded: &Expanded,
-    ) {
-        if state.tentative {
-            return;
-        }
-        for name in &expanded.undefined {
-            if state.args.iter().any(|(known, _)| known == name) {
-                continue;
-            }
-            let mut warning = Diagnostic::warning(
-                "UndefinedVar",
-                format!("usage of undefined variable `${name}`"),
-                text.span,
-            );
-            if self.target.global_names.contains(name) {
-                warning = warning.help(format!(
-                    "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
-                ));
-            } else if let Some(near) = nearest(name, state.scope.names()) {
-                warning = warning.help(format!("there is a variable `{near}`"));
-            }
-            self.warning_at(site, warning);
-        }
     }
 
     /// Names a vertex, unless an equal one is named already.
@@ -578,6 +384,20 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// What an instruction reads besides the build context, as written.
+fn named_inputs(instruction: &Instruction) -> Vec<&str> {
+    match &instruction.command {
+        Command::Copy(copy) => copy.from.iter().map(|from| from.value.as_str()).collect(),
+        Command::Run(run) => run
+            .mounts
+            .iter()
+            .flat_map(|mount| mount.value.split(','))
+            .filter_map(|option| option.strip_prefix("from="))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// The normal form of a context's name: `docker.io/library/busybox:latest` is `busybox`. What is no image name is
 /// compared in lower case, as names of stages are.
 fn context_key(name: &str) -> String {
@@ -592,17 +412,6 @@ fn context_key(name: &str) -> String {
         }
         Err(_) => name,
     }
-}
-
-/// The place within a raw word, where it stands in the source as it is; the whole word otherwise.
-pub(crate) fn expansion_mistake(text: &Text, error: &ExpandError) -> Diagnostic {
-    let in_place = text.span.end.saturating_sub(text.span.start) == text.value.len();
-    let span = if in_place && error.offset < text.value.len() {
-        Span::new(text.span.start + error.offset, text.span.end)
-    } else {
-        text.span
-    };
-    Diagnostic::error("bad-expansion", error.message.clone(), span)
 }
 
 fn blame(diagnostic: &mut Diagnostic, from: &Instruction, trigger: &Instruction) {

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::build::{Lowering, Outcome, Site};
 use super::gofmt;
-use super::stage::State;
+use super::state::State;
+use super::words::expansion_mistake;
 
 /// Build args that are settings of the builder rather than variables.
 const SETTINGS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
@@ -23,6 +24,7 @@ impl Lowering<'_> {
         let mut text = "ARG".to_owned();
         for declaration in declarations {
             let name = &declaration.name.value;
+            self.declared.insert(name.clone());
             let value = match (self.build_args.get(name), &declaration.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.word(state, site, default)?),
@@ -139,7 +141,7 @@ impl Lowering<'_> {
         let mut found = Vec::new();
         for port in ports {
             let words = expand::words(&port.value, self.file.escape, &state.scope)
-                .map_err(|error| Box::new(super::build::expansion_mistake(port, &error)))?;
+                .map_err(|error| Box::new(expansion_mistake(port, &error)))?;
             for word in words {
                 found.extend(values::parse_port_spec(&word).map_err(|error| {
                     Box::new(Diagnostic::error(

@@ -1,25 +1,37 @@
 //! From a parsed Dockerfile to a graph of operations and the image configs to be. Pure: what must be known of base
 //! images is handed in, so that lowering is tested as text in, graph out. The rules are BuildKit's.
 //!
-//! * `file`: instructions grouped into stages; `scope`: which variables hold where;
-//! * `build`: what one lowering knows and collects; `stage`: a stage from its base on, ONBUILD among it;
-//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD), `config` (what only changes the config);
+//! * `build`: what one lowering knows and collects; `file`: instructions grouped into stages; `global`: what holds for
+//!   the whole file; `scope`, `words`: variables and expansion;
+//! * `base`, `stage`, `state`, `onbuild`, `finish`: a stage from its FROM line to the image; `input`: what `--from`
+//!   names; `names`: how steps are called;
+//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD, WORKDIR), `config` (what changes no file);
 //! * small languages: `chmod`, `remote`, `gofmt`, `paths`;
 //! * [`dump`]: a lowered build as text.
 
+mod base;
 mod build;
 mod chmod;
 mod config;
 pub mod dump;
 mod file;
+mod finish;
+mod global;
 mod gofmt;
+mod input;
 mod mounts;
+mod names;
+mod onbuild;
 mod paths;
 mod remote;
 mod run;
 mod scope;
 mod stage;
+mod state;
+#[cfg(test)]
+mod tests;
 mod transfer;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -6,8 +6,9 @@ use rbuild_parser::{Diagnostic, Spanned, expand};
 use rbuild_solver::VertexId;
 
 use super::build::{Lowering, Outcome, Site};
+use super::input::Input;
 use super::paths;
-use super::stage::{Input, State};
+use super::state::State;
 use crate::op::{MountOp, MountOpKind, SharingOp};
 
 /// Permissions of a cache mount's directory that says nothing of its own.

@@ -8,7 +8,7 @@ use rbuild_solver::VertexId;
 use super::build::{Lowering, Outcome, Site};
 use super::config::{shell_argv, with_shell};
 use super::scope;
-use super::stage::State;
+use super::state::State;
 use crate::op::{ExecOp, FileAction, FileOp, MountOp, MountOpKind, NetworkOp, Op};
 use crate::request::{Entitlement, NoCache};
 

@@ -7,10 +7,12 @@ use rbuild_parser::ast::{Escape, Text, Transfer, TransferSource};
 use rbuild_parser::expand;
 use rbuild_solver::VertexId;
 
-use super::build::{Lowering, Outcome, Site, expansion_mistake};
+use super::build::{Lowering, Outcome, Site};
+use super::input::Input;
 use super::remote::{self, GitUrl, Remote};
 use super::run::shown;
-use super::stage::{Input, State};
+use super::state::State;
+use super::words::expansion_mistake;
 use super::{chmod, paths};
 use crate::op::{CopyOp, FileAction, FileOp, GitSource, HttpSource, Op, Unpack};
 
@@ -175,6 +177,8 @@ impl Lowering<'_> {
         add: bool,
         inputs: &mut Vec<VertexId>,
     ) -> Outcome<Vec<FileAction>> {
+        // The base is no source, even where it happens to be the same vertex.
+        let based = !inputs.is_empty();
         let mut actions: Vec<FileAction> = Vec::new();
         let mut paths_of_source = transfer.sources.iter().filter_map(|source| match source {
             TransferSource::Path(path) => Some(path),
@@ -259,14 +263,15 @@ impl Lowering<'_> {
                     (vertex, source.clone(), unpack)
                 }
             };
-            let first = usize::from(!inputs.is_empty() && actions.is_empty() && inputs.len() == 1);
-            let input = match inputs.iter().skip(first).position(|known| *known == vertex) {
-                Some(position) => position + first,
-                None => {
-                    inputs.push(vertex);
-                    inputs.len() - 1
-                }
-            };
+            let skipped = usize::from(based);
+            let known = inputs
+                .iter()
+                .skip(skipped)
+                .position(|known| *known == vertex);
+            let input = known.map_or(inputs.len(), |known| known + skipped);
+            if known.is_none() {
+                inputs.push(vertex);
+            }
             if let Some(FileAction::Copy(last)) = actions.last_mut()
                 && last.input == input
                 && last.unpack == unpack

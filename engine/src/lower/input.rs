@@ -1,0 +1,222 @@
+//! What `--from` of COPY and `from=` of a mount name: a stage above, a named context or an image.
+
+use rbuild_parser::Diagnostic;
+use rbuild_parser::ast::Text;
+use rbuild_parser::suggest::nearest;
+use rbuild_solver::VertexId;
+
+use super::build::{Lowering, Outcome, Site};
+use super::state::State;
+use super::{ContextKind, ImageNeed};
+use crate::op::{FileOp, Op};
+
+/// What `--from` and mounts read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    Empty,
+    Vertex(VertexId),
+    /// A directory of the client: owners there mean nothing in the image.
+    Context(VertexId),
+    /// Not known in this round.
+    Unknown,
+}
+
+impl Lowering<'_> {
+    /// What `--from`, or `from=` of a mount, names.
+    pub(crate) fn input(&mut self, state: &State, site: Site<'_>, text: &Text) -> Outcome<Input> {
+        if state.tentative && text.value.contains('$') {
+            return Ok(Input::Unknown);
+        }
+        let name = self.word(state, site, text)?;
+        if name.is_empty() {
+            return Err(Box::new(
+                Diagnostic::error(
+                    "empty-from",
+                    format!("`from` is empty: `{}` expands to nothing", text.value),
+                    text.span,
+                )
+                .help("name a stage, a named context or an image"),
+            ));
+        }
+        if let Ok(number) = name.parse::<i64>() {
+            return self.input_by_number(state, site, text, number);
+        }
+        if let Some((name, kind)) = self.named_context(&name) {
+            return self.input_of(state, site, text, name, &kind);
+        }
+        if let Some(stage) = self.file.stage_named(&name, site.stage) {
+            return Ok(self.input_of_stage(stage));
+        }
+        if let Some(later) = self.file.stage_named(&name, self.file.stages.len()) {
+            return Err(Box::new(self.too_late(later, site, &name, text)));
+        }
+        if name == "scratch" {
+            return Ok(Input::Empty);
+        }
+        let location = self.reference(&name, text, site.stage)?;
+        self.input_of(state, site, text, name, &ContextKind::Image(location))
+    }
+
+    fn input_by_number(
+        &mut self,
+        _state: &State,
+        site: Site<'_>,
+        text: &Text,
+        number: i64,
+    ) -> Outcome<Input> {
+        let stages = self.file.stages.len();
+        match usize::try_from(number) {
+            Ok(index) if index < site.stage => Ok(self.input_of_stage(index)),
+            Ok(index) if index < stages => Err(Box::new(self.too_late(
+                index,
+                site,
+                &number.to_string(),
+                text,
+            ))),
+            _ => Err(Box::new(
+                Diagnostic::error(
+                    "unknown-stage",
+                    format!("there is no stage number {number}"),
+                    text.span,
+                )
+                .help(format!(
+                    "stages are counted from 0; the last one is {}",
+                    stages.saturating_sub(1)
+                )),
+            )),
+        }
+    }
+
+    fn too_late(&self, stage: usize, site: Site<'_>, name: &str, text: &Text) -> Diagnostic {
+        let place = &self.file.stages[stage].instruction;
+        if stage == site.stage {
+            return Diagnostic::error(
+                "circular-stages",
+                format!("stage `{name}` copies from itself"),
+                text.span,
+            )
+            .secondary(place.keyword.span, "the stage begins here");
+        }
+        Diagnostic::error(
+            "stage-comes-later",
+            format!("stage `{name}` comes later, in line {}", place.start_line),
+            text.span,
+        )
+        .secondary(place.keyword.span, "it begins here")
+        .help("a stage can only use stages above it: move it up")
+    }
+
+    fn input_of_stage(&mut self, stage: usize) -> Input {
+        match self.stage(stage) {
+            // Its mistakes are reported where they are.
+            None => Input::Unknown,
+            Some(state) if state.tentative => Input::Unknown,
+            Some(state) => state.vertex.map_or(Input::Empty, Input::Vertex),
+        }
+    }
+
+    fn input_of(
+        &mut self,
+        _state: &State,
+        site: Site<'_>,
+        text: &Text,
+        name: String,
+        kind: &ContextKind,
+    ) -> Outcome<Input> {
+        match kind {
+            ContextKind::Directory => {
+                let vertex = self.context(&name, site.shown());
+                Ok(Input::Context(vertex))
+            }
+            ContextKind::Stage(stage) => match self.file.stage_named(stage, self.file.stages.len())
+            {
+                Some(index) => Ok(self.input_of_stage(index)),
+                None => Err(Box::new(unknown_context_stage(&name, stage, text))),
+            },
+            ContextKind::Image(location) => {
+                let need = ImageNeed {
+                    name,
+                    location: location.clone(),
+                    platform: self.target.platform.clone(),
+                };
+                let Some(resolved) = self.images.get(&need).cloned() else {
+                    let mut missing = self.missing_image(&need.name, text);
+                    if let Some(from) = site.blame {
+                        missing.primary.span = from.span;
+                    }
+                    self.need(need, missing);
+                    return Ok(Input::Unknown);
+                };
+                let place = (site.stage, site.ordinal);
+                let vertex =
+                    self.image_vertex(&need, &resolved, String::new(), place, site.shown());
+                Ok(vertex.map_or(Input::Empty, Input::Vertex))
+            }
+        }
+    }
+
+    /// A vertex for an input; an empty root becomes one that can be copied from.
+    pub(crate) fn vertex_of(&mut self, input: Input, site: Site<'_>) -> VertexId {
+        match input {
+            Input::Vertex(vertex) | Input::Context(vertex) => vertex,
+            Input::Empty | Input::Unknown => {
+                let vertex = self.graph.add(
+                    Op::File(FileOp {
+                        base: false,
+                        actions: Vec::new(),
+                        refresh: false,
+                        epoch: None,
+                    }),
+                    &[],
+                );
+                let name = "[internal] empty root".to_owned();
+                self.name_step(vertex, (0, 0), name, "empty".to_owned(), site.shown());
+                vertex
+            }
+        }
+    }
+
+    /// Says that an image is nowhere, which may be a stage's name mistyped.
+    pub(crate) fn missing_image(&self, name: &str, text: &Text) -> Diagnostic {
+        if let Some(later) = self.file.stage_named(name, self.file.stages.len()) {
+            let place = self.file.stages[later].instruction;
+            return Diagnostic::error(
+                "image-not-found",
+                format!("image `{name}` could not be found"),
+                text.span,
+            )
+            .secondary(place.keyword.span, "a stage of that name begins here")
+            .help("a stage can only be used below its end: move it up if it is meant");
+        }
+        let near = nearest(name, self.file.stage_names());
+        let plain = !name.contains(['/', ':', '.', '@']);
+        match near {
+            Some(near) if plain => {
+                let stage = self.file.stage_named(near, self.file.stages.len());
+                let line = stage.map_or(1, |stage| self.file.stages[stage].instruction.start_line);
+                Diagnostic::error(
+                    "unknown-stage",
+                    format!("no stage or image named `{name}`"),
+                    text.span,
+                )
+                .label("not a stage, a named context or an image that could be found")
+                .help(format!("there is a stage `{near}`, line {line}"))
+            }
+            _ => Diagnostic::error(
+                "image-not-found",
+                format!("image `{name}` could not be found"),
+                text.span,
+            ),
+        }
+    }
+}
+
+pub(crate) fn unknown_context_stage(context: &str, stage: &str, text: &Text) -> Diagnostic {
+    Diagnostic::error(
+        "unknown-stage",
+        format!(
+            "the named context `{context}` is `target:{stage}`, but there is no stage `{stage}`"
+        ),
+        text.span,
+    )
+}

@@ -1,0 +1,81 @@
+//! Expanding words with what holds in a stage, and what to say when that fails.
+
+use rbuild_parser::ast::Text;
+use rbuild_parser::expand::{self, ExpandError, Expanded};
+use rbuild_parser::suggest::nearest;
+use rbuild_parser::{Diagnostic, Span};
+
+use super::build::{Lowering, Outcome, Site};
+use super::state::State;
+
+impl Lowering<'_> {
+    /// Expands one word with what holds in a stage.
+    pub(crate) fn word(&mut self, state: &State, site: Site<'_>, text: &Text) -> Outcome<String> {
+        match expand::word(&text.value, self.file.escape, &state.scope) {
+            Ok(expanded) => {
+                self.warn_of_undefined(state, site, text, &expanded);
+                Ok(expanded.text)
+            }
+            Err(error) => Err(Box::new(self.explain(
+                state,
+                expansion_mistake(text, &error),
+                &text.value,
+            ))),
+        }
+    }
+
+    /// Adds what a variable's absence may be owed to.
+    fn explain(&self, state: &State, mistake: Diagnostic, raw: &str) -> Diagnostic {
+        let forgotten =
+            self.target.global_names.iter().find(|name| {
+                state.scope.value(name).is_none() && raw.contains(&format!("{{{name}"))
+            });
+        match forgotten {
+            Some(name) => mistake.help(format!(
+                "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
+            )),
+            None => mistake,
+        }
+    }
+
+    fn warn_of_undefined(
+        &mut self,
+        state: &State,
+        site: Site<'_>,
+        text: &Text,
+        expanded: &Expanded,
+    ) {
+        if state.tentative {
+            return;
+        }
+        for name in &expanded.undefined {
+            if state.args.iter().any(|(known, _)| known == name) {
+                continue;
+            }
+            let mut warning = Diagnostic::warning(
+                "UndefinedVar",
+                format!("usage of undefined variable `${name}`"),
+                text.span,
+            );
+            if self.target.global_names.contains(name) {
+                warning = warning.help(format!(
+                    "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
+                ));
+            } else if let Some(near) = nearest(name, state.scope.names()) {
+                warning = warning.help(format!("there is a variable `{near}`"));
+            }
+            self.warning_at(site, warning);
+        }
+    }
+}
+
+/// The place within a raw word, where it stands in the source as it is; the whole word otherwise.
+pub(crate) fn expansion_mistake(text: &Text, error: &ExpandError) -> Diagnostic {
+    let in_place = text.span.end.saturating_sub(text.span.start) == text.value.len();
+    let span = if in_place && error.offset < text.value.len() {
+        Span::new(text.span.start + error.offset, text.span.end)
+    } else {
+        text.span
+    };
+    Diagnostic::error("bad-expansion", error.message.clone(), span)
+}
