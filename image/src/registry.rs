@@ -1,14 +1,24 @@
 //! The OCI distribution protocol: pulling over http and https.
+//!
+//! Redirects are followed by this code, never by the HTTP library, so that credentials stay with the host they are
+//! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
+//! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
+//!
+//! One request: `transport`. Tokens and challenges: `auth`. Names and passwords: `credentials`. Manifests and blobs:
+//! `pull`.
 
-use std::sync::Arc;
+mod auth;
+mod credentials;
+mod pull;
+mod transport;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rbuild_cache::Store;
-
-use crate::manifest::Descriptor;
-use crate::reference::Reference;
-use crate::source::Progress;
-use crate::{Error, Result};
+use auth::Authorizations;
+use credentials::Credentials;
+use transport::Transport;
 
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default)]
@@ -17,43 +27,35 @@ pub struct Options {
     pub insecure: Vec<String>,
     /// Total time a request may stall.
     pub idle_timeout: Option<Duration>,
+    /// Files of the form of `~/.docker/config.json`; the first that knows a host counts. Missing ones are empty.
+    pub credential_files: Vec<PathBuf>,
 }
 
 /// Speaks to registries; keeps connections and tokens. Made lazily: a build that needs no registry pays nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
     options: Options,
+    transport: OnceLock<Transport>,
+    authorizations: Authorizations,
+    credentials: OnceLock<Credentials>,
 }
 
 impl Client {
     pub fn new(options: Options) -> Self {
-        Self { options }
+        Self {
+            inner: Arc::new(Inner {
+                options,
+                ..Inner::default()
+            }),
+        }
     }
 
     pub fn options(&self) -> &Options {
-        &self.options
-    }
-
-    pub(crate) async fn head(&self, reference: &Reference) -> Result<Descriptor> {
-        Err(Error::NotFound(reference.familiar()))
-    }
-
-    pub(crate) async fn document(
-        &self,
-        reference: &Reference,
-        _descriptor: &Descriptor,
-        _limit: u64,
-    ) -> Result<Vec<u8>> {
-        Err(Error::NotFound(reference.familiar()))
-    }
-
-    pub(crate) async fn blob(
-        &self,
-        _store: &Arc<Store>,
-        reference: &Reference,
-        _descriptor: &Descriptor,
-        _progress: &Progress,
-    ) -> Result<()> {
-        Err(Error::NotFound(reference.familiar()))
+        &self.inner.options
     }
 }

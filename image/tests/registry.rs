@@ -1,0 +1,478 @@
+//! Pulling from registries: a real one where it is installed, and one made here that fails and lies.
+
+mod kit;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kit::{Kit, TarFile, write_layout};
+use rbuild_image::registry::{Client, Options};
+use rbuild_image::source::{self, Location, Progress};
+use rbuild_image::{Error, Platform};
+
+fn quiet() -> Progress {
+    Arc::new(|_, _, _| {})
+}
+
+async fn pull(kit: &Kit, client: &Client, name: &str) -> Result<usize, Error> {
+    let location = Location::Registry(name.parse().unwrap());
+    let resolved = source::resolve(&kit.store, client, &location, &Platform::host()).await?;
+    let snapshots = source::snapshots(&kit.store, client, &resolved, quiet()).await?;
+    Ok(snapshots.len())
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 7_u64;
+    std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(length)
+    .collect()
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn installed(program: &str) -> bool {
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !found {
+        println!("SKIPPED: `{program}` is not installed");
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_real_registry() {
+    if !installed("docker-registry") || !installed("skopeo") {
+        return;
+    }
+    let kit = Kit::new();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let config = kit.path("registry.yml");
+    let storage = kit.path("registry");
+    std::fs::write(
+        &config,
+        format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            storage.display()
+        ),
+    )
+    .unwrap();
+    let _registry = Process(
+        Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    for _ in 0..200 {
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let one = TarFile::new().file("a", &noise(3 << 20)).done();
+    let two = TarFile::new().file("b", b"2").done();
+    let layout = kit.layout(&[one, two], "latest");
+    let copied = Command::new("skopeo")
+        .args(["copy", "-q", "--insecure-policy", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:latest", layout.display()))
+        .arg(format!("docker://127.0.0.1:{port}/team/image:1"))
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let name = format!("127.0.0.1:{port}/team/image:1");
+    assert_eq!(pull(&kit, &kit.client, &name).await.unwrap(), 2);
+    let missing = pull(&kit, &kit.client, &format!("127.0.0.1:{port}/team/none:1")).await;
+    assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+}
+
+/// A request as the fake registry sees it.
+#[derive(Debug, Clone)]
+struct Request {
+    method: String,
+    path: String,
+    headers: HashMap<String, String>,
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    /// Told instead of the body's own length.
+    length: Option<usize>,
+}
+
+impl Answer {
+    fn new(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            length: None,
+        }
+    }
+
+    fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    fn body(mut self, body: Vec<u8>) -> Self {
+        self.body = body;
+        self
+    }
+}
+
+type Hook = dyn Fn(&Request, &Fake) -> Option<Answer> + Send + Sync;
+
+/// Serves one layout under `/v2/r/`; the hook may answer first.
+struct Fake {
+    layout: PathBuf,
+    manifest: String,
+    port: u16,
+    log: Mutex<Vec<Request>>,
+}
+
+impl Fake {
+    fn start(layout: PathBuf, hook: Box<Hook>) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+        let fake = Arc::new(Self {
+            layout,
+            manifest: index["manifests"][0]["digest"].as_str().unwrap().to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            log: Mutex::default(),
+        });
+        let (server, hook) = (Arc::clone(&fake), Arc::new(hook));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (server, hook) = (Arc::clone(&server), Arc::clone(&hook));
+                std::thread::spawn(move || server.serve(stream, hook.as_ref()));
+            }
+        });
+        fake
+    }
+
+    fn name(&self) -> String {
+        format!("127.0.0.1:{}/r:latest", self.port)
+    }
+
+    fn count(&self, part: &str) -> usize {
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|request| request.path.contains(part))
+            .count()
+    }
+
+    fn serve(&self, stream: TcpStream, hook: &Hook) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut stream = stream;
+        loop {
+            let mut line = Vec::new();
+            if reader.read_until(b'\n', &mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let parts: Vec<&str> = line.split_whitespace().collect();
+            let [method, path, version] = parts[..] else {
+                return;
+            };
+            if !version.starts_with("HTTP/") {
+                return;
+            }
+            let mut headers = HashMap::new();
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 || line.trim().is_empty() {
+                    break;
+                }
+                if let Some((name, value)) = line.split_once(':') {
+                    headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+                }
+            }
+            let request = Request {
+                method: method.to_owned(),
+                path: path.to_owned(),
+                headers,
+            };
+            self.log.lock().unwrap().push(request.clone());
+            let answer = hook(&request, self).unwrap_or_else(|| self.usual(&request));
+            let length = answer.length.unwrap_or(answer.body.len());
+            let mut head = format!(
+                "HTTP/1.1 {} X\r\nContent-Length: {length}\r\n",
+                answer.status
+            );
+            for (name, value) in &answer.headers {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+            head.push_str("\r\n");
+            let _ = stream.write_all(head.as_bytes());
+            if request.method != "HEAD" && stream.write_all(&answer.body).is_err() {
+                return;
+            }
+            if length != answer.body.len() {
+                return;
+            }
+        }
+    }
+
+    fn usual(&self, request: &Request) -> Answer {
+        let Some((kind, name)) = request
+            .path
+            .strip_prefix("/v2/r/")
+            .and_then(|rest| rest.split_once('/'))
+        else {
+            return Answer::new(404);
+        };
+        let digest = if name == "latest" {
+            &self.manifest
+        } else {
+            name
+        };
+        let path = self
+            .layout
+            .join("blobs/sha256")
+            .join(digest.trim_start_matches("sha256:"));
+        let Ok(bytes) = std::fs::read(path) else {
+            return Answer::new(404);
+        };
+        let range = request.headers.get("range").and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .strip_suffix('-')?
+                .parse::<usize>()
+                .ok()
+        });
+        if let Some(start) = range {
+            let total = bytes.len();
+            return Answer::new(206)
+                .header(
+                    "Content-Range",
+                    format!("bytes {start}-{}/{total}", total - 1),
+                )
+                .body(bytes[start..].to_vec());
+        }
+        let media_type = match kind {
+            "manifests" => "application/vnd.oci.image.manifest.v1+json",
+            _ => "application/octet-stream",
+        };
+        Answer::new(200)
+            .header("Content-Type", media_type)
+            .header("Docker-Content-Digest", digest)
+            .body(bytes)
+    }
+}
+
+fn fake(kit: &Kit, hook: Box<Hook>) -> Arc<Fake> {
+    let layer = TarFile::new().file("marker", &noise(600_000)).done();
+    let layout = kit.path("served");
+    write_layout(&layout, &[layer], "latest");
+    Fake::start(layout, hook)
+}
+
+/// Answers so often, to requests for the large blob.
+fn first(times: usize, answer: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Box<Hook> {
+    let left = Mutex::new(times);
+    Box::new(move |request, fake| {
+        let bytes = fake.usual(request);
+        if !request.path.contains("/blobs/") || bytes.body.len() < 5000 {
+            return None;
+        }
+        let mut left = left.lock().unwrap();
+        *left = left.checked_sub(1)?;
+        Some(answer(&bytes.body))
+    })
+}
+
+#[tokio::test]
+async fn faults_that_pass() {
+    let cut = |bytes: &[u8]| {
+        let mut answer = Answer::new(200).body(bytes[..bytes.len() / 2].to_vec());
+        answer.length = Some(bytes.len());
+        answer
+    };
+    let hooks: [Box<Hook>; 5] = [
+        Box::new(|_, _| None),
+        first(2, |_| Answer::new(429).header("Retry-After", "1")),
+        first(2, |_| Answer::new(503)),
+        first(1, |_| Answer::new(500).body(b"oops".to_vec())),
+        first(1, cut),
+    ];
+    for hook in hooks {
+        let kit = Kit::new();
+        let fake = fake(&kit, hook);
+        assert_eq!(pull(&kit, &kit.client, &fake.name()).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_broke_off_goes_on() {
+    let kit = Kit::new();
+    let fake = fake(
+        &kit,
+        first(1, |bytes| {
+            let mut answer = Answer::new(200).body(bytes[..400_000].to_vec());
+            answer.length = Some(bytes.len());
+            answer
+        }),
+    );
+    pull(&kit, &kit.client, &fake.name()).await.unwrap();
+    let log = fake.log.lock().unwrap();
+    assert!(log.iter().any(|request| {
+        request
+            .headers
+            .get("range")
+            .is_some_and(|r| r == "bytes=400000-")
+    }));
+}
+
+#[tokio::test]
+async fn faults_that_last() {
+    let hooks: [Box<Hook>; 4] = [
+        first(1000, |_| Answer::new(500)),
+        first(1000, |bytes| {
+            let mut bytes = bytes.to_vec();
+            bytes[5000] ^= 1;
+            Answer::new(200).body(bytes)
+        }),
+        first(1000, |bytes| {
+            let mut answer = Answer::new(200).body(bytes[..bytes.len() / 2].to_vec());
+            answer.length = Some(bytes.len());
+            answer
+        }),
+        first(1000, |bytes| {
+            Answer::new(200).body([bytes, &[0; 4096]].concat())
+        }),
+    ];
+    for hook in hooks {
+        let kit = Kit::new();
+        let fake = fake(&kit, hook);
+        pull(&kit, &kit.client, &fake.name()).await.unwrap_err();
+        assert!(
+            fake.count("/blobs/") < 20,
+            "{} requests",
+            fake.count("/blobs/")
+        );
+        let healthy = Fake::start(fake.layout.clone(), Box::new(|_, _| None));
+        pull(&kit, &kit.client, &healthy.name()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_another() {
+    let kit = Kit::new();
+    let fake = fake(
+        &kit,
+        Box::new(|request, fake| {
+            let mut answer = fake.usual(request);
+            (request.method == "GET" && request.path.contains("/manifests/")).then(|| {
+                answer.body.push(b' ');
+                answer
+            })
+        }),
+    );
+    let name = format!("127.0.0.1:{}/r@{}", fake.port, fake.manifest);
+    pull(&kit, &kit.client, &name).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn tokens_and_redirects() {
+    let kit = Kit::new();
+    let other = fake(&kit, Box::new(|_, _| None));
+    let other_port = other.port;
+    let fake = Fake::start(
+        other.layout.clone(),
+        Box::new(move |request, fake| {
+            if request.path.starts_with("/token") {
+                let token = br#"{"access_token":"secret-token","expires_in":300}"#;
+                return Some(Answer::new(200).body(token.to_vec()));
+            }
+            if request.headers.get("authorization").map(String::as_str)
+                != Some("Bearer secret-token")
+            {
+                let challenge = format!(
+                    r#"Bearer realm="http://127.0.0.1:{}/token",service="s",scope="repository:r:pull,push""#,
+                    fake.port
+                );
+                return Some(Answer::new(401).header("WWW-Authenticate", challenge));
+            }
+            request.path.contains("/blobs/").then(|| {
+                let target = format!("http://localhost:{other_port}{}", request.path);
+                Answer::new(307).header("Location", target)
+            })
+        }),
+    );
+    let config = kit.path("config.json");
+    let auths =
+        serde_json::json!({"auths": {format!("127.0.0.1:{}", fake.port): {"auth": "dTpw"}}});
+    std::fs::write(&config, auths.to_string()).unwrap();
+    let client = Client::new(Options {
+        credential_files: vec![config],
+        ..Options::default()
+    });
+    assert_eq!(pull(&kit, &client, &fake.name()).await.unwrap(), 1);
+    let log = fake.log.lock().unwrap();
+    let asked: Vec<_> = log
+        .iter()
+        .filter(|request| request.path.starts_with("/token"))
+        .collect();
+    assert_eq!(asked.len(), 1, "one token is enough");
+    assert!(
+        asked[0].path.ends_with("scope=repository%3Ar%3Apull"),
+        "{}",
+        asked[0].path
+    );
+    assert_eq!(asked[0].headers.get("authorization").unwrap(), "Basic dTpw");
+    let seen = other.log.lock().unwrap();
+    assert!(!seen.is_empty());
+    assert!(
+        seen.iter()
+            .all(|request| !request.headers.contains_key("authorization"))
+    );
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let kit = Kit::new();
+    for target in ["/v2/r/blobs/again", "file:///etc/passwd", "http://[", ""] {
+        let fake = fake(
+            &kit,
+            Box::new(move |request, _| {
+                request
+                    .path
+                    .contains("/blobs/")
+                    .then(|| Answer::new(307).header("Location", target))
+            }),
+        );
+        pull(&kit, &kit.client, &fake.name()).await.unwrap_err();
+        assert!(fake.count("/blobs/") < 60);
+    }
+}
