@@ -112,6 +112,7 @@ impl Store {
         let repairable = repair && findings.is_empty();
         if repairable {
             self.repair(&blobs, &snapshots, !dangling.is_empty())?;
+            self.write_layout_index()?;
         }
         let found = |what: String, reason: String, repaired: bool| Finding {
             what,
@@ -392,8 +393,7 @@ impl Store {
             // What stood on them.
             self.move_away(&doomed)?;
         }
-        lease::remove(&doomed)?;
-        self.write_layout_index()
+        lease::remove(&doomed)
     }
 }
 

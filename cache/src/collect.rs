@@ -65,14 +65,15 @@ impl Store {
                 // Taking away needs a little room itself: the reserve, and caches of which nothing depends.
                 spend_reserve(self.root())?;
                 self.remove_contexts(i64::MAX)?;
-                let pruned = self.prune_once(options)?;
-                if let Err(error) = make_reserve(self.root()) {
-                    tracing::debug!(%error, "the room for the next collection could not be reserved");
-                }
-                Ok(pruned)
+                self.prune_once(options)
             }
             result => result,
         }
+        .inspect(|_| {
+            if let Err(error) = make_reserve(self.root()) {
+                tracing::debug!(%error, "the room for the next collection could not be reserved");
+            }
+        })
     }
 
     fn prune_once(&self, options: &PruneOptions) -> Result<Pruned> {
@@ -103,9 +104,8 @@ impl Store {
         pruned.records = plan.results.len() as u64;
         pruned.snapshots = plan.snapshots.len() as u64;
         pruned.blobs = plan.blobs.len() as u64;
-        if !plan.images.is_empty() {
-            self.write_layout_index()?;
-        }
+        // Also mends what a process left that died between naming an image and writing it down for others.
+        self.write_layout_index()?;
         pruned.bytes += Meter::new(Count::WhenAllNamesAreSeen).tree(&doomed);
         lease::remove(&doomed)?;
 

@@ -20,6 +20,8 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             result => result.at("create", &directory)?,
         }
+        // Its snapshot must outlive a power cut, too; it stays meanwhile, for this process knows it.
+        self.sync()?;
         let action = "record a container";
         index::durably(&mut self.index(), action, |transaction| {
             if snapshot::find(transaction, snapshot)?.is_none() {
@@ -32,9 +34,7 @@ impl Store {
                 )
                 .doing(action)?;
             Ok(())
-        })?;
-        // Its snapshot must outlive a power cut as well.
-        self.sync()
+        })
     }
 
     /// Forgets a container and removes its directory. False where there is none. Nothing of it may be mounted.

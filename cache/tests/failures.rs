@@ -7,7 +7,9 @@ use std::path::Path;
 
 use rbuild_cache::collect::PruneOptions;
 use rbuild_cache::images::StoredImage;
+use rbuild_cache::mounts::Sharing;
 use rbuild_cache::record::Record;
+use rbuild_cache::stat_cache::Stamp;
 use rbuild_cache::{ChainId, Digest, Error, Key, KeyWriter, Store};
 
 fn key(text: &str) -> Key {
@@ -15,13 +17,24 @@ fn key(text: &str) -> Key {
 }
 
 fn publish(store: &Store, name: &str) -> (rbuild_cache::Snapshot, Digest) {
-    let active = store.prepare().unwrap();
-    fs::write(active.upper().join(name), name).unwrap();
-    let snapshot = active.commit(None, 0).unwrap();
-    let blob = store.put_blob(name.as_bytes()).unwrap();
-    store
-        .set_chain(&snapshot.id, &ChainId(Digest::of(name.as_bytes())))
-        .unwrap();
+    try_publish(store, name).unwrap()
+}
+
+/// Does each thing that publishes.
+fn try_publish(
+    store: &Store,
+    name: &str,
+) -> rbuild_cache::Result<(rbuild_cache::Snapshot, Digest)> {
+    let active = store.prepare()?;
+    let path = active.upper().join(name);
+    fs::write(&path, name).map_err(|source| Error::Io {
+        action: "write",
+        path,
+        source,
+    })?;
+    let snapshot = active.commit(None, 0)?;
+    let blob = store.put_blob(name.as_bytes())?;
+    store.set_chain(&snapshot.id, &ChainId(Digest::of(name.as_bytes())))?;
     let record = Record {
         key: key(name),
         snapshot: Some(snapshot.id.clone()),
@@ -31,7 +44,7 @@ fn publish(store: &Store, name: &str) -> (rbuild_cache::Snapshot, Digest) {
         created: 0,
         duration_ms: 0,
     };
-    store.save(&[key(name)], &record).unwrap();
+    store.save(&[key(name)], &record)?;
     let image = StoredImage {
         name: name.to_owned(),
         manifest: blob,
@@ -42,8 +55,19 @@ fn publish(store: &Store, name: &str) -> (rbuild_cache::Snapshot, Digest) {
         blobs: Vec::new(),
         tagged: 0,
     };
-    store.put_image(&image).unwrap();
-    (snapshot, blob)
+    store.put_image(&image)?;
+    drop(store.cache_mount(name, Sharing::Shared)?);
+    let mut cache = store.stat_cache(Path::new(name));
+    let stamp = Stamp {
+        device: 1,
+        inode: 1,
+        size: 1,
+        mtime_ns: 1,
+        ctime_ns: 1,
+    };
+    cache.put(name.as_bytes(), stamp, [1; 32]);
+    store.save_stat_cache(cache)?;
+    Ok((snapshot, blob))
 }
 
 fn index(root: &Path) -> rusqlite::Connection {
@@ -212,6 +236,49 @@ fn a_full_disk_is_said_and_leaves_a_whole_store() {
     assert_eq!(store.read_blob(&kept, 100).unwrap(), b"kept");
     publish(&store, "after");
     assert_eq!(store.check(false).unwrap(), []);
+}
+
+/// The disk gets full at every step in turn.
+#[test]
+fn wherever_the_disk_gets_full_nothing_half_is_visible() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_mounted) = small_file_system(directory.path()) else {
+        println!("SKIPPED: no file system can be mounted here");
+        return;
+    };
+    let root = directory.path().join("store");
+    drop(Store::open(&root).unwrap());
+    let filler = directory.path().join("filler");
+    let mut failures = 0;
+    for pages in 0..200 {
+        let name = format!("n{pages}");
+        fs::write(directory.path().join("spare"), vec![0; pages * 4096]).unwrap();
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        fs::remove_file(directory.path().join("spare")).unwrap();
+        let result = Store::open(&root).and_then(|store| try_publish(&store, &name));
+        drop(file);
+        fs::remove_file(&filler).unwrap();
+        let store = Store::open(&root).unwrap();
+        assert_eq!(store.check(false).unwrap(), [], "with {pages} pages");
+        match result {
+            Ok((snapshot, blob)) => {
+                assert!(store.has_blob(&blob));
+                assert_eq!(
+                    store.lookup(key(&name)).unwrap().unwrap().snapshot,
+                    Some(snapshot.id)
+                );
+                if failures > 0 && pages > 60 {
+                    break;
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                assert!(error.is_storage_full(), "with {pages} pages: {error:?}");
+            }
+        }
+    }
+    assert!(failures > 5, "{failures}");
 }
 
 #[test]

@@ -76,13 +76,13 @@ fn figures() {
     drop(store);
     let store = Store::open(&root).unwrap();
     each("chain of 51", 100, |_| {
-        assert_eq!(store.chain(&top).unwrap().len(), 51)
+        assert_eq!(store.chain(&top).unwrap().len(), 51);
     });
     time("merged tree of 51 layers, 50,500 entries", || {
         store.merged_tree(&top).unwrap()
     });
     each("merged tree again", 1000, |_| {
-        drop(store.merged_tree(&top).unwrap())
+        drop(store.merged_tree(&top).unwrap());
     });
 
     let key = |number: u32| {
@@ -100,10 +100,10 @@ fn figures() {
         duration_ms: 1,
     };
     each("save", 1000, |number| {
-        store.save(&[key(number)], &record).unwrap()
+        store.save(&[key(number)], &record).unwrap();
     });
     each("lookup, found", 1000, |number| {
-        assert!(store.lookup(key(number)).unwrap().is_some())
+        assert!(store.lookup(key(number)).unwrap().is_some());
     });
     drop(store);
     let store = Store::open(&root).unwrap();
@@ -114,7 +114,7 @@ fn figures() {
         assert!(store.lookup(key(number + 5000)).unwrap().is_none());
     });
     each("lock_key and unlock", 1000, |number| {
-        drop(store.lock_key(key(number)).unwrap())
+        drop(store.lock_key(key(number)).unwrap());
     });
     time("sync", || store.sync().unwrap());
 
@@ -135,7 +135,7 @@ fn figures() {
         );
     }
     time("save a stat cache of 50,000", || {
-        store.save_stat_cache(cache).unwrap()
+        store.save_stat_cache(cache).unwrap();
     });
     let cache = time("load it", || store.stat_cache(context));
     let paths: Vec<_> = (0..50_000)
