@@ -1,0 +1,201 @@
+//! Builds: what comes out, what is cached, what is said when one fails.
+
+use crate::kit::{Archive, Kit};
+use crate::require_machine;
+
+#[test]
+fn a_multi_stage_build_makes_an_image() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("greeting", "hello")]);
+    let dockerfile = "\
+FROM busybox AS build
+WORKDIR /src
+COPY greeting .
+RUN tr a-z A-Z < greeting > out
+FROM scratch
+COPY --from=build /src/out /greeting
+ENV A=1
+CMD [\"/greeting\"]
+";
+    kit.must_build(dockerfile, &["-o", "type=oci,dest=image.tar"]);
+    let image = Archive::read(&kit.path("image.tar"));
+    assert_eq!(
+        image.files.get("greeting").map(String::as_str),
+        Some("-644 HELLO")
+    );
+    assert_eq!(
+        image.config["config"]["Cmd"],
+        serde_json::json!(["/greeting"])
+    );
+    assert_eq!(image.manifest["layers"].as_array().unwrap().len(), 1);
+    kit.store_is_whole();
+}
+
+#[test]
+fn a_second_build_is_taken_from_the_cache() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1"), ("unrelated", "1")]);
+    let dockerfile = "FROM busybox\nCOPY a /a\nRUN cat /a > /b\nRUN wc -c < /b > /c\n";
+    let first = kit.must_build(dockerfile, &["-q"]).stdout;
+    kit.context(&[("unrelated", "2")]);
+    let second = kit.must_build(dockerfile, &[]);
+    assert!(second.cached() >= 3, "{second}");
+    assert_eq!(kit.must_build(dockerfile, &["-q"]).stdout, first);
+    // What COPY takes has changed; `b` changes with it, `c` is as long as before.
+    kit.context(&[("a", "2")]);
+    let third = kit.must_build(dockerfile, &[]);
+    assert!(third.cached() < second.cached(), "{third}");
+    kit.store_is_whole();
+}
+
+#[test]
+fn a_failing_run_shows_its_lines_its_exit_code_and_its_output() {
+    require_machine!();
+    let kit = Kit::new();
+    let output = kit.build(
+        "FROM busybox\nRUN echo before && \\\n    sh -c 'echo oops >&2; exit 3'\n",
+        &[],
+    );
+    assert_eq!(output.code, 1);
+    for part in [
+        "exited with code 3",
+        "Dockerfile:2:1",
+        "echo oops",
+        "ERROR",
+        "before",
+    ] {
+        assert!(output.stderr.contains(part), "{part} is missing:\n{output}");
+    }
+    kit.store_is_whole();
+}
+
+#[test]
+fn all_mistakes_of_a_dockerfile_are_told_at_once() {
+    require_machine!();
+    let output = Kit::new().build("FROM scratch\nCOPY x\nEXPOST 80\n", &[]);
+    assert_eq!(output.code, 1);
+    for part in ["Dockerfile:2:", "Dockerfile:3:1", "EXPOSE"] {
+        assert!(output.stderr.contains(part), "{part} is missing:\n{output}");
+    }
+}
+
+#[test]
+fn dockerfiles_come_from_standard_input() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let with_context = kit.rbuild_with_input(
+        &[
+            "build",
+            "-f",
+            "-",
+            "-o",
+            "type=oci,dest=image.tar",
+            "context",
+        ],
+        b"FROM scratch\nCOPY a /b\n",
+    );
+    assert_eq!(with_context.code, 0, "{with_context}");
+    assert!(
+        Archive::read(&kit.path("image.tar"))
+            .files
+            .contains_key("b")
+    );
+    let without = kit.rbuild_with_input(&["-q", "-"], b"FROM scratch\nLABEL a=1\n");
+    assert_eq!(without.code, 0, "{without}");
+    let wrong = kit.rbuild_with_input(&["-"], b"FROM scratch\nNOPE\n");
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.stderr.contains("<stdin>:2:1"), "{wrong}");
+}
+
+#[test]
+fn quiet_prints_only_the_id_and_files_hold_what_was_built() {
+    require_machine!();
+    let kit = Kit::new();
+    let arguments = [
+        "-q",
+        "-t",
+        "name:1",
+        "--iidfile",
+        "id",
+        "--metadata-file",
+        "metadata",
+    ];
+    let output = kit.must_build("FROM scratch\nLABEL a=1\n", &arguments);
+    assert_eq!(output.stderr, "");
+    assert_eq!(
+        std::fs::read_to_string(kit.path("id")).unwrap(),
+        output.stdout.trim()
+    );
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(kit.path("metadata")).unwrap()).unwrap();
+    assert_eq!(
+        metadata["containerimage.config.digest"],
+        output.stdout.trim()
+    );
+    assert_eq!(metadata["image.name"], "docker.io/library/name:1");
+    assert!(
+        metadata["containerimage.descriptor"]["size"].is_u64(),
+        "{metadata}"
+    );
+    assert!(metadata["rbuild.build"]["steps"].is_u64(), "{metadata}");
+}
+
+#[test]
+fn raw_json_is_one_object_a_line() {
+    require_machine!();
+    let kit = Kit::new();
+    let output = kit.must_build("FROM busybox\nRUN echo hi\n", &["--progress=rawjson"]);
+    let events: Vec<serde_json::Value> = output
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+    assert_eq!((of("plan"), of("end")), (1, 1), "{output}");
+    let logged: String = events
+        .iter()
+        .filter_map(|event| event["data"].as_str())
+        .collect();
+    assert_eq!(logged, "hi\n");
+}
+
+#[test]
+fn arguments_secrets_and_targets_reach_the_build() {
+    require_machine!();
+    let kit = Kit::new();
+    std::fs::write(kit.path("token"), "s3cret").unwrap();
+    let dockerfile = "\
+FROM busybox AS one
+ARG FROM_ENVIRONMENT
+ARG GIVEN=default
+RUN --mount=type=secret,id=token test \"$(cat /run/secrets/token)\" = s3cret
+RUN echo \"$FROM_ENVIRONMENT $GIVEN\" > /out
+FROM busybox AS two
+RUN false
+";
+    let mut arguments = kit.build_arguments(
+        dockerfile,
+        &[
+            "--build-arg=FROM_ENVIRONMENT",
+            "--build-arg=GIVEN=given",
+            "--target=one",
+        ],
+    );
+    arguments.extend([
+        "--secret=id=token,src=token".into(),
+        "--output=type=local,dest=out".into(),
+    ]);
+    let child = kit
+        .command(arguments)
+        .env("FROM_ENVIRONMENT", "outside")
+        .spawn()
+        .unwrap();
+    kit.finish(child).success();
+    assert_eq!(
+        std::fs::read_to_string(kit.path("out/out")).unwrap(),
+        "outside given\n"
+    );
+}

@@ -1,0 +1,11 @@
+//! How the binary behaves, seen from outside: exit codes, what it prints, what it leaves. By topic.
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod build;
+mod images;
+mod robustness;
+mod rootless;
+mod run;
+mod usage;

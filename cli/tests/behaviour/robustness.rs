@@ -1,0 +1,141 @@
+//! Kills, interruptions, many at once.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command};
+
+use crate::kit::{Archive, Kit};
+use crate::require_machine;
+
+/// Sends a signal by name.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(child.id().to_string())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+const SLOW: &str = "FROM busybox\nRUN echo one > /one\nRUN echo started; sleep 60\n";
+const QUICK: &str = "FROM busybox\nRUN echo one > /one\nRUN echo two > /two\n";
+
+/// Starts the slow build and waits until its last step runs.
+fn started(kit: &Kit) -> Child {
+    let mut child = kit.command(kit.build_arguments(SLOW, &[])).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    loop {
+        line.clear();
+        assert_ne!(
+            stderr.read_line(&mut line).unwrap(),
+            0,
+            "the build ended before its last step"
+        );
+        if line.trim_end().ends_with(" started") {
+            return child;
+        }
+    }
+}
+
+/// Processes that hold the kit's directory in their command line or environment, by their name for `ps`.
+fn processes(kit: &Kit) -> Vec<String> {
+    let marker = kit.path("store").display().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
+            continue;
+        };
+        if String::from_utf8_lossy(&environment).contains(&marker) {
+            found.push(std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default());
+        }
+    }
+    found
+}
+
+fn wait_for_no_processes(kit: &Kit) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    loop {
+        let left = processes(kit);
+        if left.is_empty() {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "left behind: {left:?}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn signals_interrupt_a_build_and_leave_nothing() {
+    require_machine!();
+    for name in ["INT", "TERM", "HUP"] {
+        let kit = Kit::new();
+        let child = started(&kit);
+        signal(&child, name);
+        let output = kit.finish(child);
+        assert_eq!(output.code, 130, "{name}: {output}");
+        wait_for_no_processes(&kit);
+        kit.store_is_whole();
+    }
+}
+
+#[test]
+fn a_killed_build_leaves_a_good_cache() {
+    require_machine!();
+    let kit = Kit::new();
+    let mut child = started(&kit);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for_no_processes(&kit);
+    let output = kit.must_build(QUICK, &["-o", "type=oci,dest=image.tar"]);
+    let image = Archive::read(&kit.path("image.tar"));
+    assert_eq!(
+        image.files.get("two").map(String::as_str),
+        Some("-644 two"),
+        "{output}"
+    );
+    kit.store_is_whole();
+}
+
+#[test]
+fn sixteen_builds_of_one_dockerfile_share_a_store() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let dockerfile =
+        "FROM busybox\nCOPY a /a\nRUN cat /a > /b; echo made > /c\nRUN wc -c /b > /d\n";
+    let children: Vec<Child> = (0..16)
+        .map(|number| {
+            let output = format!("type=oci,dest=image{number}.tar,rewrite-timestamp=true");
+            let arguments = kit.build_arguments(dockerfile, &["-q", "-o", &output]);
+            kit.command(arguments)
+                .env("SOURCE_DATE_EPOCH", "1700000000")
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let ids: Vec<String> = children
+        .into_iter()
+        .map(|child| kit.finish(child).success().stdout)
+        .collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    for number in 0..16 {
+        let image = Archive::read(&kit.path(&format!("image{number}.tar")));
+        assert_eq!(image.files.get("c").map(String::as_str), Some("-644 made"));
+    }
+    kit.store_is_whole();
+}
+
+#[test]
+fn a_closed_standard_error_does_not_stop_a_build() {
+    require_machine!();
+    let kit = Kit::new();
+    let script = "for i in $(seq 5000); do echo line $i; done";
+    let arguments = kit.build_arguments(&format!("FROM busybox\nRUN {script}\n"), &["-t", "app"]);
+    let mut child = kit.command(arguments).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(kit.finish(child).code, 0);
+    assert_eq!(kit.must(&["images", "-q"]).stdout.lines().count(), 1);
+}

@@ -1,0 +1,205 @@
+//! `rbuild run`: which command runs, with what, and how its end is told.
+
+use std::io::Write;
+
+use crate::kit::Kit;
+use crate::require_machine;
+
+/// A kit whose store has the image `app`, with these instructions on top of busybox.
+fn image(instructions: &str) -> Kit {
+    let kit = Kit::new();
+    kit.must_build(&format!("FROM busybox\n{instructions}\n"), &["-t", "app"]);
+    kit
+}
+
+#[test]
+fn entrypoint_and_cmd_make_the_command_line() {
+    require_machine!();
+    let shell = r#"["sh", "-c", "echo \"$@\"", "x"]"#;
+    for (entrypoint, cmd, given, expected) in [
+        ("", r#"["echo", "cmd"]"#, &[][..], "cmd"),
+        ("", r#"["echo", "cmd"]"#, &["echo", "given"], "given"),
+        ("", "echo $((1 + 1))", &[], "2"),
+        (shell, r#"["a", "b"]"#, &[], "a b"),
+        (shell, r#"["a", "b"]"#, &["c"], "c"),
+        (shell, "", &[], ""),
+        ("echo shell", r#"["ignored"]"#, &["ignored"], "shell"),
+    ] {
+        let mut instructions = String::new();
+        if !entrypoint.is_empty() {
+            instructions.push_str(&format!("ENTRYPOINT {entrypoint}\n"));
+        }
+        if !cmd.is_empty() {
+            instructions.push_str(&format!("CMD {cmd}\n"));
+        }
+        let kit = image(&instructions);
+        let arguments: Vec<&str> = ["run", "--rm", "app"]
+            .iter()
+            .chain(given)
+            .copied()
+            .collect();
+        let output = kit.must(&arguments);
+        assert_eq!(
+            output.stdout.trim_end(),
+            expected,
+            "{instructions}{given:?}"
+        );
+    }
+}
+
+#[test]
+fn flags_replace_what_the_image_says() {
+    require_machine!();
+    let kit = image("ENV A=image\nWORKDIR /tmp\nENTRYPOINT [\"false\"]");
+    let sh = |flags: &[&str], script: &str| {
+        let mut arguments = vec!["run", "--rm", "--entrypoint", "sh"];
+        arguments.extend(flags);
+        arguments.extend(["app", "-c", script]);
+        kit.must(&arguments).stdout
+    };
+    assert_eq!(sh(&[], "echo $A; pwd; id -u"), "image\n/tmp\n0\n");
+    assert_eq!(sh(&["-e", "A=flag"], "echo $A"), "flag\n");
+    assert_eq!(sh(&["-w", "/etc"], "pwd"), "/etc\n");
+    assert_eq!(
+        sh(&["-u", "user"], "id -u; echo $HOME"),
+        "1000\n/home/user\n"
+    );
+    assert_eq!(sh(&["-u", "7:8"], "id -u; id -g"), "7\n8\n");
+    assert_eq!(sh(&["-h", "box"], "hostname"), "box\n");
+    assert_eq!(
+        sh(
+            &["--add-host", "db:10.0.0.2"],
+            "grep db /etc/hosts | tr -s '\\t' ' '"
+        ),
+        "10.0.0.2 db\n"
+    );
+    assert_eq!(
+        sh(&["--tmpfs", "/scratch"], "touch /scratch/a && ls /scratch"),
+        "a\n"
+    );
+    assert_eq!(
+        sh(&["--read-only"], "touch /a 2>/dev/null || echo refused"),
+        "refused\n"
+    );
+    assert_eq!(sh(&["--network", "none"], "ls /sys/class/net"), "lo\n");
+}
+
+#[test]
+fn arguments_after_the_image_belong_to_the_command() {
+    require_machine!();
+    let kit = image("");
+    let output = kit.must(&["run", "app", "echo", "--rm", "-v", "--", "-h"]);
+    assert_eq!(output.stdout, "--rm -v -- -h\n");
+}
+
+#[test]
+fn the_end_of_the_command_is_the_exit_code() {
+    require_machine!();
+    let kit = image("RUN touch /plain && printf '#!/no/such\\n' > /script && chmod +x /script");
+    for (command, code) in [
+        (&["sh", "-c", "exit 7"][..], 7),
+        (&["true"], 0),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+        (&["/no/such/command"], 127),
+        (&["no-such-command"], 127),
+        (&["/plain"], 126),
+        (&["/etc"], 126),
+    ] {
+        let arguments: Vec<&str> = ["run", "--rm", "app"]
+            .iter()
+            .chain(command)
+            .copied()
+            .collect();
+        let output = kit.rbuild(&arguments);
+        assert_eq!(output.code, code, "{command:?}\n{output}");
+    }
+    let missing_interpreter = kit.rbuild(&["run", "app", "/script"]);
+    assert!(
+        [126, 127].contains(&missing_interpreter.code),
+        "{missing_interpreter}"
+    );
+    assert!(
+        missing_interpreter.stderr.contains("/no/such"),
+        "{missing_interpreter}"
+    );
+    let missing_image = kit.rbuild(&["run", "oci:nowhere"]);
+    assert_eq!(missing_image.code, 125, "{missing_image}");
+}
+
+#[test]
+fn standard_input_is_connected_only_where_asked() {
+    require_machine!();
+    let kit = image("");
+    let output = kit.rbuild_with_input(&["run", "-i", "app", "cat"], b"through\n");
+    assert_eq!((output.code, output.stdout.as_str()), (0, "through\n"));
+    let output = kit.rbuild_with_input(&["run", "app", "cat"], b"through\n");
+    assert_eq!((output.code, output.stdout.as_str()), (0, ""));
+}
+
+#[test]
+fn volumes_reach_the_host_and_nothing_else_is_left() {
+    require_machine!();
+    let kit = image("");
+    let volume = format!("{}:/v", kit.path("volume").display());
+    kit.must(&[
+        "run",
+        "-v",
+        &volume,
+        "app",
+        "sh",
+        "-c",
+        "echo hi > /v/f; echo gone > /etc/f",
+    ]);
+    assert_eq!(
+        std::fs::read_to_string(kit.path("volume/f")).unwrap(),
+        "hi\n"
+    );
+    let read_only = format!("{volume}:ro");
+    assert_ne!(
+        kit.rbuild(&["run", "-v", &read_only, "app", "touch", "/v/g"])
+            .code,
+        0
+    );
+    assert_eq!(kit.rbuild(&["run", "app", "test", "-e", "/etc/f"]).code, 1);
+    kit.store_is_whole();
+}
+
+#[test]
+fn signals_are_forwarded_to_the_command() {
+    require_machine!();
+    let kit = image("");
+    let script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = kit
+        .command(["run", "app", "sh", "-c", script])
+        .spawn()
+        .unwrap();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    crate::robustness::signal(&child, "TERM");
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
+    let output = kit.finish(child);
+    assert_eq!((output.code, rest.as_str()), (9, "caught\n"), "{output}");
+}
+
+#[test]
+fn the_environment_comes_from_files_and_flags() {
+    require_machine!();
+    let kit = image("");
+    let mut file = std::fs::File::create(kit.path("env")).unwrap();
+    file.write_all(b"# comment\nA=file\nB=file\n").unwrap();
+    let output = kit.must(&[
+        "run",
+        "--env-file",
+        "env",
+        "-e",
+        "B=flag",
+        "app",
+        "sh",
+        "-c",
+        "echo $A $B",
+    ]);
+    assert_eq!(output.stdout, "file flag\n");
+}
