@@ -227,8 +227,12 @@ fn mount_in(dialect: Dialect, layers: &Layers) -> Result<OwnedFd, Failure> {
             std::io::Error::other(Explained { errno, log: None }),
         ))
     };
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(|errno| failed("open the overlay file system (is the module loaded?)", errno))?;
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
+        failed(
+            "open the overlay file system (is the module loaded?)",
+            errno,
+        )
+    })?;
     let set = |key: &str, directory: BorrowedFd<'_>| match dialect {
         Dialect::Descriptors => rustix::mount::fsconfig_set_fd(fs.as_fd(), key, directory),
         Dialect::Paths | Dialect::Options => {
@@ -243,7 +247,8 @@ fn mount_in(dialect: Dialect, layers: &Layers) -> Result<OwnedFd, Failure> {
         }
     }
     if let Some((upper, work)) = &layers.top {
-        set("upperdir", upper.as_fd()).map_err(|errno| failed("name the upper directory", errno))?;
+        set("upperdir", upper.as_fd())
+            .map_err(|errno| failed("name the upper directory", errno))?;
         set("workdir", work.as_fd()).map_err(|errno| failed("name the work directory", errno))?;
         rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")
             .map_err(|errno| failed("ask for a volatile overlay", errno))?;

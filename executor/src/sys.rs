@@ -1,6 +1,9 @@
 //! The system calls that rustix lacks, each behind a safe function. The only home of `unsafe` in this crate.
 
-#![expect(unsafe_code, reason = "raw system calls; each block argues why it is sound")]
+#![expect(
+    unsafe_code,
+    reason = "raw system calls; each block argues why it is sound"
+)]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -257,10 +260,8 @@ pub(crate) fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::E
 /// Lets the runtime watch a descriptor for something to read.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is open and owned; nobody replaces or closes it before it is dropped with the watch.
-    unsafe {
-        tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)
-    }
-    .map_err(|error| error.into_parts().1)
+    unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }
+        .map_err(|error| error.into_parts().1)
 }
 
 /// Ends this process at once, without running anything that was registered for its end.

@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn the_largest_range_of_a_user_is_found() {
-        let text = b"other:1:65536\nme:100000:1000\nme:200000:65536\n1000:300000:131072\nme:x:9\n\xff\n";
+        let text =
+            b"other:1:65536\nme:100000:1000\nme:200000:65536\n1000:300000:131072\nme:x:9\n\xff\n";
         let found = find_range(text, Some("me"), 1000);
         assert_eq!(
             found,

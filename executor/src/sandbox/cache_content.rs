@@ -25,7 +25,12 @@ pub(super) fn fill(
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         in_root::open(view.as_fd(), path, flags)
             .and_then(|source| copy_directory(source, directory))
-            .map_err(|errno| setup(format!("{step} from `{}`", path.display()), std::io::Error::from(errno)))?;
+            .map_err(|errno| {
+                setup(
+                    format!("{step} from `{}`", path.display()),
+                    std::io::Error::from(errno),
+                )
+            })?;
     }
     own(directory, mode, uid, gid).map_err(|errno| setup(step, std::io::Error::from(errno)))
 }

@@ -71,11 +71,7 @@ pub(super) fn by_name(name: &str) -> Option<u64> {
 }
 
 /// The mask after `--cap-add` and `--cap-drop`: `ALL` counts first, single names win over it.
-pub(super) fn mask(
-    base: u64,
-    add: &[String],
-    drop: &[String],
-) -> std::result::Result<u64, String> {
+pub(super) fn mask(base: u64, add: &[String], drop: &[String]) -> std::result::Result<u64, String> {
     let bits = |names: &[String]| -> std::result::Result<(bool, u64), String> {
         let mut all = false;
         let mut mask = 0;

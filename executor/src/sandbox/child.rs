@@ -18,6 +18,7 @@ use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::plan::{Bytes, Mount, Network, Report, Slot, Source, Stdio, Task};
 use super::step::{Failure, Result, Step};
 use super::{capabilities, explain, kernel_files, program, reaper, seccomp, terminal, wire};
+use crate::host::Privilege;
 use crate::sys;
 
 /// What a sandbox cannot go on after.
@@ -91,9 +92,11 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     kernel_files::mount(task, &mut points, root.as_fd())?;
     mount_all(task, descriptors, &stage, &mut points)?;
     let master = match task.stdio {
-        Stdio::Terminal { rows, columns } => {
-            Some(terminal::open_inside(root.as_fd(), (rows, columns), task.uid)?)
-        }
+        Stdio::Terminal { rows, columns } => Some(terminal::open_inside(
+            root.as_fd(),
+            (rows, columns),
+            task.uid,
+        )?),
         Stdio::Streams(_) => None,
     };
     let (stubs, parents) = (
@@ -222,7 +225,8 @@ fn mount_all(
 
 /// A target that leads, through links, to the root or into /proc would take away what the sandbox stands on.
 fn refuse_own(point: &OwnedFd, points: &MountPoints<'_>, target: &str) -> Result<()> {
-    let step = || format!("mount at the target {target}, which leads to a part of the sandbox itself");
+    let step =
+        || format!("mount at the target {target}, which leads to a part of the sandbox itself");
     let file_system = rustix::fs::fstatfs(point).step(step())?;
     if file_system.f_type == rustix::fs::PROC_SUPER_MAGIC || points.is_root(point).step(step())? {
         return Err(Failure {
@@ -259,7 +263,12 @@ fn source(
         }
         Source::Tree { tree, path } => {
             let root = stage.attach(descriptors.get(*tree)?, &index.to_string())?;
-            let step = || format!("open `{}`, the source of the mount at {target}", display(path));
+            let step = || {
+                format!(
+                    "open `{}`, the source of the mount at {target}",
+                    display(path)
+                )
+            };
             let found = in_root::open(root.as_fd(), path_of(path), OFlags::PATH).step(step())?;
             let stat = rustix::fs::fstat(&found).step(step())?;
             let directory = in_root::file_type(&stat) == rustix::fs::FileType::Directory;
@@ -271,7 +280,10 @@ fn source(
 /// The working directory, made where it is missing; unlike mount points it stays.
 fn prepare_cwd(task: &Task, points: &mut MountPoints<'_>) -> Result<OwnedFd> {
     let result = points.ensure(path_of(&task.cwd), true);
-    result.step(format!("enter the working directory {}", display(&task.cwd)))
+    result.step(format!(
+        "enter the working directory {}",
+        display(&task.cwd)
+    ))
 }
 
 /// The root becomes `/`; the old one, the stage and all of the host's mounts go.
@@ -284,7 +296,9 @@ fn enter_root(root: &OwnedFd) -> Result<()> {
     )
     .step("open the old root")?;
     rustix::process::fchdir(root).step("enter the root")?;
-    rustix::process::pivot_root(".", ".").step("make the root the root (this fails when the machine runs from its initial RAM disk)")?;
+    rustix::process::pivot_root(".", ".").step(
+        "make the root the root (this fails when the machine runs from its initial RAM disk)",
+    )?;
     // The old root now lies over the new one, and the stage over the old root; `old` is the way to them.
     rustix::process::fchdir(&old).step("enter the old root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).step("leave the stage")?;
@@ -337,7 +351,9 @@ fn set_limits(task: &Task) -> Result<()> {
         let result = match set(limit.soft, limit.hard) {
             // Our own defaults go as far as they may.
             Err(Errno::PERM) if !limit.asked => {
-                let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+                let most = rustix::process::getrlimit(resource)
+                    .maximum
+                    .unwrap_or(u64::MAX);
                 set(limit.soft.min(most), limit.hard.min(most))
             }
             result => result,
@@ -392,7 +408,12 @@ fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
 }
 
 fn drop_privileges(task: &Task) -> Result<()> {
-    sys::join_session_keyring().or_else(ignore_missing).step("make a keyring")?;
+    if task.privilege == Privilege::SingleId && (task.uid, task.gid) != (0, 0) {
+        appear_as(task.uid, task.gid)?;
+    }
+    sys::join_session_keyring()
+        .or_else(ignore_missing)
+        .step("make a keyring")?;
     capabilities::bound(task.capabilities)?;
     // Installed while the right to do so is still there, instead of by giving up new privileges: setuid programs of
     // an image work.
@@ -407,6 +428,26 @@ fn drop_privileges(task: &Task) -> Result<()> {
     die_with_parent()
 }
 
+/// With one id there is no other to become: a user namespace below shows that one under another number. What the
+/// command makes is root's outside of it.
+fn appear_as(uid: u32, gid: u32) -> Result<()> {
+    let step = || format!("appear as user {uid}");
+    // /proc/self belongs to nobody while this process is protected; it is alone in its pid namespace here.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+        .step(step())?;
+    sys::unshare(UnshareFlags::NEWUSER).step(step())?;
+    for (file, text) in [
+        ("/proc/self/uid_map", format!("{uid} 0 1")),
+        ("/proc/self/gid_map", format!("{gid} 0 1")),
+    ] {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, file, flags, Mode::empty())
+            .and_then(|map| rustix::io::write(map, text.as_bytes()))
+            .step(step())?;
+    }
+    Ok(())
+}
+
 /// Kernels can be built without keyrings.
 fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
     if error.raw_os_error() == Some(libc::ENOSYS) {
@@ -419,12 +460,11 @@ fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
 fn take_ids(task: &Task) -> Result<()> {
     let gid = |id: u32| Gid::from_raw(id);
     let groups: Vec<Gid> = task.groups.iter().copied().map(gid).collect();
-    if task.privilege != crate::host::Privilege::SingleId {
+    if task.privilege != Privilege::SingleId {
         rustix::thread::set_thread_groups(&groups).step("set supplementary groups")?;
     }
     let (uid, gid) = (Uid::from_raw(task.uid), gid(task.gid));
-    rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .step(format!("become group {}", task.gid))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).step(format!("become group {}", task.gid))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(format!("become user {}", task.uid))
 }
 

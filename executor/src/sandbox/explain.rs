@@ -92,9 +92,8 @@ fn wrong_format(path: &Path) -> String {
             std::env::consts::ARCH
         ),
         Some(_) => "it is a damaged program or one for another kind of system".to_owned(),
-        None => {
-            "it is neither a program nor a script that begins with `#!` and an interpreter".to_owned()
-        }
+        None => "it is neither a program nor a script that begins with `#!` and an interpreter"
+            .to_owned(),
     }
 }
 
@@ -117,7 +116,10 @@ fn open(path: &Path) -> Option<std::fs::File> {
 
 /// The interpreter of `#!`, up to the first blank.
 fn script_interpreter(head: &[u8]) -> Option<Vec<u8>> {
-    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = head
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
     let word = line
         .split(|byte| matches!(byte, b' ' | b'\t'))
         .find(|word| !word.is_empty())?;
@@ -153,9 +155,17 @@ fn elf_interpreter(path: &Path, head: &[u8]) -> Option<Vec<u8>> {
     let little = little_endian(head)?;
     let wide = *head.get(4)? == 2;
     let (table, entry_size, count) = if wide {
-        (number(head, 32, 8, little)?, number(head, 54, 2, little)?, number(head, 56, 2, little)?)
+        (
+            number(head, 32, 8, little)?,
+            number(head, 54, 2, little)?,
+            number(head, 56, 2, little)?,
+        )
     } else {
-        (number(head, 28, 4, little)?, number(head, 42, 2, little)?, number(head, 44, 2, little)?)
+        (
+            number(head, 28, 4, little)?,
+            number(head, 42, 2, little)?,
+            number(head, 44, 2, little)?,
+        )
     };
     let file = open(path)?;
     let mut entry = vec![0; usize::try_from(entry_size).ok()?];
@@ -166,9 +176,15 @@ fn elf_interpreter(path: &Path, head: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let (offset, size) = if wide {
-            (number(&entry, 8, 8, little)?, number(&entry, 32, 8, little)?)
+            (
+                number(&entry, 8, 8, little)?,
+                number(&entry, 32, 8, little)?,
+            )
         } else {
-            (number(&entry, 4, 4, little)?, number(&entry, 16, 4, little)?)
+            (
+                number(&entry, 4, 4, little)?,
+                number(&entry, 16, 4, little)?,
+            )
         };
         let mut name = vec![0; usize::try_from(size).ok().filter(|size| *size <= HEAD)?];
         file.read_exact_at(&mut name, offset).ok()?;
@@ -236,21 +252,37 @@ mod tests {
             ("its interpreter /bin/bash is not in the image".into(), true)
         );
         let (text, not_found) = explained(b"#!/bin/sh\r\necho\r\n", libc::ENOENT);
-        assert!(not_found && text.contains("carriage return") && text.contains("`/bin/sh\\r`"), "{text}");
+        assert!(
+            not_found && text.contains("carriage return") && text.contains("`/bin/sh\\r`"),
+            "{text}"
+        );
         let (text, _) = explained(&elf(62, b"/lib64/ld.so\0"), libc::ENOENT);
-        assert_eq!(text, "it is dynamically linked and its loader /lib64/ld.so is not in the image");
+        assert_eq!(
+            text,
+            "it is dynamically linked and its loader /lib64/ld.so is not in the image"
+        );
     }
 
     #[test]
     fn foreign_and_broken_files_are_told_apart() {
-        let foreign = if cfg!(target_arch = "x86_64") { 183 } else { 62 };
+        let foreign = if cfg!(target_arch = "x86_64") {
+            183
+        } else {
+            62
+        };
         let (text, not_found) = explained(&elf(foreign, b""), libc::ENOEXEC);
-        assert!(!not_found && text.starts_with("it was built for "), "{text}");
+        assert!(
+            !not_found && text.starts_with("it was built for "),
+            "{text}"
+        );
         assert_eq!(explained(b"", libc::ENOEXEC).0, "it is empty");
         assert!(explained(b"echo hi\n", libc::ENOEXEC).0.contains("#!"));
         assert!(explained(b"x", libc::EACCES).0.contains("not executable"));
         assert_eq!(
-            explain(Path::new("/nowhere/at/all"), &io::Error::from_raw_os_error(libc::ENOENT)),
+            explain(
+                Path::new("/nowhere/at/all"),
+                &io::Error::from_raw_os_error(libc::ENOENT)
+            ),
             ("no such file".into(), true)
         );
     }

@@ -17,7 +17,9 @@ const GUARDED: rustix::mount::MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EX
 
 /// Mounts /proc, /sys and /dev.
 pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<()> {
-    let proc = mounts::make("proc", &[], GUARDED).step("make /proc (when this machine is itself a container, its /proc must not be masked)")?;
+    let proc = mounts::make("proc", &[], GUARDED).step(
+        "make /proc (when this machine is itself a container, its /proc must not be masked)",
+    )?;
     attach_over(&proc, points, root, "proc")?;
     let sys = sysfs(task)?;
     attach_over(&sys, points, root, "sys")?;
@@ -64,8 +66,7 @@ fn sysfs(task: &Task) -> Result<OwnedFd> {
     match mounts::make("sysfs", &[], GUARDED | READ_ONLY) {
         Err(Errno::PERM) if task.privilege != Privilege::Root && task.network != Network::Own => {
             let sys = mounts::copy_of_host("/sys", true).step("copy the host's /sys")?;
-            mounts::restrict(sys.as_fd(), true, GUARDED | READ_ONLY)
-                .step("make /sys read-only")?;
+            mounts::restrict(sys.as_fd(), true, GUARDED | READ_ONLY).step("make /sys read-only")?;
             Ok(sys)
         }
         result => result.step("make /sys"),
@@ -86,11 +87,7 @@ fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> R
     for (name, target) in plan::LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).step(format!("make the link /dev/{name}"))?;
     }
-    let mut pts_options = vec![
-        ("newinstance", ""),
-        ("ptmxmode", "0666"),
-        ("mode", "0620"),
-    ];
+    let mut pts_options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     // The group tty, which a user namespace with one id lacks.
     if task.privilege != Privilege::SingleId {
         pts_options.push(("gid", "5"));
@@ -181,8 +178,12 @@ fn restrict(proc: BorrowedFd<'_>, sys: BorrowedFd<'_>, _dev: BorrowedFd<'_>) -> 
         mounts::restrict(tree.as_fd(), true, GUARDED | READ_ONLY).step(step())?;
         mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
     }
-    let null = mounts::make("tmpfs", &[("mode", "0755"), ("size", "4k")], GUARDED | READ_ONLY)
-        .step("make an empty directory to mask with")?;
+    let null = mounts::make(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "4k")],
+        GUARDED | READ_ONLY,
+    )
+    .step("make an empty directory to mask with")?;
     let mut empty = Some(null);
     let mut first: Option<OwnedFd> = None;
     let mut mask = |target: OwnedFd, path: &str| -> Result<()> {
@@ -193,7 +194,12 @@ fn restrict(proc: BorrowedFd<'_>, sys: BorrowedFd<'_>, _dev: BorrowedFd<'_>) -> 
             let tree = match (empty.take(), &first) {
                 (Some(tree), _) => tree,
                 (None, Some(first)) => mounts::copy(first.as_fd(), false).step(step())?,
-                (None, None) => return Err(Failure { step: step(), errno: libc::EINVAL }),
+                (None, None) => {
+                    return Err(Failure {
+                        step: step(),
+                        errno: libc::EINVAL,
+                    });
+                }
             };
             mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
             if first.is_none() {
@@ -235,8 +241,9 @@ fn thermal_throttles(sys: BorrowedFd<'_>) -> Vec<String> {
         .filter_map(std::result::Result::ok)
         .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
         .filter(|name| {
-            name.strip_prefix("cpu")
-                .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+            name.strip_prefix("cpu").is_some_and(|number| {
+                !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+            })
         })
         .map(|name| format!("/sys/devices/system/cpu/{name}/thermal_throttle"))
         .collect()
@@ -244,7 +251,12 @@ fn thermal_throttles(sys: BorrowedFd<'_>) -> Vec<String> {
 
 /// The host's null device, verified.
 pub(super) fn null() -> std::result::Result<OwnedFd, Errno> {
-    let fd = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = rustix::fs::openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let stat = rustix::fs::fstat(&fd)?;
     if stat.st_rdev == rustix::fs::makedev(1, 3) {
         Ok(fd)

@@ -6,17 +6,21 @@
 
 mod cache_content;
 mod capabilities;
+mod cgroup;
 mod child;
 mod explain;
+mod forward;
 mod in_root;
 mod kernel_files;
 mod mounts;
+mod outer_terminal;
 mod plan;
 mod prepare;
 mod program;
 mod reaper;
 mod seccomp;
 mod session;
+mod socket;
 pub(crate) mod spawner;
 mod step;
 mod stubs;
@@ -31,6 +35,8 @@ use crate::overlay;
 use crate::spec::{Exec, Exit, Stdio};
 use rbuild_cache::{Snapshot, SnapshotId};
 
+use cgroup::Cgroup;
+use forward::Signals;
 use prepare::setup;
 
 /// Why a command could not be run, or did not end well.
@@ -81,14 +87,17 @@ impl Executor {
         cancel: CancellationToken,
     ) -> Result<Snapshot, ExecError> {
         let base = base.cloned();
-        let ended = self.go(base.clone(), exec, stdio, &cancel).await?;
+        let ended = self.go(base.clone(), exec, stdio, &cancel, None).await?;
         match ended.exit {
             Exit::Code(0) => {}
             exit => return Err(ExecError::Failed(exit)),
         }
         blocking(move || {
             stubs::remove(ended.layer.upper(), &ended.stubs, &ended.parents).map_err(|errno| {
-                setup("remove the mount points from the layer", std::io::Error::from(errno))
+                setup(
+                    "remove the mount points from the layer",
+                    std::io::Error::from(errno),
+                )
             })?;
             let now = std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
@@ -107,7 +116,10 @@ impl Executor {
         stdio: Stdio,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecError> {
-        let ended = self.go(base.cloned(), exec, stdio, &cancel).await?;
+        let signals = Signals::listen().map_err(|error| setup("listen to signals", error))?;
+        let ended = self
+            .go(base.cloned(), exec, stdio, &cancel, Some(signals))
+            .await?;
         blocking(move || {
             let exit = ended.exit;
             drop(ended);
@@ -122,26 +134,28 @@ impl Executor {
         exec: Exec,
         stdio: Stdio,
         cancel: &CancellationToken,
+        signals: Option<Signals>,
     ) -> Result<wait::Ended, ExecError> {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
         let (store, host) = (self.store.clone(), self.host.clone());
-        let program = exec
-            .argv
-            .first()
-            .map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned());
+        let program = exec.argv.first().map_or_else(String::new, |name| {
+            String::from_utf8_lossy(name).into_owned()
+        });
         let timeout = exec.timeout;
-        let (streams, inside) = wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
+        let (streams, inside) =
+            wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
         let started = blocking(move || {
             let layer = store.prepare()?;
             let root = overlay::writable(&store, base.as_ref(), &layer)
                 .map_err(|error| setup("mount the root", error))?;
+            let cgroup = Cgroup::make(&exec.limits)?;
             let prepared = prepare::prepare(&store, &host, root, exec)?;
-            wait::start(&host, layer, prepared, inside)
+            wait::start(&host, layer, prepared, cgroup, inside)
         })
         .await?;
-        wait::finish(started, streams, timeout, cancel, program).await
+        wait::finish(started, streams, timeout, cancel, program, signals).await
     }
 }
 

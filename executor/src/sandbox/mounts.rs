@@ -6,9 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
 type Result<T> = std::result::Result<T, Errno>;
 

@@ -91,10 +91,18 @@ pub(super) struct Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Source {
     /// A path inside a detached mount.
-    Tree { tree: Slot, path: Bytes },
+    Tree {
+        tree: Slot,
+        path: Bytes,
+    },
     /// A file of [`Task::files`].
-    File { name: String },
-    Tmpfs { size: Option<u64>, mode: u32 },
+    File {
+        name: String,
+    },
+    Tmpfs {
+        size: Option<u64>,
+        mode: u32,
+    },
 }
 
 /// Which filter of system calls.
@@ -206,7 +214,10 @@ pub(super) enum Reply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
     /// All is set up; what was made for mount points. The master of the terminal rides on it.
-    Ready { stubs: Vec<Stub>, parents: Vec<Parent> },
+    Ready {
+        stubs: Vec<Stub>,
+        parents: Vec<Parent>,
+    },
     /// A step failed.
     Failed { step: String, errno: i32 },
     /// `execve` failed.

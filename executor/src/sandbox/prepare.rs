@@ -9,6 +9,7 @@ use rbuild_cache::{ActiveSnapshot, RootDir, Store};
 use rustix::fs::{Mode, OFlags};
 
 use super::plan::{self, Bytes, Filter, Limit, ResourceLimit, Slot, Source, Task};
+use super::socket::{self, Forwarded};
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
 use crate::host::{Host, Privilege};
 use crate::spec::{Exec, Mount, MountSource, Network, Security};
@@ -33,6 +34,7 @@ pub(super) struct Kept {
     /// Cache mounts with their locks, throw-away layers.
     _mounts: Vec<Mount>,
     _layers: Vec<ActiveSnapshot>,
+    _sockets: Vec<Forwarded>,
 }
 
 pub(super) fn setup(
@@ -83,9 +85,13 @@ pub(super) fn prepare(
     } else {
         capabilities::DEFAULT
     };
-    let capabilities =
-        capabilities::mask(base, &exec.capabilities_add, &exec.capabilities_drop)
-            .map_err(|name| setup(format!("give the capability `{name}`"), "there is none of that name"))?;
+    let capabilities = capabilities::mask(base, &exec.capabilities_add, &exec.capabilities_drop)
+        .map_err(|name| {
+            setup(
+                format!("give the capability `{name}`"),
+                "there is none of that name",
+            )
+        })?;
     let Builder {
         mut descriptors,
         kept,
@@ -160,8 +166,12 @@ fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<ResourceLimit>, ExecError>
         constant(Limit::Nofile, 1024, 524_288),
     ];
     for (name, soft, hard) in asked {
-        let kind = Limit::by_name(name)
-            .ok_or_else(|| setup(format!("set the limit `{name}`"), "there is none of that name"))?;
+        let kind = Limit::by_name(name).ok_or_else(|| {
+            setup(
+                format!("set the limit `{name}`"),
+                "there is none of that name",
+            )
+        })?;
         limits.retain(|known| known.kind != kind);
         limits.push(ResourceLimit {
             kind,
@@ -223,22 +233,19 @@ impl Builder {
         Ok(())
     }
 
-    fn source(
-        &mut self,
-        index: usize,
-        mount: &Mount,
-        target: &Path,
-    ) -> Result<Source, ExecError> {
+    fn source(&mut self, index: usize, mount: &Mount, target: &Path) -> Result<Source, ExecError> {
         let failed = |what: &str| {
             let step = format!("{what} for the mount at {}", target.display());
             move |error: rustix::io::Errno| setup(step, std::io::Error::from(error))
         };
         match &mount.source {
             MountSource::Snapshot { snapshot, path } => {
-                let overlay_failed =
-                    |error: overlay::Error| setup(format!("mount the source of {}", target.display()), error);
+                let overlay_failed = |error: overlay::Error| {
+                    setup(format!("mount the source of {}", target.display()), error)
+                };
                 let tree = if mount.read_only {
-                    let view = overlay::view(&self.store, snapshot.as_ref()).map_err(overlay_failed)?;
+                    let view =
+                        overlay::view(&self.store, snapshot.as_ref()).map_err(overlay_failed)?;
                     view.as_fd()
                         .try_clone_to_owned()
                         .map_err(|error| setup("keep a mount", error))?
@@ -252,7 +259,8 @@ impl Builder {
                 Ok(self.tree(tree, path))
             }
             MountSource::Directory { root, path } => {
-                let tree = mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
+                let tree =
+                    mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
                 Ok(self.tree(tree, path))
             }
             MountSource::Cache {
@@ -274,8 +282,8 @@ impl Builder {
                         (*mode, *uid, *gid),
                     )?;
                 }
-                let tree = mounts::copy(directory.as_fd(), false)
-                    .map_err(failed("open the cache"))?;
+                let tree =
+                    mounts::copy(directory.as_fd(), false).map_err(failed("open the cache"))?;
                 Ok(self.tree(tree, path))
             }
             MountSource::Tmpfs { size, mode } => Ok(Source::Tmpfs {
@@ -292,7 +300,23 @@ impl Builder {
                 self.files.add(&name, data, *mode, (*uid, *gid))?;
                 Ok(Source::File { name })
             }
-            MountSource::Socket { .. } => Err(setup("forward a socket", "not supported yet")),
+            MountSource::Socket {
+                path,
+                mode,
+                uid,
+                gid,
+            } => {
+                let name = format!("socket-{index}");
+                let forwarded = socket::forward(
+                    self.files.tree.as_fd(),
+                    &name,
+                    path.clone(),
+                    (*mode, *uid, *gid),
+                )
+                .map_err(|error| setup(format!("forward the socket {}", path.display()), error))?;
+                self.kept._sockets.push(forwarded);
+                Ok(Source::File { name })
+            }
         }
     }
 
@@ -343,9 +367,8 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn hosts(hostname: &str, more: &[(String, String)]) -> Vec<u8> {
-    let mut text = format!(
-        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (host, address) in more {
         text.push_str(&format!("{address}\t{host}\n"));
     }
@@ -360,7 +383,11 @@ struct Files {
 impl Files {
     fn new() -> Result<Self, ExecError> {
         let make = |options: &[(&str, &str)]| {
-            mounts::make("tmpfs", options, mounts::NO_SUID | mounts::NO_DEV | mounts::NO_EXEC)
+            mounts::make(
+                "tmpfs",
+                options,
+                mounts::NO_SUID | mounts::NO_DEV | mounts::NO_EXEC,
+            )
         };
         // Secrets are not to be swapped out either; only newer kernels can promise it.
         let tree = make(&[("mode", "0755"), ("noswap", "")])

@@ -98,7 +98,8 @@ fn wait(socket: &OwnedFd, running: &mut Vec<OwnedFd>) -> io::Result<bool> {
 }
 
 fn spawn(task: Task, descriptors: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
-    let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let mut flags =
+        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if task.network == Network::Own {
         flags |= libc::CLONE_NEWNET;
     }

@@ -134,7 +134,11 @@ fn has_own_attributes(directory: &OwnedFd) -> Result<bool, Errno> {
         Err(errno) => return Err(errno),
     };
     let names = names.get(..length).unwrap_or_default();
-    Ok(names
-        .split(|byte| *byte == 0)
-        .any(|name| !name.is_empty() && !matches!(name, b"user.overlay.origin" | b"user.overlay.impure" | b"user.overlay.uuid")))
+    Ok(names.split(|byte| *byte == 0).any(|name| {
+        !name.is_empty()
+            && !matches!(
+                name,
+                b"user.overlay.origin" | b"user.overlay.impure" | b"user.overlay.uuid"
+            )
+    }))
 }

@@ -46,7 +46,8 @@ pub(super) fn open_inside(
     rustix::termios::tcsetwinsize(&slave, size).step("set the size of the terminal")?;
 
     let step = "bind /dev/console";
-    let dev = in_root::open(root, Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).step(step)?;
+    let dev =
+        in_root::open(root, Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).step(step)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600)).step(step)?);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -10,6 +10,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio_util::sync::CancellationToken;
 
+use super::cgroup::Cgroup;
+use super::forward::Signals;
+use super::outer_terminal::{self, Joined};
 use super::plan::{self, Parent, Report, Stub};
 use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
@@ -25,6 +28,7 @@ pub(super) struct Started {
     // Fields are dropped in this order: the process first, then what it used.
     session: Session,
     status: OwnedFd,
+    cgroup: Option<Cgroup>,
     layer: ActiveSnapshot,
     kept: Kept,
 }
@@ -35,6 +39,7 @@ pub(super) struct Ended {
     pub(super) layer: ActiveSnapshot,
     pub(super) stubs: Vec<Stub>,
     pub(super) parents: Vec<Parent>,
+    _cgroup: Option<Cgroup>,
     _kept: Kept,
 }
 
@@ -46,13 +51,16 @@ pub(super) enum Streams {
         sink: Arc<dyn Fn(Output, &[u8]) + Send + Sync>,
     },
     Inherit,
+    Terminal {
+        interactive: bool,
+    },
 }
 
 /// The command's side.
-pub(super) struct Inside {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+pub(super) enum Inside {
+    Streams([OwnedFd; 3]),
+    /// Made in the sandbox.
+    Terminal,
 }
 
 impl Streams {
@@ -71,25 +79,25 @@ impl Streams {
                     stderr: receiver(stderr)?,
                     sink,
                 };
-                let inside = Inside {
-                    stdin: kernel_files::null()?,
-                    stdout: stdout_inside,
-                    stderr: stderr_inside,
-                };
-                Ok((streams, inside))
+                let stdin = kernel_files::null()?;
+                Ok((
+                    streams,
+                    Inside::Streams([stdin, stdout_inside, stderr_inside]),
+                ))
             }
-            Stdio::Inherit { interactive } | Stdio::Terminal { interactive } => {
+            Stdio::Inherit { interactive } => {
                 let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-                let inside = Inside {
-                    stdin: if interactive {
-                        own(rustix::stdio::stdin())?
-                    } else {
-                        kernel_files::null()?
-                    },
-                    stdout: own(rustix::stdio::stdout())?,
-                    stderr: own(rustix::stdio::stderr())?,
+                let stdin = if interactive {
+                    own(rustix::stdio::stdin())?
+                } else {
+                    kernel_files::null()?
                 };
-                Ok((Self::Inherit, inside))
+                let (stdout, stderr) =
+                    (own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?);
+                Ok((Self::Inherit, Inside::Streams([stdin, stdout, stderr])))
+            }
+            Stdio::Terminal { interactive } => {
+                Ok((Self::Terminal { interactive }, Inside::Terminal))
             }
         }
     }
@@ -100,6 +108,7 @@ pub(super) fn start(
     host: &Host,
     layer: ActiveSnapshot,
     prepared: Prepared,
+    cgroup: Option<(Cgroup, Vec<OwnedFd>)>,
     inside: Inside,
 ) -> Result<Started, ExecError> {
     let Prepared {
@@ -108,10 +117,25 @@ pub(super) fn start(
         kept,
     } = prepared;
     let (status, status_inside) = wire::pair().map_err(|error| setup("make a socket", error))?;
+    task.status = descriptors.len();
+    descriptors.push(status_inside);
     let first = descriptors.len();
-    descriptors.extend([inside.stdin, inside.stdout, inside.stderr, status_inside]);
-    task.stdio = plan::Stdio::Streams([first, first + 1, first + 2]);
-    task.status = first + 3;
+    match inside {
+        Inside::Streams(streams) => {
+            descriptors.extend(streams);
+            task.stdio = plan::Stdio::Streams([first, first + 1, first + 2]);
+        }
+        Inside::Terminal => {
+            let (rows, columns) = outer_terminal::size();
+            task.stdio = plan::Stdio::Terminal { rows, columns };
+        }
+    }
+    let cgroup = cgroup.map(|(cgroup, joined)| {
+        let first = descriptors.len();
+        task.cgroups = (first..first + joined.len()).collect();
+        descriptors.extend(joined);
+        cgroup
+    });
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let pidfd = host
         .spawn(&task, &borrowed)
@@ -119,6 +143,7 @@ pub(super) fn start(
     Ok(Started {
         session: Session::new(pidfd),
         status,
+        cgroup,
         layer,
         kept,
     })
@@ -130,6 +155,7 @@ struct Reported {
     ready: bool,
     stubs: Vec<Stub>,
     parents: Vec<Parent>,
+    master: Option<OwnedFd>,
     failure: Option<ExecError>,
 }
 
@@ -139,12 +165,13 @@ fn read_reports(status: &OwnedFd, program: &str) -> Result<Reported, ExecError> 
     loop {
         let message = wire::receive::<Report>(status.as_fd())
             .map_err(|error| setup("listen to the sandbox", error))?;
-        let Some((report, _descriptors)) = message else {
+        let Some((report, mut descriptors)) = message else {
             return Ok(reported);
         };
         match report {
             Report::Ready { stubs, parents } => {
                 reported.ready = true;
+                reported.master = descriptors.pop();
                 reported.stubs = stubs;
                 reported.parents = parents;
             }
@@ -165,25 +192,33 @@ fn read_reports(status: &OwnedFd, program: &str) -> Result<Reported, ExecError> 
     }
 }
 
-/// Waits for the end and for the last byte of output.
+/// What ends a command before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Cancelled,
+    TimedOut,
+}
+
+/// Waits for the end and for the last byte of output. With `signals`, hands on those that reach this process.
 pub(super) async fn finish(
     started: Started,
     streams: Streams,
     timeout: Option<Duration>,
     cancel: &CancellationToken,
     program: String,
+    mut signals: Option<Signals>,
 ) -> Result<Ended, ExecError> {
     let Started {
         mut session,
         status,
+        cgroup,
         layer,
         kept,
     } = started;
+    let interactive = matches!(streams, Streams::Terminal { interactive: true });
+    let mut terminal: Option<Joined> = None;
     let mut reports = tokio::task::spawn_blocking(move || read_reports(&status, &program));
-    let mut reported = None;
-    let mut exit = None;
-    let mut timed_out = false;
-    let mut cancelled = false;
+    let (mut reported, mut exit, mut cut, mut output_done) = (None, None, None, false);
     let deadline = async {
         match timeout {
             Some(limit) => tokio::time::sleep(limit).await,
@@ -193,19 +228,25 @@ pub(super) async fn finish(
     tokio::pin!(deadline);
     let output = carry(streams);
     tokio::pin!(output);
-    let mut output_done = false;
     while exit.is_none() || reported.is_none() || !output_done {
         tokio::select! {
-            () = cancel.cancelled(), if !cancelled => {
-                cancelled = true;
+            () = cancel.cancelled(), if cut.is_none() => {
+                cut = Some(Cut::Cancelled);
                 session.kill();
             }
-            () = &mut deadline, if !timed_out => {
-                timed_out = true;
+            () = &mut deadline, if cut.is_none() => {
+                cut = Some(Cut::TimedOut);
                 session.kill();
             }
             result = &mut reports, if reported.is_none() => {
-                reported = Some(result.map_err(|error| setup("listen to the sandbox", error))??);
+                let mut result = result.map_err(|error| setup("listen to the sandbox", error))??;
+                if let Some(master) = result.master.take() {
+                    let joined = Joined::new(master, interactive)
+                        .map_err(|error| setup("join the terminals", error))?;
+                    joined.resize();
+                    terminal = Some(joined);
+                }
+                reported = Some(result);
             }
             result = session.wait(), if exit.is_none() => {
                 exit = Some(result.map_err(|error| setup("wait for the command", error))?);
@@ -214,21 +255,33 @@ pub(super) async fn finish(
                 result.map_err(|error| setup("read the command's output", error))?;
                 output_done = true;
             }
+            signal = next_signal(&mut signals) => match (signal, &terminal) {
+                (rustix::process::Signal::WINCH, Some(terminal)) => terminal.resize(),
+                (signal, _) => session.signal(signal),
+            }
         }
     }
+    if let Some(terminal) = terminal {
+        super::blocking(move || {
+            terminal.finish();
+            Ok(())
+        })
+        .await?;
+    }
     let reported = reported.unwrap_or_default();
-    if cancelled {
+    if cut == Some(Cut::Cancelled) {
         return Err(ExecError::Cancelled);
     }
     if let Some(failure) = reported.failure {
         return Err(failure);
     }
-    let exit = match exit {
-        Some(_) if timed_out => Exit::TimedOut,
-        Some(exit) => exit,
-        None => Exit::Signal(0),
+    let exit = match exit.unwrap_or(Exit::Signal(0)) {
+        _ if cut == Some(Cut::TimedOut) => Exit::TimedOut,
+        Exit::Code(0) => Exit::Code(0),
+        _ if cgroup.as_ref().is_some_and(Cgroup::killed_for_memory) => Exit::OutOfMemory,
+        exit => exit,
     };
-    if !reported.ready && exit != Exit::TimedOut {
+    if !reported.ready && matches!(exit, Exit::Code(_) | Exit::Signal(_)) {
         return Err(setup(
             "hear from the sandbox's first process",
             format!("it {}", super::describe_exit(exit)),
@@ -239,14 +292,22 @@ pub(super) async fn finish(
         layer,
         stubs: reported.stubs,
         parents: reported.parents,
+        _cgroup: cgroup,
         _kept: kept,
     })
+}
+
+async fn next_signal(signals: &mut Option<Signals>) -> rustix::process::Signal {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Carries output until both pipes are closed.
 async fn carry(streams: Streams) -> io::Result<()> {
     match streams {
-        Streams::Inherit => Ok(()),
+        Streams::Inherit | Streams::Terminal { .. } => Ok(()),
         Streams::Capture {
             stdout,
             stderr,

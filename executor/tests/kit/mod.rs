@@ -11,25 +11,25 @@ use rbuild_executor::spec::{Limits, Network, Security};
 use rbuild_executor::{Exec, Executor, Host, Output, Stdio};
 use tokio_util::sync::CancellationToken;
 
-pub type Failed = Box<dyn std::error::Error>;
-pub type Outcome = Result<(), Failed>;
-pub type Test = fn(&Kit) -> Outcome;
+pub(crate) type Failed = Box<dyn std::error::Error>;
+pub(crate) type Outcome = Result<(), Failed>;
+pub(crate) type Test = fn(&Kit) -> Outcome;
 
-pub struct Kit {
-    pub executor: Arc<Executor>,
-    pub runtime: tokio::runtime::Runtime,
-    pub base: SnapshotId,
+pub(crate) struct Kit {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) base: SnapshotId,
     _directory: tempfile::TempDir,
 }
 
 /// What a command did.
-pub struct Ran {
-    pub result: Result<Snapshot, ExecError>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) result: Result<Snapshot, ExecError>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-pub fn main(tests: &[(&str, Test)]) -> ExitCode {
+pub(crate) fn main(tests: &[(&str, Test)]) -> ExitCode {
     let host = match host::init() {
         Ok(host) => host,
         Err(error) => {
@@ -37,12 +37,17 @@ pub fn main(tests: &[(&str, Test)]) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let filter = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
     let privilege = host.privilege();
     let kit = Kit::new(host);
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in tests {
-        if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
+        if filter
+            .as_ref()
+            .is_some_and(|filter| !name.contains(filter.as_str()))
+        {
             continue;
         }
         match test(&kit) {
@@ -59,7 +64,25 @@ pub fn main(tests: &[(&str, Test)]) -> ExitCode {
         drop(kit);
         good &= as_ordinary_users(filter.as_deref());
     }
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs one thing in a process of its own.
+pub(crate) fn alone(role: Test) -> ExitCode {
+    let outcome = host::init()
+        .map_err(Failed::from)
+        .and_then(|host| role(&Kit::new(host)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("FAILED: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Set where this program was started by itself.
@@ -85,7 +108,9 @@ fn user_id(name: &str) -> Option<(u32, u32)> {
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         match fields.as_slice() {
-            [known, _, uid, gid, ..] if *known == name => Some((uid.parse().ok()?, gid.parse().ok()?)),
+            [known, _, uid, gid, ..] if *known == name => {
+                Some((uid.parse().ok()?, gid.parse().ok()?))
+            }
             _ => None,
         }
     })
@@ -101,7 +126,12 @@ fn again((uid, gid): (u32, u32), filter: Option<&str>) -> bool {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open).expect("open the directory");
     let mut command = std::process::Command::new(program);
-    command.args(filter).env(CHILD, "1").current_dir("/").uid(uid).gid(gid);
+    command
+        .args(filter)
+        .env(CHILD, "1")
+        .current_dir("/")
+        .uid(uid)
+        .gid(gid);
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -123,29 +153,29 @@ impl Kit {
         }
     }
 
-    pub fn privilege(&self) -> Privilege {
+    pub(crate) fn privilege(&self) -> Privilege {
         self.executor.host().privilege()
     }
 
-    pub fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         self.executor.store()
     }
 
     /// Runs a shell script on the base.
-    pub fn sh(&self, script: &str) -> Result<Ran, Failed> {
+    pub(crate) fn sh(&self, script: &str) -> Result<Ran, Failed> {
         let ran = self.exec(Some(&self.base), shell(script));
         ran.ok()?;
         Ok(ran)
     }
 
     /// Says that a part of a test cannot run.
-    pub fn skip(&self, what: &str, why: &str) -> Outcome {
+    pub(crate) fn skip(&self, what: &str, why: &str) -> Outcome {
         println!("SKIPPED ({:?}) {what}: {why}", self.privilege());
         Ok(())
     }
 
     /// The base with something written on top.
-    pub fn snapshot_with<T>(
+    pub(crate) fn snapshot_with<T>(
         &self,
         write: impl FnOnce(&Path) -> std::io::Result<T>,
     ) -> Result<SnapshotId, Failed> {
@@ -154,11 +184,11 @@ impl Kit {
         Ok(active.commit(Some(&self.base), 0)?.id)
     }
 
-    pub fn exec(&self, base: Option<&SnapshotId>, exec: Exec) -> Ran {
+    pub(crate) fn exec(&self, base: Option<&SnapshotId>, exec: Exec) -> Ran {
         self.exec_until(base, exec, CancellationToken::new())
     }
 
-    pub fn exec_until(
+    pub(crate) fn exec_until(
         &self,
         base: Option<&SnapshotId>,
         exec: Exec,
@@ -173,12 +203,9 @@ impl Kit {
                 Output::Stderr => collected.1.extend_from_slice(piece),
             }
         }));
-        let result = self.runtime.block_on(self.executor.exec(
-            base,
-            exec,
-            stdio,
-            cancel,
-        ));
+        let result = self
+            .runtime
+            .block_on(self.executor.exec(base, exec, stdio, cancel));
         let collected = collected.lock().expect("no panic while locked");
         Ran {
             result,
@@ -188,7 +215,7 @@ impl Kit {
     }
 
     /// What a successful command left, as a sorted list of paths.
-    pub fn layer(&self, ran: &Ran) -> Result<Vec<String>, Failed> {
+    pub(crate) fn layer(&self, ran: &Ran) -> Result<Vec<String>, Failed> {
         let snapshot = ran.result.as_ref().map_err(describe)?;
         let tree = self.store().tree(&snapshot.id)?;
         Ok(tree
@@ -201,16 +228,22 @@ impl Kit {
 }
 
 impl Ran {
-    pub fn ok(&self) -> Result<&Self, Failed> {
+    pub(crate) fn ok(&self) -> Result<&Self, Failed> {
         match &self.result {
             Ok(_) => Ok(self),
-            Err(error) => Err(format!("{}; stdout {:?}, stderr {:?}", describe(error), self.stdout, self.stderr).into()),
+            Err(error) => Err(format!(
+                "{}; stdout {:?}, stderr {:?}",
+                describe(error),
+                self.stdout,
+                self.stderr
+            )
+            .into()),
         }
     }
 }
 
 /// An error with its causes.
-pub fn describe(error: &ExecError) -> String {
+pub(crate) fn describe(error: &ExecError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -220,11 +253,11 @@ pub fn describe(error: &ExecError) -> String {
     text
 }
 
-pub fn shell(script: &str) -> Exec {
+pub(crate) fn shell(script: &str) -> Exec {
     command(&["/bin/sh", "-c", script])
 }
 
-pub fn command(argv: &[&str]) -> Exec {
+pub(crate) fn command(argv: &[&str]) -> Exec {
     Exec {
         argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
         env: vec![b"PATH=/usr/bin:/bin".to_vec()],
@@ -246,7 +279,7 @@ pub fn command(argv: &[&str]) -> Exec {
     }
 }
 
-pub fn equal(left: &str, right: &str) -> Outcome {
+pub(crate) fn equal(left: &str, right: &str) -> Outcome {
     if left == right {
         Ok(())
     } else {
@@ -254,8 +287,12 @@ pub fn equal(left: &str, right: &str) -> Outcome {
     }
 }
 
-pub fn holds(condition: bool, what: impl std::fmt::Display) -> Outcome {
-    if condition { Ok(()) } else { Err(what.to_string().into()) }
+pub(crate) fn holds(condition: bool, what: impl std::fmt::Display) -> Outcome {
+    if condition {
+        Ok(())
+    } else {
+        Err(what.to_string().into())
+    }
 }
 
 /// A root with busybox, its links, and the usual files of /etc.
@@ -275,8 +312,14 @@ fn busybox(store: &Store) -> SnapshotId {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
     }
     let files = [
-        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n"),
-        ("etc/group", "root:x:0:\ndaemon:x:1:\nextra:x:500:user\nuser:x:1000:\n"),
+        (
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n",
+        ),
+        (
+            "etc/group",
+            "root:x:0:\ndaemon:x:1:\nextra:x:500:user\nuser:x:1000:\n",
+        ),
     ];
     for (path, content) in files {
         std::fs::write(root.join(path), content).expect("a file");
@@ -285,8 +328,9 @@ fn busybox(store: &Store) -> SnapshotId {
 }
 
 const APPLETS: &[&str] = &[
-    "sh", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "find", "grep", "head",
-    "hostname", "id", "df", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "printf", "ps", "pwd",
-    "readlink", "rm", "rmdir", "sed", "seq", "setsid", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true",
-    "tty", "umask", "umount", "uname", "unshare", "wc", "xargs", "yes", "chroot", "su", "nc",
+    "sh", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "echo", "env", "false", "find",
+    "grep", "head", "hostname", "id", "df", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod",
+    "mount", "mv", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "sed", "seq", "setsid",
+    "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr", "true", "tty", "umask",
+    "umount", "uname", "unshare", "wc", "xargs", "yes", "chroot", "su", "nc",
 ];

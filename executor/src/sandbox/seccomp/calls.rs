@@ -23,12 +23,7 @@ pub(super) const MKNODAT: Call = ("mknodat", 259, 297, 33);
 
 /// Open to those who have a capability.
 pub(super) const WITH_CAPABILITY: &[(&str, &[Call])] = &[
-    (
-        "DAC_READ_SEARCH",
-        &[
-            ("open_by_handle_at", 304, 342, 265),
-        ],
-    ),
+    ("DAC_READ_SEARCH", &[("open_by_handle_at", 304, 342, 265)]),
     (
         "SYS_ADMIN",
         &[
@@ -55,18 +50,8 @@ pub(super) const WITH_CAPABILITY: &[(&str, &[Call])] = &[
             ("unshare", 272, 310, 97),
         ],
     ),
-    (
-        "SYS_BOOT",
-        &[
-            ("reboot", 169, 88, 142),
-        ],
-    ),
-    (
-        "SYS_CHROOT",
-        &[
-            ("chroot", 161, 61, 51),
-        ],
-    ),
+    ("SYS_BOOT", &[("reboot", 169, 88, 142)]),
+    ("SYS_CHROOT", &[("chroot", 161, 61, 51)]),
     (
         "SYS_MODULE",
         &[
@@ -84,12 +69,7 @@ pub(super) const WITH_CAPABILITY: &[(&str, &[Call])] = &[
             ("set_mempolicy_home_node", 450, 450, 450),
         ],
     ),
-    (
-        "SYS_PACCT",
-        &[
-            ("acct", 163, 51, 89),
-        ],
-    ),
+    ("SYS_PACCT", &[("acct", 163, 51, 89)]),
     (
         "SYS_PTRACE",
         &[
@@ -102,10 +82,7 @@ pub(super) const WITH_CAPABILITY: &[(&str, &[Call])] = &[
     ),
     (
         "SYS_RAWIO",
-        &[
-            ("ioperm", 173, 101, NONE),
-            ("iopl", 172, 110, NONE),
-        ],
+        &[("ioperm", 173, 101, NONE), ("iopl", 172, 110, NONE)],
     ),
     (
         "SYS_TIME",
@@ -116,12 +93,7 @@ pub(super) const WITH_CAPABILITY: &[(&str, &[Call])] = &[
             ("stime", NONE, 25, NONE),
         ],
     ),
-    (
-        "SYS_TTY_CONFIG",
-        &[
-            ("vhangup", 153, 111, 58),
-        ],
-    ),
+    ("SYS_TTY_CONFIG", &[("vhangup", 153, 111, 58)]),
 ];
 
 /// Changes of owners and ids: with one id in the user namespace they can only pretend.

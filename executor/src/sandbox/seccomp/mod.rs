@@ -14,8 +14,6 @@ use calls::{Call, NONE};
 const SYS_ADMIN: u64 = 1 << 21;
 /// Flags of `clone` that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 const NAMESPACES: u32 = 0x7e02_0000;
-/// The x32 way of calling sets this bit.
-const X32: u32 = 0x4000_0000;
 const ADDRESS_FAMILIES_REFUSED: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u32];
 /// Linux, Linux with 32-bit addresses or uname 2.6, and the query.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
@@ -61,13 +59,25 @@ enum Action {
     Allow,
     Errno(u16),
     /// Refused with EPERM if the argument has one of the bits.
-    RefuseBits { argument: u32, bits: u32 },
+    RefuseBits {
+        argument: u32,
+        bits: u32,
+    },
     /// Allowed if the argument is one of the values.
-    OnlyValues { argument: u32, values: &'static [u32] },
+    OnlyValues {
+        argument: u32,
+        values: &'static [u32],
+    },
     /// Refused with the error number if the argument is one of the values.
-    NotValues { argument: u32, values: &'static [u32], errno: u16 },
+    NotValues {
+        argument: u32,
+        values: &'static [u32],
+        errno: u16,
+    },
     /// Pretends success where the argument asks for a device node.
-    PretendDevices { argument: u32 },
+    PretendDevices {
+        argument: u32,
+    },
 }
 
 const EPERM: Action = Action::Errno(libc::EPERM as u16);
@@ -109,7 +119,11 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
             }
         }
     }
-    let ownership = if filter.fake_root { PRETEND } else { Action::Allow };
+    let ownership = if filter.fake_root {
+        PRETEND
+    } else {
+        Action::Allow
+    };
     for call in calls::OWNERSHIP {
         add(call, ownership);
     }
@@ -296,13 +310,20 @@ mod tests {
     use super::*;
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    /// The x32 way of calling sets this bit.
+    const X32: u32 = 0x4000_0000;
 
     fn refuse(errno: i32) -> u32 {
         libc::SECCOMP_RET_ERRNO | errno as u32
     }
 
     /// Runs a filter as the kernel would, and counts its steps.
-    fn run(program: &[sock_filter], machine: Machine, number: u32, arguments: [u32; 3]) -> (u32, usize) {
+    fn run(
+        program: &[sock_filter],
+        machine: Machine,
+        number: u32,
+        arguments: [u32; 3],
+    ) -> (u32, usize) {
         let word = |offset: u32| match offset {
             NUMBER => number,
             ARCHITECTURE => machine.audit(),
@@ -339,7 +360,11 @@ mod tests {
         for machine in Machine::HERE {
             if let Some(number) = machine.number(call) {
                 let (result, _) = run(&program, *machine, number, arguments);
-                assert_eq!(result, expected, "{} on {machine:?} with {arguments:x?}", call.0);
+                assert_eq!(
+                    result, expected,
+                    "{} on {machine:?} with {arguments:x?}",
+                    call.0
+                );
             }
         }
     }
@@ -350,7 +375,11 @@ mod tests {
             check(default_filter(), call, [0; 3], ALLOW);
         }
         for (name, list) in calls::WITH_CAPABILITY {
-            let expected = if *name == "SYS_CHROOT" { ALLOW } else { refuse(libc::EPERM) };
+            let expected = if *name == "SYS_CHROOT" {
+                ALLOW
+            } else {
+                refuse(libc::EPERM)
+            };
             for call in *list {
                 check(default_filter(), call, [0; 3], expected);
                 let all = Filter {
@@ -393,18 +422,37 @@ mod tests {
     fn arguments_decide_where_they_must() {
         let filter = default_filter();
         check(filter, &calls::CLONE, [libc::SIGCHLD as u32, 0, 0], ALLOW);
-        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP] {
-            check(filter, &calls::CLONE, [flag as u32, 0, 0], refuse(libc::EPERM));
+        for flag in [
+            libc::CLONE_NEWUSER,
+            libc::CLONE_NEWNS,
+            libc::CLONE_NEWNET,
+            libc::CLONE_NEWCGROUP,
+        ] {
+            check(
+                filter,
+                &calls::CLONE,
+                [flag as u32, 0, 0],
+                refuse(libc::EPERM),
+            );
         }
         check(filter, &calls::CLONE3, [0; 3], refuse(libc::ENOSYS));
         check(filter, &calls::SOCKETCALL, [1, 0, 0], refuse(libc::ENOSYS));
         for family in 0..64 {
             let refused = family == libc::AF_ALG || family == libc::AF_VSOCK;
-            let expected = if refused { refuse(libc::EAFNOSUPPORT) } else { ALLOW };
+            let expected = if refused {
+                refuse(libc::EAFNOSUPPORT)
+            } else {
+                ALLOW
+            };
             check(filter, &calls::SOCKET, [family as u32, 0, 0], expected);
         }
         check(filter, &calls::PERSONALITY, [0x2_0008, 0, 0], ALLOW);
-        check(filter, &calls::PERSONALITY, [0x4_0000, 0, 0], refuse(libc::EPERM));
+        check(
+            filter,
+            &calls::PERSONALITY,
+            [0x4_0000, 0, 0],
+            refuse(libc::EPERM),
+        );
     }
 
     #[test]
@@ -416,15 +464,37 @@ mod tests {
         for call in calls::OWNERSHIP {
             check(filter, call, [7; 3], refuse(0));
         }
-        check(filter, &calls::MKNODAT, [0, 0, libc::S_IFCHR | 0o600], refuse(0));
-        check(filter, &calls::MKNODAT, [0, 0, libc::S_IFIFO | 0o600], ALLOW);
-        check(default_filter(), &calls::MKNODAT, [0, 0, libc::S_IFCHR], ALLOW);
+        check(
+            filter,
+            &calls::MKNODAT,
+            [0, 0, libc::S_IFCHR | 0o600],
+            refuse(0),
+        );
+        check(
+            filter,
+            &calls::MKNODAT,
+            [0, 0, libc::S_IFIFO | 0o600],
+            ALLOW,
+        );
+        check(
+            default_filter(),
+            &calls::MKNODAT,
+            [0, 0, libc::S_IFCHR],
+            ALLOW,
+        );
     }
 
     #[test]
     fn a_foreign_way_of_calling_is_deadly() {
         let program = program(default_filter());
-        let foreign = if cfg!(target_arch = "aarch64") { Machine::X86_64 } else { Machine::Aarch64 };
-        assert_eq!(run(&program, foreign, 0, [0; 3]).0, libc::SECCOMP_RET_KILL_PROCESS);
+        let foreign = if cfg!(target_arch = "aarch64") {
+            Machine::X86_64
+        } else {
+            Machine::Aarch64
+        };
+        assert_eq!(
+            run(&program, foreign, 0, [0; 3]).0,
+            libc::SECCOMP_RET_KILL_PROCESS
+        );
     }
 }

@@ -1,0 +1,437 @@
+//! Limits of memory, processors and processes: a cgroup of the command's own, in whichever hierarchy (v2, v1, or both
+//! at once) has the controller. Made only where a limit is asked for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::ExecError;
+use super::prepare::setup;
+use crate::spec::Limits;
+
+/// Of a processor's time, in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// The directories of one command's cgroup. Dropping it removes them; its processes must have ended.
+#[derive(Debug, Default)]
+pub(super) struct Cgroup {
+    directories: Vec<PathBuf>,
+    /// Where kills for memory are counted.
+    kills: Option<PathBuf>,
+}
+
+/// A value to write, by controller.
+#[derive(Debug, PartialEq, Eq)]
+struct Setting {
+    controller: &'static str,
+    unified: (&'static str, String),
+    legacy: (&'static str, String),
+}
+
+/// What is to be written for some limits.
+fn settings(limits: &Limits) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let mut add = |controller, unified: (&'static str, String), legacy: (&'static str, String)| {
+        settings.push(Setting {
+            controller,
+            unified,
+            legacy,
+        });
+    };
+    if let Some(memory) = limits.memory {
+        add(
+            "memory",
+            ("memory.max", memory.to_string()),
+            ("memory.limit_in_bytes", memory.to_string()),
+        );
+        add(
+            "memory",
+            ("memory.oom.group", "1".into()),
+            ("", String::new()),
+        );
+        // As much swap as memory where nothing is said, as elsewhere.
+        let total = limits.memory_swap.unwrap_or(memory.saturating_mul(2));
+        add(
+            "memory",
+            ("memory.swap.max", total.saturating_sub(memory).to_string()),
+            ("memory.memsw.limit_in_bytes", total.to_string()),
+        );
+    }
+    if let Some(cpus) = limits.cpus {
+        let quota = ((cpus * PERIOD as f64) as u64).max(1000);
+        add(
+            "cpu",
+            ("cpu.max", format!("{quota} {PERIOD}")),
+            ("cpu.cfs_quota_us", quota.to_string()),
+        );
+    }
+    if let Some(shares) = limits.cpu_shares {
+        let shares = shares.clamp(2, 262_144);
+        // 2..262144 onto 1..10000, as everybody does.
+        let weight = 1 + (shares - 2) * 9999 / 262_142;
+        add(
+            "cpu",
+            ("cpu.weight", weight.to_string()),
+            ("cpu.shares", shares.to_string()),
+        );
+    }
+    if let Some(pids) = limits.pids {
+        add(
+            "pids",
+            ("pids.max", pids.to_string()),
+            ("pids.max", pids.to_string()),
+        );
+    }
+    settings
+}
+
+impl Cgroup {
+    /// Makes it, with its limits; `None` where none is asked for. The descriptors are what a process joins by.
+    pub(super) fn make(limits: &Limits) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
+        let settings = settings(limits);
+        if settings.is_empty() && limits.cgroup_parent.is_none() {
+            return Ok(None);
+        }
+        let hierarchies =
+            Hierarchies::read().map_err(|error| setup("find the cgroup file systems", error))?;
+        let mut cgroup = Self::default();
+        let mut joined = Vec::new();
+        let mut places: Vec<(&str, Place)> = Vec::new();
+        let name = unique_name();
+        for setting in &settings {
+            if !places.iter().any(|(known, _)| *known == setting.controller) {
+                let place = hierarchies
+                    .place(setting.controller, limits.cgroup_parent.as_deref(), &name)
+                    .map_err(|error| missing(setting.controller, error))?;
+                if !cgroup.directories.contains(&place.directory) {
+                    cgroup.directories.push(place.directory.clone());
+                }
+                places.push((setting.controller, place));
+            }
+        }
+        if settings.is_empty() {
+            let place = hierarchies
+                .place("pids", limits.cgroup_parent.as_deref(), &name)
+                .map_err(|error| missing("pids", error))?;
+            cgroup.directories.push(place.directory);
+        }
+        for setting in &settings {
+            let Some((_, place)) = places
+                .iter()
+                .find(|(known, _)| *known == setting.controller)
+            else {
+                continue;
+            };
+            cgroup.apply(setting, place)?;
+        }
+        for directory in &cgroup.directories {
+            let file = OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_CLOEXEC)
+                .open(directory.join("cgroup.procs"))
+                .map_err(|error| setup("open the cgroup to join it", error))?;
+            joined.push(OwnedFd::from(file));
+        }
+        Ok(Some((cgroup, joined)))
+    }
+
+    fn apply(&mut self, setting: &Setting, place: &Place) -> Result<(), ExecError> {
+        let (file, value) = if place.unified {
+            &setting.unified
+        } else {
+            &setting.legacy
+        };
+        if file.is_empty() {
+            return Ok(());
+        }
+        if setting.controller == "memory" {
+            let counter = if place.unified {
+                "memory.events"
+            } else {
+                "memory.oom_control"
+            };
+            self.kills = Some(place.directory.join(counter));
+        }
+        match write(&place.directory.join(file), value) {
+            Ok(()) => Ok(()),
+            // Kernels without accounting of swap: then nothing is swapped beyond what is limited by others.
+            Err(error) if file.contains("sw") && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(setup(format!("set the limit {file} to {value}"), error)),
+        }
+    }
+
+    /// Whether the kernel killed something in it for its memory limit.
+    pub(super) fn killed_for_memory(&self) -> bool {
+        self.kills
+            .as_ref()
+            .and_then(|path| fs::read_to_string(path).ok())
+            .is_some_and(|text| kills(&text) > 0)
+    }
+}
+
+fn missing(controller: &str, error: io::Error) -> ExecError {
+    setup(
+        format!(
+            "limit {controller}: no cgroup with the controller `{controller}` can be made by this user (as root it needs a writable /sys/fs/cgroup; otherwise the session manager must delegate it)"
+        ),
+        error,
+    )
+}
+
+fn kills(text: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            // The last process may still be on its way out.
+            for _ in 0..50 {
+                match fs::remove_dir(directory) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+fn unique_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("rbuild-{}-{number}", std::process::id())
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).open(path)?;
+    file.write_all(value.as_bytes())
+}
+
+/// A directory that was made in a hierarchy.
+#[derive(Debug)]
+struct Place {
+    directory: PathBuf,
+    unified: bool,
+}
+
+/// The hierarchies that are mounted, and where this process is in them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hierarchies {
+    /// (mount point, this process's directory)
+    unified: Option<(PathBuf, PathBuf)>,
+    /// (controllers, mount point, this process's directory)
+    legacy: Vec<(Vec<String>, PathBuf, PathBuf)>,
+}
+
+impl Hierarchies {
+    fn read() -> io::Result<Self> {
+        Ok(Self::parse(
+            &fs::read_to_string("/proc/self/mountinfo")?,
+            &fs::read_to_string("/proc/self/cgroup")?,
+        ))
+    }
+
+    fn parse(mounts: &str, own: &str) -> Self {
+        let own_path = |wanted: &str| {
+            own.lines().find_map(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                let (controllers, path) = (fields.next()?, fields.next()?);
+                let is_it = if wanted.is_empty() {
+                    controllers.is_empty()
+                } else {
+                    controllers.split(',').any(|known| known == wanted)
+                };
+                is_it.then(|| path.to_owned())
+            })
+        };
+        let mut found = Self::default();
+        for line in mounts.lines() {
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let mut left = left.split(' ').skip(3);
+            let (Some(root), Some(point)) = (left.next(), left.next()) else {
+                continue;
+            };
+            let mut right = right.split(' ');
+            let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
+            let inside = |path: Option<String>| {
+                let path = path.unwrap_or_default();
+                let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
+                Path::new(point).join(below.trim_start_matches('/'))
+            };
+            match kind {
+                Some("cgroup2") if found.unified.is_none() => {
+                    found.unified = Some((point.into(), inside(own_path(""))));
+                }
+                Some("cgroup") => {
+                    let controllers: Vec<String> = options.split(',').map(str::to_owned).collect();
+                    let path = controllers.iter().find_map(|name| own_path(name));
+                    let directory = inside(path);
+                    found.legacy.push((controllers, point.into(), directory));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Makes a directory `name` with a controller.
+    fn place(&self, controller: &str, parent: Option<&str>, name: &str) -> io::Result<Place> {
+        let mut why = io::Error::new(
+            io::ErrorKind::NotFound,
+            "no cgroup file system with it is mounted",
+        );
+        if let Some((point, own)) = &self.unified
+            && controllers_of(point)
+                .iter()
+                .any(|known| known == controller)
+        {
+            match place_unified(point, own, controller, parent, name) {
+                Ok(directory) => {
+                    return Ok(Place {
+                        directory,
+                        unified: true,
+                    });
+                }
+                Err(error) => why = error,
+            }
+        }
+        for (controllers, point, own) in &self.legacy {
+            if !controllers.iter().any(|known| known == controller) {
+                continue;
+            }
+            let above = match parent {
+                Some(parent) => point.join(parent.trim_start_matches('/')),
+                None => own.clone(),
+            };
+            let directory = above.join(name);
+            match make(&above, &directory) {
+                Ok(()) => {
+                    return Ok(Place {
+                        directory,
+                        unified: false,
+                    });
+                }
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+}
+
+fn make(above: &Path, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(above)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+fn controllers_of(directory: &Path) -> Vec<String> {
+    fs::read_to_string(directory.join("cgroup.controllers"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A directory with processes in it cannot hand controllers down, so ours goes beside this process's own: below the
+/// highest directory on the way up that this user may write to.
+fn place_unified(
+    point: &Path,
+    own: &Path,
+    controller: &str,
+    parent: Option<&str>,
+    name: &str,
+) -> io::Result<PathBuf> {
+    let above = match parent {
+        Some(parent) => point.join(parent.trim_start_matches('/')),
+        None => own
+            .ancestors()
+            .take_while(|directory| directory.starts_with(point))
+            .filter(|directory| is_ours(directory))
+            .last()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?
+            .to_owned(),
+    };
+    fs::create_dir_all(&above)?;
+    // From the mount down, every directory must hand the controller on.
+    let mut chain: Vec<&Path> = above
+        .ancestors()
+        .take_while(|directory| directory.starts_with(point))
+        .collect();
+    chain.reverse();
+    for directory in chain {
+        let file = directory.join("cgroup.subtree_control");
+        let handed = fs::read_to_string(&file).unwrap_or_default();
+        if !handed.split_whitespace().any(|known| known == controller) {
+            write(&file, &format!("+{controller}"))?;
+        }
+    }
+    let directory = above.join(name);
+    make(&above, &directory)?;
+    Ok(directory)
+}
+
+/// Root may write everywhere; others where the manager gave them the directory.
+fn is_ours(directory: &Path) -> bool {
+    let owner = |path: PathBuf| fs::metadata(path).map(|metadata| metadata.uid());
+    let me = rustix::process::geteuid().as_raw();
+    owner(directory.join("cgroup.procs")).is_ok_and(|uid| uid == me)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_settings() {
+        let limits = Limits {
+            memory: Some(64 << 20),
+            cpus: Some(1.5),
+            cpu_shares: Some(1024),
+            pids: Some(32),
+            ..Limits::default()
+        };
+        let written: Vec<String> = settings(&limits)
+            .into_iter()
+            .map(|setting| format!("{}={}", setting.unified.0, setting.unified.1))
+            .collect();
+        let expected = "memory.max=67108864 memory.oom.group=1 memory.swap.max=67108864 cpu.max=150000 100000 cpu.weight=39 pids.max=32";
+        assert_eq!(written.join(" "), expected);
+        assert!(settings(&Limits::default()).is_empty());
+    }
+
+    #[test]
+    fn hierarchies_are_found() {
+        let mounts = "30 1 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n31 1 0:27 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n32 1 0:1 / /proc rw - proc proc rw\n";
+        let own = "4:memory:/docker/x/y\n1:name=systemd:/z\n0::/a/b\n";
+        let found = Hierarchies::parse(mounts, own);
+        assert_eq!(
+            found.unified,
+            Some((
+                "/sys/fs/cgroup/unified".into(),
+                "/sys/fs/cgroup/unified/a/b".into()
+            ))
+        );
+        let (controllers, _, directory) = found.legacy.first().expect("one");
+        assert!(controllers.contains(&"memory".to_owned()));
+        assert_eq!(directory, Path::new("/sys/fs/cgroup/memory/y"));
+    }
+
+    #[test]
+    fn kills_are_counted() {
+        assert_eq!(kills("low 0\noom 3\noom_kill 2\n"), 2);
+        assert_eq!(kills("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"), 1);
+        assert_eq!(kills(""), 0);
+    }
+}
