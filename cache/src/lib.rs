@@ -32,6 +32,7 @@ pub mod mounts;
 pub mod record;
 pub mod root_dir;
 pub mod snapshot;
+mod stack;
 pub mod stat_cache;
 pub mod store;
 pub mod tree;

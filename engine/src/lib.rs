@@ -4,14 +4,19 @@
 //! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the
 //! worker of `worker` → `assemble` → `output`. `context` and `select` say what COPY and ADD name.
 
+mod assemble;
+mod build;
 pub mod context;
 pub mod error;
 pub mod event;
 pub mod images;
+mod inputs;
 pub mod lower;
 pub mod op;
+mod output;
 pub mod request;
 pub mod select;
+mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,14 +52,21 @@ pub struct Engine {
 /// A build that succeeded.
 #[derive(Debug, Clone)]
 pub struct BuildOutcome {
-    /// Digest of the config: Docker's image ID. Of the first platform.
-    pub image_id: Digest,
-    /// Of the manifest, or of the index where there are several platforms or attestations.
-    pub digest: Digest,
-    pub descriptor: rbuild_image::Descriptor,
+    /// `None` where no output needed an image: files, a tar, or only the cache.
+    pub image: Option<BuiltImage>,
     pub steps: usize,
     pub cached: usize,
     pub warnings: Vec<Located>,
+}
+
+/// The image that the first output which needs one got.
+#[derive(Debug, Clone)]
+pub struct BuiltImage {
+    /// Digest of the config: Docker's image ID. Of the first platform.
+    pub id: Digest,
+    /// Of the manifest, or of the index where there are several platforms or attestations.
+    pub digest: Digest,
+    pub descriptor: rbuild_image::Descriptor,
 }
 
 /// `rbuild run` in the foreground.
@@ -111,16 +123,6 @@ impl Engine {
 
     pub fn store(&self) -> &Arc<Store> {
         self.executor.store()
-    }
-
-    /// Builds. On error nothing is exported, and what was built is kept in the cache.
-    pub async fn build(
-        &self,
-        _request: BuildRequest,
-        _events: Arc<dyn Sink>,
-        _cancel: CancellationToken,
-    ) -> Result<BuildOutcome> {
-        todo!()
     }
 
     /// Runs a container in the foreground and returns how it ended.

@@ -26,17 +26,19 @@ pub(crate) fn names(request: &BuildRequest) -> Vec<String> {
 /// The document of `--metadata-file`.
 pub(crate) fn document(outcome: &BuildOutcome, names: &[String], took: Duration) -> Vec<u8> {
     let mut document = json!({
-        "containerimage.config.digest": outcome.image_id,
-        "containerimage.descriptor": outcome.descriptor,
-        "containerimage.digest": outcome.digest,
         "rbuild.build": {
             "steps": outcome.steps,
             "cached": outcome.cached,
             "duration_seconds": took.as_secs_f64(),
         },
     });
-    if let (false, Some(object)) = (names.is_empty(), document.as_object_mut()) {
-        object.insert("image.name".to_owned(), names.join(",").into());
+    if let (Some(image), Some(object)) = (&outcome.image, document.as_object_mut()) {
+        object.insert("containerimage.config.digest".to_owned(), json!(image.id));
+        object.insert("containerimage.descriptor".to_owned(), json!(image.descriptor));
+        object.insert("containerimage.digest".to_owned(), json!(image.digest));
+        if !names.is_empty() {
+            object.insert("image.name".to_owned(), names.join(",").into());
+        }
     }
     format!("{document:#}\n").into_bytes()
 }

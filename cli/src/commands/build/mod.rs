@@ -43,8 +43,8 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     if mode != Mode::Quiet {
         print_warnings(&outcome);
     }
-    if let Some(path) = &args.iidfile {
-        files::write_whole(path, outcome.image_id.to_string().as_bytes())?;
+    if let (Some(path), Some(image)) = (&args.iidfile, &outcome.image) {
+        files::write_whole(path, image.id.to_string().as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
         files::write_whole(
@@ -52,8 +52,8 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
             &metadata::document(&outcome, &names, renderer.elapsed()),
         )?;
     }
-    if mode == Mode::Quiet {
-        stdio::out(format!("{}\n", outcome.image_id));
+    if let (Mode::Quiet, Some(image)) = (mode, &outcome.image) {
+        stdio::out(format!("{}\n", image.id));
     }
     Ok(Exit::Success)
 }

@@ -1,0 +1,115 @@
+//! A snapshot's own files once more, on another parent (`COPY --link`): directories are made anew, everything else
+//! is another name of the same file. So both snapshots live and die on their own.
+
+use std::os::fd::AsFd as _;
+
+use crate::root_dir::{Resolve, RootDir, path_of};
+use crate::snapshot::{Snapshot, SnapshotId};
+use crate::store::{Error, Result, Store};
+use crate::tree::{Entry, Kind};
+
+impl Store {
+    /// Makes a snapshot on `parent` that adds what `layer` adds, which was itself made on nothing. Blocking.
+    /// Errors: `Missing` where one of them is gone.
+    pub fn stack(
+        &self,
+        layer: &SnapshotId,
+        parent: Option<&SnapshotId>,
+        created: i64,
+    ) -> Result<Snapshot> {
+        let tree = self.tree(layer)?;
+        let from_path = self.snapshot_directory(layer);
+        let active = self.prepare()?;
+        let failed = |entry: &Entry, source| Error::Io {
+            action: "stack a layer's entry",
+            path: path_of(&entry.path).to_owned(),
+            source,
+        };
+        let open = |path: &std::path::Path| {
+            RootDir::open_ambient(path).map_err(|source| Error::Io {
+                action: "open",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let (from, to) = (open(&from_path)?, open(active.upper())?);
+        for entry in &tree.entries {
+            name(&from, &to, entry).map_err(|source| failed(entry, source))?;
+        }
+        // Contents change their directory's time, so the innermost are set first.
+        for entry in tree.entries.iter().rev() {
+            if entry.kind == Kind::Directory {
+                attributes(&to, entry).map_err(|source| failed(entry, source))?;
+            }
+        }
+        drop((from, to));
+        active.commit_with_tree(parent, created, (*tree).clone())
+    }
+}
+
+fn name(from: &RootDir, to: &RootDir, entry: &Entry) -> std::io::Result<()> {
+    let path = path_of(&entry.path);
+    if entry.path.is_empty() {
+        return Ok(());
+    }
+    let place = to.place(path, Resolve::Beneath)?;
+    if entry.kind == Kind::Directory {
+        place.create_dir(0o700)?;
+        return Ok(());
+    }
+    from.place(path, Resolve::Beneath)?.hard_link(&place)
+}
+
+fn attributes(to: &RootDir, entry: &Entry) -> std::io::Result<()> {
+    let node = if entry.path.is_empty() {
+        crate::root_dir::Node::from_fd(to.as_fd().try_clone_to_owned()?)
+    } else {
+        to.node(path_of(&entry.path), Resolve::Beneath)?
+    };
+    node.set_owner(entry.uid, entry.gid)?;
+    node.set_mode(entry.mode)?;
+    for (name, value) in &entry.xattrs {
+        node.set_xattr(name, value)?;
+    }
+    if entry.opaque {
+        node.set_xattr(b"user.overlay.opaque", b"y")?;
+    }
+    node.set_times(entry.mtime, entry.mtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_on_another_parent_has_its_files_and_its_digest() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path()).expect("a store");
+        let make = |name: &str, parent: Option<&SnapshotId>| {
+            let active = store.prepare().expect("a place");
+            let root = RootDir::open_ambient(active.upper()).expect("its root");
+            let at = |path: &str| path_of(path.as_bytes()).to_owned();
+            root.create_dir(&at("d"), 0o750, Resolve::Beneath)
+                .expect("a directory");
+            root.create_file(&at(&format!("d/{name}")), 0o640, Resolve::Beneath)
+                .expect("a file");
+            root.symlink(b"d", &at(&format!("l{name}")), Resolve::Beneath)
+                .expect("a link");
+            active.commit(parent, 0).expect("a snapshot")
+        };
+        let base = make("base", None);
+        let layer = make("layer", None);
+        let stacked = store
+            .stack(&layer.id, Some(&base.id), 7)
+            .expect("a stacked snapshot");
+        assert_eq!(stacked.parent, Some(base.id.clone()));
+        assert_eq!((stacked.tree, stacked.created), (layer.tree, 7));
+        let merged = store.merged_tree(&stacked.id).expect("a view");
+        assert!(merged.get(b"d/base").is_some() && merged.get(b"d/layer").is_some());
+        let scanned = RootDir::open_ambient(&store.snapshot_directory(&stacked.id)).expect("it");
+        let scanned = crate::tree::Tree::scan(scanned.as_fd()).expect("a scan");
+        assert_eq!(scanned.digest(), layer.tree);
+        // The same stack as if it had been made there.
+        assert_eq!(stacked.content, make("layer", Some(&base.id)).content);
+    }
+}

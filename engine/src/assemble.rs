@@ -1,0 +1,317 @@
+//! From a solved stage to an image in the content store: its layers, its config with history and times, its manifest.
+//!
+//! Times are BuildKit's: an instruction that made a layer has the time of that layer, one that made none has that of
+//! the layer before it, and the image that of its last entry. Where SOURCE_DATE_EPOCH holds, nothing is later than it.
+
+use rbuild_cache::snapshot::LayerBlob;
+use rbuild_cache::{Digest, Snapshot, Store};
+use rbuild_image::compression::Compression;
+use rbuild_image::config::History;
+use rbuild_image::layer::{LayerOptions, layer};
+use rbuild_image::{Descriptor, ImageConfig, store_image};
+
+use crate::Result;
+use crate::lower::{HistoryEntry, LoweredImage};
+
+/// Comment of our history entries, as everything that reads histories of Dockerfile builds knows it.
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// How the bytes of an image are made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Form {
+    pub(crate) compression: Compression,
+    /// Also of layers that are known in another form.
+    pub(crate) force_compression: bool,
+    pub(crate) oci_media_types: bool,
+    pub(crate) rewrite_timestamp: bool,
+    pub(crate) annotations: Annotations,
+}
+
+/// Annotations by where they go; written as `[TYPE[PLATFORM]:]KEY`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Annotations {
+    /// (platform, key, value); on all manifests where there is no platform.
+    manifest: Vec<(Option<String>, String, String)>,
+    manifest_descriptor: Vec<(Option<String>, String, String)>,
+    index: Vec<(String, String)>,
+    index_descriptor: Vec<(String, String)>,
+}
+
+/// An image in the content store.
+#[derive(Debug, Clone)]
+pub(crate) struct Assembled {
+    /// Of the manifest, or of the index over several.
+    pub(crate) descriptor: Descriptor,
+    /// Of the first platform.
+    pub(crate) config: Digest,
+    /// Everything that the descriptor leads to.
+    pub(crate) blobs: Vec<Digest>,
+}
+
+/// One platform's result: what it was lowered to, and its layers, bottom first.
+pub(crate) struct Solved<'a> {
+    pub(crate) image: &'a LoweredImage,
+    pub(crate) layers: Vec<Snapshot>,
+}
+
+impl Annotations {
+    /// Sorts annotations by where they go. What is no type is part of the key.
+    pub(crate) fn sort(written: impl Iterator<Item = (String, String)>) -> Self {
+        let mut sorted = Self::default();
+        for (written, value) in written {
+            let (types, key) = match written.split_once(':') {
+                Some((types, key)) if types.split(',').all(|one| split_type(one).is_some()) => {
+                    (types, key)
+                }
+                _ => ("manifest", written.as_str()),
+            };
+            for (name, platform) in types.split(',').filter_map(split_type) {
+                let (key, value) = (key.to_owned(), value.clone());
+                match name {
+                    "manifest" => sorted.manifest.push((platform, key, value)),
+                    "manifest-descriptor" => {
+                        sorted.manifest_descriptor.push((platform, key, value));
+                    }
+                    "index" => sorted.index.push((key, value)),
+                    _ => sorted.index_descriptor.push((key, value)),
+                }
+            }
+        }
+        sorted
+    }
+}
+
+/// `manifest[linux/amd64]` → (`manifest`, `linux/amd64`).
+fn split_type(text: &str) -> Option<(&str, Option<String>)> {
+    let (name, platform) = match text.split_once('[') {
+        Some((name, rest)) => (name, Some(rest.strip_suffix(']')?.to_owned())),
+        None => (text, None),
+    };
+    ["manifest", "manifest-descriptor", "index", "index-descriptor"]
+        .contains(&name)
+        .then_some((name, platform))
+}
+
+fn of_platform(all: &[(Option<String>, String, String)], platform: &str) -> Vec<(String, String)> {
+    all.iter()
+        .filter(|(of, _, _)| of.as_deref().is_none_or(|of| of == platform))
+        .map(|(_, key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn annotate(descriptor: &mut Descriptor, annotations: Vec<(String, String)>) {
+    if !annotations.is_empty() {
+        descriptor
+            .annotations
+            .get_or_insert_default()
+            .extend(annotations);
+    }
+}
+
+/// Puts the images of all platforms into the content store. Blocking.
+pub(crate) fn assemble(store: &Store, solved: &[Solved<'_>], form: &Form) -> Result<Assembled> {
+    let mut manifests = Vec::new();
+    let mut blobs = Vec::new();
+    let mut config = None;
+    for one in solved {
+        let layers = layers(store, one, form)?;
+        let annotations =
+            of_platform(&form.annotations.manifest, &one.image.platform.to_string());
+        let image_config = image_config(one.image, &one.layers);
+        let (mut manifest, config_descriptor) = store_image::write(
+            store,
+            &image_config,
+            &layers,
+            &annotations,
+            form.oci_media_types,
+        )?;
+        config.get_or_insert(config_descriptor.digest);
+        blobs.push(config_descriptor.digest);
+        blobs.extend(layers.iter().map(|layer| layer.digest));
+        let platform = one.image.platform.to_string();
+        annotate(
+            &mut manifest,
+            of_platform(&form.annotations.manifest_descriptor, &platform),
+        );
+        manifests.push(manifest);
+    }
+    let mut descriptor = match manifests.as_slice() {
+        [one] if form.annotations.index.is_empty() => one.clone(),
+        several => {
+            blobs.extend(several.iter().map(|manifest| manifest.digest));
+            store_image::write_index(
+                store,
+                several,
+                &form.annotations.index,
+                form.oci_media_types,
+            )?
+        }
+    };
+    annotate(&mut descriptor, form.annotations.index_descriptor.clone());
+    Ok(Assembled {
+        config: config.unwrap_or(descriptor.digest),
+        descriptor,
+        blobs,
+    })
+}
+
+fn layers(store: &Store, solved: &Solved<'_>, form: &Form) -> Result<Vec<LayerBlob>> {
+    let mut layers = Vec::with_capacity(solved.layers.len());
+    for (place, snapshot) in solved.layers.iter().enumerate() {
+        // The base image's layers are not ours to date.
+        let clamp_mtime = solved
+            .image
+            .epoch
+            .filter(|_| form.rewrite_timestamp && place >= solved.image.base_layers);
+        let options = LayerOptions {
+            compression: form.compression,
+            oci_media_types: form.oci_media_types,
+            clamp_mtime,
+        };
+        let force = form.force_compression || clamp_mtime.is_some();
+        layers.push(layer(store, &snapshot.id, &options, force)?);
+    }
+    Ok(layers)
+}
+
+/// The config with its history and times; `rootfs` is written with the layers.
+pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageConfig {
+    let mut config = image.config.clone();
+    let mut own_layers = layers.iter().skip(image.base_layers);
+    let epoch = image.epoch.and_then(rfc3339);
+    let mut history: Vec<History> = image
+        .history
+        .iter()
+        .map(|entry| match entry {
+            HistoryEntry::Inherited(history) => history.clone(),
+            HistoryEntry::Own { created_by, layer } => History {
+                created: if *layer {
+                    own_layers.next().and_then(|layer| rfc3339(layer.created))
+                } else {
+                    None
+                },
+                created_by: Some(created_by.clone()),
+                comment: Some(COMMENT.to_owned()),
+                empty_layer: !layer,
+                ..History::default()
+            },
+        })
+        .collect();
+    fill_in_times(&mut history);
+    if let Some(epoch) = &epoch {
+        for entry in &mut history {
+            if entry.created.as_deref().is_none_or(|created| is_later(created, epoch)) {
+                entry.created = Some(epoch.clone());
+            }
+        }
+    }
+    config.created = history
+        .last()
+        .and_then(|entry| entry.created.clone())
+        .or_else(|| epoch.clone())
+        .or_else(|| image.base_created.clone());
+    config.history = history;
+    config
+}
+
+/// Gives entries without a time that of the entry before; the first ones that of the first layer made here.
+fn fill_in_times(history: &mut [History]) {
+    let first_missing = history.iter().position(|entry| entry.created.is_none());
+    let Some(first_missing) = first_missing else {
+        return;
+    };
+    let before = first_missing
+        .checked_sub(1)
+        .and_then(|place| history.get(place))
+        .and_then(|entry| entry.created.clone());
+    let after = history
+        .iter()
+        .skip(first_missing)
+        .find_map(|entry| entry.created.clone());
+    let mut current = after.or(before);
+    for entry in history.iter_mut().skip(first_missing) {
+        match &entry.created {
+            Some(created) => current = Some(created.clone()),
+            None => entry.created.clone_from(&current),
+        }
+    }
+}
+
+fn rfc3339(seconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(seconds).ok()?;
+    Some(time.to_string())
+}
+
+fn is_later(one: &str, other: &str) -> bool {
+    match (one.parse::<jiff::Timestamp>(), other.parse()) {
+        (Ok(one), Ok(other)) => one > other,
+        // What is no time is nobody's to move.
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(created: Option<&str>) -> History {
+        History {
+            created: created.map(str::to_owned),
+            ..History::default()
+        }
+    }
+
+    fn filled(times: &[Option<&str>]) -> Vec<Option<String>> {
+        let mut history: Vec<History> = times.iter().map(|time| entry(*time)).collect();
+        fill_in_times(&mut history);
+        history.into_iter().map(|entry| entry.created).collect()
+    }
+
+    #[test]
+    fn entries_without_a_layer_take_the_time_of_a_neighbour() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(filled(&[Some("base"), None, Some("own"), None]), [
+            some("base"),
+            some("own"),
+            some("own"),
+            some("own")
+        ]);
+        assert_eq!(filled(&[Some("base"), None]), [some("base"), some("base")]);
+        assert_eq!(filled(&[None, None]), [None, None]);
+        assert_eq!(filled(&[]), Vec::<Option<String>>::new());
+    }
+
+    #[test]
+    fn annotations_go_where_their_type_says() {
+        let written = [
+            ("a", "1"),
+            ("index:b", "2"),
+            ("manifest[linux/arm64],manifest-descriptor:c", "3"),
+            ("org:d", "4"),
+        ];
+        let sorted = Annotations::sort(
+            written
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(of_platform(&sorted.manifest, "linux/amd64"), [
+            pair("a", "1"),
+            pair("org:d", "4")
+        ]);
+        assert_eq!(of_platform(&sorted.manifest, "linux/arm64").len(), 3);
+        assert_eq!(sorted.index, [pair("b", "2")]);
+        assert_eq!(
+            of_platform(&sorted.manifest_descriptor, "linux/amd64"),
+            [pair("c", "3")]
+        );
+    }
+
+    #[test]
+    fn times_are_compared_as_times() {
+        assert!(is_later("2020-01-01T00:00:00.5Z", "2020-01-01T00:00:00Z"));
+        assert!(!is_later("2020-01-01T02:00:00+02:00", "2020-01-01T00:00:00Z"));
+        assert!(!is_later("never", "2020-01-01T00:00:00Z"));
+        assert_eq!(rfc3339(1_234_567_890).as_deref(), Some("2009-02-13T23:31:30Z"));
+    }
+}

@@ -1,0 +1,532 @@
+//! One build from its request to its outputs. Every stage of it is elsewhere; here is their order, and who is told.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use rbuild_cache::Store;
+use rbuild_image::Platform;
+use rbuild_image::source::{Location, Resolved};
+use rbuild_parser::{Parsed, Severity, Source};
+use rbuild_solver::{Observer, SolveError, Solver, Status, VertexId};
+use tokio_util::sync::CancellationToken;
+
+use crate::assemble::Solved;
+use crate::context::Context;
+use crate::error::StepFailure;
+use crate::event::{Event, Sink, Step, StepId};
+use crate::inputs;
+use crate::lower::{self, ContextKind, ImageNeed, Lowered, StepInfo};
+use crate::op::Op;
+use crate::output;
+use crate::request::{BuildRequest, ContextLocation, NamedContext, Output, OutputKind};
+use crate::worker::failure::Failure;
+use crate::worker::{self, Settings, VertexInfo, Worker, blocking};
+use crate::{BuildOutcome, BuiltImage, Engine, Error, Located, Result};
+
+impl Engine {
+    /// Builds. On error nothing is exported, and what was built is kept in the cache.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        events: Arc<dyn Sink>,
+        cancel: CancellationToken,
+    ) -> Result<BuildOutcome> {
+        let request = Arc::new(request);
+        let source = Arc::new(inputs::dockerfile(&request.dockerfile)?);
+        let parsed = rbuild_parser::parse(&source);
+        let warnings = diagnostics(&source, &parsed)?;
+        let options = options(&request);
+        let images = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            images = self.images_of(&request, &source, &parsed, &options) => images?,
+        };
+        let lowered =
+            lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
+        let mut warnings = warnings;
+        warnings.extend(lowered.warnings.iter().cloned());
+        if request.check {
+            return Ok(BuildOutcome {
+                image: None,
+                steps: lowered.steps.len(),
+                cached: 0,
+                warnings,
+            });
+        }
+        let outputs = outputs(&request);
+        output::check(&outputs, lowered.images.len())?;
+        let plan = Plan::new(&lowered, &outputs);
+        let contexts = self.contexts(&request, &lowered)?;
+        events.event(Event::Plan {
+            steps: plan.steps.clone(),
+        });
+
+        let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events);
+        let (lowered, cached) = solve(lowered, worker, &plan, request.jobs, &events, cancel).await?;
+        let steps = lowered.lowered.steps.len();
+        let store = Arc::clone(self.store());
+        let exporting = {
+            let events = Arc::clone(&events);
+            blocking(move || export(&store, &lowered, &request, &outputs, &plan, events.as_ref()))
+        };
+        let image = exporting.await?;
+        Ok(BuildOutcome {
+            image,
+            steps,
+            cached,
+            warnings,
+        })
+    }
+
+    /// Resolves every image that the build needs: at once those that are known to be needed, and again for what they
+    /// turn out to need themselves.
+    async fn images_of(
+        &self,
+        request: &BuildRequest,
+        source: &Arc<Source>,
+        parsed: &Parsed,
+        options: &lower::Options,
+    ) -> Result<HashMap<ImageNeed, Arc<Resolved>>> {
+        let mut known = HashMap::new();
+        loop {
+            let needs = lower::images_needed(source, parsed, options, &known)
+                .map_err(Error::Dockerfile)?;
+            if needs.is_empty() {
+                return Ok(known);
+            }
+            let resolved = join_all(needs.into_iter().map(|(need, place)| async move {
+                let resolved = self
+                    .resolve(&need.location, &need.platform, request.pull)
+                    .await;
+                (need, place, resolved)
+            }));
+            let mut missing = Vec::new();
+            for (need, place, resolved) in resolved.await {
+                match resolved {
+                    Ok(resolved) => {
+                        known.insert(need, Arc::new(resolved));
+                    }
+                    Err(error) => missing.push(not_found(place, &error)),
+                }
+            }
+            if !missing.is_empty() {
+                return Err(Error::Dockerfile(missing));
+            }
+        }
+    }
+
+    /// Finds an image: a name means the one in the store, if it has it for the platform, before a registry is asked;
+    /// the other way round with `pull`.
+    pub(crate) async fn resolve(
+        &self,
+        location: &Location,
+        platform: &Platform,
+        pull: bool,
+    ) -> rbuild_image::Result<Resolved> {
+        let store = self.store();
+        if let Location::Registry(reference) = location
+            && !pull
+            && let Some(image) = store.image_by_name(&reference.canonical())?
+        {
+            let stored = Location::Stored(image.manifest);
+            let found = rbuild_image::source::resolve(store, &self.client, &stored, platform).await;
+            // One for another platform, or one that is damaged: the registry may have better.
+            if let Ok(found) = found {
+                return Ok(found);
+            }
+        }
+        rbuild_image::source::resolve(store, &self.client, location, platform).await
+    }
+
+    /// Opens the contexts that something in the graph uses.
+    fn contexts(
+        &self,
+        request: &BuildRequest,
+        lowered: &Lowered,
+    ) -> Result<HashMap<String, Arc<Context>>> {
+        let mut used = HashSet::new();
+        for &vertex in &needed(lowered) {
+            if let Op::Context(context) = lowered.graph.operation(vertex) {
+                used.insert(context.name.clone());
+            }
+        }
+        let mut contexts = HashMap::new();
+        if let ContextLocation::Directory(path) = &request.context {
+            inputs::require_directory(path)?;
+            if used.contains("") {
+                let ignore = inputs::ignore(path, Some(&request.dockerfile))?;
+                contexts.insert(String::new(), self.open_context(path, ignore)?);
+            }
+        }
+        for (name, context) in &request.contexts {
+            if let NamedContext::Directory(path) = context
+                && used.contains(name)
+            {
+                inputs::require_directory(path)?;
+                let ignore = inputs::ignore(path, None)?;
+                contexts.insert(name.clone(), self.open_context(path, ignore)?);
+            }
+        }
+        Ok(contexts)
+    }
+
+    fn open_context(
+        &self,
+        path: &Path,
+        ignore: Option<crate::context::Ignore>,
+    ) -> Result<Arc<Context>> {
+        let context = Context::open(path, ignore, Arc::clone(self.store()));
+        Ok(Arc::new(context.map_err(|error| Error::Io {
+            message: error.to_string(),
+            source: std::io::Error::other(error),
+        })?))
+    }
+
+    fn worker(
+        &self,
+        request: &BuildRequest,
+        lowered: &Lowered,
+        plan: &Plan,
+        contexts: HashMap<String, Arc<Context>>,
+        images: &HashMap<ImageNeed, Arc<Resolved>>,
+        events: &Arc<dyn Sink>,
+    ) -> Arc<Worker> {
+        let secrets = request.secrets.iter();
+        Arc::new(Worker {
+            executor: Arc::clone(&self.executor),
+            client: self.client.clone(),
+            settings: Settings {
+                secrets: secrets
+                    .clone()
+                    .map(|secret| (secret.id.clone(), Arc::clone(&secret.data)))
+                    .collect(),
+                ssh: request
+                    .ssh
+                    .iter()
+                    .map(|ssh| (ssh.id.clone(), ssh.socket.clone()))
+                    .collect(),
+                network: request.network,
+                limits: request.limits.clone(),
+            },
+            images: images
+                .values()
+                .map(|image| (image.digest, Arc::clone(image)))
+                .collect(),
+            contexts,
+            wanted: worker::wanted(&lowered.graph, &needed(lowered)),
+            vertices: plan.vertices.clone(),
+            events: Arc::clone(events),
+            masked: worker::log::values(secrets.map(|secret| &*secret.data)),
+            said_network: AtomicBool::new(false),
+            materialised: Mutex::default(),
+        })
+    }
+}
+
+fn targets(lowered: &Lowered) -> Vec<VertexId> {
+    lowered.images.iter().filter_map(|it| it.vertex).collect()
+}
+
+fn needed(lowered: &Lowered) -> Vec<VertexId> {
+    lowered.graph.needed(&targets(lowered))
+}
+
+/// What the parser found; an error among it ends the build.
+fn diagnostics(source: &Arc<Source>, parsed: &Parsed) -> Result<Vec<Located>> {
+    let located: Vec<Located> = parsed
+        .diagnostics
+        .iter()
+        .map(|diagnostic| Located {
+            source: Arc::clone(source),
+            diagnostic: diagnostic.clone(),
+        })
+        .collect();
+    let is_error = |one: &Located| one.diagnostic.severity == Severity::Error;
+    if located.iter().any(is_error) {
+        return Err(Error::Dockerfile(located));
+    }
+    Ok(located)
+}
+
+fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words.push_str(": ");
+            words.push_str(&more);
+        }
+        cause = error.source();
+    }
+    place.diagnostic.primary.text = words;
+    place
+}
+
+fn options(request: &BuildRequest) -> lower::Options {
+    let contexts = request.contexts.iter().map(|(name, context)| {
+        let kind = match context {
+            NamedContext::Directory(_) => ContextKind::Directory,
+            NamedContext::Image(location) => ContextKind::Image(location.clone()),
+            NamedContext::Stage(stage) => ContextKind::Stage(stage.clone()),
+        };
+        (name.clone(), kind)
+    });
+    lower::Options {
+        target: request.target.clone(),
+        platforms: request.platforms.clone(),
+        build_platform: Platform::host(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        contexts: contexts.collect(),
+        no_cache: request.no_cache.clone(),
+        hosts: request.hosts.clone(),
+        allow: request.allow.clone(),
+        source_date_epoch: request.source_date_epoch.clone(),
+    }
+}
+
+/// The outputs asked for; none means that the image is kept.
+fn outputs(request: &BuildRequest) -> Vec<Output> {
+    if !request.outputs.is_empty() {
+        return request.outputs.clone();
+    }
+    vec![Output {
+        kind: OutputKind::Image,
+        destination: None,
+        names: Vec::new(),
+        compression: None,
+        force_compression: false,
+        oci_media_types: None,
+        rewrite_timestamp: false,
+        annotations: Vec::new(),
+    }]
+}
+
+/// The steps of a build, by number and by vertex.
+struct Plan {
+    steps: Vec<Step>,
+    vertices: HashMap<VertexId, VertexInfo>,
+    /// One for each output, in their order.
+    exports: Vec<StepId>,
+}
+
+impl Plan {
+    fn new(lowered: &Lowered, outputs: &[Output]) -> Self {
+        let mut steps = Vec::new();
+        let mut vertices = HashMap::new();
+        let mut id = 0;
+        let mut next = || {
+            let this = StepId(id);
+            id += 1;
+            this
+        };
+        for info in &lowered.steps {
+            let step = next();
+            steps.push(Step {
+                id: step,
+                name: info.name.clone(),
+                line: Some(info.start_line),
+            });
+            let info = VertexInfo {
+                step,
+                record_step: info.record_step.clone(),
+            };
+            vertices.insert(lowered.steps[steps.len() - 1].vertex, info);
+        }
+        let mut exports = Vec::new();
+        for output in outputs {
+            let step = next();
+            steps.push(Step {
+                id: step,
+                name: output::describe(output).to_owned(),
+                line: None,
+            });
+            exports.push(step);
+        }
+        Self {
+            steps,
+            vertices,
+            exports,
+        }
+    }
+}
+
+/// Tells the events what the solver tells of vertices.
+struct Steps {
+    vertices: HashMap<VertexId, VertexInfo>,
+    events: Arc<dyn Sink>,
+    cached: AtomicUsize,
+}
+
+impl Observer for Steps {
+    fn vertex(&self, vertex: VertexId, status: Status) {
+        let Some(info) = self.vertices.get(&vertex) else {
+            return;
+        };
+        let step = info.step;
+        self.events.event(match status {
+            Status::Started => Event::Started { step },
+            Status::Cached => {
+                self.cached.fetch_add(1, Ordering::Relaxed);
+                Event::Cached { step }
+            }
+            Status::Done { took } => Event::Done { step, took },
+            // Told with its reason, which comes with the end of the solve.
+            Status::Failed => return,
+            Status::Cancelled => Event::Cancelled { step },
+        });
+    }
+}
+
+/// A lowered build and what its targets came to, in their order.
+struct Built {
+    lowered: LoweredParts,
+    tops: Vec<Option<rbuild_cache::Snapshot>>,
+}
+
+/// What is left of [`Lowered`] when its graph was given to the solver.
+struct LoweredParts {
+    images: Vec<lower::LoweredImage>,
+    steps: Vec<StepInfo>,
+}
+
+async fn solve(
+    lowered: Lowered,
+    worker: Arc<Worker>,
+    plan: &Plan,
+    jobs: usize,
+    events: &Arc<dyn Sink>,
+    cancel: CancellationToken,
+) -> Result<(Built, usize)> {
+    let targets = targets(&lowered);
+    let Lowered {
+        graph,
+        images,
+        steps,
+        ..
+    } = lowered;
+    let observer = Arc::new(Steps {
+        vertices: plan.vertices.clone(),
+        events: Arc::clone(events),
+        cached: AtomicUsize::new(0),
+    });
+    let told: Arc<dyn Observer> = observer.clone();
+    let solved = Solver::new(worker, jobs)
+        .solve(Arc::new(graph), &targets, told, cancel)
+        .await;
+    let outputs = solved.map_err(|error| {
+        if let SolveError::Vertex { vertex, source } = &error
+            && let Some(info) = plan.vertices.get(vertex)
+        {
+            events.event(Event::Failed {
+                step: info.step,
+                message: source.to_string(),
+            });
+        }
+        failed(error, &steps)
+    })?;
+    let mut outputs = outputs.into_iter();
+    let tops = images
+        .iter()
+        .map(|image| {
+            let output = image.vertex.and_then(|_| outputs.next());
+            output.and_then(worker::Output::into_snapshot)
+        })
+        .collect();
+    let built = Built {
+        lowered: LoweredParts { images, steps },
+        tops,
+    };
+    Ok((built, observer.cached.load(Ordering::Relaxed)))
+}
+
+/// Joins a failure with its place in the Dockerfile.
+fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
+    let SolveError::Vertex { vertex, source } = error else {
+        return Error::Cancelled;
+    };
+    let failure = Arc::try_unwrap(source).unwrap_or_else(|shared| (*shared).clone());
+    let Some(info) = steps.iter().find(|info| info.vertex == vertex) else {
+        return Error::Other(failure.message);
+    };
+    let mut diagnostic =
+        rbuild_parser::Diagnostic::error(failure.code, failure.message, info.span);
+    diagnostic.help = failure.help;
+    Error::Step(Box::new(StepFailure {
+        located: Located {
+            source: Arc::clone(&info.source),
+            diagnostic,
+        },
+        name: info.name.clone(),
+        exit: failure.exit,
+        output: failure.output,
+        cause: failure.cause,
+    }))
+}
+
+/// Puts the images together and hands the outputs over. Blocking.
+fn export(
+    store: &Store,
+    built: &Built,
+    request: &BuildRequest,
+    outputs: &[Output],
+    plan: &Plan,
+    events: &dyn Sink,
+) -> Result<Option<BuiltImage>> {
+    let mut solved = Vec::new();
+    for (image, top) in built.lowered.images.iter().zip(&built.tops) {
+        let layers = match top {
+            Some(top) => store.chain(&top.id)?,
+            None => Vec::new(),
+        };
+        solved.push(Solved { image, layers });
+    }
+    let running = Mutex::new(None);
+    let run = || -> Result<Option<BuiltImage>> {
+        let begin = |step: Option<&StepId>| {
+            let step = step.copied();
+            *running.lock().unwrap_or_else(PoisonError::into_inner) = step;
+            if let Some(step) = step {
+                events.event(Event::Started { step });
+            }
+            Instant::now()
+        };
+        // The layers of all outputs are made in the first one's step: nothing may leave before everything is whole.
+        let mut began = begin(plan.exports.first());
+        let assembled = output::assemble_all(store, &solved, request, outputs)?;
+        for (place, (output, image)) in outputs.iter().zip(&assembled).enumerate() {
+            let step = plan.exports.get(place);
+            if place > 0 {
+                began = begin(step);
+            }
+            output::deliver(store, &solved, request, output, image.as_ref())?;
+            if let Some(step) = step {
+                events.event(Event::Done {
+                    step: *step,
+                    took: began.elapsed(),
+                });
+            }
+        }
+        let image = assembled.into_iter().flatten().next();
+        Ok(image.map(|image| BuiltImage {
+            id: image.config,
+            digest: image.descriptor.digest,
+            descriptor: image.descriptor,
+        }))
+    };
+    let image = run().inspect_err(|error| {
+        if let Some(step) = *running.lock().unwrap_or_else(PoisonError::into_inner) {
+            events.event(Event::Failed {
+                step,
+                message: error.to_string(),
+            });
+        }
+    })?;
+    store.sync()?;
+    Ok(image)
+}

@@ -1,0 +1,286 @@
+//! Where a build's result goes: `--output`. Everything is put together before the first byte leaves; what a
+//! destination gets, it gets whole.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use rbuild_cache::images::StoredImage;
+use rbuild_cache::{Digest, SnapshotId, Store};
+use rbuild_image::compression::Compression;
+use rbuild_image::export::{self, Sink};
+use rbuild_image::{Reference, layer};
+
+use crate::assemble::{Annotations, Assembled, Form, Solved, assemble};
+use crate::request::{BuildRequest, CompressionChoice, Output, OutputKind};
+use crate::worker::now;
+use crate::{Error, Result};
+
+/// What a step of the plan says about an output.
+pub(crate) fn describe(output: &Output) -> &'static str {
+    match output.kind {
+        OutputKind::Oci { tar: true } => "exporting to an OCI archive",
+        OutputKind::Oci { tar: false } => "exporting to an OCI layout",
+        OutputKind::Docker { tar: true } => "exporting to a Docker archive",
+        OutputKind::Docker { tar: false } => "exporting to a layout with Docker media types",
+        OutputKind::Tar => "exporting the root file system to a tar",
+        OutputKind::Local => "exporting files",
+        OutputKind::Image => "exporting to the store",
+        OutputKind::Registry => "pushing to the registry",
+        OutputKind::CacheOnly => "keeping the result in the cache only",
+    }
+}
+
+/// Whether an output needs an image put together, and not just its files.
+fn needs_image(kind: OutputKind) -> bool {
+    match kind {
+        OutputKind::Oci { .. }
+        | OutputKind::Docker { .. }
+        | OutputKind::Image
+        | OutputKind::Registry => true,
+        OutputKind::Tar | OutputKind::Local | OutputKind::CacheOnly => false,
+    }
+}
+
+/// Says before anything runs what cannot be done.
+pub(crate) fn check(outputs: &[Output], platforms: usize) -> Result<()> {
+    for output in outputs {
+        match output.kind {
+            OutputKind::Registry => {
+                return Err(Error::Other(
+                    "pushing to a registry is not supported yet: write an archive with \
+                     `--output type=oci,dest=FILE` and push that"
+                        .to_owned(),
+                ));
+            }
+            OutputKind::Docker { .. } if platforms > 1 => {
+                return Err(Error::Usage(
+                    "type=docker holds one platform: use type=oci for several".to_owned(),
+                ));
+            }
+            OutputKind::Tar if platforms > 1 => {
+                return Err(Error::Usage(
+                    "type=tar holds one platform: use type=local for several".to_owned(),
+                ));
+            }
+            OutputKind::Oci { .. }
+            | OutputKind::Docker { .. }
+            | OutputKind::Tar
+            | OutputKind::Local
+            | OutputKind::Image
+            | OutputKind::CacheOnly => {}
+        }
+    }
+    Ok(())
+}
+
+/// Puts the image together in every form that an output asks for, in the order of the outputs. `None` where an
+/// output needs no image. Blocking.
+pub(crate) fn assemble_all(
+    store: &Store,
+    solved: &[Solved<'_>],
+    request: &BuildRequest,
+    outputs: &[Output],
+) -> Result<Vec<Option<Assembled>>> {
+    let mut made: Vec<(Form, Assembled)> = Vec::new();
+    let mut all = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        if !needs_image(output.kind) {
+            all.push(None);
+            continue;
+        }
+        let form = form(request, output);
+        let known = made.iter().find(|(of, _)| *of == form);
+        let assembled = match known {
+            Some((_, assembled)) => assembled.clone(),
+            None => {
+                let assembled = assemble(store, solved, &form)?;
+                made.push((form, assembled.clone()));
+                assembled
+            }
+        };
+        all.push(Some(assembled));
+    }
+    Ok(all)
+}
+
+fn form(request: &BuildRequest, output: &Output) -> Form {
+    let level = |level: Option<u8>, default: u8| level.unwrap_or(default);
+    let compression = match output.compression {
+        Some(CompressionChoice::Gzip { level: given }) => match Compression::default() {
+            Compression::Gzip { level: default } => Compression::Gzip {
+                level: level(given, default),
+            },
+            other => other,
+        },
+        Some(CompressionChoice::Zstd { level: given }) => Compression::Zstd {
+            level: level(given, ZSTD_LEVEL),
+        },
+        Some(CompressionChoice::Uncompressed) => Compression::None,
+        // What stays here is not made smaller first: it is unpacked again, or compressed when it leaves.
+        None if output.kind == OutputKind::Image => Compression::None,
+        None => Compression::default(),
+    };
+    let annotations = request.annotations.iter().chain(&output.annotations);
+    Form {
+        compression,
+        force_compression: output.force_compression,
+        oci_media_types: output
+            .oci_media_types
+            .unwrap_or(!matches!(output.kind, OutputKind::Docker { .. })),
+        rewrite_timestamp: output.rewrite_timestamp,
+        annotations: Annotations::sort(annotations.cloned()),
+    }
+}
+
+const ZSTD_LEVEL: u8 = 3;
+
+/// Hands one output over. Blocking.
+pub(crate) fn deliver(
+    store: &Store,
+    solved: &[Solved<'_>],
+    request: &BuildRequest,
+    output: &Output,
+    assembled: Option<&Assembled>,
+) -> Result<()> {
+    let names = names(request, output);
+    let canonical: Vec<String> = names.iter().map(Reference::canonical).collect();
+    match (output.kind, assembled) {
+        (OutputKind::Oci { tar: true }, Some(image)) => with_sink(output, |sink| {
+            Ok(export::oci_archive(store, &image.descriptor, &canonical, sink)?)
+        }),
+        (OutputKind::Docker { tar: true }, Some(image)) => with_sink(output, |sink| {
+            let images = [(image.descriptor.clone(), canonical.clone())];
+            Ok(export::docker_archive(store, &images, sink)?)
+        }),
+        (OutputKind::Oci { tar: false } | OutputKind::Docker { tar: false }, Some(image)) => {
+            let directory = destination(output)?;
+            let root = &image.descriptor;
+            Ok(export::oci_directory(store, root, &canonical, directory)?)
+        }
+        (OutputKind::Image, Some(image)) => keep(store, solved, &canonical, image),
+        (OutputKind::Tar, _) => {
+            let one = solved.first();
+            let root = one.and_then(|one| one.layers.last()).map(|top| &top.id);
+            write_tar(store, root, clamp(one, output), output)
+        }
+        (OutputKind::Local, _) => {
+            let directory = destination(output)?;
+            for one in solved {
+                let root = one.layers.last().map(|top| &top.id);
+                let clamp = clamp(Some(one), output);
+                if let [_] = solved {
+                    export::local(store, root, directory, clamp)?;
+                } else {
+                    let name = one.image.platform.to_string().replace('/', "_");
+                    export::local(store, root, &directory.join(name), clamp)?;
+                }
+            }
+            Ok(())
+        }
+        (OutputKind::CacheOnly, _) => Ok(()),
+        (
+            OutputKind::Registry
+            | OutputKind::Oci { .. }
+            | OutputKind::Docker { .. }
+            | OutputKind::Image,
+            _,
+        ) => Err(Error::Other(
+            "this output was not prepared".to_owned(),
+        )),
+    }
+}
+
+fn names(request: &BuildRequest, output: &Output) -> Vec<Reference> {
+    let mut names: Vec<Reference> = Vec::new();
+    for name in request.tags.iter().chain(&output.names) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+fn clamp(solved: Option<&Solved<'_>>, output: &Output) -> Option<i64> {
+    solved
+        .and_then(|one| one.image.epoch)
+        .filter(|_| output.rewrite_timestamp)
+}
+
+fn destination(output: &Output) -> Result<&Path> {
+    output.destination.as_deref().ok_or_else(|| {
+        Error::Usage("this output is a directory: say where, with `dest=DIRECTORY`".to_owned())
+    })
+}
+
+fn with_sink(output: &Output, write: impl FnOnce(Sink<'_>) -> Result<()>) -> Result<()> {
+    match &output.destination {
+        Some(path) => write(Sink::File(path)),
+        None => {
+            let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+            write(Sink::Stream(&mut stdout))?;
+            stdout.flush().map_err(|source| Error::Io {
+                message: "cannot write to standard output".to_owned(),
+                source,
+            })
+        }
+    }
+}
+
+fn write_tar(
+    store: &Store,
+    root: Option<&SnapshotId>,
+    clamp: Option<i64>,
+    output: &Output,
+) -> Result<()> {
+    let Some(path) = &output.destination else {
+        let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+        layer::write_root(store, root, clamp, &mut stdout)?;
+        return stdout.flush().map_err(|source| Error::Io {
+            message: "cannot write to standard output".to_owned(),
+            source,
+        });
+    };
+    let failed = |source| Error::Io {
+        message: format!("cannot write `{}`", path.display()),
+        source,
+    };
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(parent)
+        .map_err(failed)?;
+    let mut writer = std::io::BufWriter::new(file);
+    layer::write_root(store, root, clamp, &mut writer)?;
+    let file = writer
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Sets the names in the store; without any, the image is kept by its ID.
+fn keep(store: &Store, solved: &[Solved<'_>], names: &[String], image: &Assembled) -> Result<()> {
+    let mut blobs: Vec<Digest> = image.blobs.clone();
+    blobs.sort_unstable();
+    blobs.dedup();
+    let unnamed = [String::new()];
+    for name in if names.is_empty() { &unnamed[..] } else { names } {
+        store.put_image(&StoredImage {
+            name: name.clone(),
+            manifest: image.descriptor.digest,
+            media_type: image.descriptor.media_type.clone(),
+            size: image.descriptor.size,
+            config: image.config,
+            snapshot: solved
+                .first()
+                .and_then(|one| one.layers.last())
+                .map(|top| top.id.clone()),
+            blobs: blobs.clone(),
+            tagged: now(),
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! What of an input an operation uses, as a key: a base is used whole, COPY and mounts use what they select. An
+//! input that is used in several ways has all of them in its key.
+
+use std::sync::Arc;
+
+use rbuild_cache::tree::Tree;
+use rbuild_cache::{Key, KeyWriter, Store};
+use rbuild_parser::ignore::Patterns;
+
+use super::failure::{Failure, Result};
+use super::{Output, View, root_content};
+use crate::op::{CopyOp, FileAction, MountOpKind, Op};
+use crate::select::{self, Request, Selection};
+
+/// The content key of `operation`'s input `index`.
+pub(super) fn of(store: &Store, operation: &Op, index: usize, input: &Output) -> Result<Key> {
+    let uses = uses(store, operation, index, input)?;
+    match uses.as_slice() {
+        [one] => Ok(*one),
+        [] => Ok(whole(input)),
+        several => {
+            let mut writer = KeyWriter::new("uses.v1");
+            for key in several {
+                writer.add_key("use", *key);
+            }
+            Ok(writer.finish())
+        }
+    }
+}
+
+fn uses(store: &Store, operation: &Op, index: usize, input: &Output) -> Result<Vec<Key>> {
+    let mut uses = Vec::new();
+    match operation {
+        Op::File(file) => {
+            if file.base && index == 0 {
+                uses.push(whole(input));
+            }
+            for action in &file.actions {
+                if let FileAction::Copy(copy) = action
+                    && copy.input == index
+                {
+                    uses.push(copied(store, copy, input)?.key());
+                }
+            }
+        }
+        Op::Exec(exec) => {
+            if exec.base && index == 0 {
+                uses.push(whole(input));
+            }
+            for mount in &exec.mounts {
+                match &mount.kind {
+                    MountOpKind::Bind {
+                        input: Some(place),
+                        source,
+                    }
+                    | MountOpKind::Cache {
+                        input: Some(place),
+                        source,
+                        ..
+                    } if *place == index => uses.push(mounted(store, source, input)?),
+                    MountOpKind::Bind { .. }
+                    | MountOpKind::Cache { .. }
+                    | MountOpKind::Tmpfs { .. }
+                    | MountOpKind::Secret { .. }
+                    | MountOpKind::Ssh { .. } => {}
+                }
+            }
+        }
+        Op::Merge => uses.push(whole(input)),
+        Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => {}
+    }
+    Ok(uses)
+}
+
+fn whole(input: &Output) -> Key {
+    match input {
+        Output::Snapshot(snapshot) => root_content(snapshot.as_ref()),
+        // Nothing uses a context whole; its own digest is the safe answer.
+        Output::Context(view) => view.tree.digest(),
+    }
+}
+
+/// What a bind mount's source holds.
+fn mounted(store: &Store, source: &str, input: &Output) -> Result<Key> {
+    if let Output::Snapshot(snapshot) = input
+        && source.trim_matches('/').is_empty()
+    {
+        return Ok(root_content(snapshot.as_ref()));
+    }
+    let tree = tree(store, input)?;
+    Ok(mount_selection(&tree, source, input)?.key())
+}
+
+/// The tree of an input.
+pub(super) fn tree(store: &Store, input: &Output) -> Result<Arc<Tree>> {
+    match input {
+        Output::Context(view) => Ok(Arc::clone(&view.tree)),
+        Output::Snapshot(Some(snapshot)) => Ok(store.merged_tree(&snapshot.id)?),
+        Output::Snapshot(None) => Ok(Arc::default()),
+    }
+}
+
+/// What a COPY or ADD selects of its input.
+pub(super) fn copied(store: &Store, copy: &CopyOp, input: &Output) -> Result<Selection> {
+    let excludes =
+        Patterns::from_list(&copy.excludes).map_err(|error| Failure::of("bad-pattern", error))?;
+    let request = Request {
+        sources: &copy.sources,
+        excludes: &excludes,
+        parents: copy.parents,
+        wildcards: true,
+    };
+    select::select(&*tree(store, input)?, &request).map_err(|error| failed(error, input))
+}
+
+/// What a mount shows of its input.
+pub(super) fn mount_selection(tree: &Tree, source: &str, input: &Output) -> Result<Selection> {
+    let request = Request {
+        sources: &[source.to_owned()],
+        excludes: &Patterns::default(),
+        parents: false,
+        wildcards: false,
+    };
+    select::select(tree, &request).map_err(|error| failed(error, input))
+}
+
+fn failed(error: select::Error, input: &Output) -> Failure {
+    let view: Option<&View> = match input {
+        Output::Context(view) => Some(view),
+        Output::Snapshot(_) => None,
+    };
+    let mut failure = Failure::new("not-found", error.to_string());
+    if let (select::Error::Missing { path, .. }, Some(view)) = (&error, view) {
+        let path = String::from_utf8_lossy(path);
+        failure = failure.help(view.context.why_missing(&path).to_string());
+    }
+    failure
+}

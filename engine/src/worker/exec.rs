@@ -1,0 +1,442 @@
+//! RUN: from an operation to what the sandbox is given, and from how it ended to what is said about it.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rbuild_cache::mounts::{CacheMount, Sharing};
+use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
+use rbuild_cache::{Key, KeyWriter, Snapshot};
+use rbuild_executor::sandbox::ExecError;
+use rbuild_executor::spec::{
+    Exec, Mount, MountSource, Network, Output as Stream, Security, Stdio,
+};
+use rbuild_image::Platform;
+use rbuild_solver::VertexId;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::{Failure, Result};
+use super::log::{Mask, Tail};
+use super::{Output, View, Worker, blocking, content, now};
+use crate::event::{Event, Sink, StepId};
+use crate::op::{ExecOp, MountOp, MountOpKind, NetworkOp, SharingOp};
+use crate::request::NetworkChoice;
+
+/// The name every RUN sees: constant, so that what it writes does not depend on where it ran.
+const HOSTNAME: &str = "rbuild";
+
+/// What mounts add to the command's variables and mounts.
+#[derive(Default)]
+struct Mounted {
+    mounts: Vec<Mount>,
+    env: Vec<Vec<u8>>,
+}
+
+impl Worker {
+    pub(super) async fn exec(
+        &self,
+        vertex: VertexId,
+        op: &ExecOp,
+        inputs: Vec<Output>,
+        cancel: CancellationToken,
+    ) -> Result<Output> {
+        check_platform(&op.platform)?;
+        let base = if op.base {
+            inputs.first().and_then(Output::snapshot).cloned()
+        } else {
+            None
+        };
+        let mounted = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Failure::cancelled()),
+            mounted = self.mounts(op, &inputs) => mounted?,
+        };
+        let mut env: Vec<Vec<u8>> = Vec::new();
+        for variable in op.env.iter().chain(&op.env_unkeyed) {
+            env.push(variable.clone().into_bytes());
+        }
+        env.extend(mounted.env);
+        let exec = Exec {
+            argv: op.argv.iter().map(|word| word.clone().into_bytes()).collect(),
+            env,
+            cwd: PathBuf::from(&op.cwd),
+            user: op.user.clone(),
+            groups: Vec::new(),
+            mounts: mounted.mounts,
+            network: self.network(op.network),
+            security: if op.insecure {
+                Security::Insecure
+            } else {
+                Security::Sandbox
+            },
+            hostname: HOSTNAME.to_owned(),
+            hosts: op.hosts.clone(),
+            dns: Vec::new(),
+            limits: self.settings.limits.clone(),
+            read_only_root: false,
+            capabilities_add: Vec::new(),
+            capabilities_drop: Vec::new(),
+            init: false,
+            timeout: None,
+        };
+        let log = Arc::new(Log::new(self, vertex));
+        let heard = Arc::clone(&log);
+        let stdio = Stdio::Capture(Arc::new(move |stream, bytes| heard.write(stream, bytes)));
+        let result = self.executor.exec(base.as_ref(), exec, stdio, cancel).await;
+        let output = log.finish();
+        match result {
+            Ok(snapshot) => Ok(Output::Snapshot(Some(snapshot))),
+            Err(error) => Err(failed(error, output)),
+        }
+    }
+
+    fn network(&self, network: NetworkOp) -> Network {
+        match (network, self.settings.network) {
+            (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
+            (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
+            (NetworkOp::Default, NetworkChoice::Default) => {
+                if !self.said_network.swap(true, Ordering::Relaxed) {
+                    self.events.event(Event::Warning {
+                        located: None,
+                        message: "RUN steps use the host's network: a private one is not supported \
+                                  yet; `--network host` agrees, `--network none` gives them none"
+                            .to_owned(),
+                    });
+                }
+                Network::Host
+            }
+        }
+    }
+
+    async fn mounts(&self, op: &ExecOp, inputs: &[Output]) -> Result<Mounted> {
+        let mut mounted = Mounted::default();
+        let mut caches = self.cache_mounts(op).await?;
+        for (place, mount) in op.mounts.iter().enumerate() {
+            let cache = caches.iter().position(|(of, _)| *of == place);
+            let cache = cache.map(|at| caches.swap_remove(at).1);
+            self.mount(mount, inputs, cache, &mut mounted).await?;
+        }
+        Ok(mounted)
+    }
+
+    async fn mount(
+        &self,
+        mount: &MountOp,
+        inputs: &[Output],
+        cache: Option<CacheMount>,
+        mounted: &mut Mounted,
+    ) -> Result<()> {
+        let source = match &mount.kind {
+            MountOpKind::Bind { input, source } => {
+                let (snapshot, path) = self.part(*input, source, inputs).await?;
+                MountSource::Snapshot {
+                    snapshot: snapshot.map(|snapshot| snapshot.id),
+                    path,
+                }
+            }
+            MountOpKind::Cache {
+                input,
+                source,
+                mode,
+                uid,
+                gid,
+                ..
+            } => {
+                let Some(cache) = cache else {
+                    return Err(Failure::new("internal", "a cache mount was not taken"));
+                };
+                let (from, path) = match input {
+                    Some(_) => {
+                        let (snapshot, path) = self.part(*input, source, inputs).await?;
+                        let from = (snapshot.map(|snapshot| snapshot.id), path);
+                        (Some(from), PathBuf::from("/"))
+                    }
+                    None => (None, PathBuf::from("/").join(source.trim_start_matches('/'))),
+                };
+                MountSource::Cache {
+                    mount: cache,
+                    from,
+                    path,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                }
+            }
+            MountOpKind::Tmpfs { size } => MountSource::Tmpfs {
+                size: *size,
+                mode: 0o1777,
+            },
+            MountOpKind::Secret {
+                id,
+                env,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
+                let data = self.settings.secrets.get(id);
+                if data.is_none() && *required {
+                    return Err(
+                        Failure::new("missing-secret", format!("the secret `{id}` was not given"))
+                            .help(format!("give it with `--secret id={id},src=FILE`")),
+                    );
+                }
+                if let Some(name) = env {
+                    let mut variable = format!("{name}=").into_bytes();
+                    variable.extend_from_slice(data.map_or(&[][..], |data| data));
+                    mounted.env.push(variable);
+                }
+                match data {
+                    Some(data) if !mount.target.is_empty() => MountSource::Secret {
+                        data: Arc::clone(data),
+                        mode: *mode,
+                        uid: *uid,
+                        gid: *gid,
+                    },
+                    _ => return Ok(()),
+                }
+            }
+            MountOpKind::Ssh {
+                id,
+                required,
+                mode,
+                uid,
+                gid,
+            } => match self.settings.ssh.get(id) {
+                Some(path) => MountSource::Socket {
+                    path: path.clone(),
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                },
+                None if *required => {
+                    return Err(Failure::new(
+                        "missing-ssh",
+                        format!("the ssh agent `{id}` was not given"),
+                    )
+                    .help(format!("give it with `--ssh {id}=SOCKET`")));
+                }
+                None => return Ok(()),
+            },
+        };
+        mounted.mounts.push(Mount {
+            target: PathBuf::from(&mount.target),
+            read_only: mount.read_only,
+            source,
+        });
+        Ok(())
+    }
+
+    /// The snapshot that holds `source` of an input, and the path in it.
+    async fn part(
+        &self,
+        input: Option<usize>,
+        source: &str,
+        inputs: &[Output],
+    ) -> Result<(Option<Snapshot>, PathBuf)> {
+        let at_root = PathBuf::from("/").join(source.trim_start_matches('/'));
+        let Some(input) = input.and_then(|input| inputs.get(input)) else {
+            return Ok((None, at_root));
+        };
+        match input {
+            Output::Snapshot(snapshot) => Ok((snapshot.clone(), at_root)),
+            Output::Context(view) => self.materialise(view, source, input).await,
+        }
+    }
+
+    /// Copies what a mount shows of a context into a snapshot: commands write where they can, and a context is
+    /// never written to.
+    async fn materialise(
+        &self,
+        view: &Arc<View>,
+        source: &str,
+        input: &Output,
+    ) -> Result<(Option<Snapshot>, PathBuf)> {
+        let selection = content::mount_selection(&view.tree, source, input)?;
+        let top = selection.sources.first().map(|source| source.path.clone());
+        let Some(top) = top else {
+            return Ok((None, PathBuf::from("/")));
+        };
+        let path = PathBuf::from("/").join(rbuild_cache::root_dir::path_of(&top));
+        let key = materialised_key(view, &top);
+        let lock = |worker: &Self| {
+            let memory = worker.materialised.lock();
+            memory
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&key)
+                .cloned()
+        };
+        if let Some(known) = lock(self) {
+            return Ok((Some(known), path));
+        }
+        let part = part_of(&view.tree, &top);
+        let (executor, view) = (Arc::clone(&self.executor), Arc::clone(view));
+        let snapshot = blocking(move || {
+            let input = view.context.input(Arc::new(part));
+            executor.materialise(&input, now())
+        })
+        .await
+        .map_err(|error| Failure::of("build-context", error))?;
+        self.materialised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, snapshot.clone());
+        Ok((Some(snapshot), path))
+    }
+
+    /// Takes the cache mounts of a command, by their places. Always in the order of their ids: two commands that
+    /// want the same two would else wait for each other for ever.
+    async fn cache_mounts(&self, op: &ExecOp) -> Result<Vec<(usize, CacheMount)>> {
+        let mut wanted: Vec<(&str, Sharing, usize)> = Vec::new();
+        for (place, mount) in op.mounts.iter().enumerate() {
+            if let MountOpKind::Cache { id, sharing, .. } = &mount.kind {
+                let sharing = match sharing {
+                    SharingOp::Shared => Sharing::Shared,
+                    SharingOp::Private => Sharing::Private,
+                    SharingOp::Locked => Sharing::Locked,
+                };
+                wanted.push((id, sharing, place));
+            }
+        }
+        wanted.sort_by_key(|(id, _, place)| (*id, *place));
+        let mut seen = HashSet::new();
+        let mut taken = Vec::new();
+        for (id, sharing, place) in wanted {
+            let first = seen.insert(id);
+            if !first && sharing == Sharing::Locked {
+                return Err(Failure::new(
+                    "cache-mount-twice",
+                    format!("this RUN mounts the locked cache `{id}` twice, and would wait for itself"),
+                ));
+            }
+            if first && op.reset_cache_mounts {
+                self.store().reset_cache_mount(id)?;
+            }
+            let mut pause = Duration::from_millis(1);
+            let mount = loop {
+                if let Some(mount) = self.store().try_cache_mount(id, sharing)? {
+                    break mount;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            };
+            taken.push((place, mount));
+        }
+        Ok(taken)
+    }
+}
+
+/// The same part of the same view.
+fn materialised_key(view: &Arc<View>, top: &[u8]) -> Key {
+    KeyWriter::new("materialised.v1")
+        .field("view", (Arc::as_ptr(view) as usize).to_le_bytes())
+        .field("path", top)
+        .finish()
+}
+
+/// The entries at and below `top`, and the directories that lead there.
+fn part_of(tree: &Tree, top: &[u8]) -> Tree {
+    let leads_there = |entry: &&Entry| {
+        is_at_or_below(&entry.path, top) || is_at_or_below(top, &entry.path)
+    };
+    Tree {
+        entries: tree.entries.iter().filter(leads_there).cloned().collect(),
+    }
+}
+
+/// A command's output on its way to the events, and its end for the error message.
+struct Log {
+    events: Arc<dyn Sink>,
+    step: Option<StepId>,
+    state: Mutex<(Mask, Mask, Tail)>,
+}
+
+impl Log {
+    fn new(worker: &Worker, vertex: VertexId) -> Self {
+        let mask = || Mask::new(Arc::clone(&worker.masked));
+        Self {
+            events: Arc::clone(&worker.events),
+            step: worker.step(vertex),
+            state: Mutex::new((mask(), mask(), Tail::default())),
+        }
+    }
+
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stdout, stderr, tail) = &mut *state;
+        let shown = match stream {
+            Stream::Stdout => stdout.push(bytes),
+            Stream::Stderr => stderr.push(bytes),
+        };
+        tail.push(&shown);
+        self.show(stream, shown);
+    }
+
+    fn show(&self, stream: Stream, bytes: Vec<u8>) {
+        if let Some(step) = self.step
+            && !bytes.is_empty()
+        {
+            self.events.event(Event::Log {
+                step,
+                stderr: stream == Stream::Stderr,
+                bytes,
+            });
+        }
+    }
+
+    /// Shows what was kept back; returns the end of the output.
+    fn finish(&self) -> Vec<u8> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stdout, stderr, tail) = &mut *state;
+        for (stream, mask) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
+            let rest = mask.finish();
+            tail.push(&rest);
+            self.show(stream, rest);
+        }
+        std::mem::take(tail).into_bytes()
+    }
+}
+
+fn failed(error: ExecError, output: Vec<u8>) -> Failure {
+    let failure = match error {
+        ExecError::Failed(exit) => Failure {
+            exit: Some(exit),
+            ..Failure::new("run-failed", format!("RUN {}", ExecError::Failed(exit)))
+        },
+        error => Failure::of("run-failed", error),
+    };
+    Failure { output, ..failure }
+}
+
+/// Refuses a platform that this machine cannot execute, neither itself nor through a registered interpreter.
+fn check_platform(platform: &Platform) -> Result<()> {
+    let host = Platform::host();
+    if host.rank(platform).is_some() || has_interpreter(&platform.architecture) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "foreign-platform",
+        format!("RUN for {platform} cannot be executed on this machine, which is {host}"),
+    )
+    .help("register QEMU in /proc/sys/fs/binfmt_misc, or do the work in a stage `FROM --platform=$BUILDPLATFORM`"))
+}
+
+/// Whether binfmt_misc has an interpreter for an architecture (Go's name), as `qemu-ARCH` entries say.
+fn has_interpreter(architecture: &str) -> bool {
+    let name = match architecture {
+        "amd64" => "x86_64",
+        "386" => "i386",
+        "arm64" => "aarch64",
+        "ppc64le" => "ppc64le",
+        "riscv64" => "riscv64",
+        "s390x" => "s390x",
+        "arm" => "arm",
+        "mips64le" => "mips64el",
+        "loong64" => "loongarch64",
+        _ => return false,
+    };
+    let entry = format!("/proc/sys/fs/binfmt_misc/qemu-{name}");
+    std::fs::read_to_string(entry).is_ok_and(|text| text.starts_with("enabled"))
+}

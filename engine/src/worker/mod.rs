@@ -1,0 +1,341 @@
+//! Executes the operations of a build for the solver: on the executor, the store, registries and build contexts.
+//!
+//! * [`content`]: what of its inputs an operation uses; * [`exec`]: RUN; * [`file`]: COPY, ADD, WORKDIR, heredocs;
+//! * [`http`], [`git`]: ADD of URLs; * [`log`]: output on its way to the user; * [`failure`]: why a step failed.
+//!
+//! Records are looked up and saved here; which keys they have is the solver's business.
+
+mod content;
+mod exec;
+pub(crate) mod failure;
+mod file;
+mod git;
+mod http;
+pub(crate) mod log;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rbuild_cache::record::{KeyLock, Record};
+use rbuild_cache::tree::Tree;
+use rbuild_cache::{Digest, Ingredient, Key, KeyWriter, Snapshot, SnapshotId, Store};
+use rbuild_executor::Executor;
+use rbuild_executor::spec::Limits;
+use rbuild_image::registry::Client;
+use rbuild_image::source::Resolved;
+use rbuild_solver::{Graph, VertexId};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, Wanted};
+use crate::event::{Event, Sink, StepId};
+use crate::op::{FileAction, ImageSource, MountOpKind, Op};
+use crate::request::NetworkChoice;
+use failure::{Failure, Result};
+
+/// What a vertex gives to those that use it.
+#[derive(Debug, Clone)]
+pub(crate) enum Output {
+    /// `None` is an empty root.
+    Snapshot(Option<Snapshot>),
+    Context(Arc<View>),
+}
+
+/// A build context, and of it what the build names.
+#[derive(Debug)]
+pub(crate) struct View {
+    context: Arc<Context>,
+    tree: Arc<Tree>,
+}
+
+/// What the request says about commands.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) secrets: HashMap<String, Arc<[u8]>>,
+    pub(crate) ssh: HashMap<String, PathBuf>,
+    pub(crate) network: NetworkChoice,
+    pub(crate) limits: Limits,
+}
+
+/// What is to be known of a vertex besides its operation.
+#[derive(Debug, Clone)]
+pub(crate) struct VertexInfo {
+    pub(crate) step: StepId,
+    /// Groups the records of the same step over time.
+    pub(crate) record_step: String,
+}
+
+pub(crate) struct Worker {
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
+    /// By manifest digest.
+    pub(crate) images: HashMap<Digest, Arc<Resolved>>,
+    /// The main one has the empty name.
+    pub(crate) contexts: HashMap<String, Arc<Context>>,
+    /// What the whole build names of each context, so that each is walked once.
+    pub(crate) wanted: HashMap<String, Vec<Wanted>>,
+    pub(crate) vertices: HashMap<VertexId, VertexInfo>,
+    pub(crate) events: Arc<dyn Sink>,
+    /// Values that no output may show.
+    pub(crate) masked: Arc<[Vec<u8>]>,
+    pub(crate) said_network: AtomicBool,
+    /// Parts of contexts that commands see, by selection.
+    pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
+}
+
+/// Runs synchronous work on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down drops blocking work; then nobody polls this any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Unix seconds.
+pub(crate) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+impl Output {
+    /// The snapshot, where there is one to stand on.
+    fn snapshot(&self) -> Option<&SnapshotId> {
+        match self {
+            Self::Snapshot(snapshot) => snapshot.as_ref().map(|snapshot| &snapshot.id),
+            Self::Context(_) => None,
+        }
+    }
+
+    pub(crate) fn into_snapshot(self) -> Option<Snapshot> {
+        match self {
+            Self::Snapshot(snapshot) => snapshot,
+            Self::Context(_) => None,
+        }
+    }
+}
+
+/// What `vertices` of a graph name of each context.
+pub(crate) fn wanted(graph: &Graph<Op>, vertices: &[VertexId]) -> HashMap<String, Vec<Wanted>> {
+    let mut wanted: HashMap<String, Vec<Wanted>> = HashMap::new();
+    for &vertex in vertices {
+        let inputs = graph.inputs(vertex);
+        let mut add = |input: usize, one: Wanted| {
+            if let Some(Op::Context(context)) = inputs.get(input).map(|it| graph.operation(*it)) {
+                wanted.entry(context.name.clone()).or_default().push(one);
+            }
+        };
+        match graph.operation(vertex) {
+            Op::File(file) => {
+                for action in &file.actions {
+                    if let FileAction::Copy(copy) = action {
+                        let one = Wanted {
+                            sources: copy.sources.clone(),
+                            parents: copy.parents,
+                            wildcards: true,
+                        };
+                        add(copy.input, one);
+                    }
+                }
+            }
+            Op::Exec(exec) => {
+                for mount in &exec.mounts {
+                    if let MountOpKind::Bind { input, source }
+                    | MountOpKind::Cache { input, source, .. } = &mount.kind
+                        && let Some(input) = input
+                    {
+                        let one = Wanted {
+                            sources: vec![source.clone()],
+                            parents: false,
+                            wildcards: false,
+                        };
+                        add(*input, one);
+                    }
+                }
+            }
+            Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) | Op::Merge => {}
+        }
+    }
+    wanted
+}
+
+impl Worker {
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        self.executor.store()
+    }
+
+    fn step(&self, vertex: VertexId) -> Option<StepId> {
+        self.vertices.get(&vertex).map(|info| info.step)
+    }
+
+    async fn image(&self, vertex: VertexId, image: &ImageSource) -> Result<Output> {
+        let resolved = self.images.get(&image.digest).ok_or_else(|| {
+            Failure::new(
+                "image",
+                format!("the image `{}` was not resolved", image.name),
+            )
+        })?;
+        let events = Arc::clone(&self.events);
+        let step = self.step(vertex);
+        let progress = Arc::new(move |what: &str, done, total| {
+            if let Some(step) = step {
+                events.event(Event::Progress {
+                    step,
+                    what: what.to_owned(),
+                    done,
+                    total,
+                });
+            }
+        });
+        let snapshots =
+            rbuild_image::source::snapshots(self.store(), &self.client, resolved, progress).await?;
+        Ok(Output::Snapshot(snapshots.last().cloned()))
+    }
+
+    async fn context(&self, name: &str) -> Result<Output> {
+        let Some(context) = self.contexts.get(name) else {
+            let message = if name.is_empty() {
+                "this build has no context: there are no files to copy from".to_owned()
+            } else {
+                format!("there is no build context named `{name}`")
+            };
+            return Err(Failure::new("no-context", message));
+        };
+        let context = Arc::clone(context);
+        let wanted = self.wanted.get(name).cloned().unwrap_or_default();
+        let view = blocking(move || {
+            let tree = context.tree(&wanted)?;
+            Ok::<_, crate::context::Error>(View {
+                tree: Arc::new(tree),
+                context,
+            })
+        });
+        let view = view
+            .await
+            .map_err(|error| Failure::of("build-context", error))?;
+        Ok(Output::Context(Arc::new(view)))
+    }
+
+    async fn merge(&self, inputs: Vec<Output>) -> Result<Output> {
+        let mut inputs = inputs.into_iter();
+        let base = inputs.next().and_then(Output::into_snapshot);
+        let layer = inputs.next().and_then(Output::into_snapshot);
+        let (Some(base), Some(layer)) = (base.clone(), layer.clone()) else {
+            // One of them is empty: the other is the result.
+            return Ok(Output::Snapshot(layer.or(base)));
+        };
+        let store = Arc::clone(self.store());
+        let stacked = blocking(move || store.stack(&layer.id, Some(&base.id), layer.created));
+        Ok(Output::Snapshot(Some(stacked.await?)))
+    }
+}
+
+impl rbuild_solver::Worker for Worker {
+    type Operation = Op;
+    type Output = Output;
+    type Error = Failure;
+    type Guard = KeyLock;
+
+    async fn input_content(&self, operation: &Op, index: usize, input: &Output) -> Result<Key> {
+        content::of(self.store(), operation, index, input)
+    }
+
+    async fn lookup(&self, key: Key) -> Result<Option<Output>> {
+        let Some(record) = self.store().lookup(key)? else {
+            return Ok(None);
+        };
+        let Some(id) = record.snapshot else {
+            return Ok(Some(Output::Snapshot(None)));
+        };
+        match self.store().chain(&id) {
+            Ok(chain) => Ok(Some(Output::Snapshot(chain.last().cloned()))),
+            Err(error) => {
+                tracing::warn!(%error, "a cached result cannot be used, so its step runs again");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn lock(&self, key: Key) -> Result<KeyLock> {
+        // Asked again and again rather than waited for on a thread, so that a cancelled build does not hang on
+        // another process's step.
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(lock) = self.store().try_lock_key(key)? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    async fn execute(
+        &self,
+        vertex: VertexId,
+        operation: &Op,
+        inputs: Vec<Output>,
+        cancel: CancellationToken,
+    ) -> Result<Output> {
+        match operation {
+            Op::Image(image) => tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Failure::cancelled()),
+                output = self.image(vertex, image) => output,
+            },
+            Op::Context(context) => self.context(&context.name).await,
+            Op::Http(source) => tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Failure::cancelled()),
+                output = self.http(vertex, source) => output,
+            },
+            Op::Git(source) => self.git(vertex, source, cancel).await,
+            Op::Exec(exec) => self.exec(vertex, exec, inputs, cancel).await,
+            Op::File(file) => self.file(file, inputs).await,
+            Op::Merge => self.merge(inputs).await,
+        }
+    }
+
+    async fn save(
+        &self,
+        vertex: VertexId,
+        keys: &[Key],
+        ingredients: Vec<Ingredient>,
+        output: &Output,
+        duration: Duration,
+    ) -> Result<()> {
+        let Some(key) = keys.first() else {
+            return Ok(());
+        };
+        let record = Record {
+            key: *key,
+            snapshot: output.snapshot().cloned(),
+            extra: Vec::new(),
+            step: self
+                .vertices
+                .get(&vertex)
+                .map(|info| info.record_step.clone())
+                .unwrap_or_default(),
+            ingredients,
+            created: now(),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        };
+        Ok(self.store().save(keys, &record)?)
+    }
+
+    async fn alias(&self, existing: Key, another: Key) -> Result<()> {
+        Ok(self.store().alias(existing, another)?)
+    }
+}
+
+/// The content of a root; also of the empty one.
+fn root_content(snapshot: Option<&Snapshot>) -> Key {
+    snapshot.map_or_else(
+        || KeyWriter::new("empty-root.v1").finish(),
+        |snapshot| snapshot.content,
+    )
+}
