@@ -79,7 +79,7 @@ impl Store {
     fn prune_once(&self, options: &PruneOptions) -> Result<Pruned> {
         let action = "collect";
         let mut pruned = Pruned {
-            bytes: lease::sweep(self.root(), usize::MAX)?,
+            bytes: lease::sweep(self.root(), self.shared.lease.name(), usize::MAX)?,
             ..Pruned::default()
         };
         self.remove_stale_locks()?;

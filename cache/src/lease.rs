@@ -59,6 +59,10 @@ impl Lease {
         self.start_ms
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A name in `tmp/` that nobody else has.
     pub(crate) fn temporary_name(&self) -> String {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
@@ -132,25 +136,33 @@ pub(crate) fn oldest_living(root: &Path) -> Result<Option<i64>> {
     Ok(oldest)
 }
 
-/// Removes what dead processes left in `tmp/`, at most `limit` entries; returns the bytes given back.
-pub(crate) fn sweep(root: &Path, limit: usize) -> Result<u64> {
+/// Removes what dead processes left in `tmp/`, at most `limit` entries; returns the bytes given back. `lease` is
+/// the name of the lease of whoever sweeps.
+pub(crate) fn sweep(root: &Path, lease: &str, limit: usize) -> Result<u64> {
     let mut bytes = 0;
     for garbage in garbage(root, limit)? {
-        bytes += crate::collect::allocated(&garbage);
-        remove(&garbage)?;
+        // Others may sweep as well: who gets to rename it removes it.
+        let own = root.join("tmp").join(format!("{lease}.{}", random_word()?));
+        match rustix::fs::rename(&garbage, &own) {
+            Err(rustix::io::Errno::NOENT) => continue,
+            result => result.at("remove", &garbage)?,
+        }
+        bytes += crate::collect::allocated(&own);
+        remove(&own)?;
     }
     Ok(bytes)
 }
 
 /// Starts removing garbage in the background where there is some; opening a store must not wait for it.
-pub(crate) fn sweep_in_background(root: &Path) {
+pub(crate) fn sweep_in_background(root: &Path, lease: &Lease) {
     let any = garbage(root, SWEEP_LIMIT).is_ok_and(|found| !found.is_empty());
     if any {
         let root = root.to_owned();
+        let lease = lease.name.clone();
         let _ = std::thread::Builder::new()
             .name("store-sweep".to_owned())
             .spawn(move || {
-                if let Err(error) = sweep(&root, SWEEP_LIMIT) {
+                if let Err(error) = sweep(&root, &lease, SWEEP_LIMIT) {
                     tracing::debug!(%error, "what a dead process left could not be removed");
                 }
             });

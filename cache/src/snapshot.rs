@@ -359,13 +359,23 @@ impl ActiveSnapshot {
         self.commit_with_tree(parent, created, tree)
     }
 
-    /// As [`ActiveSnapshot::commit`], with a tree that the caller made while writing.
+    /// As [`ActiveSnapshot::commit`], with a tree that the caller made while writing: what [`Tree::scan`] would
+    /// find, in any order. Errors: `Damaged` if it names a path twice.
     pub fn commit_with_tree(
         mut self,
         parent: Option<&SnapshotId>,
         created: i64,
-        tree: Tree,
+        mut tree: Tree,
     ) -> Result<Snapshot> {
+        if !tree.is_in_order() {
+            tree.sort();
+            if !tree.is_in_order() {
+                return Err(Error::damaged(
+                    "the listing of a new snapshot",
+                    "it names a path twice",
+                ));
+            }
+        }
         // overlayfs leaves `work/work` with mode 000; it is no part of a snapshot.
         lease::remove(&self.work)?;
         let listing = self.holder.join("tree");

@@ -48,11 +48,13 @@ impl Store {
     /// Errors: [`Error::Newer`] for a store of a newer version, which is left as it is; [`Error::Io`] with the
     /// path where the directory cannot be made or written.
     pub fn open(root: &Path) -> Result<Self> {
-        match Self::open_once(root) {
+        // Whoever mounts what is in here may be in another directory by then.
+        let root = std::path::absolute(root).at("find the store", root)?;
+        match Self::open_once(&root) {
             // A full disk must not keep anybody from collecting.
             Err(error) if error.is_storage_full() => {
-                spend_reserve(root)?;
-                Self::open_once(root)
+                spend_reserve(&root)?;
+                Self::open_once(&root)
             }
             result => result,
         }
@@ -66,7 +68,7 @@ impl Store {
         let mut connection = connection;
         index::drop_torn(&mut connection)?;
         let lease = Lease::take(root)?;
-        lease::sweep_in_background(root);
+        lease::sweep_in_background(root, &lease);
         Ok(Self {
             shared: Arc::new(Shared {
                 root: root.to_owned(),

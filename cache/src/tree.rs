@@ -145,6 +145,12 @@ impl Tree {
             .fold(0, |sum, entry| sum.saturating_add(entry.size))
     }
 
+    /// True if the entries are in the order of trees, and no path is there twice.
+    pub fn is_in_order(&self) -> bool {
+        self.entries
+            .is_sorted_by(|one, other| path_order(&one.path, &other.path) == Ordering::Less)
+    }
+
     /// Brings entries into the order of trees.
     pub fn sort(&mut self) {
         self.entries

@@ -299,3 +299,55 @@ fn a_read_only_disk_is_said() {
     assert!(error.is_read_only(), "{error:?}");
     assert!(error.to_string().contains("other"), "{error}");
 }
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let (snapshot, blob) = publish(&store, "some bytes");
+    let holder = root.join("snapshots").join(snapshot.id.as_str());
+    let files = [
+        store.blob_path(&blob),
+        holder.join("tree"),
+        holder.join("fs/some bytes"),
+    ];
+    for file in files {
+        let good = fs::read(&file).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(&file, &bad).unwrap();
+            let found = store.check(false).unwrap();
+            assert_eq!(found.len(), 1, "{} at {at}: {found:?}", file.display());
+        }
+        fs::write(&file, &good).unwrap();
+        assert_eq!(store.check(false).unwrap(), []);
+    }
+    // A blob that was swapped for one of the same length is not handed out.
+    fs::write(store.blob_path(&blob), "SOME BYTES").unwrap();
+    assert!(matches!(
+        store.read_blob(&blob, 100),
+        Err(Error::Damaged { .. })
+    ));
+}
+
+#[test]
+fn a_listing_that_names_a_path_twice_is_refused() {
+    use rbuild_cache::tree::{Entry, Kind, Tree};
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    let tree = |paths: &[&str]| Tree {
+        entries: paths
+            .iter()
+            .map(|path| Entry::new(path.as_bytes().to_vec(), Kind::Directory))
+            .collect(),
+    };
+    let commit = |tree| store.prepare().unwrap().commit_with_tree(None, 0, tree);
+    assert!(matches!(
+        commit(tree(&["", "a", "a"])),
+        Err(Error::Damaged { .. })
+    ));
+    let made = commit(tree(&["b", "", "a"])).unwrap();
+    assert!(store.tree(&made.id).unwrap().is_in_order());
+}

@@ -19,15 +19,32 @@ const ROLE: &str = "RBUILD_CACHE_TEST_ROLE";
 /// So few keys that processes meet all the time.
 const KEYS: u64 = 12;
 
-fn spawn(root: &Path, role: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+/// A process that does not outlive the test.
+struct Running(Child);
+
+impl Running {
+    fn assert_alive(&mut self) {
+        // One that ended by itself found something wrong, and said so.
+        assert!(self.0.try_wait().unwrap().is_none(), "a process failed");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(root: &Path, role: &str) -> Running {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "worker", "--nocapture", "--test-threads=1"])
         .env(ROOT, root)
         .env(ROLE, role)
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap()
+        .spawn();
+    Running(child.unwrap())
 }
 
 /// A small generator of numbers, so that a seed gives the same run.
@@ -197,7 +214,7 @@ fn killed_at_any_instant_among_others_the_store_is_whole() {
     let root = directory.path().join("store");
     let mut dice = Dice(seconds);
     // All of them open a store that is not there yet.
-    let mut workers: Vec<Child> = (1..=4)
+    let mut workers: Vec<Running> = (1..=4)
         .map(|seed| spawn(&root, &seed.to_string()))
         .collect();
     let mut pruner = spawn(&root, "pruner");
@@ -210,10 +227,7 @@ fn killed_at_any_instant_among_others_the_store_is_whole() {
             Some(child) => (child, (dice.roll(1 << 30)).to_string()),
             None => (&mut pruner, "pruner".to_owned()),
         };
-        // A worker that ended by itself found something wrong, and said so.
-        assert!(child.try_wait().unwrap().is_none(), "a process failed");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.assert_alive();
         *child = spawn(&root, &role);
         kills += 1;
         if kills % 8 == 0 {
@@ -221,11 +235,9 @@ fn killed_at_any_instant_among_others_the_store_is_whole() {
             assert_eq!(store.check(false).unwrap(), [], "after {kills} kills");
         }
     }
-    for child in workers.iter_mut().chain([&mut pruner]) {
-        assert!(child.try_wait().unwrap().is_none(), "a process failed");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    workers.push(pruner);
+    workers.iter_mut().for_each(Running::assert_alive);
+    drop(workers);
     let store = Store::open(&root).unwrap();
     assert_eq!(store.check(false).unwrap(), []);
     let options = PruneOptions {
@@ -249,7 +261,7 @@ fn death_frees_locks_mounts_and_what_was_in_the_making() {
     let store = Store::open(&root).unwrap();
     let mut child = spawn(&root, "holder");
     while !root.join("tmp/ready").exists() {
-        assert!(child.try_wait().unwrap().is_none());
+        child.assert_alive();
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(store.try_lock_key(key(0)).unwrap().is_none());
@@ -264,8 +276,7 @@ fn death_frees_locks_mounts_and_what_was_in_the_making() {
         let store = store.clone();
         std::thread::spawn(move || drop(store.lock_key(key(0)).unwrap()))
     };
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     waiting.join().unwrap();
     drop(store.cache_mount("m", Sharing::Locked).unwrap());
     // What it was making goes in the background when a store is opened next.

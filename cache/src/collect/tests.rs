@@ -145,3 +145,21 @@ fn a_cycle_of_parents_does_not_hang() {
     contents.results = vec![result(1, "c", 1, 10)];
     assert_eq!(plan(&contents, &ALL, 100, 0).results, [1]);
 }
+
+#[test]
+fn a_file_with_several_names_counts_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+    std::fs::create_dir(&one).unwrap();
+    std::fs::create_dir(&two).unwrap();
+    std::fs::write(one.join("file"), vec![1; 100_000]).unwrap();
+    std::fs::hard_link(one.join("file"), two.join("file")).unwrap();
+    std::os::unix::fs::symlink("/", one.join("link")).unwrap();
+    let mut meter = Meter::new(Count::Once);
+    let (first, second) = (meter.tree(&one), meter.tree(&two));
+    assert!(first >= 100_000 && second < 100_000, "{first} {second}");
+    // The other name keeps the bytes.
+    assert!(allocated(&one) < 100_000);
+    assert!(allocated(directory.path()) >= 100_000);
+    assert_eq!(allocated(&directory.path().join("none")), 0);
+}

@@ -27,7 +27,9 @@ pub fn remove_tree_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(_) => {}
     }
-    let top = open_writable(parent, name)?;
+    let Some(top) = open_writable(parent, name)? else {
+        return Ok(());
+    };
     let mut remover = Remover {
         top: &top,
         moved: VecDeque::new(),
@@ -38,7 +40,10 @@ pub fn remove_tree_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     while let Some(name) = remover.moved.pop_front() {
         remover.remove_child(&top, &name, 0)?;
     }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 struct Remover<'a> {
@@ -79,7 +84,9 @@ impl Remover<'_> {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let child = open_writable(directory.as_fd(), name)?;
+        let Some(child) = open_writable(directory.as_fd(), name)? else {
+            return Ok(());
+        };
         if depth + 1 >= DEPTH_LIMIT {
             self.counter += 1;
             let moved =
@@ -108,25 +115,24 @@ fn unlink(directory: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> rustix::io
     }
 }
 
-/// Opens a directory for listing and changing, giving it the permissions for that where they are missing.
-fn open_writable(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+/// Opens a directory for listing, giving it the permissions for that where they are missing (those for removing
+/// are looked at in [`unlink`]). `None` where somebody else removed it meanwhile.
+fn open_writable(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(parent, name, flags | OFlags::RDONLY, Mode::empty()) {
-        Ok(directory) => {
-            // `r-x` opens but lets nothing be removed; an ordinary owner finds out at the first unlink.
-            Ok(directory)
-        }
+    let open = |flags| match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match open(flags | OFlags::RDONLY) {
         Err(Errno::ACCESS) => {
-            let held = rustix::fs::openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
+            let Some(held) = open(flags | OFlags::PATH)? else {
+                return Ok(None);
+            };
             let path = format!("/proc/self/fd/{}", held.as_raw_fd());
             rustix::fs::chmod(path, Mode::RWXU)?;
-            Ok(rustix::fs::openat(
-                parent,
-                name,
-                flags | OFlags::RDONLY,
-                Mode::empty(),
-            )?)
+            Ok(open(flags | OFlags::RDONLY)?)
         }
-        Err(error) => Err(error.into()),
+        result => Ok(result?),
     }
 }
