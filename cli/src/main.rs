@@ -38,6 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     name = "rbuild",
     version,
     arg_required_else_help = true,
+    args_override_self = true,
     max_term_width = 110
 )]
 struct Cli {
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.code());
         }
     };
+    log_to_stderr();
     let exit = match cli.command.execute(&cli.global) {
         Ok(exit) => exit,
         Err(error) => {
@@ -80,4 +82,14 @@ fn main() -> ExitCode {
         _ => exit,
     };
     ExitCode::from(exit.code())
+}
+
+/// With `RBUILD_LOG` (as in `debug` or `rbuild_image=trace`), the libraries' diagnostics go to standard error.
+fn log_to_stderr() {
+    if let Ok(filter) = std::env::var("RBUILD_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+            .with_writer(std::io::stderr)
+            .init();
+    }
 }

@@ -12,39 +12,60 @@ pub(crate) type Row = Map<String, Value>;
 /// A list's columns, in order: the header and the template of the cell.
 pub(crate) type Columns<'a> = &'a [(&'a str, &'a str)];
 
-/// Prints `rows` as `format` says: nothing for the table of `columns`, `json`, `table TEMPLATE`, or `TEMPLATE`.
-pub(crate) fn print(format: Option<&str>, columns: Columns<'_>, rows: &[Row]) -> Result<()> {
-    stdio::out(text(format, columns, rows)?);
-    Ok(())
+/// How a list is printed, as `--format` says.
+#[derive(Debug)]
+pub(crate) enum Format {
+    /// The table that the command has.
+    Table,
+    /// `json`: an object a line.
+    Json,
+    /// `table TEMPLATE`
+    TableOf(Template),
+    /// `TEMPLATE`
+    Each(Template),
 }
 
-fn text(format: Option<&str>, columns: Columns<'_>, rows: &[Row]) -> Result<String> {
-    match format {
-        None | Some("table") => {
-            let cells: Vec<String> = columns
-                .iter()
-                .map(|(_, field)| format!("{{{{.{field}}}}}"))
-                .collect();
-            let header = columns
-                .iter()
-                .map(|(title, _)| (*title).to_owned())
-                .collect();
-            table(header, &Template::parse(&cells.join("\t"))?, rows)
-        }
-        Some("json") => {
-            let lines: Vec<String> = rows
-                .iter()
-                .map(|row| format!("{}\n", Value::Object(row.clone())))
-                .collect();
-            Ok(lines.concat())
-        }
-        Some(format) => match format.strip_prefix("table ") {
-            Some(template) => {
-                let template = Template::parse(&template.replace("\\t", "\t"))?;
-                table(header(&template, columns)?, &template, rows)
+impl Format {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
+        Ok(match text {
+            None | Some("table") => Self::Table,
+            Some("json") => Self::Json,
+            Some(text) => match text.strip_prefix("table ") {
+                Some(template) => Self::TableOf(Template::parse(&template.replace("\\t", "\t"))?),
+                None => Self::Each(Template::parse(
+                    &text.replace("\\t", "\t").replace("\\n", "\n"),
+                )?),
+            },
+        })
+    }
+
+    /// Prints a list.
+    pub(crate) fn print(&self, columns: Columns<'_>, rows: &[Row]) -> Result<()> {
+        stdio::out(self.text(columns, rows)?);
+        Ok(())
+    }
+
+    fn text(&self, columns: Columns<'_>, rows: &[Row]) -> Result<String> {
+        match self {
+            Self::Table => {
+                let cells: Vec<String> = columns
+                    .iter()
+                    .map(|(_, field)| format!("{{{{.{field}}}}}"))
+                    .collect();
+                let header = columns
+                    .iter()
+                    .map(|(title, _)| (*title).to_owned())
+                    .collect();
+                table(header, &Template::parse(&cells.join("\t"))?, rows)
             }
-            None => {
-                let template = Template::parse(&format.replace("\\t", "\t").replace("\\n", "\n"))?;
+            Self::Json => {
+                let lines = rows
+                    .iter()
+                    .map(|row| format!("{}\n", Value::Object(row.clone())));
+                Ok(lines.collect())
+            }
+            Self::TableOf(template) => table(header(template, columns)?, template, rows),
+            Self::Each(template) => {
                 let mut text = String::new();
                 for row in rows {
                     text.push_str(&template.render_row(row)?);
@@ -52,7 +73,7 @@ fn text(format: Option<&str>, columns: Columns<'_>, rows: &[Row]) -> Result<Stri
                 }
                 Ok(text)
             }
-        },
+        }
     }
 }
 
@@ -137,7 +158,12 @@ mod tests {
 
     #[test]
     fn lists_in_every_format() {
-        let one = |format| text(format, COLUMNS, &rows()).unwrap();
+        let one = |format| {
+            Format::parse(format)
+                .unwrap()
+                .text(COLUMNS, &rows())
+                .unwrap()
+        };
         assert_eq!(one(None), "TAG      DISK\n1        1MB\nlatest   10MB\n");
         assert_eq!(
             one(Some("json")),
@@ -148,7 +174,8 @@ mod tests {
             one(Some("table {{.Size}}\\t{{.Tag}}")),
             "DISK   TAG\n1MB    1\n10MB   latest\n"
         );
-        assert!(text(Some("{{.Nope}}"), COLUMNS, &rows()).is_err());
+        let unknown = Format::parse(Some("{{.Nope}}")).unwrap();
+        assert!(unknown.text(COLUMNS, &rows()).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::error::Result;
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::table::{self, Columns, Row};
+use crate::table::{Columns, Format, Row};
 use crate::{human, machine};
 
 /// Show what the store uses
@@ -19,6 +19,7 @@ pub(crate) struct DuArgs {
 const COLUMNS: Columns<'_> = &[("TYPE", "Type"), ("SIZE", "Size")];
 
 pub(crate) fn execute(args: &DuArgs, global: &GlobalArgs) -> Result<Exit> {
+    let format = Format::parse(args.format.as_deref())?;
     let usage = machine::engine(global.options()?)?.store().usage()?;
     let total = usage.blobs + usage.snapshots + usage.cache_mounts + usage.contexts + usage.index;
     let rows: Vec<Row> = [
@@ -37,6 +38,6 @@ pub(crate) fn execute(args: &DuArgs, global: &GlobalArgs) -> Result<Exit> {
             .cloned()
     })
     .collect();
-    table::print(args.format.as_deref(), COLUMNS, &rows)?;
+    format.print(COLUMNS, &rows)?;
     Ok(Exit::Success)
 }

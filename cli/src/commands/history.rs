@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::error::Result;
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::table::{self, Columns, Row};
+use crate::table::{self, Columns, Format, Row};
 use crate::{human, machine, stdio};
 
 /// Show which instructions made an image
@@ -36,6 +36,7 @@ const COLUMNS: Columns<'_> = &[
 ];
 
 pub(crate) fn execute(args: &HistoryArgs, global: &GlobalArgs) -> Result<Exit> {
+    let format = Format::parse(args.format.as_deref())?;
     let history = machine::engine(global.options()?)?.image_history(&args.image)?;
     let id = |row: &HistoryRow| {
         if args.no_trunc {
@@ -67,6 +68,6 @@ pub(crate) fn execute(args: &HistoryArgs, global: &GlobalArgs) -> Result<Exit> {
             .cloned()
         })
         .collect();
-    table::print(args.format.as_deref(), COLUMNS, &rows)?;
+    format.print(COLUMNS, &rows)?;
     Ok(Exit::Success)
 }

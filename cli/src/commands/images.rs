@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::table::{self, Columns, Row};
+use crate::table::{self, Columns, Format, Row};
 use crate::{human, machine, stdio};
 
 /// List the images of the store
@@ -56,6 +56,7 @@ enum Filter {
 }
 
 pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
+    let format = Format::parse(args.format.as_deref())?;
     let filters: Vec<Filter> = args
         .filter
         .iter()
@@ -95,7 +96,7 @@ pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
     } else {
         COLUMNS
     };
-    table::print(args.format.as_deref(), columns, &rows)?;
+    format.print(columns, &rows)?;
     Ok(Exit::Success)
 }
 

@@ -19,6 +19,10 @@ pub(crate) struct InfoArgs {
 }
 
 pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
+    let template = match args.format.as_deref() {
+        None | Some("json") => None,
+        Some(format) => Some(Template::parse(format)?),
+    };
     let options = global.options()?;
     let root = options.root.display().to_string();
     let host = machine::enter()?;
@@ -38,20 +42,18 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         "CPUs": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         "KernelVersion": kernel.release().to_string_lossy(),
     });
-    let text = match args.format.as_deref() {
+    let text = match template {
+        Some(template) => format!("{}\n", template.render(&value)?),
+        None if args.format.is_some() => format!("{value}\n"),
         None => {
-            let lines = value
-                .as_object()
-                .into_iter()
-                .flatten()
+            let lines = value.as_object().into_iter().flatten();
+            lines
                 .map(|(name, value)| match value.as_str() {
                     Some(text) => format!("{name}: {text}\n"),
                     None => format!("{name}: {value}\n"),
-                });
-            lines.collect()
+                })
+                .collect()
         }
-        Some("json") => format!("{value}\n"),
-        Some(format) => format!("{}\n", Template::parse(format)?.render(&value)?),
     };
     stdio::out(text);
     Ok(Exit::Success)

@@ -10,6 +10,7 @@ mod import;
 mod info;
 mod inspect;
 mod load;
+mod parse;
 mod prune;
 mod pull;
 mod rmi;
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Prune(prune::PruneArgs),
     Du(du::DuArgs),
     Store(store::StoreArgs),
+    Parse(parse::ParseArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
     Completions(completions::CompletionsArgs),
@@ -117,6 +119,7 @@ impl Command {
             Self::Prune(args) => prune::execute(&args, global),
             Self::Du(args) => du::execute(&args, global),
             Self::Store(args) => store::execute(&args, global),
+            Self::Parse(args) => parse::execute(&args),
             Self::Info(args) => info::execute(&args, global),
             Self::Version(args) => version::execute(&args),
             Self::Completions(args) => Ok(completions::execute(&args)),

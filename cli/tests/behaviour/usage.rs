@@ -65,26 +65,92 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
 
 #[test]
 fn a_missing_context_is_told_with_what_is_near() {
-    insta::assert_snapshot!(run(&["build", "contxt"]), @"");
+    insta::assert_snapshot!(run(&["build", "contxt"]), @r"
+    exit code: 1
+    --- stdout
+    --- stderr
+    error: the build context `contxt` does not exist
+    help: there is `context`
+    ");
 }
 
 #[test]
 fn a_missing_dockerfile_is_told_with_what_is_near() {
     let kit = Kit::new();
     kit.context(&[("Dockerfile.dev", "FROM scratch")]);
-    insta::assert_snapshot!(kit.rbuild(&["context"]), @"");
-    insta::assert_snapshot!(kit.rbuild(&["-f", "context/Dokerfile.dev", "context"]), @"");
+    insta::assert_snapshot!(kit.rbuild(&["context"]), @r"
+    exit code: 1
+    --- stdout
+    --- stderr
+    error: there is no Dockerfile `context/Dockerfile`
+    help: there is `context/Dockerfile.dev`; name it with --file
+    ");
+    insta::assert_snapshot!(kit.rbuild(&["-f", "context/Dokerfile.dev", "context"]), @r"
+    exit code: 1
+    --- stdout
+    --- stderr
+    error: there is no Dockerfile `context/Dokerfile.dev`
+    help: there is `context/Dockerfile.dev`; name it with --file
+    ");
 }
 
 #[test]
 fn mistyped_commands_are_recognised() {
-    insta::assert_snapshot!(run(&["imags"]), @"");
+    insta::assert_snapshot!(run(&["imags"]), @r"
+    exit code: 1
+    --- stdout
+    --- stderr
+    error: the build context `imags` does not exist
+    help: there is a command `image`
+    help: there is a command `images`
+    ");
 }
 
 #[test]
 fn bad_values_say_what_is_expected() {
-    insta::assert_snapshot!(run(&["build", "-o", "type=oci,dset=x", "context"]), @"");
-    insta::assert_snapshot!(run(&["build", "--network", "bridged", "context"]), @"");
+    insta::assert_snapshot!(run(&["build", "-o", "type=oci,dset=x", "context"]), @r"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: --output: unknown key `dset`
+    help: there is `dest`
+    ");
+    insta::assert_snapshot!(run(&["build", "--network", "bridged", "context"]), @r"
+    exit code: 2
+    --- stdout
+    --- stderr
+    error: --network `bridged`: there is no such network
+    help: it is `default`, `none` or `host`
+    ");
+}
+
+#[test]
+fn dockerfiles_are_shown_as_they_are_understood() {
+    let kit = Kit::new();
+    kit.context(&[
+        (
+            "Dockerfile",
+            "FROM scratch\nRUN --network=none echo \\\n  hi\n",
+        ),
+        ("bad", "FROM scratch\nNOPE\n"),
+    ]);
+    let json: serde_json::Value =
+        serde_json::from_str(&kit.must(&["parse", "context/Dockerfile"]).stdout).unwrap();
+    let run = &json["instructions"][1];
+    assert_eq!(
+        (&run["instruction"], &run["end_line"]),
+        (&"RUN".into(), &3.into()),
+        "{json}"
+    );
+    assert_eq!(run["flags"], serde_json::json!(["--network=none"]));
+    assert!(
+        kit.must(&["parse", "--format", "tree", "context/Dockerfile"])
+            .stdout
+            .contains("RUN")
+    );
+    let bad = kit.rbuild(&["parse", "context/bad"]);
+    assert_eq!(bad.code, 1);
+    assert!(bad.stderr.contains("context/bad:2:1"), "{bad}");
 }
 
 #[test]
