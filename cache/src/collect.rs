@@ -1,6 +1,6 @@
 //! Collection: what may go, in which order, and how much space is used.
 //!
-//! [`plan`] decides, from the index alone and without touching it. Here, under the lock that keeps others from
+//! `plan` decides, from the index alone and without touching it. Here, under the lock that keeps others from
 //! publishing: rows go first, in one durable transaction; then the names move to `tmp/`. After the lock is freed
 //! the files are deleted. Dying in between leaves garbage, never a row that points at nothing.
 
@@ -11,6 +11,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use rusqlite::Transaction;
 use rustix::fs::FlockOperation;
 
@@ -107,6 +108,10 @@ impl Store {
         // Also mends what a process left that died between naming an image and writing it down for others.
         self.write_layout_index()?;
         pruned.bytes += Meter::new(Count::WhenAllNamesAreSeen).tree(&doomed);
+        // Giving blocks back may wait for the disk, file by file.
+        lease::names(&doomed)?
+            .par_iter()
+            .try_for_each(|name| lease::remove(&doomed.join(name)))?;
         lease::remove(&doomed)?;
 
         let (count, bytes) = if options.all && options.keep_storage.is_none() || plan.still_too_much

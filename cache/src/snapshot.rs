@@ -68,6 +68,11 @@ pub struct LayerBlob {
 }
 
 impl SnapshotId {
+    /// Takes an id from where it was written down; `None` for what this module never makes.
+    pub fn parse(text: &str) -> Option<Self> {
+        crate::collect::is_hex(text, 32).then(|| Self(text.to_owned()))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -81,8 +86,8 @@ pub(crate) struct TreeMemory {
     entries: usize,
 }
 
-/// About 200 bytes an entry. Beyond that, memory is worth more than the time to read again.
-const REMEMBERED_ENTRIES_MAX: usize = 2_000_000;
+/// An entry takes about 220 bytes. Beyond that, memory is worth more than the time to read again.
+const REMEMBERED_ENTRIES_MAX: usize = 600_000;
 
 impl TreeMemory {
     fn remember(&mut self, merged: bool, id: &SnapshotId, tree: &Arc<Tree>) {

@@ -84,7 +84,8 @@ impl Store {
     }
 
     /// Makes everything published so far durable, by this process and by others: one `syncfs`, then one
-    /// transaction that takes the marks off the rows written before it. See [`crate::index`].
+    /// transaction that takes the marks off the rows written before it. Until then a power cut (not the death of a
+    /// process) loses it.
     pub fn sync(&self) -> Result<()> {
         let action = "mark what was synced";
         let epoch: Option<i64> = {

@@ -295,26 +295,26 @@ fn become_whiteout(found: &mut Found, directory: Marks, own: Marks) {
     }
 }
 
-/// Opens a file; its owner may lack the permission to read it (mode 000), and gives it to himself for the moment.
+/// Opens a file without touching its access time. Its owner may lack the permission to read it (mode 000), and
+/// gives it to himself for the moment.
 fn open_file(directory: &OwnedFd, name: &OsStr) -> io::Result<std::fs::File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-        Err(Errno::ACCESS) => {
-            let held = rustix::fs::openat(
-                directory,
-                name,
-                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            let before = Metadata::of_fd(held.as_fd())?;
-            let route = format!("/proc/self/fd/{}", held.as_raw_fd());
-            rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode | 0o400))?;
-            let opened = rustix::fs::open(&route, flags & !OFlags::NOFOLLOW, Mode::empty());
-            rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode))?;
-            Ok(opened?.into())
-        }
-        result => Ok(result?.into()),
+    let open = |flags| rustix::fs::openat(directory, name, flags, Mode::empty());
+    let opened = match open(flags | OFlags::NOATIME) {
+        // Only the owner may leave the time alone.
+        Err(Errno::PERM) => open(flags),
+        result => result,
+    };
+    if !matches!(opened, Err(Errno::ACCESS)) {
+        return Ok(opened?.into());
     }
+    let held = open(OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+    let before = Metadata::of_fd(held.as_fd())?;
+    let route = format!("/proc/self/fd/{}", held.as_raw_fd());
+    rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode | 0o400))?;
+    let opened = rustix::fs::open(&route, flags & !OFlags::NOFOLLOW, Mode::empty());
+    rustix::fs::chmod(&route, Mode::from_raw_mode(before.mode))?;
+    Ok(opened?.into())
 }
 
 fn entry_of(path: Vec<u8>, metadata: &Metadata) -> Entry {
