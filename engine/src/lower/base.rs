@@ -40,7 +40,7 @@ impl Lowering<'_> {
     /// Reads a FROM line: what it names, after expansion.
     pub(crate) fn base(&self, index: usize) -> Outcome<Base> {
         let stage = &self.file.stages[index];
-        let name = self.from_word(&stage.from.image)?;
+        let name = self.word_of_from(&stage.from.image)?;
         if name.is_empty() {
             return Err(Box::new(
                 Diagnostic::error(
@@ -56,7 +56,7 @@ impl Lowering<'_> {
         }
         let platform = match &stage.from.platform {
             None => None,
-            Some(text) => Some(self.from_platform(text)?),
+            Some(text) => Some(self.platform_of_from(text)?),
         };
         if let Some((name, kind)) = stage.name().and_then(|name| self.named_context(name)) {
             return Ok(Base::Context(ContextBase {
@@ -92,14 +92,14 @@ impl Lowering<'_> {
         }))
     }
 
-    fn from_word(&self, text: &Text) -> Outcome<String> {
+    fn word_of_from(&self, text: &Text) -> Outcome<String> {
         expand::word(&text.value, self.file.escape, &self.target.globals)
             .map(|expanded| expanded.text)
             .map_err(|error| Box::new(expansion_mistake(text, &error)))
     }
 
-    fn from_platform(&self, text: &Text) -> Outcome<Platform> {
-        let value = self.from_word(text)?;
+    fn platform_of_from(&self, text: &Text) -> Outcome<Platform> {
+        let value = self.word_of_from(text)?;
         if value.is_empty() {
             return Err(Box::new(
                 Diagnostic::error(
@@ -215,7 +215,7 @@ impl Lowering<'_> {
                     .unwrap_or_default();
                 let steps = self.steps_of(index, triggers);
                 let prefix = self.stage_prefix(index, &platform, 1, steps);
-                let vertex = self.image_vertex(&need, &resolved, prefix, (index, 0), at);
+                let vertex = self.image_vertex(&need, &resolved, &prefix, (index, 0), at);
                 Some(State::of_image(vertex, &resolved, &platform))
             }
         }
@@ -226,7 +226,7 @@ impl Lowering<'_> {
         &mut self,
         need: &ImageNeed,
         resolved: &Arc<Resolved>,
-        prefix: String,
+        prefix: &str,
         place: (usize, usize),
         at: &Instruction,
     ) -> Option<VertexId> {

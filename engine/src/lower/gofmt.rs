@@ -27,7 +27,7 @@ fn quote(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\x0b' => out.push_str("\\v"),
             c if u32::from(c) < 0x20 || c == '\x7f' => {
-                out.push_str(&format!("\\x{:02x}", u32::from(c)))
+                out.push_str(&format!("\\x{:02x}", u32::from(c)));
             }
             c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),

@@ -148,8 +148,7 @@ impl Lowering<'_> {
                     return Ok(Input::Unknown);
                 };
                 let place = (site.stage, site.ordinal);
-                let vertex =
-                    self.image_vertex(&need, &resolved, String::new(), place, site.shown());
+                let vertex = self.image_vertex(&need, &resolved, "", place, site.shown());
                 Ok(vertex.map_or(Input::Empty, Input::Vertex))
             }
         }

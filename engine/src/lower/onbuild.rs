@@ -29,6 +29,7 @@ impl Lowering<'_> {
             }
             for instruction in parsed.dockerfile.instructions {
                 match &instruction.command {
+                    Command::From(_) if broken => {}
                     Command::From(_) | Command::Onbuild(_) | Command::Maintainer(_) => {
                         let keyword = instruction.keyword.value.to_ascii_uppercase();
                         self.mistake(

@@ -8,6 +8,7 @@ use rbuild_solver::VertexId;
 use super::build::{Lowering, Outcome, Site};
 use super::config::{shell_argv, with_shell};
 use super::scope;
+use super::stage::depends_on_base;
 use super::state::State;
 use crate::op::{ExecOp, FileAction, FileOp, MountOp, MountOpKind, NetworkOp, Op};
 use crate::request::{Entitlement, NoCache};
@@ -73,7 +74,7 @@ impl Lowering<'_> {
                 Ok(mount) => mounts.push(mount),
                 Err(mistake) => {
                     ok = false;
-                    self.mistake_at(site, *mistake, state.tentative);
+                    self.mistake_at(site, *mistake, depends_on_base(state, site));
                 }
             }
         }

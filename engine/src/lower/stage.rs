@@ -11,7 +11,7 @@ use super::names::makes_step;
 use super::state::State;
 
 /// Stages that name one another only by variables or triggers nest this deep at most.
-const DEPTH_LIMIT: usize = 100;
+const DEPTH_LIMIT: usize = 32;
 
 impl Lowering<'_> {
     /// Lowers a stage, once.
@@ -116,7 +116,7 @@ impl Lowering<'_> {
                 ordinal: ordinal + 1,
             };
             if let Err(mistake) = self.instruction(&mut state, site) {
-                self.mistake_at(site, *mistake, state.tentative);
+                self.mistake_at(site, *mistake, depends_on_base(&state, site));
             }
         }
         Some(state)
@@ -162,4 +162,16 @@ impl Lowering<'_> {
             Command::Invalid | Command::From(_) => Ok(()),
         }
     }
+}
+
+/// Whether a mistake may be owed to a base that is not known yet: by its variables, or its working directory.
+pub(crate) fn depends_on_base(state: &State, site: Site<'_>) -> bool {
+    let instruction = site.instruction;
+    state.tentative
+        && (matches!(instruction.command, Command::Run(_))
+            || instruction.original.contains('$')
+            || instruction
+                .heredocs
+                .iter()
+                .any(|heredoc| heredoc.content.contains('$')))
 }

@@ -1,0 +1,192 @@
+//! Mistakes: where they are shown, in which words, and that all of them are.
+
+use serde_json::json;
+
+use super::super::ContextKind;
+use super::kit;
+
+#[test]
+fn mistakes() {
+    for (text, expected) in [
+        (
+            "ARG BASE\nFROM $BASE",
+            "2:6 empty-base: the base image `$BASE` is empty after expansion (ARG BASE has no value: give it a default, or --build-arg BASE=…)",
+        ),
+        (
+            "ARG BASE=x\nFROM $BAES",
+            "2:6 empty-base: the base image `$BAES` is empty after expansion (no ARG before the first FROM declares `BAES`; there is `BASE`)",
+        ),
+        (
+            "FROM --platform=$NOPE scratch",
+            "1:17 empty-platform: the platform `$NOPE` is empty after expansion (declare `ARG NOPE=…` before the first FROM)",
+        ),
+        (
+            "FROM busybox AS builder\nFROM scratch\nCOPY --from=bulider /a /b",
+            "3:13 unknown-stage: no stage or image named `bulider` (there is a stage `builder`, line 1)",
+        ),
+        (
+            "FROM busybox AS one\nCOPY --from=later /a /b\nFROM busybox AS later\nFROM one",
+            "2:13 stage-comes-later: stage `later` comes later, in line 3 (a stage can only use stages above it: move it up)",
+        ),
+        (
+            "FROM busybox AS me\nCOPY --from=me /a /b",
+            "2:13 circular-stages: stage `me` copies from itself",
+        ),
+        (
+            "FROM busybox\nCOPY --from=2 /a /b",
+            "2:13 unknown-stage: there is no stage number 2 (stages are counted from 0; the last one is 0)",
+        ),
+        (
+            "FROM busybox\nRUN --mount=from=later,target=/m true\nFROM busybox AS later\nFROM busybox\nCOPY --from=0 /a /b",
+            "2:13 stage-comes-later: stage `later` comes later, in line 3 (a stage can only use stages above it: move it up)",
+        ),
+        (
+            "FROM busybox\nRUN --mount=type=tmpfs,target=/ true",
+            "2:13 bad-mount: the root directory cannot be the target of a mount (`target=/`)",
+        ),
+        (
+            "FROM busybox\nRUN --mount=type=tmpfs,target=. true",
+            "2:13 bad-mount: the root is no target for a mount (give a directory below it as `target`)",
+        ),
+        (
+            "FROM scratch\nCOPY http://example.com/f /x",
+            "2:6 copy-of-url: COPY cannot take a URL as its source (use ADD)",
+        ),
+        (
+            "FROM scratch\nCOPY --chmod=9 f /x",
+            "2:14 bad-chmod: --chmod: `9` is not a mode: an octal mode goes from 0 to 7777",
+        ),
+        (
+            "FROM scratch\nSTOPSIGNAL SIGFOO",
+            "2:12 bad-signal: `SIGFOO` is not a signal (write a name such as SIGTERM, or a number)",
+        ),
+        (
+            "FROM busybox\nRUN --device=x true",
+            "2:14 no-devices: RUN --device is not supported (take the flag away, or run the command in a container of its own)",
+        ),
+        (
+            "ARG V=1\nFROM scratch\nLABEL a=${V:?gone}",
+            "3:9 bad-expansion: V: gone (`V` is declared before FROM; declare it again in this stage with `ARG V`)",
+        ),
+    ] {
+        assert_eq!(kit(text).errors(), [expected], "{text}");
+    }
+}
+
+#[test]
+fn the_target() {
+    let text = "FROM busybox AS build\nFROM busybox";
+    assert_eq!(
+        kit(text).target("1").errors(),
+        [
+            "2:1 unknown-target: no stage is called `1`, which --target asks for (--target takes the name of a stage, not its number) (there are the stages `build`)"
+        ]
+    );
+    assert_eq!(
+        kit(text).target("biuld").errors(),
+        [
+            "2:1 unknown-target: no stage is called `biuld`, which --target asks for (there is a stage `build`)"
+        ]
+    );
+}
+
+#[test]
+fn all_in_one_run() {
+    let text = "ARG X\nFROM Bad//Name AS a\nFROM busybox\nEXPOSE http\nSTOPSIGNAL no\nCOPY --from=7 a b\nRUN --mount=type=tmpfs,target=/ --mount=from=8,target=/x true\nFROM $X";
+    let mut errors = kit(text).target("a").errors();
+    errors.sort();
+    // What stands in stages that are not needed is none of this build's business; FROM lines are.
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    let text = text.replace("\nFROM $X", "");
+    let errors = kit(&text).errors();
+    let codes: Vec<&str> = errors
+        .iter()
+        .filter_map(|error| error.split([' ', ':']).nth(2))
+        .collect();
+    assert_eq!(
+        codes,
+        ["bad-image-name", "bad-port", "bad-signal", "unknown-stage"]
+    );
+}
+
+#[test]
+fn triggers_blame_the_from_line() {
+    let base = json!({"OnBuild": ["COPY --from=9 a b", "FROM x", "NONSENSE", "STOPSIGNAL no"]});
+    let errors = kit("# comment\n\nFROM base\nRUN true")
+        .image("base", base)
+        .errors();
+    assert_eq!(errors.len(), 4, "{errors:?}");
+    assert!(
+        errors.iter().all(|error| error.starts_with("3:1 ")),
+        "{errors:?}"
+    );
+    let errors = kit("FROM busybox AS a\nONBUILD STOPSIGNAL no\nFROM a").errors();
+    assert!(errors[0].starts_with("3:1 bad-signal"), "{errors:?}");
+}
+
+#[test]
+fn contexts_that_name_stages() {
+    let kit =
+        kit("FROM busybox AS a\nFROM alias").context("alias", ContextKind::Stage("b".to_owned()));
+    assert!(kit.errors()[0].contains("no stage `b`"));
+    let kit = super::kit("FROM alias AS a").context("alias", ContextKind::Stage("a".to_owned()));
+    assert!(kit.errors()[0].contains("needs itself"));
+}
+
+#[test]
+fn what_an_unknown_image_may_explain_is_not_reported() {
+    // `S` is set by the image: the first round must not take it for empty.
+    let kit = kit("FROM env\nCOPY --from=${S:?} /x /y\nSTOPSIGNAL $G")
+        .image("env", json!({"Env": ["S=busybox", "G=TERM"]}));
+    kit.ok();
+}
+
+#[test]
+fn epoch_and_build_args() {
+    assert!(
+        kit("FROM scratch")
+            .arg("SOURCE_DATE_EPOCH", "soon")
+            .errors()[0]
+            .contains("SOURCE_DATE_EPOCH")
+    );
+    let lowered = kit("FROM scratch\nARG NAME\nLABEL a=$NMAE")
+        .arg("NAEM", "x")
+        .ok();
+    let said: Vec<&str> = lowered
+        .warnings
+        .iter()
+        .map(|one| one.diagnostic.message.as_str())
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "usage of undefined variable `$NMAE`",
+            "no ARG declares `NAEM`, which --build-arg gives"
+        ]
+    );
+    assert_eq!(
+        lowered.warnings[1].diagnostic.help,
+        ["there is an ARG `NAME`"]
+    );
+}
+
+#[test]
+fn long_chains_of_stages() {
+    let mut text = "FROM busybox AS s0\n".to_owned();
+    for stage in 1..2000 {
+        let from = ["busybox", &format!("s{}", stage - 1)][stage % 2].to_owned();
+        text.push_str(&format!(
+            "FROM {from} AS s{stage}\nCOPY --from=s{0} /a /b\nRUN --mount=from=s{0},target=/m true\n",
+            stage - 1
+        ));
+    }
+    kit(&text).ok();
+    let mut text = "FROM busybox AS s0\n".to_owned();
+    for stage in 1..300 {
+        text.push_str(&format!(
+            "FROM busybox AS s{stage}\nARG N=s{}\nCOPY --from=$N /a /b\n",
+            stage - 1
+        ));
+    }
+    assert!(kit(&text).errors()[0].contains("too deeply"));
+}
