@@ -1,6 +1,8 @@
 //! What tests build with: a store in a temporary directory, tars and layouts written by other code than ours.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod raw;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
