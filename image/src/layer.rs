@@ -131,7 +131,7 @@ fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<
     let compressor = Compressor::new(options.compression, ingest).map_err(unwritable)?;
     let clamp = options.clamp_mtime;
     let write = |output: &mut dyn Write| -> Result<()> {
-        let mut entries = EntryWriter::new(Writer::new(output), clamp);
+        let mut entries = EntryWriter::new(Writer::new(output), clamp, true);
         for entry in &tree.entries {
             entries.write(entry, &root, 0)?;
         }
@@ -165,7 +165,7 @@ pub fn write_root(
     clamp_mtime: Option<i64>,
     to: &mut dyn Write,
 ) -> Result<()> {
-    let mut entries = EntryWriter::new(Writer::new(to), clamp_mtime);
+    let mut entries = EntryWriter::new(Writer::new(to), clamp_mtime, false);
     if let Some(snapshot) = snapshot {
         let view = View::open(store, snapshot)?;
         for entry in &store.merged_tree(snapshot)?.entries {

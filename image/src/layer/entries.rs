@@ -15,14 +15,17 @@ use crate::tarfile::{self};
 pub(super) struct EntryWriter<W: Write> {
     tar: Writer<W>,
     clamp_mtime: Option<i64>,
+    /// Removals and opaque directories are of layers; a whole root has none.
+    marks: bool,
     first_names: FirstNames,
 }
 
 impl<W: Write> EntryWriter<W> {
-    pub(super) fn new(tar: Writer<W>, clamp_mtime: Option<i64>) -> Self {
+    pub(super) fn new(tar: Writer<W>, clamp_mtime: Option<i64>, marks: bool) -> Self {
         Self {
             tar,
             clamp_mtime,
+            marks,
             first_names: FirstNames::new(),
         }
     }
@@ -120,7 +123,7 @@ impl<W: Write> EntryWriter<W> {
 
     /// An opaque directory's mark comes right after it, before anything that is in it.
     fn opaque(&mut self, entry: &Entry) -> Result<()> {
-        if entry.opaque && entry.kind == Kind::Directory {
+        if self.marks && entry.opaque && entry.kind == Kind::Directory {
             let inside = [entry.path.as_slice(), b"/x"].concat();
             return self.mark(&inside, |_| b".wh..wh..opq".to_vec());
         }
