@@ -99,11 +99,9 @@ pub fn layer(
     options: &LayerOptions,
     force: bool,
 ) -> Result<LayerBlob> {
-    if !force {
-        if let Some(mut blob) = store.layer_blob(snapshot, IMAGE_VARIANT)? {
-            blob.media_type = media_type_in(&blob.media_type, options.oci_media_types);
-            return Ok(blob);
-        }
+    if !force && let Some(mut blob) = store.layer_blob(snapshot, IMAGE_VARIANT)? {
+        blob.media_type = media_type_in(&blob.media_type, options.oci_media_types);
+        return Ok(blob);
     }
     let variant = options.variant();
     let mut blob = match store.layer_blob(snapshot, &variant)? {

@@ -125,7 +125,7 @@ pub struct Index {
 /// A manifest or an index, by what it says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Index),
 }
 
@@ -148,18 +148,18 @@ impl Document {
         if keys.schema_version != Some(2) {
             return Err(bad("its schema version is not 2".to_owned()));
         }
-        if let Some(own) = &keys.media_type {
-            if own != media_type {
-                let own = crate::error::shown(own.as_bytes());
-                let media_type = crate::error::shown(media_type.as_bytes());
-                return Err(bad(format!(
-                    "it calls itself {own}, its descriptor says {media_type}"
-                )));
-            }
+        if let Some(own) = &keys.media_type
+            && own != media_type
+        {
+            let own = crate::error::shown(own.as_bytes());
+            let media_type = crate::error::shown(media_type.as_bytes());
+            return Err(bad(format!(
+                "it calls itself {own}, its descriptor says {media_type}"
+            )));
         }
         let parsed = match media_type {
             OCI_MANIFEST | DOCKER_MANIFEST if as_manifest => {
-                serde_json::from_slice(bytes).map(Self::Manifest)
+                serde_json::from_slice(bytes).map(|manifest| Self::Manifest(Box::new(manifest)))
             }
             OCI_INDEX | DOCKER_INDEX if as_index => serde_json::from_slice(bytes).map(Self::Index),
             OCI_MANIFEST | DOCKER_MANIFEST => return Err(bad("it is not a manifest".to_owned())),

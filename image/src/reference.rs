@@ -155,13 +155,13 @@ fn check_registry(registry: &str) -> Result<(), String> {
             None => (registry, None),
         },
     };
-    if let Some(port) = port {
-        if port.parse::<u16>().is_err() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(format!(
-                "`{}` is not a port",
-                crate::error::shown(port.as_bytes())
-            ));
-        }
+    if let Some(port) = port
+        && (port.parse::<u16>().is_err() || !port.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        return Err(format!(
+            "`{}` is not a port",
+            crate::error::shown(port.as_bytes())
+        ));
     }
     if registry.starts_with('[') {
         return Ok(());

@@ -21,7 +21,7 @@ pub(super) fn manifests(store: &Store, root: &Descriptor) -> Result<Vec<(Descrip
     let mut found = Vec::new();
     visit(store, root, 0, &mut |descriptor, document| {
         if let Document::Manifest(manifest) = document {
-            found.push((descriptor.clone(), manifest.clone()));
+            found.push((descriptor.clone(), manifest.as_ref().clone()));
         }
     })?;
     Ok(found)

@@ -153,11 +153,11 @@ impl Client {
             // All of it again; what is here is thrown away.
             ingest = begin(store).await?;
         }
-        if let Some(length) = response.content_length() {
-            if length > wanted.size.saturating_sub(ingest.written()) {
-                let reason = format!("the blob is longer than the {} bytes declared", wanted.size);
-                return Err(failed(&url, reason));
-            }
+        if let Some(length) = response.content_length()
+            && length > wanted.size.saturating_sub(ingest.written())
+        {
+            let reason = format!("the blob is longer than the {} bytes declared", wanted.size);
+            return Err(failed(&url, reason));
         }
         let (sender, receiver) = mpsc::channel(CHUNKS_UNDER_WAY);
         let writing = {

@@ -180,10 +180,10 @@ fn known(store: &Store, chains: &[ChainId]) -> Result<Vec<Snapshot>> {
             continue;
         };
         // A chain with a gap (something was collected in between) is as good as none.
-        if let Ok(stack) = store.chain(&snapshot.id) {
-            if stack.len() == index + 1 {
-                return Ok(stack);
-            }
+        if let Ok(stack) = store.chain(&snapshot.id)
+            && stack.len() == index + 1
+        {
+            return Ok(stack);
         }
     }
     Ok(Vec::new())

@@ -252,7 +252,7 @@ async fn walk(
             .await?;
         let name = descriptor.digest.to_string();
         match Document::parse(&bytes, &descriptor.media_type, &name)? {
-            Document::Manifest(manifest) => return Ok((descriptor, manifest, bytes)),
+            Document::Manifest(manifest) => return Ok((descriptor, *manifest, bytes)),
             Document::Index(index) => {
                 let chosen = choose(&index, platform, &mut available);
                 candidates.extend(chosen.into_iter().map(|descriptor| (descriptor, depth + 1)));

@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn times() {
-        let table: &[(&[u8], Option<(i64, u32)>)] = &[
+        type Case<'a> = (&'a [u8], Option<(i64, u32)>);
+        let table: &[Case<'_>] = &[
             (b"1", Some((1, 0))),
             (b"1.5", Some((1, 500_000_000))),
             (b"1.1234567899", Some((1, 123_456_789))),

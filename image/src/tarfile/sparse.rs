@@ -78,7 +78,7 @@ pub(super) fn pax(
         (None, None) | (Some(0), Some(0 | 1)) => {
             let real_size = keys.size.or(keys.real_size);
             let real_size = real_size.ok_or_else(|| bad("its real size is missing"))?;
-            if keys.map.len() % 2 != 0 {
+            if !keys.map.len().is_multiple_of(2) {
                 return Err(bad("its map ends within a pair"));
             }
             limit(keys.map.len() / 2)?;

@@ -125,10 +125,10 @@ impl PaxArchive {
     /// Makes the checksum of the block around a changed byte right again, if it looks like a header.
     pub(crate) fn repair(tar: &mut [u8], at: usize) {
         let start = at / 512 * 512;
-        if let Some(block) = tar.get_mut(start..start + 512) {
-            if block[257..262] == *b"ustar" {
-                checksum(block.try_into().unwrap());
-            }
+        if let Some(block) = tar.get_mut(start..start + 512)
+            && block[257..262] == *b"ustar"
+        {
+            checksum(block.try_into().unwrap());
         }
     }
 }
