@@ -32,6 +32,16 @@ pub(crate) enum Arguments {
     Exec(Vec<Range<usize>>),
 }
 
+impl Arguments {
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Text(_) => 1,
+            Self::Words(ranges) | Self::Exec(ranges) => ranges.len(),
+        }
+    }
+}
+
 /// Splits a line that begins with its keyword and has no blanks at its ends.
 /// Returns `None` for what the grammar has no reading for; it has one for every line.
 pub(crate) fn parse(keyword: Keyword, escape: Escape, line: &str) -> Option<Parts> {
@@ -44,7 +54,7 @@ pub(crate) fn parse(keyword: Keyword, escape: Escape, line: &str) -> Option<Part
         match pair.as_rule() {
             Rule::flag => parts.flags.push(range),
             Rule::check_kind => parts.check_kind = Some(range),
-            Rule::text => parts.arguments = Arguments::Text(range),
+            Rule::text => parts.arguments = Arguments::Text(range.start..line.len()),
             Rule::word | Rule::shell_word | Rule::shell_word_backtick => words.push(range),
             Rule::exec_form => {
                 let strings = pair

@@ -42,6 +42,9 @@ const LARGEST_FILE: usize = 16 * 1024 * 1024;
 /// The most instructions that a file may have: far more than any build could run.
 const MOST_INSTRUCTIONS: usize = 250_000;
 
+/// The most words that a file may have; bounds the memory that its tree takes.
+const MOST_WORDS: usize = 2_000_000;
+
 /// Parses a whole Dockerfile. Never fails and never panics; wrong lines become [`ast::Command::Invalid`].
 pub fn parse(source: &Source) -> Parsed {
     let mut parsed = parse_lines(source);
@@ -95,20 +98,36 @@ fn parse_lines(source: &Source) -> Parsed {
     }
     let mut reader = lines::Reader::new(source);
     let mut builder = instruction::Builder::new(&mut reader);
+    let mut excess = None;
     while let Some(instruction) = builder.next() {
-        let is_last = dockerfile.instructions.len() == MOST_INSTRUCTIONS;
-        if is_last {
-            let message = format!("the file has more than {MOST_INSTRUCTIONS} instructions");
-            reader.diagnostics.push(Diagnostic::error(
-                "too-many-instructions",
-                message,
+        if dockerfile.instructions.len() == MOST_INSTRUCTIONS {
+            excess = Some((
+                format!("{MOST_INSTRUCTIONS} instructions"),
                 instruction.span,
             ));
+        } else if builder.words > MOST_WORDS {
+            excess = Some((format!("{MOST_WORDS} words"), instruction.span));
+        }
+        if excess.is_some() {
             break;
         }
         dockerfile.instructions.push(instruction);
     }
-    let diagnostics = std::mem::take(&mut reader.diagnostics);
+    if let Some((limit, span)) = excess {
+        let message = format!("the file has more than {limit}");
+        reader
+            .diagnostics
+            .push(Diagnostic::error("file-too-large", message, span));
+    }
+    let mut diagnostics = std::mem::take(&mut reader.diagnostics);
+    if diagnostics.len() >= lines::MOST_DIAGNOSTICS {
+        let end = Span::new(source.text().len(), source.text().len());
+        let message = format!(
+            "more than {} mistakes; the rest of the file was not looked at",
+            lines::MOST_DIAGNOSTICS
+        );
+        diagnostics.push(Diagnostic::error("too-many-mistakes", message, end));
+    }
     dockerfile.escape = reader.escape();
     dockerfile.directives = reader.into_directives();
     Parsed {

@@ -15,6 +15,12 @@ use crate::source::{Source, Span};
 /// BuildKit reads lines into a buffer of 64 KiB, the line end included.
 const LONGEST_LINE: usize = 64 * 1024 - 1;
 
+/// Nobody reads more mistakes than this; a file with that many is no Dockerfile.
+pub(crate) const MOST_DIAGNOSTICS: usize = 1000;
+
+/// The most that continuations may join: no command line that Linux runs is that long.
+const LONGEST_LOGICAL: usize = 1024 * 1024;
+
 /// One instruction's text with its continuations joined, and where each part of it stands in the source.
 #[derive(Debug)]
 pub(crate) struct Logical<'s> {
@@ -206,6 +212,13 @@ impl<'s> Reader<'s> {
             .find(|line| self.source.line(*line).trim() == opening.name)
     }
 
+    /// Takes a diagnostic; of very many only the first.
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
+        if self.diagnostics.len() < MOST_DIAGNOSTICS {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
     /// The source's text of a span.
     pub(crate) fn raw(&self, span: Span) -> &'s str {
         self.source.slice(span)
@@ -243,7 +256,7 @@ impl<'s> Reader<'s> {
                     self.comments.push(comment.to_owned());
                 }
             }
-            Err(diagnostic) => self.diagnostics.push(*diagnostic),
+            Err(diagnostic) => self.report(*diagnostic),
         }
     }
 
@@ -254,6 +267,7 @@ impl<'s> Reader<'s> {
             source: start,
         }];
         let mut empty_line = None;
+        let mut is_too_long = false;
         while let Some((line, next, start)) = self.take_line() {
             let trimmed = next.trim_start();
             if trimmed.starts_with('#') {
@@ -262,6 +276,13 @@ impl<'s> Reader<'s> {
             if trimmed.is_empty() {
                 empty_line = empty_line.or(Some(line));
                 continue;
+            }
+            if text.len() + next.len() > LONGEST_LOGICAL {
+                is_too_long = true;
+                if continued(next, self.escape()).is_some() {
+                    continue;
+                }
+                break;
             }
             pieces.push(Piece {
                 joined: text.len(),
@@ -274,6 +295,14 @@ impl<'s> Reader<'s> {
                     break;
                 }
             }
+        }
+        if is_too_long {
+            let message = format!("the instruction is longer than {LONGEST_LOGICAL} bytes");
+            let span = Span::new(start, start);
+            self.report(
+                Diagnostic::error("instruction-too-long", message, span)
+                    .help("put the data into a file and COPY it, or use a heredoc"),
+            );
         }
         let mut logical = self.logical(Cow::Owned(text), pieces, line);
         logical.empty_continuation_line = empty_line;
@@ -311,7 +340,7 @@ impl<'s> Reader<'s> {
             && raw.len() > LONGEST_LINE
             && raw.strip_suffix('\n').unwrap_or(raw).len() > LONGEST_LINE
         {
-            self.diagnostics.push(
+            self.report(
                 Diagnostic::error(
                     "line-too-long",
                     format!("line {line} is longer than {LONGEST_LINE} bytes"),

@@ -17,6 +17,7 @@ pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
     };
     candidates
         .into_iter()
+        .filter(|candidate| candidate.chars().count().abs_diff(word.len()) <= allowed)
         .map(|candidate| (distance(&word, candidate), candidate))
         .filter(|(distance, candidate)| {
             *distance <= allowed && *distance < candidate.chars().count()

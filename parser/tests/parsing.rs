@@ -333,10 +333,15 @@ fn limits_are_reported() {
         codes(format!("FROM a\nENV A={}\n", "x".repeat(65_530))),
         ["line-too-long"]
     );
+    let long = format!(
+        "FROM a\nCOPY x{}\n",
+        format!(" \\\n{}", "y ".repeat(30_000)).repeat(18)
+    );
+    assert_eq!(codes(long), ["instruction-too-long"]);
     assert_eq!(codes(" ".repeat(16 * 1024 * 1024 + 1)), ["file-too-large"]);
     assert_eq!(
         codes(format!("FROM a\n{}", "RUN\n".repeat(250_000))),
-        ["too-many-instructions"]
+        ["file-too-large"]
     );
 }
 
@@ -348,4 +353,20 @@ fn a_tree_can_be_printed() {
         json::to_tree(&parsed, &source),
         "# escape = `\nFROM  line 2\n├─ \"a\"\n├─ \"AS\"\n└─ \"b\"\nRUN  line 3-4\n├─ --network=none\n└─ \"x   y\"\nCMD  line 5 (JSON form)\n└─ \"z\"\n"
     );
+}
+
+#[test]
+#[ignore = "takes long without optimisation"]
+fn words_are_limited() {
+    let line = format!("COPY {}\n", "y ".repeat(30_000));
+    let source = Source::new(
+        "Dockerfile",
+        format!("FROM a\n{}", line.repeat(68)).as_bytes(),
+    );
+    let codes: Vec<&str> = parse(&source)
+        .diagnostics
+        .iter()
+        .map(|one| one.code)
+        .collect();
+    assert_eq!(codes, ["file-too-large"]);
 }

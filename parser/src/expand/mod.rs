@@ -41,7 +41,8 @@ pub struct Expanded {
     pub used: Vec<String>,
 }
 
-/// Expands to one word: quotes removed, nothing split.
+/// Expands to one word: quotes removed, nothing split. Also for `COPY`/`ADD` sources: as in BuildKit, escapes come off
+/// before patterns are matched, so `star\*name` is a wildcard then, and `[*]` is the way to a literal star.
 pub fn word(raw: &str, escape: Escape, variables: &dyn Variables) -> Result<Expanded, ExpandError> {
     Lexer::new(raw, escape, variables).whole()
 }
@@ -66,16 +67,6 @@ pub fn text(
     let mut lexer = Lexer::new(raw, Escape::Backslash, variables);
     lexer.options.keep_quotes_as_text = true;
     lexer.whole()
-}
-
-/// Expands a `COPY`/`ADD` source. As BuildKit does, this takes escapes off before patterns are matched:
-/// `star\*name` is a wildcard then, and `[*]` is the way to a literal star.
-pub fn pattern(
-    raw: &str,
-    escape: Escape,
-    variables: &dyn Variables,
-) -> Result<Expanded, ExpandError> {
-    word(raw, escape, variables)
 }
 
 /// Finds the mistakes that a word has whatever its variables hold: quotes and braces that do not end, modifiers

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
 use super::flags::Flags;
 use super::{Builder, Line, json_strings};
@@ -222,7 +222,7 @@ impl Builder<'_, '_> {
     /// Refuses a JSON array that holds something else than strings. What is no JSON at all is a shell's business.
     pub(super) fn strings_only(&mut self, line: Line<'_>, range: Range<usize>) -> Option<()> {
         let text = line.slice(range.clone());
-        if !text.starts_with('[') || serde_json::from_str::<Vec<Value>>(text).is_err() {
+        if !text.starts_with('[') || serde_json::from_str::<Vec<IgnoredAny>>(text).is_err() {
             return Some(());
         }
         let culprit = first_non_string(text).map_or(range.clone(), |culprit| {

@@ -16,7 +16,7 @@ use crate::expand;
 use crate::grammar::{self, Arguments, Parts};
 use crate::heredoc::{self, Opening};
 use crate::keyword::Keyword;
-use crate::lines::{Logical, Reader};
+use crate::lines::{Logical, MOST_DIAGNOSTICS, Reader};
 use crate::source::{Span, Spanned};
 use crate::suggest;
 
@@ -32,6 +32,8 @@ const MOST_TERMINATOR_SEARCHES: usize = 16;
 pub(crate) struct Builder<'r, 's> {
     reader: &'r mut Reader<'s>,
     terminator_searches: usize,
+    /// Words, paths and pairs of all lines so far.
+    pub(crate) words: usize,
 }
 
 /// A logical line, or the trigger within an ONBUILD line.
@@ -79,10 +81,15 @@ impl<'r, 's> Builder<'r, 's> {
         Self {
             reader,
             terminator_searches: 0,
+            words: 0,
         }
     }
 
+    /// Returns the next instruction; `None` at the end of the file, and where so much is wrong that going on is vain.
     pub(crate) fn next(&mut self) -> Option<Instruction> {
+        if self.reader.diagnostics.len() >= MOST_DIAGNOSTICS {
+            return None;
+        }
         let logical = self.reader.next_logical()?;
         Some(self.instruction(&logical))
     }
@@ -117,6 +124,7 @@ impl<'r, 's> Builder<'r, 's> {
                 Some(parts) => {
                     flags = self.flags(kind, line, &parts.flags);
                     tail.json_form = matches!(parts.arguments, Arguments::Exec(_));
+                    self.words += parts.flags.len() + parts.arguments.count();
                     tail.heredocs = self.heredocs(
                         kind,
                         line,
@@ -289,7 +297,7 @@ impl<'r, 's> Builder<'r, 's> {
 
     fn volume(&mut self, line: Line<'_>, arguments: Arguments) -> Option<Vec<Text>> {
         let paths = match &arguments {
-            Arguments::Exec(strings) => json_strings(line, strings),
+            Arguments::Exec(strings) => self.checked_strings(line, strings),
             _ => self.words_or_array(Keyword::Volume, line, arguments)?,
         };
         if paths.is_empty() {
@@ -516,8 +524,19 @@ impl<'r, 's> Builder<'r, 's> {
         }
     }
 
+    /// JSON strings that are expanded later, with what is wrong in them.
+    fn checked_strings(&mut self, line: Line<'_>, strings: &[Range<usize>]) -> Vec<Text> {
+        let texts = json_strings(line, strings);
+        for text in texts.iter().filter(|_| !line.is_trigger) {
+            if let Err(error) = expand::check(&text.value, self.reader.escape()) {
+                self.report(Diagnostic::error("bad-expansion", error.message, text.span));
+            }
+        }
+        texts
+    }
+
     fn report(&mut self, diagnostic: Diagnostic) {
-        self.reader.diagnostics.push(diagnostic);
+        self.reader.report(diagnostic);
     }
 }
 

@@ -1,7 +1,7 @@
 //! COPY and ADD.
 
 use super::flags::Flags;
-use super::{Builder, Line, json_strings};
+use super::{Builder, Line};
 use crate::ast::{Heredoc, Text, Transfer, TransferSource};
 use crate::diagnostic::Diagnostic;
 use crate::grammar::Arguments;
@@ -19,7 +19,7 @@ impl Builder<'_, '_> {
     ) -> Option<Transfer> {
         let name = keyword.name();
         let mut paths = match arguments {
-            Arguments::Exec(strings) => json_strings(line, strings),
+            Arguments::Exec(strings) => self.checked_strings(line, strings),
             Arguments::None | Arguments::Text(_) => Vec::new(),
             Arguments::Words(_) => self.words_or_array(keyword, line, arguments.clone())?,
         };

@@ -1,10 +1,8 @@
-//! What the arguments of instructions mean once they are expanded: durations, ports, signals, modes, owners, sizes,
-//! checksums. Pure functions for whoever builds; nothing here knows variables.
+//! What the arguments of instructions mean once they are expanded: durations, ports, signals, sizes. Pure functions
+//! for whoever builds; nothing here knows variables. Modes, owners and checksums are read where files are copied.
 
-mod chmod;
 mod ports;
 
-pub use chmod::{Chmod, parse_chmod};
 pub use ports::parse_port_spec;
 
 use std::time::Duration;
@@ -184,35 +182,6 @@ pub fn validate_signal(text: &str) -> Result<i32, ValueError> {
     real_time.ok_or_else(invalid)
 }
 
-/// Who a copied file belongs to, by name or number.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Principal {
-    Id(u32),
-    Name(String),
-}
-
-/// Reads `USER[:GROUP]` of `--chown`. A missing or empty group is `None`.
-pub fn parse_chown(text: &str) -> Result<(Principal, Option<Principal>), ValueError> {
-    let (user, group) = text
-        .split_once(':')
-        .map_or((text, None), |(user, group)| (user, Some(group)));
-    if group.is_some_and(|group| group.contains(':')) {
-        return Err(ValueError::new(format!(
-            "`{text}` is no owner; the form is user:group"
-        )));
-    }
-    let principal = |name: &str| match name.parse::<u32>() {
-        Ok(id) => Principal::Id(id),
-        Err(_) => Principal::Name(name.to_owned()),
-    };
-    let user = if user.is_empty() {
-        Principal::Id(0)
-    } else {
-        principal(user)
-    };
-    Ok((user, group.filter(|group| !group.is_empty()).map(principal)))
-}
-
 /// Reads a size like `64m`, `1.5GiB`, `512 kb`: binary multiples, the unit's case and a final `b` of no account.
 pub fn parse_bytes(text: &str) -> Result<u64, ValueError> {
     let invalid = || {
@@ -246,49 +215,4 @@ pub fn parse_bytes(text: &str) -> Result<u64, ValueError> {
     amount(whole, fraction, 1 << shift)
         .filter(|bytes| i64::try_from(*bytes).is_ok())
         .ok_or_else(invalid)
-}
-
-/// What `ADD --checksum` pins.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Checksum {
-    /// A digest of the file: algorithm and lower-case hexadecimal digits.
-    Digest {
-        algorithm: &'static str,
-        hex: String,
-    },
-    /// A commit of a git source, in full or its first digits.
-    Commit(String),
-}
-
-/// Reads `sha256:HEX` (also sha384, sha512) or a git commit.
-pub fn parse_checksum(text: &str) -> Result<Checksum, ValueError> {
-    let is_hex = |hex: &str| {
-        hex.bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let Some((algorithm, hex)) = text.split_once(':') else {
-        return if (7..=64).contains(&text.len()) && is_hex(text) {
-            Ok(Checksum::Commit(text.to_owned()))
-        } else {
-            Err(ValueError::new(format!(
-                "the checksum `{text}` is neither algorithm:digits nor a commit"
-            )))
-        };
-    };
-    let algorithms = [("sha256", 64), ("sha384", 96), ("sha512", 128)];
-    let Some((algorithm, length)) = algorithms.into_iter().find(|(name, _)| *name == algorithm)
-    else {
-        return Err(ValueError::new(format!(
-            "`{algorithm}` is no checksum algorithm; use sha256, sha384 or sha512"
-        )));
-    };
-    if hex.len() != length || !is_hex(hex) {
-        return Err(ValueError::new(format!(
-            "a {algorithm} checksum has {length} hexadecimal digits in lower case"
-        )));
-    }
-    Ok(Checksum::Digest {
-        algorithm,
-        hex: hex.to_owned(),
-    })
 }
