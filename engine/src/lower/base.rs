@@ -66,11 +66,7 @@ impl Lowering<'_> {
             }));
         }
         // Exactly: `FROM Name` does not find a stage, because stages are known by their names in lower case.
-        let earlier = (0..index).rev().find(|earlier| {
-            self.file.stages[*earlier]
-                .name()
-                .is_some_and(|known| known.to_ascii_lowercase() == name)
-        });
+        let earlier = self.file.stage_in_lower_case(&name, index);
         if let Some(earlier) = earlier {
             return Ok(Base::Stage(earlier));
         }
@@ -202,7 +198,7 @@ impl Lowering<'_> {
                     platform: platform.clone(),
                 };
                 let Some(resolved) = self.images.get(&need).cloned() else {
-                    self.need(need, self.missing_image(&base.name, text));
+                    self.need(need, text, None);
                     let mut state = State::empty(&platform);
                     state.tentative = true;
                     return Some(state);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rbuild_image::source::Resolved;
 use rbuild_image::{Platform, Reference};
-use rbuild_parser::ast::{Command, Instruction};
+use rbuild_parser::ast::{Command, Instruction, Text};
 use rbuild_parser::{Diagnostic, Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
@@ -39,6 +39,7 @@ pub(crate) struct Lowering<'a> {
     named: HashSet<VertexId>,
     results: Vec<LoweredImage>,
     needs: Vec<(ImageNeed, Located)>,
+    needed: HashSet<ImageNeed>,
     mistakes: Vec<Mistake>,
     pub(crate) warnings: Vec<Located>,
     /// Code, place and words of what was said already: platforms and stages repeat one another.
@@ -133,6 +134,7 @@ impl<'a> Lowering<'a> {
             named: HashSet::new(),
             results: Vec::new(),
             needs: Vec::new(),
+            needed: HashSet::new(),
             mistakes: Vec::new(),
             warnings: Vec::new(),
             said: HashSet::new(),
@@ -321,9 +323,14 @@ impl<'a> Lowering<'a> {
         });
     }
 
-    pub(crate) fn need(&mut self, need: ImageNeed, missing: Diagnostic) {
-        if self.needs.iter().any(|(known, _)| *known == need) {
+    /// Notes that an image is not known yet, and what to say if it cannot be found.
+    pub(crate) fn need(&mut self, need: ImageNeed, text: &Text, blame: Option<&Instruction>) {
+        if !self.needed.insert(need.clone()) {
             return;
+        }
+        let mut missing = self.missing_image(&need.name, text);
+        if let Some(from) = blame {
+            missing.primary.span = from.span;
         }
         let missing = Located {
             source: Arc::clone(self.file.source),

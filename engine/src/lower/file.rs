@@ -1,5 +1,6 @@
 //! A Dockerfile's instructions, grouped: what comes before the first FROM, and one group for each stage.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_parser::ast::{Command, Escape, From, Instruction};
@@ -12,6 +13,8 @@ pub(crate) struct File<'a> {
     /// ARG before the first FROM.
     pub(crate) globals: Vec<&'a Instruction>,
     pub(crate) stages: Vec<StageText<'a>>,
+    /// Names in lower case, each with the stages of that name in order.
+    names: HashMap<String, Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -30,9 +33,14 @@ impl<'a> File<'a> {
             escape: parsed.dockerfile.escape,
             globals: Vec::new(),
             stages: Vec::new(),
+            names: HashMap::new(),
         };
         for instruction in &parsed.dockerfile.instructions {
             if let Command::From(from) = &instruction.command {
+                if let Some(name) = &from.name {
+                    let stages = file.names.entry(name.value.to_ascii_lowercase());
+                    stages.or_default().push(file.stages.len());
+                }
                 file.stages.push(StageText {
                     from,
                     instruction,
@@ -49,11 +57,14 @@ impl<'a> File<'a> {
 
     /// Returns the last stage of that name, in any case of letters, among the first `limit`.
     pub(crate) fn stage_named(&self, name: &str, limit: usize) -> Option<usize> {
-        self.stages.iter().take(limit).rposition(|stage| {
-            stage
-                .name()
-                .is_some_and(|known| known.eq_ignore_ascii_case(name))
-        })
+        self.stage_in_lower_case(&name.to_ascii_lowercase(), limit)
+    }
+
+    /// As [`File::stage_named`], where the name has to be written in lower case.
+    pub(crate) fn stage_in_lower_case(&self, name: &str, limit: usize) -> Option<usize> {
+        let stages = self.names.get(name)?;
+        let above = stages.partition_point(|stage| *stage < limit);
+        stages.get(above.checked_sub(1)?).copied()
     }
 
     pub(crate) fn stage_names(&self) -> impl Iterator<Item = &'a str> {

@@ -140,11 +140,7 @@ impl Lowering<'_> {
                     platform: self.target.platform.clone(),
                 };
                 let Some(resolved) = self.images.get(&need).cloned() else {
-                    let mut missing = self.missing_image(&need.name, text);
-                    if let Some(from) = site.blame {
-                        missing.primary.span = from.span;
-                    }
-                    self.need(need, missing);
+                    self.need(need, text, site.blame);
                     return Ok(Input::Unknown);
                 };
                 let place = (site.stage, site.ordinal);
