@@ -67,7 +67,14 @@ impl Store {
         };
         let mut connection = connection;
         index::drop_torn(&mut connection)?;
-        let lease = Lease::take(root)?;
+        let lease = match Lease::take(root) {
+            // Somebody tidied up in here.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                make_directories(root)?;
+                Lease::take(root)
+            }
+            result => result,
+        }?;
         lease::sweep_in_background(root, &lease);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -225,12 +232,7 @@ fn existing(root: &Path) -> Result<Option<Connection>> {
 
 /// Makes a store, or finishes one whose maker died.
 fn create(root: &Path) -> Result<Connection> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    for directory in DIRECTORIES {
-        let path = root.join(directory);
-        builder.create(&path).at("create", &path)?;
-    }
+    make_directories(root)?;
     let _lock = lock_file(&root.join("locks/setup"), FlockOperation::LockExclusive)?;
     let content = root.join("content");
     for (name, text) in [
@@ -245,6 +247,16 @@ fn create(root: &Path) -> Result<Connection> {
     make_reserve(root)?;
     let connection = index::open(root, true)?;
     connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))
+}
+
+fn make_directories(root: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    for directory in DIRECTORIES {
+        let path = root.join(directory);
+        builder.create(&path).at("create", &path)?;
+    }
+    Ok(())
 }
 
 /// Room that collection gives itself where the disk is so full that even taking rows away fails.

@@ -82,6 +82,12 @@ fn worker() {
             store.prune(&options).unwrap();
             store.usage().unwrap();
         },
+        "once" => {
+            // An error is fine; a panic is not.
+            if let Err(error) = once(&root) {
+                println!("{error}");
+            }
+        }
         "holder" => {
             let store = Store::open(&root).unwrap();
             let _lock = store.lock_key(key(0)).unwrap();
@@ -99,6 +105,52 @@ fn worker() {
             }
         }
     }
+}
+
+/// Everything that a store does, once.
+fn once(root: &Path) -> rbuild_cache::Result<()> {
+    let store = Store::open(root)?;
+    let name = format!("{}", std::process::id());
+    let active = store.prepare()?;
+    let _ = fs::write(active.upper().join(&name), &name);
+    let snapshot = active.commit(None, 0)?;
+    let chain = ChainId(Digest::of(name.as_bytes()));
+    store.set_chain(&snapshot.id, &chain)?;
+    store.lookup(key(0))?;
+    let own = KeyWriter::new("once").field("name", &name).finish();
+    let _lock = store.lock_key(own)?;
+    let record = Record {
+        key: own,
+        snapshot: Some(snapshot.id.clone()),
+        extra: Vec::new(),
+        step: name.clone(),
+        ingredients: Vec::new(),
+        created: 0,
+        duration_ms: 1,
+    };
+    store.save(&[own], &record)?;
+    let manifest = store.put_blob(name.as_bytes())?;
+    store.read_blob(&manifest, 100)?;
+    let image = StoredImage {
+        name: "image".to_owned(),
+        manifest,
+        media_type: String::new(),
+        size: name.len() as u64,
+        config: manifest,
+        snapshot: Some(snapshot.id),
+        blobs: Vec::new(),
+        tagged: 0,
+    };
+    store.put_image(&image)?;
+    drop(store.cache_mount("m", Sharing::Private)?);
+    store.sync()?;
+    store.prune(&PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    })?;
+    store.usage()?;
+    store.check(true)?;
+    Ok(())
 }
 
 /// What a build does with the store, with an eye on what must hold.
@@ -286,4 +338,69 @@ fn death_frees_locks_mounts_and_what_was_in_the_making() {
         assert!(Instant::now() < deadline, "garbage stays");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The n-th call of each kind fails, for every n up to a limit.
+#[test]
+fn whichever_system_call_fails_the_store_is_whole() {
+    const CALLS: [&str; 15] = [
+        "rename",
+        "renameat",
+        "mkdir",
+        "pwrite64",
+        "pread64",
+        "fdatasync",
+        "flock",
+        "unlink",
+        "unlinkat",
+        "fchmod",
+        "ftruncate",
+        "openat2",
+        "getdents64",
+        "syncfs",
+        "fallocate",
+    ];
+    let limit: u32 = std::env::var("RBUILD_CACHE_TEST_CALLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2);
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    drop(Store::open(&root).unwrap());
+    let (mut runs, mut errors) = (0, 0);
+    for call in CALLS {
+        for nth in 1..=limit {
+            // Spread over more calls than are tried; which ones is the same in each run.
+            let nth = if limit <= 2 { nth * nth } else { nth };
+            let errno = ["EIO", "ENOSPC", "EMFILE"][nth as usize % 3];
+            let output = Command::new("strace")
+                .args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")])
+                .args(["-e", &format!("inject={call}:error={errno}:when={nth}")])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "worker", "--nocapture", "--test-threads=1"])
+                .env(ROOT, &root)
+                .env(ROLE, "once")
+                .output();
+            let Ok(output) = output else {
+                println!("SKIPPED: there is no strace here");
+                return;
+            };
+            let said = String::from_utf8_lossy(&output.stderr);
+            if said.contains("while loading shared libraries") {
+                continue;
+            }
+            if !output.status.success() && !said.contains("panicked") {
+                println!("SKIPPED: strace cannot trace here: {said}");
+                return;
+            }
+            assert!(output.status.success(), "{call} {nth} {errno}: {said}");
+            let store = Store::open(&root).unwrap();
+            let found = store.check(false).unwrap();
+            assert_eq!(found, [], "after {call} {nth} {errno}");
+            runs += 1;
+            errors += u32::from(String::from_utf8_lossy(&output.stdout).contains("cannot"));
+        }
+    }
+    assert!(errors > runs / 5, "{errors} of {runs}");
+    println!("{runs} system calls were made to fail, {errors} of them were errors");
 }

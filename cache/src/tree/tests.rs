@@ -313,7 +313,11 @@ fn mount<'a>(
     let lower: Vec<_> = lowers.iter().rev().map(|l| l.to_str().unwrap()).collect();
     let mut options = format!("userxattr,lowerdir={}", lower.join(":"));
     if let Some((upper, work)) = upper {
-        options += &format!(",volatile,upperdir={},workdir={}", upper.display(), work.display());
+        options += &format!(
+            ",volatile,upperdir={},workdir={}",
+            upper.display(),
+            work.display()
+        );
     }
     let options = std::ffi::CString::new(options).unwrap();
     let flags = rustix::mount::MountFlags::empty();
