@@ -3,6 +3,7 @@
 //! survive, that a lone `$` stays.
 
 use super::pattern::{self, Pattern};
+use super::splitter::{Splitter, Word};
 use super::{DEEPEST, ExpandError, Expanded, LONGEST, Variables};
 use crate::ast::Escape;
 
@@ -21,14 +22,6 @@ pub(crate) struct Options {
     pub(crate) keep_unset: bool,
 }
 
-/// A word of several, and the bytes of the raw text that it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Word {
-    pub(crate) text: String,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-}
-
 pub(crate) struct Lexer<'a> {
     pub(crate) options: Options,
     raw: &'a str,
@@ -39,15 +32,6 @@ pub(crate) struct Lexer<'a> {
     used: Vec<String>,
     depth: usize,
     work: usize,
-}
-
-/// Collects words while the result is built.
-#[derive(Default)]
-struct Splitter {
-    words: Vec<Word>,
-    text: String,
-    in_word: bool,
-    start: usize,
 }
 
 type Lexed = Result<String, ExpandError>;
@@ -482,47 +466,5 @@ fn too_expensive(offset: usize) -> ExpandError {
     ExpandError {
         message: "the pattern or its value is too long to be matched".to_owned(),
         offset,
-    }
-}
-
-impl Splitter {
-    /// Adds text in which blanks split words.
-    fn add_split(&mut self, text: &str, start: usize, end: usize) {
-        for c in text.chars() {
-            if !c.is_whitespace() {
-                self.begin(start);
-                self.text.push(c);
-            } else if self.in_word && !self.text.is_empty() {
-                self.end_word(if text.len() == c.len_utf8() {
-                    start
-                } else {
-                    end
-                });
-            }
-        }
-    }
-
-    /// Adds text in which blanks do not split.
-    fn add_raw(&mut self, text: &str, start: usize) {
-        self.begin(start);
-        self.text.push_str(text);
-    }
-
-    fn begin(&mut self, start: usize) {
-        if !self.in_word {
-            self.in_word = true;
-            self.start = start;
-        }
-    }
-
-    fn end_word(&mut self, end: usize) {
-        if !self.text.is_empty() {
-            self.words.push(Word {
-                text: std::mem::take(&mut self.text),
-                start: self.start,
-                end,
-            });
-        }
-        self.in_word = false;
     }
 }

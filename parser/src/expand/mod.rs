@@ -6,6 +6,7 @@
 
 mod lexer;
 mod pattern;
+mod splitter;
 
 pub(crate) use lexer::Lexer;
 

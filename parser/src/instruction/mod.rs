@@ -1,20 +1,21 @@
 //! One logical line to one typed instruction, with whatever is wrong in it. The parts of the line come from
-//! [`crate::grammar`]; flags are in [`flags`], `KEY=VALUE` lists in [`pairs`], commands in [`command`], `COPY` and
+//! [`crate::grammar`]; FROM is in [`from`], flags in [`flags`], heredocs in [`heredocs`], `KEY=VALUE` lists in [`pairs`], commands in [`command`], `COPY` and
 //! `ADD` in [`transfer`]. Start at [`Builder::instruction`].
 
 mod command;
 mod flags;
+mod from;
+mod heredocs;
 mod pairs;
 mod transfer;
 mod typography;
 
 use std::ops::Range;
 
-use crate::ast::{Command, From, Heredoc, Instruction, OnBuild, Text};
+use crate::ast::{Command, Heredoc, Instruction, OnBuild, Text};
 use crate::diagnostic::Diagnostic;
 use crate::expand;
 use crate::grammar::{self, Arguments, Parts};
-use crate::heredoc::{self, Opening};
 use crate::keyword::Keyword;
 use crate::lines::{Logical, MOST_DIAGNOSTICS, Reader};
 use crate::source::{Span, Spanned};
@@ -24,9 +25,6 @@ use flags::Flags;
 
 /// Blanks that part a keyword from its arguments and words from one another.
 const BLANKS: [char; 5] = ['\t', '\u{b}', '\u{c}', '\r', ' '];
-
-/// Looking for a nearly matching terminator reads the rest of the file, so it is done for the first few only.
-const MOST_TERMINATOR_SEARCHES: usize = 16;
 
 /// Builds instructions; heredoc bodies are read through the reader, diagnostics go to it.
 pub(crate) struct Builder<'r, 's> {
@@ -210,66 +208,6 @@ impl<'r, 's> Builder<'r, 's> {
         command.unwrap_or(Command::Invalid)
     }
 
-    fn from(&mut self, line: Line<'_>, arguments: Arguments, flags: &Flags) -> Option<From> {
-        let words = self.some_words(Keyword::From, line, arguments)?;
-        let (image, name) = match words.as_slice() {
-            [image] => (image, None),
-            [image, r#as, name] if line.slice(r#as.clone()).eq_ignore_ascii_case("as") => {
-                (image, Some(name))
-            }
-            words => {
-                // Where a name is given properly, it is what follows that is too much.
-                let has_name =
-                    words.len() > 3 && line.slice(words[1].clone()).eq_ignore_ascii_case("as");
-                let unexpected = words.get(if has_name { 3 } else { 1 });
-                let unexpected = unexpected.cloned().unwrap_or_else(|| line.end());
-                let mut diagnostic = Diagnostic::error(
-                    "from-arguments",
-                    "FROM takes an image, or an image, AS and a name",
-                    line.span(unexpected.start..line.text.len()),
-                )
-                .label("not expected here");
-                let word = line.slice(unexpected);
-                diagnostic = if word.starts_with('#') {
-                    diagnostic.help("a comment needs a line of its own")
-                } else if word.starts_with("--") {
-                    diagnostic.help("flags come before the image")
-                } else if word.eq_ignore_ascii_case("as") && words.len() == 2 {
-                    diagnostic.help("a name for the stage must follow AS")
-                } else {
-                    diagnostic.help("a stage gets its name by `FROM image AS name`")
-                };
-                self.report(diagnostic);
-                return None;
-            }
-        };
-        self.check_word(line, image.clone());
-        let name = name.map(|name| line.text(name.clone()));
-        if let Some(name) = &name {
-            self.stage_name(name);
-        }
-        Some(From {
-            image: line.text(image.clone()),
-            platform: flags.text("platform"),
-            name,
-        })
-    }
-
-    fn stage_name(&mut self, name: &Text) {
-        let is_name = name.value.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name
-                .value
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-        if !is_name {
-            let message = format!("`{}` is no valid name for a stage", name.value);
-            self.report(
-                Diagnostic::error("bad-stage-name", message, name.span)
-                    .help("a stage's name begins with a letter and goes on with letters, digits, `-`, `_` and `.`"),
-            );
-        }
-    }
-
     /// The rest of the line as one argument.
     fn single(&mut self, keyword: Keyword, line: Line<'_>, arguments: Arguments) -> Option<Text> {
         let Arguments::Text(range) = arguments else {
@@ -394,67 +332,6 @@ impl<'r, 's> Builder<'r, 's> {
         })
     }
 
-    /// Reads the bodies of the heredocs that a line opens.
-    fn heredocs(
-        &mut self,
-        keyword: Keyword,
-        line: Line<'_>,
-        arguments: &Arguments,
-        end: &mut usize,
-        end_line: &mut usize,
-    ) -> Vec<Heredoc> {
-        if !keyword.takes_heredocs() || matches!(arguments, Arguments::Exec(_)) {
-            return Vec::new();
-        }
-        let mut heredocs = Vec::new();
-        for (opening, range) in heredoc::openings(&line.logical.text) {
-            let span = line.logical.span(range);
-            let Ok(body) = self.reader.heredoc(&opening) else {
-                self.unterminated_heredoc(&opening, span);
-                break;
-            };
-            *end = body.end;
-            *end_line = body.last_line;
-            heredocs.push(Heredoc {
-                name: opening.name,
-                content: body.content,
-                expand: opening.expand,
-                strip_tabs: opening.strip_tabs,
-                file_descriptor: opening.file_descriptor,
-                span,
-                body_span: body.span,
-            });
-        }
-        heredocs
-    }
-
-    fn unterminated_heredoc(&mut self, opening: &Opening, span: Span) {
-        let name = &opening.name;
-        let message = format!("unterminated heredoc: no line ends it with `{name}`");
-        let mut diagnostic =
-            Diagnostic::error("unterminated-heredoc", message, span).label("opened here");
-        self.terminator_searches += 1;
-        let nearly = if self.terminator_searches > MOST_TERMINATOR_SEARCHES {
-            None
-        } else {
-            self.reader.nearly_ended_at(opening)
-        };
-        if name.contains(')') {
-            diagnostic = diagnostic
-                .help("a shift in `$(( ))` needs to be written without blanks: `$((1<<3))`");
-        } else if let Some(line) = nearly {
-            diagnostic = diagnostic.help(format!(
-                "line {line} has `{name}` with blanks around it; it must stand alone, or after tabs with `<<-`"
-            ));
-        } else {
-            diagnostic = diagnostic.help(format!("put `{name}` alone on the line after the text"));
-        }
-        self.report(diagnostic);
-        // The text of the heredoc is not known; what certainly is an instruction goes on.
-        self.reader
-            .skip_to_instruction(|word| Keyword::ALL.iter().any(|keyword| keyword.name() == word));
-    }
-
     fn unknown_instruction(&mut self, keyword: &Text, line: Line<'_>) {
         let name = &keyword.value;
         let shown: String = name.chars().take(60).collect();
@@ -533,6 +410,14 @@ impl<'r, 's> Builder<'r, 's> {
             }
         }
         texts
+    }
+
+    /// Whether the last thing said is about this offset or what follows it.
+    fn has_reported_since(&self, offset: usize) -> bool {
+        self.reader
+            .diagnostics
+            .last()
+            .is_some_and(|last| last.primary.span.end >= offset)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {

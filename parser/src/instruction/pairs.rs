@@ -159,7 +159,8 @@ impl Builder<'_, '_> {
             let message = format!("a name of {} cannot be blank", keyword.name());
             self.report(
                 Diagnostic::error("blank-name", message, line.span(word))
-                    .label("nothing stands before the `=`"),
+                    .label("nothing stands before the `=`")
+                    .help("write `name=value` without a blank before the `=`"),
             );
         }
         !name.is_empty()

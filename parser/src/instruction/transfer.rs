@@ -87,7 +87,12 @@ impl Builder<'_, '_> {
         let index = heredocs
             .iter()
             .rposition(|heredoc| heredoc.name == opening.name);
-        // Where there is none, it was not terminated (and that has been said), or the line could not be split.
-        index.map(TransferSource::Heredoc)
+        let heredoc = index.map(TransferSource::Heredoc);
+        // Where there is none it was not terminated, which has been said, or a quote kept the line from being split.
+        if heredoc.is_none() && !self.has_reported_since(path.span.start) {
+            let message = "this heredoc is not opened: a quote in the line does not end";
+            self.report(Diagnostic::error("unopened-heredoc", message, path.span));
+        }
+        heredoc
     }
 }

@@ -1,0 +1,2 @@
+FROM busybox
+ONBUILD COPY it's <<EOF /x
