@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -28,6 +28,18 @@ pub(crate) struct Shared {
     index: Mutex<Connection>,
     pub(crate) lease: Lease,
     pub(crate) trees: Mutex<TreeMemory>,
+    /// See [`Store::empty_layers`].
+    empty: OnceLock<PathBuf>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(holder) = self.empty.get()
+            && let Err(error) = lease::remove(holder)
+        {
+            tracing::debug!(%error, "empty layers stay until the store is opened next");
+        }
+    }
 }
 
 /// What the store's directory holds.
@@ -82,6 +94,7 @@ impl Store {
                 index: Mutex::new(connection),
                 lease,
                 trees: Mutex::default(),
+                empty: OnceLock::new(),
             }),
         })
     }
@@ -138,6 +151,25 @@ impl Store {
             }
             Ok(())
         })
+    }
+
+    /// Two directories that stay empty, for mounts that need more layers than there are. They live as long as the
+    /// store is open: a layer that is removed under a mount makes the mount's directories look empty.
+    pub fn empty_layers(&self) -> Result<[PathBuf; 2]> {
+        let empty = &self.shared.empty;
+        let holder = match empty.get() {
+            Some(holder) => holder,
+            None => {
+                let holder = self.shared.temporary_path();
+                make_directory(&holder)?;
+                for name in ["one", "two"] {
+                    make_directory(&holder.join(name))?;
+                }
+                // Of two that are made at once, one waits for the next sweep.
+                empty.get_or_init(|| holder)
+            }
+        };
+        Ok(["one", "two"].map(|name| holder.join(name)))
     }
 
     /// A directory for something in the making, removed when the guard drops or its process died.

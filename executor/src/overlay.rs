@@ -45,12 +45,7 @@ pub fn view(store: &Store, snapshot: Option<&SnapshotId>) -> Result<RootDir, Err
         return mount(&lowers, None).map(RootDir::from_fd);
     }
     // Without an upper directory the kernel wants two layers or more: empty ones go below.
-    let scratch = empty_directory(store)?;
-    for name in ["one", "two"].into_iter().skip(lowers.len()) {
-        let empty = scratch.path().join(name);
-        std::fs::create_dir(&empty).map_err(|error| Error::new("make an empty layer", error))?;
-        lowers.push(empty);
-    }
+    lowers.extend(empty_layers(store)?.into_iter().skip(lowers.len()));
     mount(&lowers, None).map(RootDir::from_fd)
 }
 
@@ -75,8 +70,7 @@ pub(crate) fn writable_at(
         inherit_root(below, upper)?;
         return mount(&lowers, Some((upper, work)));
     }
-    let scratch = empty_directory(store)?;
-    lowers.push(scratch.path().to_owned());
+    lowers.extend(empty_layers(store)?.into_iter().take(1));
     mount(&lowers, Some((upper, work)))
 }
 
@@ -122,10 +116,10 @@ fn lower_directories(store: &Store, top: Option<&SnapshotId>) -> Result<Vec<Path
         .collect())
 }
 
-/// An empty layer. The mount keeps the directory's inode after the guard has removed its name.
-fn empty_directory(store: &Store) -> Result<rbuild_cache::store::TemporaryDirectory, Error> {
+/// Layers for mounts that need more of them than there are.
+fn empty_layers(store: &Store) -> Result<[PathBuf; 2], Error> {
     store
-        .temporary_directory()
+        .empty_layers()
         .map_err(|error| Error::new("make an empty layer", error))
 }
 
