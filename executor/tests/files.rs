@@ -124,7 +124,10 @@ impl Kit {
 
 fn shell(script: &str, directory: &Path) -> Outcome {
     let script = format!("set -e; umask 022; {script}");
-    let status = Command::new("sh").args(["-c", &script]).current_dir(directory).status()?;
+    let status = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(directory)
+        .status()?;
     if status.success() {
         Ok(())
     } else {
@@ -238,13 +241,25 @@ fn merging(kit: &Kit) -> Outcome {
 
 fn refusals(kit: &Kit) -> Outcome {
     let base = kit.base("mkdir -p t/a/b real; ln -s /real t/sub; echo file >file")?;
-    let input = kit.context("refusals", "mkdir -p one two/sub; echo a >one/a; echo f >two/sub/f")?;
+    let input = kit.context(
+        "refusals",
+        "mkdir -p one two/sub; echo a >one/a; echo f >two/sub/f",
+    )?;
     let error = |destination: &str, path: &str| {
-        let copied = kit.copy(Some(&base), &input, vec![to(destination, source(&input, path))]);
+        let copied = kit.copy(
+            Some(&base),
+            &input,
+            vec![to(destination, source(&input, path))],
+        );
         copied.map_or_else(|error| error.to_string(), |_| "copied".to_owned())
     };
     equal(
-        &[error("/t", "one"), error("/t", "two"), error("/file", "one")].join("\n"),
+        &[
+            error("/t", "one"),
+            error("/t", "two"),
+            error("/file", "one"),
+        ]
+        .join("\n"),
         &[
             "cannot copy `one/a` to `/t/a`: there is a directory already",
             "cannot copy the directory `two/sub` to `/t/sub`: there is something else already, and it is not a directory",
@@ -254,7 +269,8 @@ fn refusals(kit: &Kit) -> Outcome {
 }
 
 fn owners(kit: &Kit) -> Outcome {
-    let base = kit.base("mkdir etc; echo app:x:1234:4321::/: >etc/passwd; echo grp:x:777: >etc/group")?;
+    let base =
+        kit.base("mkdir etc; echo app:x:1234:4321::/: >etc/passwd; echo grp:x:777: >etc/group")?;
     let input = kit.context("owners", "echo f >f; chmod 2755 f")?;
     let owned = |destination: &str, owner: &str| Copy {
         owner: Owner::Chown(owner.to_owned()),
@@ -313,7 +329,8 @@ fn special_files(kit: &Kit) -> Outcome {
 }
 
 fn workdir_and_heredoc(kit: &Kit) -> Outcome {
-    let base = kit.base("mkdir -m 700 w; chown 3:4 w; mkdir etc; echo app:x:12:34::/: >etc/passwd")?;
+    let base =
+        kit.base("mkdir -m 700 w; chown 3:4 w; mkdir etc; echo app:x:12:34::/: >etc/passwd")?;
     let mkdir = |path: &str, user: &str| Action::Mkdir {
         path: path.into(),
         mode: 0o755,
@@ -333,7 +350,9 @@ fn workdir_and_heredoc(kit: &Kit) -> Outcome {
             mtime: None,
         },
     ];
-    let snapshot = kit.executor.file(Some(&base), &actions, &[], &NoArchives, 0)?;
+    let snapshot = kit
+        .executor
+        .file(Some(&base), &actions, &[], &NoArchives, 0)?;
     equal(
         &kit.added(&snapshot.id)?,
         &[
@@ -349,9 +368,18 @@ fn workdir_and_heredoc(kit: &Kit) -> Outcome {
 }
 
 fn from_a_snapshot(kit: &Kit) -> Outcome {
-    let lower = kit.base("mkdir -p srv/app; echo 1 >srv/app/one; chown 6:7 srv/app/one; chmod 4711 srv/app/one")?;
-    let input = kit.context("upper", "mkdir app; echo 2 >app/two; head -c 300000 /dev/zero >app/big")?;
-    let id = kit.copy(Some(&lower), &input, vec![to("/srv/app", source(&input, "app"))])?;
+    let lower = kit.base(
+        "mkdir -p srv/app; echo 1 >srv/app/one; chown 6:7 srv/app/one; chmod 4711 srv/app/one",
+    )?;
+    let input = kit.context(
+        "upper",
+        "mkdir app; echo 2 >app/two; head -c 300000 /dev/zero >app/big",
+    )?;
+    let id = kit.copy(
+        Some(&lower),
+        &input,
+        vec![to("/srv/app", source(&input, "app"))],
+    )?;
     let stage = Input {
         root: Arc::new(kit.executor.view(Some(&id))?),
         tree: kit.executor.store().merged_tree(&id)?,
@@ -372,7 +400,10 @@ fn from_a_snapshot(kit: &Kit) -> Outcome {
 }
 
 fn materialised(kit: &Kit) -> Outcome {
-    let input = kit.context("whole", "mkdir -m 750 d; echo x >d/a; ln d/a d/b; ln -s a d/l; chmod 600 d/a")?;
+    let input = kit.context(
+        "whole",
+        "mkdir -m 750 d; echo x >d/a; ln d/a d/b; ln -s a d/l; chmod 600 d/a",
+    )?;
     let snapshot = kit.executor.materialise(&input, 5)?;
     equal(
         &kit.added(&snapshot.id)?,

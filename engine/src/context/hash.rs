@@ -1,7 +1,7 @@
 //! Content digests of a context's files, on all cores, those that the stat cache knows excepted.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsFd as _;
 
 use rayon::prelude::*;
@@ -69,11 +69,14 @@ pub(super) fn stamp(metadata: &Metadata) -> Stamp {
 fn fill_in_one(root: &RootDir, found: &mut Found, buffer: &mut Vec<u8>) -> Result<(), Error> {
     let path = path_of(&found.entry.path);
     let at_path = |source| io_error("read", &found.entry.path, source);
-    let file = root
+    let mut file = root
         .open_file_no_follow(path, Resolve::Beneath)
         .map_err(at_path)?;
     let mut before = Metadata::of_fd(file.as_fd()).map_err(at_path)?;
-    for _ in 0..TRIES {
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            file.rewind().map_err(at_path)?;
+        }
         let content = digest(&file, before.size, buffer).map_err(at_path)?;
         let after = Metadata::of_fd(file.as_fd()).map_err(at_path)?;
         if stamp(&before) == stamp(&after) {
@@ -94,8 +97,6 @@ fn fill_in_one(root: &RootDir, found: &mut Found, buffer: &mut Vec<u8>) -> Resul
 }
 
 fn digest(mut file: &File, size: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 32]> {
-    use std::io::Seek as _;
-    file.rewind()?;
     let is_large = size >= LARGE_BYTES;
     buffer.resize(
         if is_large {

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 
 use rbuild_cache::root_dir::{Metadata, Node};
 use rbuild_cache::tree::{Entry, Kind};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use std::os::fd::AsFd as _;
 
 use super::ModeChange;
 
@@ -61,7 +61,8 @@ impl Attributes<'_> {
         let is_owned = (now.uid, now.gid) == (uid, gid);
         if !is_owned {
             let (uid, gid) = checked(uid, gid)?;
-            rustix::fs::fchown(file, Some(uid), Some(gid))?;
+            rustix::fs::fchown(file, Some(uid), Some(gid))
+                .map_err(|error| unmapped(self.owner_of(entry), error.into()))?;
         }
         let mode = self.mode_of(entry);
         // A change of owner takes setuid and setgid away.
@@ -82,7 +83,7 @@ impl Attributes<'_> {
     /// Of anything else that was made, or of a directory.
     pub(super) fn set_on_node(&self, node: &Node, entry: &Entry) -> io::Result<()> {
         let Ids { uid, gid } = self.owner_of(entry);
-        node.set_owner(uid, gid)?;
+        set_owner(node, Ids { uid, gid })?;
         if entry.kind != Kind::Symlink {
             node.set_mode(self.mode_of(entry))?;
             for (name, value) in &entry.xattrs {
@@ -92,6 +93,26 @@ impl Attributes<'_> {
         let mtime = self.mtime_of(entry);
         node.set_times(mtime, mtime)
     }
+}
+
+pub(super) fn set_owner(node: &Node, ids: Ids) -> io::Result<()> {
+    node.set_owner(ids.uid, ids.gid)
+        .map_err(|error| unmapped(ids, error))
+}
+
+/// The kernel's EINVAL means that the user namespace maps no such id.
+fn unmapped(ids: Ids, error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(Errno::INVAL.raw_os_error()) {
+        return error;
+    }
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "owner {}:{} does not exist in this user namespace: give the user more subordinate ids in /etc/subuid \
+             and /etc/subgid",
+            ids.uid, ids.gid
+        ),
+    )
 }
 
 /// Attributes that cannot be set here (another file system, no right to) are left out, as BuildKit does.

@@ -45,23 +45,23 @@ fn is_listed(metadata: &Metadata, entry: &Entry) -> bool {
     metadata.kind == Kind::File && metadata.size == entry.size && metadata.mtime == entry.mtime
 }
 
-/// Copies all bytes of `from` to the empty file `to`. `buffer` is kept between calls.
+/// Copies all bytes of `from`, of which `before` is known, to the empty file `to`. `buffer` is kept between calls.
 pub(super) fn copy(
     from: &File,
+    before: &Metadata,
     to: &File,
     entry: &Entry,
     is_mutable: bool,
     cloning: &Cloning,
     buffer: &mut Vec<u8>,
 ) -> Result<(), Failure> {
-    let before = Metadata::of_fd(from.as_fd())?;
-    if is_mutable && !is_listed(&before, entry) {
+    if is_mutable && !is_listed(before, entry) {
         return Err(Failure::Changed);
     }
     let is_complete = if before.size <= SMALL_BYTES {
         copy_small(from, to, before.size, entry, is_mutable, buffer)?
     } else {
-        cloning.clone(from, to)? || copy_large(from, to, &before, cloning, buffer)?
+        cloning.clone(from, to)? || copy_large(from, to, before, cloning, buffer)?
     };
     if is_mutable {
         let after = Metadata::of_fd(from.as_fd())?;
@@ -76,20 +76,28 @@ pub(super) fn copy(
 
 /// False if the file ended early, or its bytes are not those that were listed.
 fn copy_small(
-    from: &File,
+    mut from: &File,
     mut to: &File,
     size: u64,
     entry: &Entry,
     is_mutable: bool,
     buffer: &mut Vec<u8>,
 ) -> io::Result<bool> {
-    buffer.clear();
-    if size > 0 {
-        from.take(SMALL_BYTES + 1).read_to_end(buffer)?;
-        to.write_all(buffer)?;
+    // One byte more than there should be, so that the usual file is one read.
+    let expected = usize::try_from(size).unwrap_or(usize::MAX);
+    buffer.resize(expected.saturating_add(1), 0);
+    let mut length = 0;
+    while length < expected {
+        match from.read(buffer.get_mut(length..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    let is_whole = buffer.len() as u64 == size;
-    Ok(is_whole && (!is_mutable || *blake3::hash(buffer).as_bytes() == entry.content))
+    let bytes = buffer.get(..length).unwrap_or_default();
+    to.write_all(bytes)?;
+    Ok(length == expected && (!is_mutable || *blake3::hash(bytes).as_bytes() == entry.content))
 }
 
 /// False if the file ended early.

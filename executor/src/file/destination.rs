@@ -11,7 +11,7 @@ use rbuild_cache::root_dir::{Node, Place, Resolve, is_absence, path_of};
 use rbuild_cache::tree::Kind;
 use rustix::io::Errno;
 
-use super::attributes::Ids;
+use super::attributes::{Ids, set_owner};
 use super::{Error, ModeChange, io_error};
 
 /// As BuildKit's own limit.
@@ -39,8 +39,7 @@ impl Making {
     }
 
     fn dress(&self, node: &Node) -> io::Result<()> {
-        let Ids { uid, gid } = self.owner.unwrap_or(Ids { uid: 0, gid: 0 });
-        node.set_owner(uid, gid)?;
+        set_owner(node, self.owner.unwrap_or(Ids { uid: 0, gid: 0 }))?;
         node.set_mode(self.mode)?;
         match self.mtime {
             Some(seconds) => node.set_times((seconds, 0), (seconds, 0)),

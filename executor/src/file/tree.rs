@@ -310,11 +310,9 @@ fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         Err(error) if one.is_mutable && is_vanished(&error.into()) => return Err(Failure::Changed),
         Err(error) => return Err(Failure::Source("open", error.into())),
     };
-    let is_file = Metadata::of_fd(from.as_fd())
-        .map_err(|error| Failure::Source("look up", error))?
-        .kind
-        == Kind::File;
-    if !is_file {
+    let metadata =
+        Metadata::of_fd(from.as_fd()).map_err(|error| Failure::Source("look up", error))?;
+    if metadata.kind != Kind::File {
         return Err(Failure::Changed);
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -322,11 +320,19 @@ fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
     let mode = Mode::from_raw_mode(one.attributes.mode_of(one.entry) & 0o777);
     let to: std::fs::File =
         replacing(one, || rustix::fs::openat(one.to, one.name, flags, mode))?.into();
-    data::copy(&from, &to, one.entry, one.is_mutable, one.cloning, buffer).map_err(|failure| {
-        match failure {
-            data::Failure::Changed => Failure::Changed,
-            data::Failure::Io(error) => Failure::Target("write", error),
-        }
+    let is_mutable = one.is_mutable;
+    let copied = data::copy(
+        &from,
+        &metadata,
+        &to,
+        one.entry,
+        is_mutable,
+        one.cloning,
+        buffer,
+    );
+    copied.map_err(|failure| match failure {
+        data::Failure::Changed => Failure::Changed,
+        data::Failure::Io(error) => Failure::Target("write", error),
     })?;
     one.attributes
         .set_on_file(&to, one.entry)
