@@ -118,10 +118,13 @@ pub struct Limits {
     pub cgroup_parent: Option<String>,
 }
 
+/// Takes output, from any thread.
+pub type Sink = dyn Fn(Output, &[u8]) + Send + Sync;
+
 /// Where the command's standard streams go.
 pub enum Stdio {
     /// stdin is empty; output is handed over in pieces as it comes, without limit.
-    Capture(Arc<dyn Fn(Output, &[u8]) + Send + Sync>),
+    Capture(Arc<Sink>),
     /// The streams of this process; stdin only where `interactive`.
     Inherit { interactive: bool },
     /// A terminal of its own, joined to that of this process, with its size and signals.

@@ -36,7 +36,8 @@ pub(crate) fn fork() -> io::Result<Forked> {
 /// What `clone3` gave.
 #[derive(Debug)]
 pub(crate) enum Cloned {
-    Parent { pid: Pid, pidfd: OwnedFd },
+    /// In the caller, with the child's pidfd.
+    Parent(OwnedFd),
     Child,
 }
 
@@ -60,12 +61,8 @@ pub(crate) fn clone3_for_parent(flags: u64) -> io::Result<Cloned> {
     match result {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Cloned::Child),
-        pid => Ok(Cloned::Parent {
-            pid: Pid::from_raw(pid as i32)
-                .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?,
-            // SAFETY: the kernel stored a new descriptor that nobody else owns.
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        }),
+        // SAFETY: the kernel stored a new descriptor that nobody else owns.
+        _ => Ok(Cloned::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) })),
     }
 }
 
@@ -130,12 +127,20 @@ pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
 
 /// Gives every signal its default action and blocks none: ignored signals would survive an exec.
 pub(crate) fn reset_signals() -> io::Result<()> {
-    for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP || signal == 32 || signal == 33 {
-            continue;
-        }
-        // SAFETY: SIG_DFL installs no code of ours.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // Handler, flags, restorer and mask as the kernel has them: all zero is SIG_DFL. The C library would leave out
+    // the two signals that it uses itself.
+    let default = [0_u64; 4];
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the structure outlives the call and installs no code; the mask has 8 bytes.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8,
+            )
+        })?;
     }
     // SAFETY: an empty set is initialised by sigemptyset before it is used.
     unsafe {

@@ -37,10 +37,10 @@ impl From<Failure> for Stop {
 }
 
 /// Never returns: becomes the command or reports why not.
-pub(super) fn main(task: Task, descriptors: Vec<OwnedFd>) -> ! {
+pub(super) fn main(task: &Task, descriptors: Vec<OwnedFd>) -> ! {
     let descriptors = Descriptors(descriptors);
     if let Ok(status) = descriptors.get(task.status) {
-        let Err(stop) = become_command(&task, &descriptors);
+        let Err(stop) = become_command(task, &descriptors);
         let report = match stop {
             Stop::Step(Failure { step, errno }) => Report::Failed { step, errno },
             Stop::NotExecutable {

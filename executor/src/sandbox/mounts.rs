@@ -17,6 +17,7 @@ pub(crate) fn make(
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(fs.as_fd(), "source", kind)?;
     for (key, value) in options {
         if value.is_empty() {
             rustix::mount::fsconfig_set_flag(fs.as_fd(), *key)?;

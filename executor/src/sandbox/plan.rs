@@ -206,7 +206,7 @@ impl Limit {
 /// What the spawner answers; a pidfd rides on `Spawned`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    Spawned { pid: i32 },
+    Spawned,
     Failed { errno: i32 },
 }
 

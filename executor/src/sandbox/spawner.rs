@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 use super::plan::{Network, Reply, Task};
 use super::{child, wire};
@@ -35,7 +35,7 @@ pub(crate) fn request(
     wire::send(socket, task, descriptors)?;
     let gone = || io::Error::other("the process that starts commands has ended");
     match wire::receive::<Reply>(socket)? {
-        Some((Reply::Spawned { .. }, mut descriptors)) => descriptors.pop().ok_or_else(gone),
+        Some((Reply::Spawned, mut descriptors)) => descriptors.pop().ok_or_else(gone),
         Some((Reply::Failed { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
         None => Err(gone()),
     }
@@ -46,22 +46,16 @@ fn serve(socket: &OwnedFd) {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"rbuild-spawner");
     let mut running: Vec<OwnedFd> = Vec::new();
-    loop {
-        let Ok(ready) = wait(socket, &mut running) else {
-            break;
-        };
+    while let Ok(ready) = wait(socket, &mut running) {
         if !ready {
             continue;
         }
         let Ok(Some((task, descriptors))) = wire::receive::<Task>(socket.as_fd()) else {
             break;
         };
-        let sent = match spawn(task, descriptors) {
-            Ok((pid, pidfd)) => {
-                let reply = Reply::Spawned {
-                    pid: pid.as_raw_nonzero().get(),
-                };
-                let sent = wire::send(socket.as_fd(), &reply, &[pidfd.as_fd()]);
+        let sent = match spawn(&task, descriptors) {
+            Ok(pidfd) => {
+                let sent = wire::send(socket.as_fd(), &Reply::Spawned, &[pidfd.as_fd()]);
                 running.push(pidfd);
                 sent
             }
@@ -97,14 +91,14 @@ fn wait(socket: &OwnedFd, running: &mut Vec<OwnedFd>) -> io::Result<bool> {
     Ok(ready)
 }
 
-fn spawn(task: Task, descriptors: Vec<OwnedFd>) -> io::Result<(Pid, OwnedFd)> {
+fn spawn(task: &Task, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
     let mut flags =
         libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if task.network == Network::Own {
         flags |= libc::CLONE_NEWNET;
     }
     match sys::clone3_for_parent(flags as u64)? {
-        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Parent(pidfd) => Ok(pidfd),
         Cloned::Child => {
             child::main(task, descriptors);
         }

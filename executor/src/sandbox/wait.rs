@@ -18,7 +18,7 @@ use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
 use super::{ExecError, kernel_files, wire};
 use crate::host::Host;
-use crate::spec::{Exit, Output, Stdio};
+use crate::spec::{Exit, Output, Sink, Stdio};
 
 /// Of one read from a pipe.
 const PIECE: usize = 64 << 10;
@@ -48,7 +48,7 @@ pub(super) enum Streams {
     Capture {
         stdout: Receiver,
         stderr: Receiver,
-        sink: Arc<dyn Fn(Output, &[u8]) + Send + Sync>,
+        sink: Arc<Sink>,
     },
     Inherit,
     Terminal {
@@ -322,11 +322,7 @@ async fn carry(streams: Streams) -> io::Result<()> {
     }
 }
 
-async fn carry_one(
-    mut pipe: Receiver,
-    output: Output,
-    sink: &Arc<dyn Fn(Output, &[u8]) + Send + Sync>,
-) -> io::Result<()> {
+async fn carry_one(mut pipe: Receiver, output: Output, sink: &Arc<Sink>) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
         let length = pipe.read(&mut buffer).await?;

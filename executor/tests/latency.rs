@@ -1,0 +1,44 @@
+//! How long a step takes that does nothing: mount, namespaces, exec, commit. Prints figures; fails only when the step
+//! fails. Run by name: `cargo test --release --test latency -- measure`.
+
+mod kit;
+
+use std::time::{Duration, Instant};
+
+use kit::{Kit, Outcome, command, shell};
+
+fn main() -> std::process::ExitCode {
+    // Figures taken beside other tests mean nothing.
+    if !std::env::args().any(|argument| argument == "measure") {
+        println!("SKIPPED latency: run it with `-- measure`");
+        return std::process::ExitCode::SUCCESS;
+    }
+    kit::main(&[("measure", measure)])
+}
+
+fn measure(kit: &Kit) -> Outcome {
+    for (name, make) in [
+        (
+            "exec /bin/true",
+            (|| command(&["/bin/true"])) as fn() -> rbuild_executor::Exec,
+        ),
+        ("sh -c true", || shell("true")),
+    ] {
+        let mut times: Vec<Duration> = (0..200)
+            .map(|_| {
+                let start = Instant::now();
+                let ran = kit.exec(Some(&kit.base), make());
+                ran.ok().map(|_| start.elapsed())
+            })
+            .collect::<Result<_, _>>()?;
+        times.sort_unstable();
+        println!(
+            "{:?} {name}: median {:.2} ms, 90 % {:.2} ms, least {:.2} ms",
+            kit.privilege(),
+            times[times.len() / 2].as_secs_f64() * 1e3,
+            times[times.len() * 9 / 10].as_secs_f64() * 1e3,
+            times[0].as_secs_f64() * 1e3
+        );
+    }
+    Ok(())
+}

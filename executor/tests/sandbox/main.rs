@@ -1,0 +1,86 @@
+//! Commands in real sandboxes, on a root that holds busybox: once as root, once as an ordinary user with subordinate
+//! ids, once with a single id. The program runs itself again for the last two.
+
+mod basics;
+mod containment;
+#[path = "../kit/mod.rs"]
+mod kit;
+mod life;
+mod mounts;
+
+use kit::{Kit, Outcome};
+
+fn main() -> std::process::ExitCode {
+    if std::env::var_os(TERMINAL_ROLE).is_some() {
+        return kit::alone(life::in_terminal);
+    }
+    if std::env::var_os(VICTIM_ROLE).is_some() {
+        return kit::alone(life::victim);
+    }
+    kit::main(TESTS)
+}
+
+/// Set where this program was started by a test to run a container on its terminal.
+const TERMINAL_ROLE: &str = "RBUILD_TEST_TERMINAL";
+
+/// Set where this program was started by a test to be killed.
+const VICTIM_ROLE: &str = "RBUILD_TEST_VICTIM";
+
+type Test = fn(&Kit) -> Outcome;
+
+const TESTS: &[(&str, Test)] = &[
+    ("output is captured, input is empty", basics::output),
+    ("large output", basics::large_output),
+    ("exit codes and signals", basics::ends),
+    ("only what was written is in the layer", basics::layer),
+    (
+        "nothing of the sandbox is in the layer",
+        basics::nothing_left,
+    ),
+    ("an empty base", basics::empty_base),
+    ("the environment is closed", basics::environment),
+    ("users and groups", basics::users),
+    ("processes are alone", containment::processes),
+    (
+        "background processes end with the step",
+        containment::background,
+    ),
+    ("kernel files", containment::kernel_files),
+    ("masked and read-only", containment::masked),
+    (
+        "links in place of /proc and /sys are refused",
+        containment::fake_proc,
+    ),
+    ("devices", containment::devices),
+    ("capabilities and the filter", containment::capabilities),
+    ("descriptors", containment::descriptors),
+    ("network", containment::network),
+    ("working directories", basics::cwd),
+    ("programs that cannot run are explained", basics::explained),
+    ("mounts of every kind", mounts::mounts),
+    ("mounts stay out of the layer", mounts::mounts_leave_nothing),
+    ("what lies under a mount stays", mounts::under_mounts),
+    ("mounts through links stay inside", mounts::through_links),
+    ("refused targets", mounts::refused_targets),
+    ("secrets", mounts::secrets),
+    ("cache mounts", mounts::caches),
+    (
+        "writes to a snapshot's mount are dropped",
+        mounts::snapshot_writes,
+    ),
+    ("many layers", basics::many_layers),
+    ("time limits", life::timeout),
+    ("cancellation", life::cancelled),
+    ("limits of resources", life::limits),
+    ("a read-only root", containment::read_only_root),
+    ("an init process", life::init),
+    ("one id under another number", basics::one_id),
+    ("sockets are forwarded", mounts::sockets),
+    ("limits of memory and processes", life::cgroups),
+    ("containers: exit codes and signals", life::run_signals),
+    ("containers: a terminal", life::terminal),
+    ("insecure", containment::insecure),
+    ("many at once", life::many_at_once),
+    ("death is contagious", life::death_is_contagious),
+    ("nothing is left behind", life::nothing_leaks),
+];
