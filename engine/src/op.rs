@@ -243,8 +243,20 @@ impl Operation for Op {
             Self::Image(_) => CachePolicy::Bypass,
             Self::Exec(exec) => refresh(exec.refresh),
             Self::File(file) => refresh(file.refresh),
-            Self::Context(_) | Self::Http(_) | Self::Git(_) | Self::Merge => CachePolicy::Use,
+            // What is not pinned may have changed: it is asked for again, and what follows goes by what came.
+            Self::Http(http) => refresh(http.checksum.is_none()),
+            Self::Git(git) => refresh(!git.is_pinned()),
+            Self::Context(_) | Self::Merge => CachePolicy::Use,
         }
+    }
+}
+
+impl GitSource {
+    /// Whether a commit says what the repository gives.
+    fn is_pinned(&self) -> bool {
+        let is_commit =
+            |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        is_commit(&self.reference) || self.checksum.as_deref().is_some_and(is_commit)
     }
 }
 
@@ -471,5 +483,105 @@ fn add_mode(key: &mut KeyWriter, mode: Option<&ModeChange>) {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> ExecOp {
+        ExecOp {
+            base: true,
+            argv: vec!["a".to_owned(), "b".to_owned()],
+            env: vec!["A=1".to_owned()],
+            env_unkeyed: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            mounts: vec![MountOp {
+                target: "/m".to_owned(),
+                read_only: true,
+                kind: MountOpKind::Bind {
+                    input: Some(1),
+                    source: "/".to_owned(),
+                },
+            }],
+            network: NetworkOp::Default,
+            insecure: false,
+            hosts: Vec::new(),
+            platform: Platform {
+                os: "linux".to_owned(),
+                architecture: "amd64".to_owned(),
+                variant: String::new(),
+            },
+            refresh: false,
+            reset_cache_mounts: false,
+        }
+    }
+
+    fn key(change: impl FnOnce(&mut ExecOp)) -> rbuild_cache::Key {
+        let mut op = exec();
+        change(&mut op);
+        Op::Exec(Box::new(op)).describe().finish()
+    }
+
+    #[test]
+    fn what_a_command_gets_is_in_its_key() {
+        let changes: [fn(&mut ExecOp); 12] = [
+            |op| op.base = false,
+            |op| op.argv = vec!["a b".to_owned()],
+            |op| op.env = vec!["A=2".to_owned()],
+            |op| op.argv.push("A=1".to_owned()),
+            |op| op.cwd = "/w".to_owned(),
+            |op| op.user = "u".to_owned(),
+            |op| op.mounts.clear(),
+            |op| op.mounts[0].read_only = false,
+            |op| op.mounts[0].kind = MountOpKind::Tmpfs { size: None },
+            |op| op.network = NetworkOp::None,
+            |op| op.insecure = true,
+            |op| op.hosts = vec![("h".to_owned(), "1.2.3.4".to_owned())],
+        ];
+        let mut keys: Vec<_> = changes.into_iter().map(key).collect();
+        keys.push(key(|_| {}));
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 13);
+    }
+
+    #[test]
+    fn what_leaves_no_trace_is_in_no_key() {
+        let plain = key(|_| {});
+        assert_eq!(
+            plain,
+            key(|op| op.env_unkeyed = vec!["HTTP_PROXY=p".to_owned()])
+        );
+        assert_eq!(plain, key(|op| op.refresh = true));
+        assert_eq!(plain, key(|op| op.reset_cache_mounts = true));
+    }
+
+    #[test]
+    fn only_what_is_pinned_is_taken_from_the_cache() {
+        let http = |checksum| {
+            Op::Http(HttpSource {
+                url: "https://example.com/f".to_owned(),
+                checksum,
+                filename: "f".to_owned(),
+            })
+            .cache_policy()
+        };
+        assert_eq!(http(None), CachePolicy::Refresh);
+        assert_eq!(http(Some(Digest::of(b"f"))), CachePolicy::Use);
+        let git = |reference: &str| {
+            Op::Git(GitSource {
+                url: "https://example.com/r.git".to_owned(),
+                reference: reference.to_owned(),
+                subdirectory: String::new(),
+                keep_git_dir: false,
+                checksum: None,
+            })
+            .cache_policy()
+        };
+        assert_eq!(git("main"), CachePolicy::Refresh);
+        assert_eq!(git(&"a1".repeat(20)), CachePolicy::Use);
     }
 }

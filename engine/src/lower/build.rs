@@ -157,12 +157,13 @@ impl<'a> Lowering<'a> {
 
     pub(crate) fn into_needs(self) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
         let complete = self.needs.is_empty();
-        let firm: Vec<Located> = self
+        let mut firm: Vec<Located> = self
             .mistakes
             .into_iter()
             .filter(|mistake| complete || !mistake.tentative)
             .map(|mistake| mistake.located)
             .collect();
+        firm.sort_by_key(place);
         if firm.is_empty() {
             Ok(self.needs)
         } else {
@@ -178,6 +179,7 @@ impl<'a> Lowering<'a> {
             .collect();
         mistakes.extend(self.needs.into_iter().map(|(_, missing)| missing));
         if !mistakes.is_empty() {
+            mistakes.sort_by_key(place);
             return Err(mistakes);
         }
         let targets: Vec<VertexId> = self
@@ -232,6 +234,7 @@ impl<'a> Lowering<'a> {
             };
             self.bases.push(base);
         }
+        self.check_numbers();
         let Some(target) = self.target_stage() else {
             return;
         };
@@ -389,6 +392,11 @@ impl<'a> Lowering<'a> {
         }
         self.contexts.get(&context_key(name)).cloned()
     }
+}
+
+/// Mistakes are told in the order of the file.
+fn place(mistake: &Located) -> usize {
+    mistake.diagnostic.primary.span.start
 }
 
 /// What an instruction reads besides the build context, as written.

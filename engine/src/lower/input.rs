@@ -1,7 +1,7 @@
 //! What `--from` of COPY and `from=` of a mount name: a stage above, a named context or an image.
 
 use rbuild_parser::Diagnostic;
-use rbuild_parser::ast::Text;
+use rbuild_parser::ast::{Command, Text};
 use rbuild_parser::suggest::nearest;
 use rbuild_solver::VertexId;
 
@@ -73,17 +73,27 @@ impl Lowering<'_> {
                 &number.to_string(),
                 text,
             ))),
-            _ => Err(Box::new(
-                Diagnostic::error(
-                    "unknown-stage",
-                    format!("there is no stage number {number}"),
-                    text.span,
-                )
-                .help(format!(
-                    "stages are counted from 0; the last one is {}",
-                    stages.saturating_sub(1)
-                )),
-            )),
+            _ => Err(Box::new(no_such_number(number, stages, text))),
+        }
+    }
+
+    /// Numbers past the last stage are wrong also in stages that are not needed.
+    pub(crate) fn check_numbers(&mut self) {
+        let stages = self.file.stages.len();
+        let mut mistakes = Vec::new();
+        for instruction in self.file.stages.iter().flat_map(|stage| stage.body.iter()) {
+            let Command::Copy(copy) = &instruction.command else {
+                continue;
+            };
+            if let Some(from) = &copy.from
+                && let Ok(number) = from.value.parse::<i64>()
+                && usize::try_from(number).map_or(true, |number| number >= stages)
+            {
+                mistakes.push(no_such_number(number, stages, from));
+            }
+        }
+        for mistake in mistakes {
+            self.mistake(mistake, false);
         }
     }
 
@@ -204,6 +214,18 @@ impl Lowering<'_> {
             ),
         }
     }
+}
+
+fn no_such_number(number: i64, stages: usize, text: &Text) -> Diagnostic {
+    Diagnostic::error(
+        "unknown-stage",
+        format!("there is no stage number {number}"),
+        text.span,
+    )
+    .help(format!(
+        "stages are counted from 0; the last one is {}",
+        stages.saturating_sub(1)
+    ))
 }
 
 pub(crate) fn unknown_context_stage(context: &str, stage: &str, text: &Text) -> Diagnostic {
