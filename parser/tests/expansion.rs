@@ -404,6 +404,11 @@ fn is_bounded() {
     assert!(error(&"${A:+$A}".repeat(3)).contains("expands to more"));
     assert!(error(&"${A:+${A:+".repeat(60)).contains("nested"));
     assert!(error("${A//x/xxx}").contains("too long"));
+    // Each level multiplies what the one within gives.
+    let growing = (0..60).fold("x".to_owned(), |inner, _| format!("${{V///{inner}}}"));
+    assert!(expand::word(&growing, Escape::Backslash, &Table).is_err());
+    let patterns = "${A//*x*x*x*y/}".repeat(2000);
+    assert!(expand::word(&patterns, Escape::Backslash, &Big).is_err());
     let deep = format!("{}{}", "${N:-".repeat(100), "}".repeat(100));
     assert_eq!(
         expand::word(&deep, Escape::Backslash, &Table).unwrap().text,

@@ -2,13 +2,15 @@
 //! reference builder's shell lexer, whose oddities are the language: what quotes do inside `${}`, which escapes
 //! survive, that a lone `$` stays.
 
-use super::pattern::{self, Pattern};
+use std::collections::HashSet;
+
+use super::pattern::{self, Pattern, Steps};
 use super::splitter::{Splitter, Word};
 use super::{DEEPEST, ExpandError, Expanded, LONGEST, Variables};
 use crate::ast::Escape;
 
 /// What one expansion may produce in all, also text that a modifier throws away again.
-const MOST_WORK: usize = 16 * LONGEST;
+const MOST_WORK: usize = 32 * LONGEST;
 
 /// How much of the word stays as written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,8 +32,10 @@ pub(crate) struct Lexer<'a> {
     variables: &'a dyn Variables,
     undefined: Vec<String>,
     used: Vec<String>,
+    seen: HashSet<&'a str>,
     depth: usize,
     work: usize,
+    steps: Steps,
 }
 
 type Lexed = Result<String, ExpandError>;
@@ -46,8 +50,10 @@ impl<'a> Lexer<'a> {
             variables,
             undefined: Vec::new(),
             used: Vec::new(),
+            seen: HashSet::new(),
             depth: 0,
             work: 0,
+            steps: Steps::default(),
         }
     }
 
@@ -213,7 +219,7 @@ impl<'a> Lexer<'a> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.lookup(name) {
+            return Ok(match self.lookup(name)? {
                 None if self.options.keep_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });
@@ -245,7 +251,7 @@ impl<'a> Lexer<'a> {
         let modifier_at = self.at;
         match self.next() {
             None => self.unclosed(start),
-            Some('}') => Ok(match self.lookup(name) {
+            Some('}') => Ok(match self.lookup(name)? {
                 None if self.options.keep_unset => format!("${{{name}}}"),
                 value => value.unwrap_or_default(),
             }),
@@ -261,7 +267,14 @@ impl<'a> Lexer<'a> {
     }
 
     /// `-`, `+`, `?`, each also after a colon, which lets empty count as unset; `#` and `%`, single and double.
-    fn modifier(&mut self, start: usize, at: usize, name: &str, kind: char, colon: bool) -> Lexed {
+    fn modifier(
+        &mut self,
+        start: usize,
+        at: usize,
+        name: &'a str,
+        kind: char,
+        colon: bool,
+    ) -> Lexed {
         // BuildKit lets `:` stand before `#` and `%` too, where it means nothing.
         if !matches!(kind, '-' | '+' | '?' | '#' | '%') {
             let written = &self.raw[at..self.at];
@@ -278,7 +291,7 @@ impl<'a> Lexer<'a> {
             }
             Err(error) => return Err(error),
         };
-        let value = self.lookup(name);
+        let value = self.lookup(name)?;
         if value.is_none() && self.options.keep_unset {
             return Ok(format!("${{{name}{written}{word}}}"));
         }
@@ -314,15 +327,15 @@ impl<'a> Lexer<'a> {
             offset: at,
         })?;
         let trimmed = if kind == '#' {
-            pattern.trim_prefix(value, longest)
+            pattern.trim_prefix(value, longest, &mut self.steps)
         } else {
-            pattern.trim_suffix(value, longest)
+            pattern.trim_suffix(value, longest, &mut self.steps)
         };
         trimmed.map_err(|pattern::TooExpensive| too_expensive(at))
     }
 
     /// `${name/pattern/replacement}`; a second slash at the start replaces all.
-    fn replace(&mut self, start: usize, name: &str) -> Lexed {
+    fn replace(&mut self, start: usize, name: &'a str) -> Lexed {
         let at = self.at;
         let all = self.peek() == Some('/');
         if all {
@@ -346,7 +359,7 @@ impl<'a> Lexer<'a> {
             }
             Err(error) => return Err(error),
         };
-        let value = self.lookup(name);
+        let value = self.lookup(name)?;
         if value.is_none() && self.options.keep_unset {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
@@ -354,7 +367,13 @@ impl<'a> Lexer<'a> {
             message,
             offset: at,
         })?;
-        let replaced = pattern.replace(&value.unwrap_or_default(), &replacement, all, LONGEST);
+        let replaced = pattern.replace(
+            &value.unwrap_or_default(),
+            &replacement,
+            all,
+            LONGEST,
+            &mut self.steps,
+        );
         replaced.map_err(|pattern::TooExpensive| too_expensive(at))
     }
 
@@ -392,17 +411,27 @@ impl<'a> Lexer<'a> {
         &self.raw[start..self.at]
     }
 
-    fn lookup(&mut self, name: &str) -> Option<String> {
+    fn lookup(&mut self, name: &'a str) -> Result<Option<String>, ExpandError> {
         let value = self.variables.get(name);
-        let list = if value.is_some() {
-            &mut self.used
-        } else {
-            &mut self.undefined
-        };
-        if !list.iter().any(|seen| seen == name) {
+        self.spend(value.as_ref().map_or(0, String::len))?;
+        if self.seen.insert(name) {
+            let list = if value.is_some() {
+                &mut self.used
+            } else {
+                &mut self.undefined
+            };
             list.push(name.to_owned());
         }
-        value
+        Ok(value)
+    }
+
+    /// Counts what is copied, so that a short text cannot keep the expansion busy for long.
+    fn spend(&mut self, bytes: usize) -> Result<(), ExpandError> {
+        self.work += bytes;
+        if self.work > MOST_WORK {
+            return Err(too_much(self.at));
+        }
+        Ok(())
     }
 
     fn peek(&self) -> Option<char> {
@@ -416,12 +445,9 @@ impl<'a> Lexer<'a> {
     }
 
     fn push(&mut self, result: &mut String, value: &str, at: usize) -> Result<(), ExpandError> {
-        self.work += value.len();
-        if result.len() + value.len() > LONGEST || self.work > MOST_WORK {
-            return Err(ExpandError {
-                message: format!("the word expands to more than {LONGEST} bytes"),
-                offset: at,
-            });
+        self.spend(value.len())?;
+        if result.len() + value.len() > LONGEST {
+            return Err(too_much(at));
         }
         result.push_str(value);
         Ok(())
@@ -459,6 +485,13 @@ impl<'a> Lexer<'a> {
             Some((end, _)) => format!("{}…", &rest[..end]),
             None => rest.to_owned(),
         }
+    }
+}
+
+fn too_much(offset: usize) -> ExpandError {
+    ExpandError {
+        message: format!("the word expands to more than {LONGEST} bytes"),
+        offset,
     }
 }
 

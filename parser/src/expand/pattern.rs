@@ -18,8 +18,23 @@ pub(super) struct Pattern {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooExpensive;
 
-/// Steps of matching that one modifier may take.
-const MOST_STEPS: usize = 1 << 26;
+/// Steps of matching that one expansion may take, all its modifiers together: about a tenth of a second.
+const MOST_STEPS: usize = 1 << 24;
+
+/// Counts the steps of an expansion.
+#[derive(Debug, Default)]
+pub(super) struct Steps(usize);
+
+impl Steps {
+    fn take(&mut self, count: usize) -> Result<(), TooExpensive> {
+        self.0 = self.0.saturating_add(count);
+        if self.0 > MOST_STEPS {
+            Err(TooExpensive)
+        } else {
+            Ok(())
+        }
+    }
+}
 
 impl Pattern {
     pub(super) fn new(text: &str) -> Result<Self, String> {
@@ -44,16 +59,28 @@ impl Pattern {
         Ok(Self { tokens })
     }
 
-    pub(super) fn trim_prefix(&self, value: &str, longest: bool) -> Result<String, TooExpensive> {
+    pub(super) fn trim_prefix(
+        &self,
+        value: &str,
+        longest: bool,
+        steps: &mut Steps,
+    ) -> Result<String, TooExpensive> {
+        steps.take(value.len() + self.tokens.len())?;
         let characters: Vec<char> = value.chars().collect();
-        let end = match_at(&self.tokens, &characters, 0, longest, &mut 0)?;
+        let end = match_at(&self.tokens, &characters, 0, longest, steps)?;
         Ok(characters[end.unwrap_or(0)..].iter().collect())
     }
 
-    pub(super) fn trim_suffix(&self, value: &str, longest: bool) -> Result<String, TooExpensive> {
+    pub(super) fn trim_suffix(
+        &self,
+        value: &str,
+        longest: bool,
+        steps: &mut Steps,
+    ) -> Result<String, TooExpensive> {
+        steps.take(value.len() + self.tokens.len())?;
         let tokens: Vec<Token> = self.tokens.iter().rev().copied().collect();
         let characters: Vec<char> = value.chars().rev().collect();
-        let end = match_at(&tokens, &characters, 0, longest, &mut 0)?;
+        let end = match_at(&tokens, &characters, 0, longest, steps)?;
         Ok(characters[end.unwrap_or(0)..].iter().rev().collect())
     }
 
@@ -63,14 +90,15 @@ impl Pattern {
         with: &str,
         all: bool,
         most: usize,
+        steps: &mut Steps,
     ) -> Result<String, TooExpensive> {
+        steps.take(value.len() + self.tokens.len())?;
         let characters: Vec<char> = value.chars().collect();
         let mut result = String::new();
-        let mut steps = 0;
         let mut at = 0;
         let mut last_match_end = None;
         while at <= characters.len() {
-            let found = match_at(&self.tokens, &characters, at, true, &mut steps)?;
+            let found = match_at(&self.tokens, &characters, at, true, steps)?;
             // An empty match right after another match is none.
             let found = found.filter(|end| *end > at || last_match_end != Some(at));
             if let Some(end) = found {
@@ -101,24 +129,23 @@ fn match_at(
     value: &[char],
     start: usize,
     longest: bool,
-    steps: &mut usize,
+    steps: &mut Steps,
 ) -> Result<Option<usize>, TooExpensive> {
     let mut token = 0;
     let mut at = start;
     // Where to go on when a literal does not fit: after the last star, one character later.
     let mut star: Option<(usize, usize)> = None;
     loop {
-        *steps += 1;
-        if *steps > MOST_STEPS {
-            return Err(TooExpensive);
-        }
+        steps.take(1)?;
         let Some(wanted) = tokens.get(token) else {
             break;
         };
         let fits = match wanted {
             Token::Many => {
                 if longest && token + 1 == tokens.len() {
-                    return Ok(Some(line_end(value, at)));
+                    let end = line_end(value, at);
+                    steps.take(end - at)?;
+                    return Ok(Some(end));
                 }
                 star = Some((token + 1, at));
                 token += 1;
@@ -142,34 +169,40 @@ fn match_at(
         }
     }
     if longest && star.is_some() {
-        return Ok(Some(last_end(
-            tokens,
-            value,
-            star.map_or(at, |(_, from)| from),
-            at,
-        )));
+        let from = star.map_or(at, |(_, from)| from);
+        return last_end(tokens, value, from, at, steps).map(Some);
     }
     Ok(Some(at))
 }
 
 /// The pattern matches with its last star reaching `from`; returns the latest end when that star reaches further.
-fn last_end(tokens: &[Token], value: &[char], from: usize, end: usize) -> usize {
+fn last_end(
+    tokens: &[Token],
+    value: &[char],
+    from: usize,
+    end: usize,
+    steps: &mut Steps,
+) -> Result<usize, TooExpensive> {
     let after = tokens
         .iter()
         .rposition(|token| *token == Token::Many)
         .map_or(0, |star| star + 1);
     let tail = &tokens[after..];
-    let limit = line_end(value, from);
-    let fits = |at: usize| {
-        tail.iter().enumerate().all(|(index, token)| match token {
-            Token::Literal(c) => value.get(at + index) == Some(c),
-            Token::One | Token::Many => value.get(at + index).is_some_and(|c| *c != '\n'),
-        })
-    };
-    (from..=limit)
-        .rev()
-        .find(|at| fits(*at))
-        .map_or(end, |at| at + tail.len())
+    for at in (from..=line_end(value, from)).rev() {
+        let fitting = tail
+            .iter()
+            .enumerate()
+            .take_while(|(index, token)| match token {
+                Token::Literal(c) => value.get(at + index) == Some(c),
+                Token::One | Token::Many => value.get(at + index).is_some_and(|c| *c != '\n'),
+            });
+        let count = fitting.count();
+        steps.take(count + 1)?;
+        if count == tail.len() {
+            return Ok(at + count);
+        }
+    }
+    Ok(end)
 }
 
 fn line_end(value: &[char], from: usize) -> usize {
