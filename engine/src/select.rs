@@ -44,7 +44,8 @@ pub struct Selection {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A source that is not there. `path` is where it should have been, links followed: ask the context why.
+    /// A source that is not there. `path` names it without wildcards, before any link is followed: ask the context
+    /// why it is missing.
     #[error("`{pattern}` was not found{}", names::hint(.nearest))]
     Missing {
         pattern: String,
@@ -67,7 +68,8 @@ pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection, Error> {
     for written in request.sources {
         let pattern = Pattern::parse(written, request.parents, request.wildcards);
         for found in wildcard::matches(tree, written, &pattern.base)? {
-            let path = follow::follow(tree, &found).map_err(|error| error.of(tree, written))?;
+            let path = follow::follow(tree, &found)
+                .map_err(|error| error.of(tree, written, found.join(&b'/')))?;
             match &pattern.kept {
                 Some(kept) => {
                     let source = parents::source(tree, path, kept, request.excludes);

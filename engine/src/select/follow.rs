@@ -19,12 +19,12 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// The error of the source `pattern`.
-    pub(super) fn of(self, tree: &Tree, pattern: &str) -> super::Error {
+    /// The error of the source `pattern`, of which `path` is the path before links are followed.
+    pub(super) fn of(self, tree: &Tree, pattern: &str, path: Vec<u8>) -> super::Error {
         match self {
-            Self::Missing(path) => super::Error::Missing {
+            Self::Missing(followed) => super::Error::Missing {
                 pattern: pattern.to_owned(),
-                nearest: names::nearest_in_tree(tree, &path),
+                nearest: names::nearest_in_tree(tree, &followed),
                 path,
             },
             Self::TooManyLinks => super::Error::TooManyLinks {

@@ -10,14 +10,14 @@ use super::{Error, Selected, Take, root_entry};
 
 /// Why nothing can be kept.
 pub(super) enum ParentsError {
-    Follow(FollowError),
+    Missing(Vec<u8>),
     BadPattern(String),
 }
 
 impl ParentsError {
     pub(super) fn of(self, tree: &Tree, pattern: &str) -> Error {
         match self {
-            Self::Follow(error) => error.of(tree, pattern),
+            Self::Missing(path) => FollowError::Missing(path.clone()).of(tree, pattern, path),
             Self::BadPattern(message) => Error::BadPattern {
                 pattern: pattern.to_owned(),
                 message,
@@ -44,10 +44,7 @@ pub(super) fn source(
         _ => (root_entry(path.clone()), below),
     };
     if top.kind != Kind::Directory {
-        return Err(ParentsError::Follow(FollowError::Missing(join(
-            &path,
-            kept.as_bytes(),
-        ))));
+        return Err(ParentsError::Missing(join(&path, kept.as_bytes())));
     }
     let prefix = path.len() + usize::from(!path.is_empty());
     let mut selected = Selected::new(top);
@@ -63,7 +60,7 @@ pub(super) fn source(
     if selected.entries.len() == 1 && may_match.is_literal && !everything {
         let wanted = join(&path, kept.as_bytes());
         if tree.get(&wanted).is_none() {
-            return Err(ParentsError::Follow(FollowError::Missing(wanted)));
+            return Err(ParentsError::Missing(wanted));
         }
     }
     Ok(selected.into_source(path, Vec::new()))

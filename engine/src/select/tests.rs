@@ -154,6 +154,21 @@ fn missing_paths_name_their_neighbours() {
 }
 
 #[test]
+fn missing_paths_are_those_before_links() {
+    let path = |sources, options: &Options<'_>| match run(
+        &tree("out=../../etc/passwd l=d d/"),
+        sources,
+        options,
+    ) {
+        Err(Error::Missing { path, .. }) => String::from_utf8(path).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(path(&["o*"], &PLAIN), "out");
+    assert_eq!(path(&["./l/x/"], &PLAIN), "l/x");
+    assert_eq!(path(&["d/./x"], &PARENTS), "d/x");
+}
+
+#[test]
 fn links_are_followed_inside_the_tree() {
     let listing = "real link=real dir/ dir/in dirlink=dir abslink=/real out=../../../../etc/passwd deep=dir/../link";
     check(listing, &["link"], &PLAIN, "link: real");
