@@ -54,7 +54,7 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
     }
 
     fn line(&mut self, step: StepId, words: &str) {
-        (self.write)(format!("#{} {words}\n", step.0).as_bytes());
+        (self.write)(format!("#{} {words}\n", number(step)).as_bytes());
     }
 
     /// A step is named when it is first heard of.
@@ -97,13 +97,18 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
                 log_line(&mut text, step, since, &rest);
             }
         }
-        text.extend_from_slice(format!("#{} {words}\n\n", step.0).as_bytes());
+        text.extend_from_slice(format!("#{} {words}\n\n", number(step)).as_bytes());
         (self.write)(&text);
     }
 }
 
+/// People count from one.
+fn number(step: StepId) -> u64 {
+    u64::from(step.0) + 1
+}
+
 fn log_line(text: &mut Vec<u8>, step: StepId, since: Duration, line: &[u8]) {
-    text.extend_from_slice(format!("#{} {:.3} ", step.0, since.as_secs_f64()).as_bytes());
+    text.extend_from_slice(format!("#{} {:.3} ", number(step), since.as_secs_f64()).as_bytes());
     text.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
     text.push(b'\n');
 }
@@ -194,9 +199,9 @@ mod tests {
             name: name.to_owned(),
             line: None,
         };
-        let (one, two) = (StepId(1), StepId(2));
+        let (one, two) = (StepId(0), StepId(1));
         plain.event(Event::Plan {
-            steps: vec![step(1, "[1/2] FROM a\u{1b}"), step(2, "[2/2] RUN make")],
+            steps: vec![step(0, "[1/2] FROM a\u{1b}"), step(1, "[2/2] RUN make")],
         });
         plain.event(Event::Cached { step: one });
         plain.event(Event::Started { step: two });

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use rbuild_engine::{Event, StepId};
 
 use super::Draw;
@@ -13,6 +13,8 @@ use crate::stdio::{err_is_coloured, escape_line};
 
 /// Lines of a running step's output that are kept in sight.
 const WINDOW_LINES: usize = 6;
+/// How often timers are redrawn.
+const TICK: Duration = Duration::from_millis(100);
 
 pub(super) struct Tty {
     bars: MultiProgress,
@@ -26,7 +28,6 @@ pub(super) struct Tty {
 
 struct Running {
     bar: ProgressBar,
-    since: Instant,
     name: String,
     stdout: Lines,
     stderr: Lines,
@@ -38,9 +39,8 @@ impl Tty {
     pub(super) fn new() -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(15));
         let header = bars.add(ProgressBar::new_spinner());
-        let style = ProgressStyle::with_template("[+] {msg} {elapsed}");
-        header.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        header.enable_steady_tick(Duration::from_millis(100));
+        header.set_style(style("[+] {msg} {took}"));
+        header.enable_steady_tick(TICK);
         Self {
             bars,
             header,
@@ -58,11 +58,13 @@ impl Tty {
         }
         let name = self.names.get(&step).cloned().unwrap_or_default();
         let bar = self.bars.add(ProgressBar::new_spinner());
-        let style = ProgressStyle::with_template("{wide_msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.set_style(step_style());
+        // The name must leave room for the timer: a line that wraps could not be redrawn.
+        let room = width().saturating_sub(12);
+        bar.set_prefix(name.chars().take(room).collect::<String>());
+        bar.enable_steady_tick(TICK);
         let running = Running {
             bar,
-            since: Instant::now(),
             name,
             stdout: Lines::default(),
             stderr: Lines::default(),
@@ -78,9 +80,6 @@ impl Tty {
         let steps = self.names.len().max(self.finished);
         self.header
             .set_message(format!("Building {}/{steps}", self.finished));
-        for running in self.running.values() {
-            running.draw(self.coloured);
-        }
     }
 
     fn end(&mut self, step: StepId, mark: &str, colour: &str, words: &str) {
@@ -112,17 +111,13 @@ impl Tty {
 
 impl Running {
     fn draw(&self, coloured: bool) {
-        let seconds = self.since.elapsed().as_secs_f64();
-        let mut text = format!(" => {} {}{seconds:.1}s", self.name, self.moved);
+        let room = width().saturating_sub(6);
+        let mut text = self.moved.clone();
         for line in &self.window {
-            text.push_str("\n    ");
-            if coloured {
-                text.push_str("\x1b[2m");
-                text.push_str(line);
-                text.push_str("\x1b[0m");
-            } else {
-                text.push_str(line);
-            }
+            let line: String = line.chars().take(room).collect();
+            text.push_str(if coloured { "\n    \x1b[2m" } else { "\n    " });
+            text.push_str(&line);
+            text.push_str(if coloured { "\x1b[0m" } else { "" });
         }
         self.bar.set_message(text);
     }
@@ -141,6 +136,32 @@ impl Running {
             window.push_back(shown(line));
         });
     }
+}
+
+/// Columns of the terminal, 80 where it does not say.
+fn width() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stderr())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(80)
+}
+
+fn step_style() -> ProgressStyle {
+    style(" => {prefix} {took}{msg}")
+}
+
+/// A template, with `{took}` for the seconds since the bar was made.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .with_key(
+            "took",
+            |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                // Nothing to be done for a line that cannot be written.
+                write!(text, "{:.1}s", state.elapsed().as_secs_f64()).unwrap_or_default();
+            },
+        )
 }
 
 /// A line of output as it can stand in a window that is redrawn: no control characters, and after a carriage return
@@ -194,7 +215,7 @@ impl Draw for Tty {
                 self.start(step);
                 if let Some(running) = self.running.get_mut(&step) {
                     running.moved = format!(
-                        "{} {} / {} ",
+                        " {} {} / {}",
                         escape_line(&what),
                         bytesize::ByteSize(done),
                         bytesize::ByteSize(total)

@@ -34,7 +34,10 @@ pub(crate) fn document(outcome: &BuildOutcome, names: &[String], took: Duration)
     });
     if let (Some(image), Some(object)) = (&outcome.image, document.as_object_mut()) {
         object.insert("containerimage.config.digest".to_owned(), json!(image.id));
-        object.insert("containerimage.descriptor".to_owned(), json!(image.descriptor));
+        object.insert(
+            "containerimage.descriptor".to_owned(),
+            json!(image.descriptor),
+        );
         object.insert("containerimage.digest".to_owned(), json!(image.digest));
         if !names.is_empty() {
             object.insert("image.name".to_owned(), names.join(",").into());
