@@ -8,8 +8,8 @@ use rbuild_engine::{Event, StepId};
 
 use super::Draw;
 use super::lines::Lines;
-use crate::render;
 use crate::stdio::{err_is_coloured, escape_line};
+use crate::{render, stdio};
 
 /// Lines of a running step's output that are kept in sight.
 const WINDOW_LINES: usize = 6;
@@ -254,15 +254,15 @@ impl Draw for Tty {
             running.bar.finish_and_clear();
         }
         self.header.finish_and_clear();
+        // From here on nothing is redrawn, so that what follows is not overdrawn.
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
         let seconds = self.started.elapsed().as_secs_f64();
         let words = if success { "FINISHED" } else { "FAILED" };
-        self.print(&format!(
-            "[+] Building {seconds:.1}s ({}/{}) {words}",
-            self.finished,
-            self.names.len()
+        let steps = self.names.len().max(self.finished);
+        stdio::err(format!(
+            "[+] Building {seconds:.1}s ({}/{steps}) {words}\n",
+            self.finished
         ));
-        // The bars draw nothing any more, so that what follows is not overdrawn.
-        self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }
 
