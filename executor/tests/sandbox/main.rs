@@ -3,6 +3,7 @@
 
 mod basics;
 mod containment;
+mod figures;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod life;
@@ -16,6 +17,10 @@ fn main() -> std::process::ExitCode {
     }
     if std::env::var_os(VICTIM_ROLE).is_some() {
         return kit::alone(life::victim);
+    }
+    // Figures taken beside other tests mean nothing.
+    if std::env::args().any(|argument| argument == "measure") {
+        return kit::main(&[("measure", figures::measure)]);
     }
     kit::main(TESTS)
 }

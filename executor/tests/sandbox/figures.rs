@@ -1,22 +1,11 @@
-//! How long a step takes that does nothing: mount, namespaces, exec, commit. Prints figures; fails only when the step
-//! fails. Run by name: `cargo test --release --test latency -- measure`.
-
-mod kit;
+//! How long a step takes that does nothing: mount, namespaces, exec, commit.
+//! `cargo test --release -p rbuild-executor --test sandbox -- measure`
 
 use std::time::{Duration, Instant};
 
-use kit::{Kit, Outcome, command, shell};
+use crate::kit::{Kit, Outcome, command, shell};
 
-fn main() -> std::process::ExitCode {
-    // Figures taken beside other tests mean nothing.
-    if !std::env::args().any(|argument| argument == "measure") {
-        println!("SKIPPED latency: run it with `-- measure`");
-        return std::process::ExitCode::SUCCESS;
-    }
-    kit::main(&[("measure", measure)])
-}
-
-fn measure(kit: &Kit) -> Outcome {
+pub(crate) fn measure(kit: &Kit) -> Outcome {
     for (name, make) in [
         (
             "exec /bin/true",
