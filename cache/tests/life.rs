@@ -331,3 +331,50 @@ fn check_finds_every_kind_of_damage_and_repair_puts_it_away() {
             >= 2
     );
 }
+
+#[test]
+fn other_tools_read_the_content_as_an_oci_layout() {
+    let (_directory, store) = store();
+    let config = br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let config_digest = store.put_blob(config).unwrap();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": config_digest,
+            "size": config.len(),
+        },
+        "layers": [],
+    })
+    .to_string();
+    let digest = store.put_blob(manifest.as_bytes()).unwrap();
+    let name = "docker.io/library/example:1.0";
+    store
+        .put_image(&StoredImage {
+            name: name.to_owned(),
+            manifest: digest,
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            size: manifest.len() as u64,
+            config: config_digest,
+            snapshot: None,
+            blobs: Vec::new(),
+            tagged: 0,
+        })
+        .unwrap();
+    let layout = store.root().join("content");
+    let output = std::process::Command::new("skopeo")
+        .args([
+            "inspect",
+            "--raw",
+            &format!("oci:{}:{name}", layout.display()),
+        ])
+        .output();
+    let Ok(output) = output else {
+        println!("SKIPPED: there is no skopeo here");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), manifest);
+}

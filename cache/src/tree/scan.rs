@@ -21,6 +21,8 @@ use crate::root_dir::{Metadata, Resolve, RootDir, path_of, read_dir};
 
 /// Files of one directory are handed out in portions of so many.
 const BATCH_FILES: usize = 64;
+/// So many entries are walked before other threads are asked to help.
+const SEQUENTIAL_ENTRIES: usize = 512;
 /// Larger files are read after the walk, each on all cores.
 const LARGE_BYTES: u64 = 8 << 20;
 const READ_BYTES: usize = 128 << 10;
@@ -53,13 +55,18 @@ pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
         found: Mutex::new(Vec::new()),
         error: Mutex::new(None),
     };
-    rayon::scope(|scope| scan.directory(scope, b""));
+    scan.run();
     let Scan { root, found, error } = scan;
     if let Some(error) = error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.par_sort_unstable_by(|one, other| path_order(&one.entry.path, &other.entry.path));
+    let order = |one: &Found, other: &Found| path_order(&one.entry.path, &other.entry.path);
+    if found.len() > SEQUENTIAL_ENTRIES {
+        found.par_sort_unstable_by(order);
+    } else {
+        found.sort_unstable_by(order);
+    }
     for file in found.iter_mut().filter(|file| file.large) {
         let path = path_of(&file.entry.path);
         file.entry.content = hash_large(&root, path).at("read", path)?;
@@ -69,22 +76,70 @@ pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
     })
 }
 
+/// A part of the walk.
+enum Task {
+    Directory(Vec<u8>),
+    /// Some of the names in a directory.
+    Files {
+        directory: Vec<u8>,
+        names: Vec<Name>,
+        marks: Marks,
+    },
+}
+
 impl Scan {
-    /// Lists a directory and hands out what it holds.
-    fn directory<'scope>(&'scope self, scope: &rayon::Scope<'scope>, path: &[u8]) {
-        if let Err(error) = self.try_directory(scope, path) {
-            self.fail(error.at_path(path));
+    /// Walks it all: what is small on this thread, because others would have to be woken; the rest on all cores.
+    fn run(&self) {
+        let mut tasks = vec![Task::Directory(Vec::new())];
+        while self.lock().len() < SEQUENTIAL_ENTRIES {
+            let Some(task) = tasks.pop() else {
+                return;
+            };
+            self.task(task, &mut tasks);
+        }
+        rayon::scope(|scope| {
+            for task in tasks {
+                scope.spawn(|scope| self.spread(scope, task));
+            }
+        });
+    }
+
+    fn spread<'scope>(&'scope self, scope: &rayon::Scope<'scope>, task: Task) {
+        let mut more = Vec::new();
+        self.task(task, &mut more);
+        for task in more {
+            scope.spawn(|scope| self.spread(scope, task));
         }
     }
 
-    fn try_directory<'scope>(
-        &'scope self,
-        scope: &rayon::Scope<'scope>,
-        path: &[u8],
-    ) -> Result<(), Failure> {
+    /// Does one task; what it leaves to be done is added to `more`.
+    fn task(&self, task: Task, more: &mut Vec<Task>) {
         if self.failed() {
-            return Ok(());
+            return;
         }
+        let (path, result) = match task {
+            Task::Directory(path) => {
+                let result = self.directory(&path, more);
+                (path, result)
+            }
+            Task::Files {
+                directory: path,
+                names,
+                marks,
+            } => {
+                let result = open_directory(&self.root, &path)
+                    .during("open")
+                    .and_then(|directory| self.files(&directory, &path, &names, marks));
+                (path, result)
+            }
+        };
+        if let Err(error) = result {
+            self.fail(error.at_path(&path));
+        }
+    }
+
+    /// Lists a directory, records it and the first of its files.
+    fn directory(&self, path: &[u8], more: &mut Vec<Task>) -> Result<(), Failure> {
         let directory = open_directory(&self.root, path).during("open")?;
         let metadata = Metadata::of_fd(directory.as_fd()).during("stat")?;
         let mut entry = entry_of(path.to_vec(), &metadata);
@@ -107,8 +162,7 @@ impl Scan {
                 _ => false,
             };
             if is_directory {
-                let child = join(path, &child.name);
-                scope.spawn(move |scope| self.directory(scope, &child));
+                more.push(Task::Directory(join(path, &child.name)));
             } else {
                 names.push(Name {
                     name: child.name,
@@ -121,18 +175,14 @@ impl Scan {
             inode: None,
             large: false,
         });
-        // Portions are given away after the sub-directories, so that they are taken before them: what is listed is
+        // Portions are added after the sub-directories, so that they are taken before them: what is listed is
         // finished before more is listed.
         while names.len() > BATCH_FILES {
             let batch = names.split_off(names.len() - BATCH_FILES);
-            let path = path.to_vec();
-            scope.spawn(move |_| {
-                let result = open_directory(&self.root, &path)
-                    .during("open")
-                    .and_then(|directory| self.files(&directory, &path, &batch, marks));
-                if let Err(error) = result {
-                    self.fail(error.at_path(&path));
-                }
+            more.push(Task::Files {
+                directory: path.to_vec(),
+                names: batch,
+                marks,
             });
         }
         self.files(&directory, path, &names, marks)
@@ -146,9 +196,6 @@ impl Scan {
         names: &[Name],
         marks: Marks,
     ) -> Result<(), Failure> {
-        if self.failed() {
-            return Ok(());
-        }
         let mut found = Vec::with_capacity(names.len());
         let mut buffer = Vec::new();
         for child in names {
