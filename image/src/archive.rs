@@ -16,6 +16,7 @@ use rbuild_cache::{Digest, RootDir, Store};
 
 use crate::error::{Error, Result, shown};
 use crate::manifest::{CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Index, REF_NAME};
+use crate::reference::Reference;
 pub(crate) use tar_index::TarIndex;
 
 /// Where a layout's files are.
@@ -144,6 +145,25 @@ impl Layout {
         }
     }
 
+    /// The images that the index lists, each once, with their whole names.
+    pub(crate) fn images(&self) -> Result<Vec<(Digest, Vec<String>)>> {
+        let mut images: Vec<(Digest, Vec<String>)> = Vec::new();
+        for descriptor in &self.index()?.manifests {
+            if descriptor.is_attestation() {
+                continue;
+            }
+            let name = whole_name(descriptor);
+            match images
+                .iter_mut()
+                .find(|(digest, _)| *digest == descriptor.digest)
+            {
+                Some((_, names)) => names.extend(name),
+                None => images.push((descriptor.digest, name.into_iter().collect())),
+            }
+        }
+        Ok(images)
+    }
+
     fn ambiguous(&self, index: &Index) -> Error {
         Error::BadDocument {
             document: format!("the name of an image in {}", self.what()),
@@ -194,6 +214,17 @@ pub(crate) fn read_small(reader: impl Read, size: u64, limit: u64, what: &str) -
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// A name with a repository; a tag alone is none.
+fn whole_name(descriptor: &Descriptor) -> Option<String> {
+    let whole = |annotation| {
+        let name = descriptor.annotation(annotation)?;
+        let reference: Reference = name.parse().ok()?;
+        let has_repository = annotation == CONTAINERD_NAME || name.contains(['/', ':']);
+        has_repository.then(|| reference.canonical())
+    };
+    whole(CONTAINERD_NAME).or_else(|| whole(REF_NAME))
 }
 
 /// A tag is written alone, or as the end of a whole name, by one annotation or the other.

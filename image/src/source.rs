@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rbuild_cache::{Digest, Snapshot, Store};
 
+use crate::archive::{Layout, TarIndex};
 use crate::config::ImageConfig;
 use crate::manifest::{Descriptor, Manifest};
 use crate::platform::Platform;
@@ -29,12 +30,12 @@ pub enum Location {
         tag: Option<String>,
         digest: Option<Digest>,
     },
-    /// The same in a tar.
+    /// The same in a tar; a tag of the form `sha256:…` is a digest.
     OciArchive {
         path: PathBuf,
         tag: Option<String>,
     },
-    /// `docker save`'s tar.
+    /// `docker save`'s tar; a tag of the form `sha256:…` is the digest of a config.
     DockerArchive {
         path: PathBuf,
         tag: Option<String>,
@@ -55,6 +56,36 @@ pub struct Resolved {
     pub config: ImageConfig,
     /// What the config says. It differs from what was asked for where there was no choice.
     pub platform: Platform,
+}
+
+/// An image of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// By which it is resolved.
+    pub location: Location,
+    /// Canonical.
+    pub names: Vec<String>,
+}
+
+/// What an archive holds, for `load`: an OCI layout, or what `docker save` wrote before it wrote layouts.
+pub async fn archived(store: &Arc<Store>, path: &std::path::Path) -> Result<Vec<Archived>> {
+    let (store, path) = (Arc::clone(store), path.to_owned());
+    blocking(move || {
+        let index = TarIndex::open(&store, &path)?;
+        if !index.has("oci-layout") {
+            return docker::list(&index, &path);
+        }
+        let images = Layout::Archive(index).images()?;
+        let archived = |(digest, names): (Digest, Vec<String>)| Archived {
+            location: Location::OciArchive {
+                path: path.clone(),
+                tag: Some(digest.to_string()),
+            },
+            names,
+        };
+        Ok(images.into_iter().map(archived).collect())
+    })
+    .await
 }
 
 /// Called with (what, bytes done, bytes in all).

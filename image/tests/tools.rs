@@ -207,6 +207,17 @@ async fn skopeo_reads_and_writes() {
                 expected()
             );
         }
+        for archive in [&docker, &kit.path("docker1.tar.gz")] {
+            if !archive.exists() {
+                continue;
+            }
+            let listed = source::archived(&kit.store, archive).await.unwrap();
+            let [one] = &listed[..] else {
+                panic!("{listed:?}")
+            };
+            assert!(one.names[0].starts_with("example.org/"), "{listed:?}");
+            assert_eq!(paths(&kit, one.location.clone()).await, expected());
+        }
         let inspected = run(
             "skopeo",
             &["inspect", &format!("docker-archive:{}", text(&docker))],

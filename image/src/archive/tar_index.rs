@@ -109,6 +109,10 @@ impl TarIndex {
         Ok(())
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name.as_bytes())
+    }
+
     /// Opens a file by its name in the archive.
     pub(crate) fn file(&self, name: &[u8]) -> Result<(Box<dyn Read + Send>, u64)> {
         let missing = || Error::NotFound(format!("{}/{}", self.what, shown(name)));

@@ -7,7 +7,7 @@ use std::path::Path;
 use rbuild_cache::{Digest, Store};
 use serde::Deserialize;
 
-use super::{Location, Resolved, walk};
+use super::{Archived, Location, Resolved, walk};
 use crate::archive::{TarIndex, read_small};
 use crate::compression::{Detected, detect};
 use crate::error::{Error, Result, shown};
@@ -28,7 +28,7 @@ struct Item {
 /// Brings an image of the archive into the store.
 pub(super) fn import(store: &Store, path: &Path, tag: Option<&str>) -> Result<Resolved> {
     let index = TarIndex::open(store, path)?;
-    let item = pick(items(&index)?, tag, index.what())?;
+    let item = pick(&index, items(&index)?, tag)?;
     let config_bytes = small(&index, &item.config, CONFIG_LIMIT_BYTES)?;
     let config_digest = Digest::of(&config_bytes);
     verify_name(&item.config, &config_digest)?;
@@ -60,6 +60,23 @@ pub(super) fn import(store: &Store, path: &Path, tag: Option<&str>) -> Result<Re
     })
 }
 
+/// What the archive holds.
+pub(super) fn list(index: &TarIndex, path: &Path) -> Result<Vec<Archived>> {
+    let archived = |item: Item| {
+        let names = item.repo_tags.iter().flatten();
+        let names = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.canonical()));
+        let bytes = small(index, &item.config, CONFIG_LIMIT_BYTES)?;
+        Ok(Archived {
+            location: Location::DockerArchive {
+                path: path.to_owned(),
+                tag: Some(Digest::of(&bytes).to_string()),
+            },
+            names: names.collect(),
+        })
+    };
+    items(index)?.into_iter().map(archived).collect()
+}
+
 fn items(index: &TarIndex) -> Result<Vec<Item>> {
     let bytes = small(index, "manifest.json", DOCUMENT_LIMIT_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::BadDocument {
@@ -75,7 +92,17 @@ fn small(index: &TarIndex, name: &str, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// The image of a tag (written alone or as a whole name), or the only one there is.
-fn pick(items: Vec<Item>, tag: Option<&str>, what: &str) -> Result<Item> {
+fn pick(index: &TarIndex, items: Vec<Item>, tag: Option<&str>) -> Result<Item> {
+    let what = index.what();
+    if let Some(digest) = tag.and_then(|tag| tag.parse::<Digest>().ok()) {
+        for item in items {
+            let bytes = small(index, &item.config, CONFIG_LIMIT_BYTES)?;
+            if Digest::of(&bytes) == digest {
+                return Ok(item);
+            }
+        }
+        return Err(Error::NotFound(format!("{what}@{digest}")));
+    }
     let known: Vec<String> = items
         .iter()
         .flat_map(|item| item.repo_tags.iter().flatten())

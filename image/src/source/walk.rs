@@ -47,7 +47,9 @@ impl Origin {
             Location::OciArchive { path, tag } => {
                 blocking(move || {
                     let layout = Layout::open_archive(&store, &path)?;
-                    let root = layout.pick(tag.as_deref(), None)?;
+                    let digest = tag.as_deref().and_then(|tag| tag.parse().ok());
+                    let tag = tag.as_deref().filter(|_| digest.is_none());
+                    let root = layout.pick(tag, digest.as_ref())?;
                     Ok((Self::Layout(Arc::new(layout)), root))
                 })
                 .await
