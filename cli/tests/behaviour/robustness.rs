@@ -22,19 +22,13 @@ const QUICK: &str = "FROM busybox\nRUN echo one > /one\nRUN echo two > /two\n";
 /// Starts the slow build and waits until its last step runs.
 fn started(kit: &Kit) -> Child {
     let mut child = kit.command(kit.build_arguments(SLOW, &[])).spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    loop {
-        line.clear();
-        assert_ne!(
-            stderr.read_line(&mut line).unwrap(),
-            0,
-            "the build ended before its last step"
-        );
-        if line.trim_end().ends_with(" started") {
-            return child;
-        }
-    }
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let runs = stderr
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.ends_with(" started"));
+    assert!(runs, "the build ended before its last step");
+    child
 }
 
 /// Processes that hold the kit's directory in their command line or environment, by their name for `ps`.

@@ -38,7 +38,8 @@ pub(crate) struct Output {
 
 /// Says that a test cannot run here, past the harness's capture.
 pub(crate) fn skipped(test: &str, why: &str) {
-    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
+    let line = format!("SKIPPED {test}: {why}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 /// Returns whether containers can be run here; says why not.
