@@ -16,13 +16,13 @@
 
 mod metadata;
 mod place;
+mod read_ahead;
 mod settle;
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use rbuild_cache::{DiffId, Digest, RootDir};
-use sha2::Digest as _;
+use rbuild_cache::{DiffId, RootDir};
 
 pub use crate::compression::Limits;
 use crate::compression::{Bounded, Budget};
@@ -55,20 +55,27 @@ pub fn layer(
 ) -> Result<Unpacked> {
     let bounded = Bounded::new(blob, limits).map_err(|error| unreadable(what, error))?;
     let budget = bounded.budget();
-    let mut hashing = Hashing {
-        input: bounded,
-        hasher: sha2::Sha256::new(),
-    };
-    let mut placer = Placer::new(upper, Rules::Layer, what);
-    unpack_entries(&mut Reader::new(&mut hashing), &mut placer, &budget, what)?;
-    // The digest covers what follows the end of the archive too.
-    std::io::copy(&mut hashing, &mut std::io::sink()).map_err(|error| unreadable(what, error))?;
-    let open = placer.finish()?;
-    Ok(Unpacked {
-        diff_id: DiffId(Digest::from_bytes(hashing.hasher.finalize().into())),
-        implied_directories: open.implied.into_iter().collect(),
-        links_below: open.links_below,
-        opaque_root: open.opaque_root,
+    std::thread::scope(|scope| {
+        let (mut ahead, reading) = read_ahead::start(scope, bounded);
+        let mut placer = Placer::new(upper, Rules::Layer, what);
+        unpack_entries(&mut Reader::new(&mut ahead), &mut placer, &budget, what)?;
+        // The digest covers what follows the end of the archive too.
+        std::io::copy(&mut ahead, &mut std::io::sink()).map_err(|error| unreadable(what, error))?;
+        let open = placer.finish()?;
+        let digest = reading
+            .join()
+            .ok()
+            .flatten()
+            .ok_or_else(|| Error::BadArchive {
+                what: what.to_owned(),
+                reason: "it could not be read to its end".to_owned(),
+            })?;
+        Ok(Unpacked {
+            diff_id: DiffId(digest),
+            implied_directories: open.implied.into_iter().collect(),
+            links_below: open.links_below,
+            opaque_root: open.opaque_root,
+        })
     })
 }
 
@@ -160,18 +167,5 @@ fn unreadable(what: &str, error: std::io::Error) -> Error {
     Error::BadArchive {
         what: what.to_owned(),
         reason: error.to_string(),
-    }
-}
-
-struct Hashing<R> {
-    input: R,
-    hasher: sha2::Sha256,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.input.read(buffer)?;
-        self.hasher.update(buffer.get(..count).unwrap_or_default());
-        Ok(count)
     }
 }
