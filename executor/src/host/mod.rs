@@ -44,6 +44,7 @@ pub struct InitError {
 /// thread exists; in an ordinary user's process, also before anything in the store is touched.
 pub fn init() -> Result<Host, InitError> {
     single_threaded()?;
+    recent_kernel()?;
     let privilege = enter()?;
     let spawner = spawner::start().map_err(|source| InitError {
         step: "start the process that starts commands",
@@ -81,6 +82,28 @@ fn single_threaded() -> Result<(), InitError> {
             "{threads} threads are running"
         ))))
     }
+}
+
+/// What everything else stands on: `mount_setattr` is the youngest call without a substitute.
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+fn recent_kernel() -> Result<(), InitError> {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    // What cannot be read is not held against the kernel.
+    if kernel_version(&release).is_none_or(|version| version >= OLDEST_KERNEL) {
+        return Ok(());
+    }
+    Err(InitError {
+        step: "run on this kernel",
+        advice: "Linux 5.12 or newer is needed",
+        source: std::io::Error::other(format!("this is Linux {release}")),
+    })
+}
+
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn enter() -> Result<Privilege, InitError> {
@@ -124,5 +147,22 @@ impl Host {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         spawner::request(socket.as_fd(), task, descriptors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_version;
+
+    #[test]
+    fn kernel_versions_are_read() {
+        for (release, version) in [
+            ("6.18.44-fc-v595", Some((6, 18))),
+            ("5.4.0-150-generic", Some((5, 4))),
+            ("5.12-rc1", Some((5, 12))),
+            ("gentoo", None),
+        ] {
+            assert_eq!(kernel_version(release), version, "{release}");
+        }
     }
 }

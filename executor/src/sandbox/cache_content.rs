@@ -13,18 +13,20 @@ use super::prepare::setup;
 use super::{ExecError, in_root};
 use crate::overlay;
 
+/// `owner` is `None` where there is one id only: then nothing changes hands.
 pub(super) fn fill(
     store: &Arc<Store>,
     directory: BorrowedFd<'_>,
     from: Option<&(Option<SnapshotId>, PathBuf)>,
-    (mode, uid, gid): (u32, u32, u32),
+    mode: u32,
+    owner: Option<(u32, u32)>,
 ) -> Result<(), ExecError> {
     let step = "put the first content into a cache mount";
     if let Some((snapshot, path)) = from {
         let view = overlay::view(store, snapshot.as_ref()).map_err(|error| setup(step, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         in_root::open(view.as_fd(), path, flags)
-            .and_then(|source| copy_directory(source, directory))
+            .and_then(|source| copy_directory(source, directory, owner.is_some()))
             .map_err(|errno| {
                 setup(
                     format!("{step} from `{}`", path.display()),
@@ -32,20 +34,19 @@ pub(super) fn fill(
                 )
             })?;
     }
-    own(directory, mode, uid, gid).map_err(|errno| setup(step, std::io::Error::from(errno)))
+    own(directory, mode, owner).map_err(|errno| setup(step, std::io::Error::from(errno)))
 }
 
-fn own(directory: BorrowedFd<'_>, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
-    rustix::fs::fchown(
-        directory,
-        Some(Uid::from_raw(uid)),
-        Some(Gid::from_raw(gid)),
-    )?;
+fn own(directory: BorrowedFd<'_>, mode: u32, owner: Option<(u32, u32)>) -> Result<(), Errno> {
+    if let Some((uid, gid)) = owner {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::fchown(directory, Some(uid), Some(gid))?;
+    }
     rustix::fs::fchmod(directory, Mode::from_raw_mode(mode))
 }
 
 /// Copies what a directory holds; sources are snapshots, which do not change meanwhile.
-fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>) -> Result<(), Errno> {
+fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, owners: bool) -> Result<(), Errno> {
     let mut pending = vec![(from, to.try_clone_to_owned().map_err(|_| Errno::MFILE)?)];
     while let Some((from, to)) = pending.pop() {
         for entry in rustix::fs::Dir::read_from(&from)? {
@@ -66,7 +67,7 @@ fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>) -> Result<(), Errno> {
             } else {
                 copy_entry(&from, &to, name, &stat)?;
             }
-            take_attributes(&to, name, &stat)?;
+            take_attributes(&to, name, &stat, owners)?;
         }
     }
     Ok(())
@@ -97,14 +98,11 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Result<
     }
 }
 
-fn take_attributes(to: &OwnedFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {
-    rustix::fs::chownat(
-        to,
-        name,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?;
+fn take_attributes(to: &OwnedFd, name: &CStr, stat: &Stat, owners: bool) -> Result<(), Errno> {
+    if owners {
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
     if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;

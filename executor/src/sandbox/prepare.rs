@@ -58,6 +58,7 @@ pub(super) fn prepare(
     let user = look_up_user(&view, &exec)?;
     let mut builder = Builder {
         store: store.clone(),
+        single_id: host.privilege() == Privilege::SingleId,
         descriptors: Vec::new(),
         kept: Kept::default(),
         files: Files::new()?,
@@ -185,6 +186,7 @@ fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<ResourceLimit>, ExecError>
 
 struct Builder {
     store: Arc<Store>,
+    single_id: bool,
     descriptors: Vec<OwnedFd>,
     kept: Kept,
     files: Files,
@@ -279,7 +281,8 @@ impl Builder {
                         &self.store,
                         directory.as_fd(),
                         from.as_ref(),
-                        (*mode, *uid, *gid),
+                        *mode,
+                        (!self.single_id).then_some((*uid, *gid)),
                     )?;
                 }
                 let tree =
@@ -297,7 +300,8 @@ impl Builder {
                 gid,
             } => {
                 let name = format!("secret-{index}");
-                self.files.add(&name, data, *mode, (*uid, *gid))?;
+                let owner = self.owner(*uid, *gid);
+                self.files.add(&name, data, *mode, owner)?;
                 Ok(Source::File { name })
             }
             MountSource::Socket {
@@ -311,13 +315,19 @@ impl Builder {
                     self.files.tree.as_fd(),
                     &name,
                     path.clone(),
-                    (*mode, *uid, *gid),
+                    *mode,
+                    self.owner(*uid, *gid),
                 )
                 .map_err(|error| setup(format!("forward the socket {}", path.display()), error))?;
                 self.kept._sockets.push(forwarded);
                 Ok(Source::File { name })
             }
         }
+    }
+
+    /// With one id everything is root's; a command sees that as its own.
+    fn owner(&self, uid: u32, gid: u32) -> (u32, u32) {
+        if self.single_id { (0, 0) } else { (uid, gid) }
     }
 
     fn tree(&mut self, tree: OwnedFd, path: &Path) -> Source {

@@ -26,7 +26,8 @@ pub(super) fn forward(
     directory: BorrowedFd<'_>,
     name: &str,
     target: PathBuf,
-    (mode, uid, gid): (u32, u32, u32),
+    mode: u32,
+    (uid, gid): (u32, u32),
 ) -> io::Result<Forwarded> {
     // The only way to bind relative to a descriptor.
     let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());

@@ -68,6 +68,7 @@ const TESTS: &[(&str, Test)] = &[
     ("mounts through links stay inside", mounts::through_links),
     ("refused targets", mounts::refused_targets),
     ("secrets", mounts::secrets),
+    ("owners of secrets and caches", mounts::owners),
     ("cache mounts", mounts::caches),
     (
         "writes to a snapshot's mount are dropped",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_cache::RootDir;
 use rbuild_cache::mounts::Sharing;
+use rbuild_executor::host::Privilege;
 use rbuild_executor::spec::{Mount, MountSource};
 
 use crate::kit::{self, Kit, Outcome, describe, equal, holds, shell};
@@ -179,6 +180,38 @@ pub(crate) fn secrets(kit: &Kit) -> Outcome {
     let ran = kit.exec(Some(&kit.base), exec);
     equal(&ran.ok()?.stdout, "top\n400 0 0 4\n")?;
     equal(&kit.layer(&ran)?.join(" "), "")
+}
+
+pub(crate) fn owners(kit: &Kit) -> Outcome {
+    let secret = mount(
+        "/s",
+        MountSource::Secret {
+            data: Arc::from(&b"x"[..]),
+            mode: 0o440,
+            uid: 7,
+            gid: 8,
+        },
+    );
+    let cache = mount(
+        "/c",
+        MountSource::Cache {
+            mount: kit.store().cache_mount("owned", Sharing::Shared)?,
+            from: Some((Some(kit.base.clone()), PathBuf::from("/etc"))),
+            path: "/".into(),
+            mode: 0o700,
+            uid: 5,
+            gid: 6,
+        },
+    );
+    let ran = kit.exec(
+        Some(&kit.base),
+        with_mounts("stat -c '%a %u %g' /s /c", vec![secret, cache]),
+    );
+    let expected = match kit.privilege() {
+        Privilege::SingleId => "440 0 0\n700 0 0\n",
+        Privilege::Root | Privilege::Subordinate => "440 7 8\n700 5 6\n",
+    };
+    equal(&ran.ok()?.stdout, expected)
 }
 
 pub(crate) fn caches(kit: &Kit) -> Outcome {
