@@ -7,22 +7,25 @@ use rbuild_engine::image::registry;
 
 use crate::error::{Error, Result};
 
+const HEADING: &str = "Everywhere";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct GlobalArgs {
     /// The store (default: /var/lib/rbuild as root, $XDG_DATA_HOME/rbuild otherwise)
     #[arg(
         long,
         global = true,
+        help_heading = HEADING,
         value_name = "DIR",
         env = "RBUILD_ROOT",
         hide_env_values = true
     )]
     root: Option<PathBuf>,
     /// Registries, mirrors and defaults (TOML)
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Speak plain HTTP to this registry where it does not answer TLS
-    #[arg(long, global = true, value_name = "HOST")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "HOST")]
     insecure_registry: Vec<String>,
 }
 
