@@ -296,3 +296,29 @@ pub(super) const LINKS: &[(&str, &str)] = &[
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_survive_the_way(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let sent = serde_json::to_string(&Bytes(bytes.clone())).expect("JSON");
+            let received: Bytes = serde_json::from_str(&sent).expect("bytes");
+            prop_assert_eq!(received.0, bytes);
+        }
+    }
+
+    #[test]
+    fn characters_beyond_bytes_are_refused() {
+        assert!(serde_json::from_str::<Bytes>("\"\u{100}\"").is_err());
+    }
+
+    #[test]
+    fn limits_have_the_names_of_ulimit() {
+        assert_eq!(Limit::by_name("nofile"), Some(Limit::Nofile));
+        assert_eq!(Limit::by_name("NOFILE"), None);
+    }
+}

@@ -132,3 +132,42 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_with_their_descriptors() {
+        let (left, right) = pair().expect("sockets");
+        let (read, write) = rustix::pipe::pipe().expect("a pipe");
+        let text = "x".repeat(1 << 20);
+        let sender = std::thread::spawn(move || {
+            send(left.as_fd(), &text, &[write.as_fd()]).expect("sent");
+            send(left.as_fd(), &"second", &[]).expect("sent");
+        });
+        let (first, descriptors) = receive::<String>(right.as_fd())
+            .expect("received")
+            .expect("a message");
+        assert_eq!((first.len(), descriptors.len()), (1 << 20, 1));
+        rustix::io::write(&descriptors[0], b"y").expect("the descriptor works");
+        let mut byte = [0];
+        rustix::io::read(&read, &mut byte).expect("the descriptor works");
+        let second = receive::<String>(right.as_fd()).expect("received");
+        assert_eq!(second.map(|(text, _)| text).as_deref(), Some("second"));
+        sender.join().expect("no panic");
+        assert!(receive::<String>(right.as_fd()).expect("the end").is_none());
+    }
+
+    #[test]
+    fn lengths_are_bounded_and_nonsense_is_an_error() {
+        let (left, right) = pair().expect("sockets");
+        rustix::io::write(&left, &u32::MAX.to_le_bytes()).expect("written");
+        assert!(receive::<String>(right.as_fd()).is_err());
+        rustix::io::write(&left, b"\x03\0\0\0{{{").expect("written");
+        assert!(receive::<String>(right.as_fd()).is_err());
+        rustix::io::write(&left, b"\x09\0\0\0{").expect("written");
+        drop(left);
+        assert!(receive::<String>(right.as_fd()).expect("cut off").is_none());
+    }
+}
