@@ -4,7 +4,7 @@
 //! the layer before it, and the image that of its last entry. Where SOURCE_DATE_EPOCH holds, nothing is later than it.
 
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{Digest, Snapshot, Store};
+use rbuild_cache::{ChainId, Digest, Snapshot, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::config::History;
 use rbuild_image::layer::{LayerOptions, layer};
@@ -87,9 +87,14 @@ fn split_type(text: &str) -> Option<(&str, Option<String>)> {
         Some((name, rest)) => (name, Some(rest.strip_suffix(']')?.to_owned())),
         None => (text, None),
     };
-    ["manifest", "manifest-descriptor", "index", "index-descriptor"]
-        .contains(&name)
-        .then_some((name, platform))
+    [
+        "manifest",
+        "manifest-descriptor",
+        "index",
+        "index-descriptor",
+    ]
+    .contains(&name)
+    .then_some((name, platform))
 }
 
 fn of_platform(all: &[(Option<String>, String, String)], platform: &str) -> Vec<(String, String)> {
@@ -115,8 +120,7 @@ pub(crate) fn assemble(store: &Store, solved: &[Solved<'_>], form: &Form) -> Res
     let mut config = None;
     for one in solved {
         let layers = layers(store, one, form)?;
-        let annotations =
-            of_platform(&form.annotations.manifest, &one.image.platform.to_string());
+        let annotations = of_platform(&form.annotations.manifest, &one.image.platform.to_string());
         let image_config = image_config(one.image, &one.layers);
         let (mut manifest, config_descriptor) = store_image::write(
             store,
@@ -156,7 +160,9 @@ pub(crate) fn assemble(store: &Store, solved: &[Solved<'_>], form: &Form) -> Res
 }
 
 fn layers(store: &Store, solved: &Solved<'_>, form: &Form) -> Result<Vec<LayerBlob>> {
-    let mut layers = Vec::with_capacity(solved.layers.len());
+    let mut layers: Vec<LayerBlob> = Vec::with_capacity(solved.layers.len());
+    // `None` as soon as a blob says something else than its snapshot.
+    let mut chain = Some(None);
     for (place, snapshot) in solved.layers.iter().enumerate() {
         // The base image's layers are not ours to date.
         let clamp_mtime = solved
@@ -169,7 +175,17 @@ fn layers(store: &Store, solved: &Solved<'_>, form: &Form) -> Result<Vec<LayerBl
             clamp_mtime,
         };
         let force = form.force_compression || clamp_mtime.is_some();
-        layers.push(layer(store, &snapshot.id, &options, force)?);
+        let blob = layer(store, &snapshot.id, &options, force)?;
+        chain = chain.filter(|_| clamp_mtime.is_none());
+        if let Some(parent) = chain {
+            let this = ChainId::of(parent, blob.diff_id);
+            chain = Some(Some(this));
+            // So that a build from this image finds its layers unpacked.
+            if place >= solved.image.base_layers && store.snapshot_by_chain(&this)?.is_none() {
+                store.set_chain(&snapshot.id, &this)?;
+            }
+        }
+        layers.push(blob);
     }
     Ok(layers)
 }
@@ -200,7 +216,11 @@ pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageCo
     fill_in_times(&mut history);
     if let Some(epoch) = &epoch {
         for entry in &mut history {
-            if entry.created.as_deref().is_none_or(|created| is_later(created, epoch)) {
+            if entry
+                .created
+                .as_deref()
+                .is_none_or(|created| is_later(created, epoch))
+            {
                 entry.created = Some(epoch.clone());
             }
         }
@@ -270,12 +290,10 @@ mod tests {
     #[test]
     fn entries_without_a_layer_take_the_time_of_a_neighbour() {
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(filled(&[Some("base"), None, Some("own"), None]), [
-            some("base"),
-            some("own"),
-            some("own"),
-            some("own")
-        ]);
+        assert_eq!(
+            filled(&[Some("base"), None, Some("own"), None]),
+            [some("base"), some("own"), some("own"), some("own")]
+        );
         assert_eq!(filled(&[Some("base"), None]), [some("base"), some("base")]);
         assert_eq!(filled(&[None, None]), [None, None]);
         assert_eq!(filled(&[]), Vec::<Option<String>>::new());
@@ -295,10 +313,10 @@ mod tests {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        assert_eq!(of_platform(&sorted.manifest, "linux/amd64"), [
-            pair("a", "1"),
-            pair("org:d", "4")
-        ]);
+        assert_eq!(
+            of_platform(&sorted.manifest, "linux/amd64"),
+            [pair("a", "1"), pair("org:d", "4")]
+        );
         assert_eq!(of_platform(&sorted.manifest, "linux/arm64").len(), 3);
         assert_eq!(sorted.index, [pair("b", "2")]);
         assert_eq!(
@@ -310,8 +328,14 @@ mod tests {
     #[test]
     fn times_are_compared_as_times() {
         assert!(is_later("2020-01-01T00:00:00.5Z", "2020-01-01T00:00:00Z"));
-        assert!(!is_later("2020-01-01T02:00:00+02:00", "2020-01-01T00:00:00Z"));
+        assert!(!is_later(
+            "2020-01-01T02:00:00+02:00",
+            "2020-01-01T00:00:00Z"
+        ));
         assert!(!is_later("never", "2020-01-01T00:00:00Z"));
-        assert_eq!(rfc3339(1_234_567_890).as_deref(), Some("2009-02-13T23:31:30Z"));
+        assert_eq!(
+            rfc3339(1_234_567_890).as_deref(),
+            Some("2009-02-13T23:31:30Z")
+        );
     }
 }

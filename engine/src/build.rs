@@ -66,7 +66,8 @@ impl Engine {
         });
 
         let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events);
-        let (lowered, cached) = solve(lowered, worker, &plan, request.jobs, &events, cancel).await?;
+        let (lowered, cached) =
+            solve(lowered, worker, &plan, request.jobs, &events, cancel).await?;
         let steps = lowered.lowered.steps.len();
         let store = Arc::clone(self.store());
         let exporting = {
@@ -93,8 +94,8 @@ impl Engine {
     ) -> Result<HashMap<ImageNeed, Arc<Resolved>>> {
         let mut known = HashMap::new();
         loop {
-            let needs = lower::images_needed(source, parsed, options, &known)
-                .map_err(Error::Dockerfile)?;
+            let needs =
+                lower::images_needed(source, parsed, options, &known).map_err(Error::Dockerfile)?;
             if needs.is_empty() {
                 return Ok(known);
             }
@@ -236,7 +237,7 @@ fn needed(lowered: &Lowered) -> Vec<VertexId> {
 }
 
 /// What the parser found; an error among it ends the build.
-fn diagnostics(source: &Arc<Source>, parsed: &Parsed) -> Result<Vec<Located>> {
+pub(crate) fn diagnostics(source: &Arc<Source>, parsed: &Parsed) -> Result<Vec<Located>> {
     let located: Vec<Located> = parsed
         .diagnostics
         .iter()
@@ -454,8 +455,7 @@ fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
     let Some(info) = steps.iter().find(|info| info.vertex == vertex) else {
         return Error::Other(failure.message);
     };
-    let mut diagnostic =
-        rbuild_parser::Diagnostic::error(failure.code, failure.message, info.span);
+    let mut diagnostic = rbuild_parser::Diagnostic::error(failure.code, failure.message, info.span);
     diagnostic.help = failure.help;
     Error::Step(Box::new(StepFailure {
         located: Located {

@@ -6,6 +6,7 @@
 
 mod assemble;
 mod build;
+mod containers;
 pub mod context;
 pub mod error;
 pub mod event;
@@ -22,8 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
-use rbuild_executor::{Executor, Exit, Host};
-use tokio_util::sync::CancellationToken;
+use rbuild_executor::{Executor, Host};
 
 pub use error::{Error, Located, Result};
 pub use event::{Event, Sink, Step, StepId};
@@ -123,15 +123,5 @@ impl Engine {
 
     pub fn store(&self) -> &Arc<Store> {
         self.executor.store()
-    }
-
-    /// Runs a container in the foreground and returns how it ended.
-    pub async fn run(
-        &self,
-        _request: RunRequest,
-        _events: Arc<dyn Sink>,
-        _cancel: CancellationToken,
-    ) -> Result<Exit> {
-        todo!()
     }
 }

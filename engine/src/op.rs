@@ -227,7 +227,7 @@ impl Operation for Op {
     }
 
     fn is_immediate(&self) -> bool {
-        matches!(self, Self::Context(_))
+        matches!(self, Self::Context(_) | Self::Http(_) | Self::Git(_))
     }
 
     fn cache_policy(&self) -> CachePolicy {

@@ -146,7 +146,12 @@ pub(crate) fn deliver(
     let canonical: Vec<String> = names.iter().map(Reference::canonical).collect();
     match (output.kind, assembled) {
         (OutputKind::Oci { tar: true }, Some(image)) => with_sink(output, |sink| {
-            Ok(export::oci_archive(store, &image.descriptor, &canonical, sink)?)
+            Ok(export::oci_archive(
+                store,
+                &image.descriptor,
+                &canonical,
+                sink,
+            )?)
         }),
         (OutputKind::Docker { tar: true }, Some(image)) => with_sink(output, |sink| {
             let images = [(image.descriptor.clone(), canonical.clone())];
@@ -184,9 +189,7 @@ pub(crate) fn deliver(
             | OutputKind::Docker { .. }
             | OutputKind::Image,
             _,
-        ) => Err(Error::Other(
-            "this output was not prepared".to_owned(),
-        )),
+        ) => Err(Error::Other("this output was not prepared".to_owned())),
     }
 }
 
@@ -267,7 +270,11 @@ fn keep(store: &Store, solved: &[Solved<'_>], names: &[String], image: &Assemble
     blobs.sort_unstable();
     blobs.dedup();
     let unnamed = [String::new()];
-    for name in if names.is_empty() { &unnamed[..] } else { names } {
+    for name in if names.is_empty() {
+        &unnamed[..]
+    } else {
+        names
+    } {
         store.put_image(&StoredImage {
             name: name.clone(),
             manifest: image.descriptor.digest,

@@ -10,9 +10,7 @@ use rbuild_cache::mounts::{CacheMount, Sharing};
 use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
 use rbuild_cache::{Key, KeyWriter, Snapshot};
 use rbuild_executor::sandbox::ExecError;
-use rbuild_executor::spec::{
-    Exec, Mount, MountSource, Network, Output as Stream, Security, Stdio,
-};
+use rbuild_executor::spec::{Exec, Mount, MountSource, Network, Output as Stream, Security, Stdio};
 use rbuild_image::Platform;
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +57,11 @@ impl Worker {
         }
         env.extend(mounted.env);
         let exec = Exec {
-            argv: op.argv.iter().map(|word| word.clone().into_bytes()).collect(),
+            argv: op
+                .argv
+                .iter()
+                .map(|word| word.clone().into_bytes())
+                .collect(),
             env,
             cwd: PathBuf::from(&op.cwd),
             user: op.user.clone(),
@@ -100,9 +102,10 @@ impl Worker {
                 if !self.said_network.swap(true, Ordering::Relaxed) {
                     self.events.event(Event::Warning {
                         located: None,
-                        message: "RUN steps use the host's network: a private one is not supported \
+                        message:
+                            "RUN steps use the host's network: a private one is not supported \
                                   yet; `--network host` agrees, `--network none` gives them none"
-                            .to_owned(),
+                                .to_owned(),
                     });
                 }
                 Network::Host
@@ -153,7 +156,10 @@ impl Worker {
                         let from = (snapshot.map(|snapshot| snapshot.id), path);
                         (Some(from), PathBuf::from("/"))
                     }
-                    None => (None, PathBuf::from("/").join(source.trim_start_matches('/'))),
+                    None => (
+                        None,
+                        PathBuf::from("/").join(source.trim_start_matches('/')),
+                    ),
                 };
                 MountSource::Cache {
                     mount: cache,
@@ -178,10 +184,11 @@ impl Worker {
             } => {
                 let data = self.settings.secrets.get(id);
                 if data.is_none() && *required {
-                    return Err(
-                        Failure::new("missing-secret", format!("the secret `{id}` was not given"))
-                            .help(format!("give it with `--secret id={id},src=FILE`")),
-                    );
+                    return Err(Failure::new(
+                        "missing-secret",
+                        format!("the secret `{id}` was not given"),
+                    )
+                    .help(format!("give it with `--secret id={id},src=FILE`")));
                 }
                 if let Some(name) = env {
                     let mut variable = format!("{name}=").into_bytes();
@@ -308,7 +315,9 @@ impl Worker {
             if !first && sharing == Sharing::Locked {
                 return Err(Failure::new(
                     "cache-mount-twice",
-                    format!("this RUN mounts the locked cache `{id}` twice, and would wait for itself"),
+                    format!(
+                        "this RUN mounts the locked cache `{id}` twice, and would wait for itself"
+                    ),
                 ));
             }
             if first && op.reset_cache_mounts {
@@ -338,9 +347,8 @@ fn materialised_key(view: &Arc<View>, top: &[u8]) -> Key {
 
 /// The entries at and below `top`, and the directories that lead there.
 fn part_of(tree: &Tree, top: &[u8]) -> Tree {
-    let leads_there = |entry: &&Entry| {
-        is_at_or_below(&entry.path, top) || is_at_or_below(top, &entry.path)
-    };
+    let leads_there =
+        |entry: &&Entry| is_at_or_below(&entry.path, top) || is_at_or_below(top, &entry.path);
     Tree {
         entries: tree.entries.iter().filter(leads_there).cloned().collect(),
     }
@@ -411,7 +419,7 @@ fn failed(error: ExecError, output: Vec<u8>) -> Failure {
 }
 
 /// Refuses a platform that this machine cannot execute, neither itself nor through a registered interpreter.
-fn check_platform(platform: &Platform) -> Result<()> {
+pub(crate) fn check_platform(platform: &Platform) -> Result<()> {
     let host = Platform::host();
     if host.rank(platform).is_some() || has_interpreter(&platform.architecture) {
         return Ok(());

@@ -14,6 +14,9 @@ impl Worker {
         source: &GitSource,
         _cancel: CancellationToken,
     ) -> Result<Output> {
-        Err(Failure::new("unsupported", format!("ADD of `{}` is not supported yet", source.url)))
+        Err(Failure::new(
+            "unsupported",
+            format!("ADD of `{}` is not supported yet", source.url),
+        ))
     }
 }

@@ -8,6 +8,9 @@ use crate::op::HttpSource;
 
 impl Worker {
     pub(super) async fn http(&self, _vertex: VertexId, source: &HttpSource) -> Result<Output> {
-        Err(Failure::new("unsupported", format!("ADD of `{}` is not supported yet", source.url)))
+        Err(Failure::new(
+            "unsupported",
+            format!("ADD of `{}` is not supported yet", source.url),
+        ))
     }
 }

@@ -33,6 +33,7 @@ use crate::context::{Context, Wanted};
 use crate::event::{Event, Sink, StepId};
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
 use crate::request::NetworkChoice;
+pub(crate) use exec::check_platform;
 use failure::{Failure, Result};
 
 /// What a vertex gives to those that use it.

@@ -1,0 +1,3 @@
+//! Containers. For now those in the foreground: [`run`].
+
+mod run;
