@@ -100,14 +100,13 @@ fn sixteen_builds_of_one_dockerfile_share_a_store() {
     kit.context(&[("a", "1")]);
     let dockerfile =
         "FROM busybox\nCOPY a /a\nRUN cat /a > /b; echo made > /c\nRUN wc -c /b > /d\n";
+    let arguments = kit.build_arguments(dockerfile, &["-q"]);
     let children: Vec<Child> = (0..16)
         .map(|number| {
-            let output = format!("type=oci,dest=image{number}.tar,rewrite-timestamp=true");
-            let arguments = kit.build_arguments(dockerfile, &["-q", "-o", &output]);
-            kit.command(arguments)
-                .env("SOURCE_DATE_EPOCH", "1700000000")
-                .spawn()
-                .unwrap()
+            let output = format!("--output=type=oci,dest=image{number}.tar,rewrite-timestamp=true");
+            let mut command = kit.command(&arguments);
+            command.arg(output).env("SOURCE_DATE_EPOCH", "1700000000");
+            command.spawn().unwrap()
         })
         .collect();
     let ids: Vec<String> = children
