@@ -294,7 +294,7 @@ impl rbuild_solver::Worker for Worker {
                 () = cancel.cancelled() => Err(Failure::cancelled()),
                 output = self.http(vertex, source) => output,
             },
-            Op::Git(source) => self.git(vertex, source, cancel).await,
+            Op::Git(source) => self.git(source, cancel).await,
             Op::Exec(exec) => self.exec(vertex, exec, inputs, cancel).await,
             Op::File(file) => self.file(file, inputs).await,
             Op::Merge => self.merge(inputs).await,
