@@ -75,7 +75,6 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     // Nobody inside may look into this process while it still has the builder's memory.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .step("protect the first process")?;
-    sys::reset_signals().step("reset signals")?;
     rustix::process::setsid().step("make a session")?;
     rustix::process::umask(Mode::empty());
     join_cgroups(task, descriptors)?;

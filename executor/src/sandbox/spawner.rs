@@ -44,6 +44,10 @@ pub(crate) fn request(
 fn serve(socket: &OwnedFd) {
     // Signals of the terminal are for the builder, which decides what becomes of its commands.
     let _ = rustix::process::setsid();
+    // Commands inherit what is ignored or blocked here: nothing.
+    if sys::reset_signals().is_err() {
+        return;
+    }
     let _ = rustix::thread::set_name(c"rbuild-spawner");
     let mut running: Vec<OwnedFd> = Vec::new();
     while let Ok(ready) = wait(socket, &mut running) {

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use rbuild_executor::spec::Network;
+
 use crate::kit::{Kit, Outcome, command, shell};
 
 pub(crate) fn measure(kit: &Kit) -> Outcome {
@@ -12,6 +14,11 @@ pub(crate) fn measure(kit: &Kit) -> Outcome {
             (|| command(&["/bin/true"])) as fn() -> rbuild_executor::Exec,
         ),
         ("sh -c true", || shell("true")),
+        ("exec /bin/true with the host's network", || {
+            let mut exec = command(&["/bin/true"]);
+            exec.network = Network::Host;
+            exec
+        }),
     ] {
         let mut times: Vec<Duration> = (0..200)
             .map(|_| {

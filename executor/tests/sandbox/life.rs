@@ -10,7 +10,7 @@ use rbuild_executor::spec::Exit;
 
 use crate::TERMINAL_ROLE;
 use crate::kit::{Kit, Outcome, command, describe, equal, holds, shell};
-use crate::mounts::{secret, tmpfs, with_mounts};
+use crate::mounts::{directory, secret, tmpfs, with_mounts};
 
 pub(crate) fn timeout(kit: &Kit) -> Outcome {
     let mut exec = shell("trap '' TERM INT; sleep 60 & wait; sleep 60");
@@ -144,10 +144,17 @@ pub(crate) fn run_signals(kit: &Kit) -> Outcome {
     let exit = run(kit, shell("exit 7")).map_err(|error| describe(&error))?;
     holds(exit == Exit::Code(7), format!("{exit:?}"))?;
     for init in [false, true] {
-        let mut exec = shell("trap 'exit 9' TERM; while true; do sleep 0.02; done");
+        let shared = tempfile::tempdir()?;
+        let ready = shared.path().join("ready");
+        let mut exec = with_mounts(
+            "trap 'exit 9' TERM; touch /shared/ready; while true; do sleep 0.02; done",
+            vec![directory("/shared", shared.path())?],
+        );
         exec.init = init;
-        let sender = std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(400));
+        let sender = std::thread::spawn(move || {
+            while !ready.exists() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
         });
         let exit = run(kit, exec).map_err(|error| describe(&error))?;

@@ -19,6 +19,17 @@ pub(crate) fn mount(target: &str, source: MountSource) -> Mount {
     }
 }
 
+/// A directory of the host's, as `run -v` gives it.
+pub(crate) fn directory(target: &str, path: &std::path::Path) -> Result<Mount, kit::Failed> {
+    Ok(mount(
+        target,
+        MountSource::Directory {
+            root: Arc::new(RootDir::open_ambient(path)?),
+            path: "/".into(),
+        },
+    ))
+}
+
 pub(crate) fn tmpfs(target: &str) -> Mount {
     mount(
         target,
