@@ -270,11 +270,16 @@ fn keep(store: &Store, solved: &[Solved<'_>], names: &[String], image: &Assemble
     blobs.sort_unstable();
     blobs.dedup();
     let unnamed = [String::new()];
-    for name in if names.is_empty() {
+    let names = if names.is_empty() {
         &unnamed[..]
     } else {
         names
-    } {
+    };
+    for name in names {
+        // A build that changed nothing has nothing to write, and then nothing to wait for the disk for.
+        if is_kept(store, name, image)? {
+            continue;
+        }
         store.put_image(&StoredImage {
             name: name.clone(),
             manifest: image.descriptor.digest,
@@ -290,4 +295,15 @@ fn keep(store: &Store, solved: &[Solved<'_>], names: &[String], image: &Assemble
         })?;
     }
     Ok(())
+}
+
+/// Whether the name means this image already.
+fn is_kept(store: &Store, name: &str, image: &Assembled) -> Result<bool> {
+    let same = |known: &StoredImage| known.manifest == image.descriptor.digest;
+    if !name.is_empty() {
+        let known = store.image_by_name(name)?;
+        return Ok(known.as_ref().is_some_and(same));
+    }
+    let known = store.images_by_id(&image.config.to_string())?;
+    Ok(known.iter().any(same))
 }

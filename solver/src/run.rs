@@ -63,10 +63,7 @@ impl<W: Worker> Run<W> {
             observer,
             cancel,
             places: Semaphore::new(jobs.clamp(1, Semaphore::MAX_PERMITS)),
-            outputs: handles
-                .into_iter()
-                .map(|handle| watch::Sender::new(handle))
-                .collect(),
+            outputs: handles.into_iter().map(watch::Sender::new).collect(),
             flights: Mutex::default(),
             wanted: Mutex::new(Wanted::new(&plan)),
             plan,
@@ -135,11 +132,12 @@ impl<W: Worker> Run<W> {
 
     async fn output_of(&self, vertex: VertexId) -> Result<W::Output, Stopped> {
         let planned = self.plan.of(vertex);
-        if planned.policy == CachePolicy::Use && planned.definition_holds {
-            if let Some(output) = self.lookup(vertex, planned.definition.key).await? {
-                self.found_at_once(vertex);
-                return Ok(output);
-            }
+        if planned.policy == CachePolicy::Use
+            && planned.definition_holds
+            && let Some(output) = self.lookup(vertex, planned.definition.key).await?
+        {
+            self.found_at_once(vertex);
+            return Ok(output);
         }
         let inputs = self.inputs(planned).await?;
         if planned.policy == CachePolicy::Bypass {
@@ -247,10 +245,8 @@ impl<W: Worker> Run<W> {
         let guard = if planned.policy == CachePolicy::Use {
             // A look-up under the definition key failed already if that is the only one.
             let known = planned.definition_holds && keys.len() == 1;
-            if !known {
-                if let Some(output) = self.find_by_content(vertex, planned, content).await? {
-                    return Ok(output);
-                }
+            if !known && let Some(output) = self.find_by_content(vertex, planned, content).await? {
+                return Ok(output);
             }
             let guard = tokio::select! {
                 biased;

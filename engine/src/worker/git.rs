@@ -40,7 +40,9 @@ impl Worker {
             if text.starts_with('-') {
                 return Err(Failure::new(
                     "git",
-                    format!("`{text}` begins like an option of git, which no URL or reference does"),
+                    format!(
+                        "`{text}` begins like an option of git, which no URL or reference does"
+                    ),
                 ));
             }
         }
@@ -96,9 +98,17 @@ async fn commit_of(source: &GitSource) -> Result<String> {
     if reference.len() == 40 && reference.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(reference.to_ascii_lowercase());
     }
-    let wanted = if reference.is_empty() { "HEAD" } else { reference };
+    let wanted = if reference.is_empty() {
+        "HEAD"
+    } else {
+        reference
+    };
     let peeled = format!("{wanted}^{{}}");
-    let listing = git(Path::new("/"), &["ls-remote", "--", &source.url, wanted, &peeled]).await?;
+    let listing = git(
+        Path::new("/"),
+        &["ls-remote", "--", &source.url, wanted, &peeled],
+    )
+    .await?;
     let rows: Vec<(&str, &str)> = listing
         .lines()
         .filter_map(|line| line.split_once('\t'))
@@ -126,14 +136,33 @@ async fn fetch(source: &GitSource, commit: &str, checkout: &Path) -> Result<()> 
     let path = checkout.display().to_string();
     git(Path::new("/"), &["init", "--quiet", "--", &path]).await?;
     git(checkout, &["remote", "add", "--", "origin", &source.url]).await?;
-    let fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "--", "origin", commit];
+    let fetch = [
+        "fetch",
+        "--quiet",
+        "--depth=1",
+        "--no-tags",
+        "--",
+        "origin",
+        commit,
+    ];
     if git(checkout, &fetch).await.is_err() {
         // Not every server hands out single commits.
         let all = "+refs/heads/*:refs/remotes/origin/*";
-        git(checkout, &["fetch", "--quiet", "--tags", "--", "origin", all]).await?;
+        git(
+            checkout,
+            &["fetch", "--quiet", "--tags", "--", "origin", all],
+        )
+        .await?;
     }
     git(checkout, &["checkout", "--quiet", "--detach", commit]).await?;
-    let submodules = ["submodule", "update", "--quiet", "--init", "--recursive", "--depth=1"];
+    let submodules = [
+        "submodule",
+        "update",
+        "--quiet",
+        "--init",
+        "--recursive",
+        "--depth=1",
+    ];
     if checkout.join(".gitmodules").exists() {
         git(checkout, &submodules).await?;
     }
