@@ -71,7 +71,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let bench = Bench { jobs, ..Bench::default() };
-        let mut check = |nodes: &[Node]| -> Result<usize, TestCaseError> {
+        let check = |nodes: &[Node]| -> Result<usize, TestCaseError> {
             let (graph, vertices, values) = build(nodes);
             let places: Vec<usize> = targets.iter().map(|target| target.index(nodes.len())).collect();
             let wanted: Vec<VertexId> = places.iter().map(|place| vertices[*place]).collect();

@@ -397,7 +397,8 @@ mod tests {
 
     #[test]
     fn what_runs_is_entrypoint_and_command() {
-        let table: [(&[&str], &[&str], Option<&str>, &[&str], &str); 8] = [
+        type Words = &'static [&'static str];
+        let table: [(Words, Words, Option<&str>, Words, &str); 8] = [
             (&[], &["c"], None, &[], "c"),
             (&["e"], &["c"], None, &[], "e c"),
             (&["e"], &["c"], None, &["x"], "e x"),

@@ -110,7 +110,7 @@ pub(super) fn copied(store: &Store, copy: &CopyOp, input: &Output) -> Result<Sel
         parents: copy.parents,
         wildcards: true,
     };
-    select::select(&*tree(store, input)?, &request).map_err(|error| failed(error, input))
+    select::select(&*tree(store, input)?, &request).map_err(|error| failed(&error, input))
 }
 
 /// What a mount shows of its input.
@@ -121,16 +121,16 @@ pub(super) fn mount_selection(tree: &Tree, source: &str, input: &Output) -> Resu
         parents: false,
         wildcards: false,
     };
-    select::select(tree, &request).map_err(|error| failed(error, input))
+    select::select(tree, &request).map_err(|error| failed(&error, input))
 }
 
-fn failed(error: select::Error, input: &Output) -> Failure {
+fn failed(error: &select::Error, input: &Output) -> Failure {
     let view: Option<&View> = match input {
         Output::Context(view) => Some(view),
         Output::Snapshot(_) => None,
     };
     let mut failure = Failure::new("not-found", error.to_string());
-    if let (select::Error::Missing { path, .. }, Some(view)) = (&error, view) {
+    if let (select::Error::Missing { path, .. }, Some(view)) = (error, view) {
         let path = String::from_utf8_lossy(path);
         failure = failure.help(view.context.why_missing(&path).to_string());
     }
