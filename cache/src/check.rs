@@ -32,10 +32,11 @@ pub struct Finding {
 }
 
 /// What the store's directories may hold besides what the index accounts for.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "containers",
     "content",
     "contexts",
+    "explain",
     "index.db",
     "index.db-shm",
     "index.db-wal",
@@ -333,6 +334,11 @@ impl Store {
         look("snapshots", &|name| is_hex(name, 32))?;
         look("contexts", &|name| is_hex(name, 64))?;
         look("mounts", &|name| is_hex(name, 64))?;
+        if root.join("explain").exists() {
+            look("explain", &|name| ["builds", "paths"].contains(&name))?;
+            look("explain/builds", &|name| is_hex(name, 64))?;
+            look("explain/paths", &|name| is_hex(name, 64))?;
+        }
         found.sort();
         Ok(found)
     }

@@ -162,7 +162,8 @@ impl Store {
             usage.reclaimable += allocated(&self.blob_path(digest));
         }
         usage.cache_mounts = self.measure_mounts()?;
-        usage.contexts = meter.tree(&self.root().join("contexts"));
+        usage.contexts =
+            meter.tree(&self.root().join("contexts")) + meter.tree(&self.root().join("explain"));
         for name in ["index.db", "index.db-wal", "index.db-shm"] {
             usage.index += allocated(&self.root().join(name));
         }

@@ -8,6 +8,7 @@
 //!   mounts/HASH/        cache mounts, by the hash of their id
 //!   contexts/HASH       stat cache of one build context (`stat_cache`)
 //!   containers/ID/      state of containers
+//!   explain/            notes that explain builds
 //!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
 //!   reserve             room that collection gives itself on a full disk
 //!   quarantine/         what `check` put away
@@ -29,6 +30,7 @@ mod index;
 pub mod key;
 pub mod lease;
 pub mod mounts;
+pub mod notes;
 pub mod record;
 pub mod root_dir;
 pub mod snapshot;

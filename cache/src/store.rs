@@ -43,12 +43,14 @@ impl Drop for Shared {
 }
 
 /// What the store's directory holds.
-const DIRECTORIES: [&str; 8] = [
+const DIRECTORIES: [&str; 10] = [
     "content/blobs/sha256",
     "snapshots",
     "mounts",
     "contexts",
     "containers",
+    "explain/builds",
+    "explain/paths",
     "leases",
     "locks",
     "tmp",
@@ -281,7 +283,7 @@ fn create(root: &Path) -> Result<Connection> {
     connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))
 }
 
-fn make_directories(root: &Path) -> Result<()> {
+pub(crate) fn make_directories(root: &Path) -> Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
     for directory in DIRECTORIES {

@@ -7,6 +7,7 @@
 mod commands;
 mod error;
 mod exit;
+mod explain;
 mod files;
 mod global;
 mod human;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use rbuild_cache::Store;
+use rbuild_cache::{Ingredient, Key, Store};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_parser::{Parsed, Severity, Source};
@@ -18,6 +18,9 @@ use crate::assemble::Solved;
 use crate::context::Context;
 use crate::error::StepFailure;
 use crate::event::{Event, Sink, Step, StepId};
+use crate::explain;
+use crate::explain::notebook::Notebook;
+use crate::explain::report::Ended;
 use crate::inputs;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered, StepInfo};
 use crate::op::Op;
@@ -66,8 +69,7 @@ impl Engine {
         });
 
         let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events);
-        let (lowered, cached) =
-            solve(lowered, worker, &plan, request.jobs, &events, cancel).await?;
+        let (lowered, cached) = solve(lowered, worker, &plan, &request, &events, cancel).await?;
         let steps = lowered.lowered.steps.len();
         let store = Arc::clone(self.store());
         let exporting = {
@@ -224,6 +226,7 @@ impl Engine {
             masked: worker::log::values(secrets.map(|secret| &*secret.data)),
             said_network: AtomicBool::new(false),
             materialised: Mutex::default(),
+            notebook: Arc::default(),
         })
     }
 }
@@ -362,10 +365,16 @@ struct Steps {
     vertices: HashMap<VertexId, VertexInfo>,
     events: Arc<dyn Sink>,
     cached: AtomicUsize,
+    notebook: Arc<Notebook>,
 }
 
 impl Observer for Steps {
+    fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
+        self.notebook.planned(vertex, key, ingredients);
+    }
+
     fn vertex(&self, vertex: VertexId, status: Status) {
+        self.notebook.status(vertex, status);
         let Some(info) = self.vertices.get(&vertex) else {
             return;
         };
@@ -400,7 +409,7 @@ async fn solve(
     lowered: Lowered,
     worker: Arc<Worker>,
     plan: &Plan,
-    jobs: usize,
+    request: &BuildRequest,
     events: &Arc<dyn Sink>,
     cancel: CancellationToken,
 ) -> Result<(Built, usize)> {
@@ -415,11 +424,23 @@ async fn solve(
         vertices: plan.vertices.clone(),
         events: Arc::clone(events),
         cached: AtomicUsize::new(0),
+        notebook: Arc::clone(&worker.notebook),
     });
     let told: Arc<dyn Observer> = observer.clone();
-    let solved = Solver::new(worker, jobs)
-        .solve(Arc::new(graph), &targets, told, cancel)
+    let graph = Arc::new(graph);
+    let ended = Ended {
+        store: Arc::clone(worker.store()),
+        build: explain::build_key(&request.context, &request.dockerfile),
+        dockerfile: inputs::shown(&request.dockerfile),
+        graph: Arc::clone(&graph),
+        steps: steps.clone(),
+        vertices: plan.vertices.clone(),
+        notebook: Arc::clone(&worker.notebook),
+    };
+    let solved = Solver::new(worker, request.jobs)
+        .solve(graph, &targets, told, cancel)
         .await;
+    blocking(move || ended.write_down()).await;
     let outputs = solved.map_err(|error| {
         if let SolveError::Vertex { vertex, source } = &error
             && let Some(info) = plan.vertices.get(vertex)

@@ -15,6 +15,14 @@ use crate::{Error, Result};
 /// Of a Dockerfile or an ignore file.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// How a Dockerfile is called towards people.
+pub(crate) fn shown(location: &DockerfileLocation) -> String {
+    match location {
+        DockerfileLocation::Path(path) => path.display().to_string(),
+        DockerfileLocation::Text { name, .. } => name.clone(),
+    }
+}
+
 /// Reads the Dockerfile.
 pub(crate) fn dockerfile(location: &DockerfileLocation) -> Result<Source> {
     match location {

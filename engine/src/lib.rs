@@ -6,10 +6,12 @@
 
 mod assemble;
 mod build;
+mod cache_mounts;
 mod containers;
 pub mod context;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod images;
 mod inputs;
 pub mod lower;

@@ -1,13 +1,17 @@
 //! The operations of a build graph, in the sense of BuildKit's LLB: what lowering writes and the worker executes.
 //! Pure data. Inputs are places in the vertex's list of inputs. For `Exec` and `File`, input 0 is the base when
-//! `base` is true; otherwise they start from an empty root.
+//! `base` is true; otherwise they start from an empty root. How commands and file operations are keyed is in `key`.
+
+mod key;
 
 use rbuild_cache::{Digest, KeyWriter};
-use rbuild_executor::file::{ModeChange, ModeOperator, Owner};
+use rbuild_executor::file::{ModeChange, Owner};
 use rbuild_image::Platform;
 use rbuild_image::source::Location;
 use rbuild_solver::Operation;
 use rbuild_solver::worker::CachePolicy;
+
+use key::flag;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -201,11 +205,11 @@ impl Operation for Op {
     /// `reset_cache_mounts`).
     fn describe(&self) -> KeyWriter {
         match self {
-            Self::Image(image) => KeyWriter::new("image.v1")
+            Self::Image(image) => KeyWriter::new("image.v2")
                 .field("digest", image.digest.to_string())
                 .field("platform", image.platform.to_string()),
-            Self::Context(context) => KeyWriter::new("context.v1").field("name", &context.name),
-            Self::Http(http) => KeyWriter::new("http.v1")
+            Self::Context(context) => KeyWriter::new("context.v2").field("name", &context.name),
+            Self::Http(http) => KeyWriter::new("http.v2")
                 .field("url", &http.url)
                 .field(
                     "checksum",
@@ -214,7 +218,7 @@ impl Operation for Op {
                         .unwrap_or_default(),
                 )
                 .field("filename", &http.filename),
-            Self::Git(git) => KeyWriter::new("git.v1")
+            Self::Git(git) => KeyWriter::new("git.v2")
                 .field("url", &git.url)
                 .field("reference", &git.reference)
                 .field("subdirectory", &git.subdirectory)
@@ -222,7 +226,7 @@ impl Operation for Op {
                 .field("checksum", git.checksum.as_deref().unwrap_or_default()),
             Self::Exec(exec) => exec.describe(),
             Self::File(file) => file.describe(),
-            Self::Merge => KeyWriter::new("merge.v1"),
+            Self::Merge => KeyWriter::new("merge.v2"),
         }
     }
 
@@ -257,232 +261,6 @@ impl GitSource {
         let is_commit =
             |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
         is_commit(&self.reference) || self.checksum.as_deref().is_some_and(is_commit)
-    }
-}
-
-impl ExecOp {
-    fn describe(&self) -> KeyWriter {
-        let mut key = KeyWriter::new("exec.v1").field("base", flag(self.base));
-        for argument in &self.argv {
-            key.add("argv", argument);
-        }
-        for variable in &self.env {
-            key.add("env", variable);
-        }
-        key.add("cwd", &self.cwd);
-        key.add("user", &self.user);
-        for mount in &self.mounts {
-            mount.describe(&mut key);
-        }
-        key.add(
-            "network",
-            match self.network {
-                NetworkOp::Default => "default",
-                NetworkOp::None => "none",
-                NetworkOp::Host => "host",
-            },
-        );
-        key.add("insecure", flag(self.insecure));
-        for (host, address) in &self.hosts {
-            key.add("host", host);
-            key.add("host address", address);
-        }
-        key.field("platform", self.platform.to_string())
-    }
-}
-
-impl MountOp {
-    fn describe(&self, key: &mut KeyWriter) {
-        key.add("mount target", &self.target);
-        key.add("mount read-only", flag(self.read_only));
-        match &self.kind {
-            MountOpKind::Bind { input, source } => {
-                key.add("mount type", "bind");
-                add_input(key, *input);
-                key.add("mount source", source);
-            }
-            MountOpKind::Cache {
-                id,
-                sharing,
-                input,
-                source,
-                mode,
-                uid,
-                gid,
-            } => {
-                key.add("mount type", "cache");
-                key.add("mount id", id);
-                key.add(
-                    "mount sharing",
-                    match sharing {
-                        SharingOp::Shared => "shared",
-                        SharingOp::Private => "private",
-                        SharingOp::Locked => "locked",
-                    },
-                );
-                add_input(key, *input);
-                key.add("mount source", source);
-                add_permissions(key, *mode, *uid, *gid);
-            }
-            MountOpKind::Tmpfs { size } => {
-                key.add("mount type", "tmpfs");
-                key.add(
-                    "mount size",
-                    size.map(|size| size.to_string()).unwrap_or_default(),
-                );
-            }
-            MountOpKind::Secret {
-                id,
-                env,
-                required,
-                mode,
-                uid,
-                gid,
-            } => {
-                key.add("mount type", "secret");
-                key.add("mount id", id);
-                key.add("mount env", env.as_deref().unwrap_or_default());
-                key.add("mount required", flag(*required));
-                add_permissions(key, *mode, *uid, *gid);
-            }
-            MountOpKind::Ssh {
-                id,
-                required,
-                mode,
-                uid,
-                gid,
-            } => {
-                key.add("mount type", "ssh");
-                key.add("mount id", id);
-                key.add("mount required", flag(*required));
-                add_permissions(key, *mode, *uid, *gid);
-            }
-        }
-    }
-}
-
-impl FileOp {
-    fn describe(&self) -> KeyWriter {
-        let mut key = KeyWriter::new("file.v1")
-            .field("base", flag(self.base))
-            .field(
-                "epoch",
-                self.epoch
-                    .map(|epoch| epoch.to_string())
-                    .unwrap_or_default(),
-            );
-        for action in &self.actions {
-            action.describe(&mut key);
-        }
-        key
-    }
-}
-
-impl FileAction {
-    fn describe(&self, key: &mut KeyWriter) {
-        match self {
-            Self::Mkdir { path, mode, owner } => {
-                key.add("action", "mkdir");
-                key.add("path", path);
-                key.add("mode", format!("{mode:o}"));
-                add_owner(key, owner);
-            }
-            Self::Mkfile {
-                destination,
-                name,
-                data,
-                owner,
-                mode,
-            } => {
-                key.add("action", "mkfile");
-                key.add("destination", destination);
-                key.add("name", name);
-                key.add("data", data);
-                add_owner(key, owner);
-                add_mode(key, mode.as_ref());
-            }
-            Self::Copy(copy) => {
-                key.add("action", "copy");
-                key.add("input", copy.input.to_string());
-                for source in &copy.sources {
-                    key.add("source", source);
-                }
-                key.add("destination", &copy.destination);
-                key.add(
-                    "destination is a directory",
-                    flag(copy.destination_is_directory),
-                );
-                for exclude in &copy.excludes {
-                    key.add("exclude", exclude);
-                }
-                key.add("parents", flag(copy.parents));
-                add_owner(key, &copy.owner);
-                add_mode(key, copy.mode.as_ref());
-                key.add(
-                    "unpack",
-                    match copy.unpack {
-                        None => "",
-                        Some(Unpack::Archives) => "archives",
-                        Some(Unpack::Never) => "never",
-                    },
-                );
-            }
-        }
-    }
-}
-
-fn flag(value: bool) -> &'static str {
-    if value { "yes" } else { "no" }
-}
-
-fn add_input(key: &mut KeyWriter, input: Option<usize>) {
-    key.add(
-        "mount input",
-        input.map(|input| input.to_string()).unwrap_or_default(),
-    );
-}
-
-fn add_permissions(key: &mut KeyWriter, mode: u32, uid: u32, gid: u32) {
-    key.add("mount mode", format!("{mode:o}"));
-    key.add("mount owner", format!("{uid}:{gid}"));
-}
-
-fn add_owner(key: &mut KeyWriter, owner: &Owner) {
-    match owner {
-        Owner::Default => key.add("owner", "default"),
-        Owner::Chown(name) => key.add("owner chown", name),
-        Owner::User(name) => key.add("owner user", name),
-    }
-}
-
-fn add_mode(key: &mut KeyWriter, mode: Option<&ModeChange>) {
-    match mode {
-        None => key.add("chmod", ""),
-        Some(ModeChange::Set(mode)) => key.add("chmod", format!("{mode:o}")),
-        Some(ModeChange::Symbolic(clauses)) => {
-            for clause in clauses {
-                let operator = match clause.operator {
-                    ModeOperator::Add => '+',
-                    ModeOperator::Remove => '-',
-                    ModeOperator::Set => '=',
-                };
-                key.add(
-                    "chmod clause",
-                    format!(
-                        "{:o}{operator}{:o} X={} s={} t={} copy={}",
-                        clause.who,
-                        clause.permissions,
-                        flag(clause.conditional_execute),
-                        flag(clause.setid),
-                        flag(clause.sticky),
-                        clause
-                            .copy_from
-                            .map(|from| format!("{from:o}"))
-                            .unwrap_or_default(),
-                    ),
-                );
-            }
-        }
     }
 }
 

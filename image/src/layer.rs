@@ -10,9 +10,10 @@ mod pipeline;
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::os::fd::AsFd as _;
 
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::tree::Kind;
+use rbuild_cache::tree::{Kind, Tree};
 use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
 
 use crate::compression::{Compression, Compressor};
@@ -174,10 +175,20 @@ pub fn write_root(
     entries.finish()
 }
 
+/// Writes what a directory holds as a plain tar, read as it is now (for cache mounts).
+pub fn write_directory(root: &RootDir, to: &mut dyn Write) -> Result<()> {
+    let tree = Tree::scan(root.as_fd())?;
+    let mut entries = EntryWriter::new(Writer::new(to), None, false);
+    for entry in &tree.entries {
+        entries.write(entry, root, 0)?;
+    }
+    entries.finish()
+}
+
 /// A chain, and which of its snapshots holds what of the merged view.
 pub(crate) struct View {
     /// Top first.
-    layers: Vec<(std::sync::Arc<rbuild_cache::tree::Tree>, RootDir)>,
+    layers: Vec<(std::sync::Arc<Tree>, RootDir)>,
 }
 
 impl View {

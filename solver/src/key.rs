@@ -29,9 +29,9 @@ pub(crate) fn of<O: Operation>(operation: &O, inputs: &[InputKey]) -> Keyed {
     for (place, input) in inputs.iter().enumerate() {
         match input {
             InputKey::Definition(key) => {
-                writer.add_key(&format!("input {place} definition"), *key);
+                writer.add_key(&format!("input[{place}].definition"), *key);
             }
-            InputKey::Content(key) => writer.add_key(&format!("input {place} content"), *key),
+            InputKey::Content(key) => writer.add_key(&format!("input[{place}].content"), *key),
         }
     }
     let (key, ingredients) = writer.finish_with_ingredients();
@@ -42,9 +42,8 @@ pub(crate) fn of<O: Operation>(operation: &O, inputs: &[InputKey]) -> Keyed {
 pub(crate) fn join(definition: &Keyed, content: &Keyed) -> Vec<Ingredient> {
     let mut joined = definition.ingredients.clone();
     for ingredient in &content.ingredients {
-        let known = ingredient.name.starts_with("input")
-            && definition.ingredients.iter().any(|it| it == ingredient);
-        if ingredient.name.starts_with("input ") && !known {
+        let known = definition.ingredients.contains(ingredient);
+        if ingredient.name.starts_with("input[") && !known {
             joined.push(ingredient.clone());
         }
     }

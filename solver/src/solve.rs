@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use rbuild_cache::{Ingredient, Key};
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::{Graph, VertexId};
@@ -22,6 +23,12 @@ use crate::worker::{Operation as _, Worker};
 pub trait Observer: Send + Sync {
     /// `status` of a vertex changed.
     fn vertex(&self, vertex: VertexId, status: Status);
+
+    /// The definition key of a needed vertex and what it is made of; told of each before anything runs, handles
+    /// excepted.
+    fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
+        let _ = (vertex, key, ingredients);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +110,10 @@ impl<W: Worker> Solver<W> {
                 source: Arc::new(error),
             }
         })?;
+        for &vertex in &plan.needed {
+            let definition = &plan.of(vertex).definition;
+            observer.planned(vertex, definition.key, &definition.ingredients);
+        }
         let (run, demands) = Run::new(
             Arc::clone(&self.worker),
             graph,

@@ -2,6 +2,7 @@
 //! engine, and prints.
 
 mod build;
+mod cache;
 mod completions;
 mod du;
 mod history;
@@ -19,6 +20,7 @@ mod save;
 mod store;
 mod tag;
 mod version;
+mod why;
 
 use std::ffi::OsString;
 
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Prune(prune::PruneArgs),
     Du(du::DuArgs),
     Store(store::StoreArgs),
+    Why(why::WhyArgs),
+    Cache(cache::CacheArgs),
     Parse(parse::ParseArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
@@ -119,6 +123,8 @@ impl Command {
             Self::Prune(args) => prune::execute(&args, global),
             Self::Du(args) => du::execute(&args, global),
             Self::Store(args) => store::execute(&args, global),
+            Self::Cache(args) => cache::execute(&args, global),
+            Self::Why(args) => why::execute(&args, global),
             Self::Parse(args) => parse::execute(&args),
             Self::Info(args) => info::execute(&args, global),
             Self::Version(args) => version::execute(&args),

@@ -9,6 +9,7 @@ mod tty;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rbuild_engine::explain::Explanation;
 use rbuild_engine::{Event, Sink};
 
 /// How progress is shown.
@@ -27,6 +28,10 @@ pub(crate) enum Mode {
 /// One way of drawing events.
 trait Draw: Send {
     fn event(&mut self, event: Event);
+    /// Why the steps ran; called once the last event was heard, where that was asked for.
+    fn explained(&mut self, explanation: &Explanation) {
+        let _ = explanation;
+    }
     /// Called once, after the last event.
     fn finish(&mut self, success: bool);
 }
@@ -49,6 +54,13 @@ impl Renderer {
             started: Instant::now(),
             draw: Mutex::new(draw),
         }
+    }
+
+    pub(crate) fn explained(&self, explanation: &Explanation) {
+        self.draw
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .explained(explanation);
     }
 
     /// Draws what is left; later events are of no interest.

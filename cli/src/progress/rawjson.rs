@@ -11,11 +11,13 @@
 //! | `done` | `step`, `seconds` |
 //! | `failed` | `step`, `message` |
 //! | `warning` | `message`, `line` (or null) |
+//! | `explained` | `step`, `outcome`, `reasons` and more of `build --explain`, a line for each step |
 //! | `end` | `success` |
 
 use std::collections::HashMap;
 use std::time::Instant;
 
+use rbuild_engine::explain::Explanation;
 use rbuild_engine::{Event, StepId};
 use serde_json::{Value, json};
 
@@ -106,6 +108,12 @@ impl<W: FnMut(&[u8]) + Send> Draw for RawJson<W> {
                 });
                 self.object("warning", json!({ "message": message, "line": line }));
             }
+        }
+    }
+
+    fn explained(&mut self, explanation: &Explanation) {
+        for step in &explanation.steps {
+            self.object("explained", json!(step));
         }
     }
 

@@ -9,6 +9,7 @@ use rbuild_parser::ignore::Patterns;
 
 use super::failure::{Failure, Result};
 use super::{Output, View, root_content};
+use crate::explain::paths;
 use crate::op::{CopyOp, FileAction, MountOpKind, Op};
 use crate::select::{self, Request, Selection};
 
@@ -26,6 +27,50 @@ pub(super) fn of(store: &Store, operation: &Op, index: usize, input: &Output) ->
             Ok(writer.finish())
         }
     }
+}
+
+/// Writes down which files of contexts an operation that is about to run uses, so that it can be said of the next
+/// run which of them differ.
+pub(super) fn remember(store: &Store, operation: &Op, inputs: &[Output]) -> Result<()> {
+    for (index, input) in inputs.iter().enumerate() {
+        let Output::Context(view) = input else {
+            continue;
+        };
+        let mut sources = Vec::new();
+        match operation {
+            Op::File(file) => {
+                for action in &file.actions {
+                    if let FileAction::Copy(copy) = action
+                        && copy.input == index
+                    {
+                        sources.extend(copied(store, copy, input)?.sources);
+                    }
+                }
+            }
+            Op::Exec(exec) => {
+                for mount in &exec.mounts {
+                    if let MountOpKind::Bind {
+                        input: place,
+                        source,
+                    }
+                    | MountOpKind::Cache {
+                        input: place,
+                        source,
+                        ..
+                    } = &mount.kind
+                        && *place == Some(index)
+                    {
+                        sources.extend(mount_selection(&view.tree, source, input)?.sources);
+                    }
+                }
+            }
+            Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) | Op::Merge => {}
+        }
+        if !sources.is_empty() {
+            paths::remember(store, of(store, operation, index, input)?, sources);
+        }
+    }
+    Ok(())
 }
 
 fn uses(store: &Store, operation: &Op, index: usize, input: &Output) -> Result<Vec<Key>> {

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Wanted};
 use crate::event::{Event, Sink, StepId};
+use crate::explain::notebook::Notebook;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
 use crate::request::NetworkChoice;
 pub(crate) use exec::check_platform;
@@ -85,6 +86,7 @@ pub(crate) struct Worker {
     pub(crate) said_network: AtomicBool,
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
+    pub(crate) notebook: Arc<Notebook>,
 }
 
 /// Runs synchronous work on a thread that may block.
@@ -282,6 +284,7 @@ impl rbuild_solver::Worker for Worker {
         inputs: Vec<Output>,
         cancel: CancellationToken,
     ) -> Result<Output> {
+        content::remember(self.store(), operation, &inputs)?;
         match operation {
             Op::Image(image) => tokio::select! {
                 biased;
@@ -312,15 +315,18 @@ impl rbuild_solver::Worker for Worker {
         let Some(key) = keys.first() else {
             return Ok(());
         };
+        let record_step = self
+            .vertices
+            .get(&vertex)
+            .map(|info| info.record_step.clone())
+            .unwrap_or_default();
+        self.notebook
+            .made(self.store(), vertex, &record_step, &ingredients);
         let record = Record {
             key: *key,
             snapshot: output.snapshot().cloned(),
             extra: Vec::new(),
-            step: self
-                .vertices
-                .get(&vertex)
-                .map(|info| info.record_step.clone())
-                .unwrap_or_default(),
+            step: record_step,
             ingredients,
             created: now(),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),

@@ -84,6 +84,9 @@ pub(crate) struct BuildArgs {
     /// Steps at once (default: the cores)
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
+    /// Say of each step whether it was cached, and if not, what differs from the nearest earlier record
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Lint only, build nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -105,8 +108,6 @@ pub(crate) struct BuildArgs {
     provenance: Option<String>,
     #[arg(long, value_name = "SPEC", hide = true)]
     attest: Vec<String>,
-    #[arg(long, hide = true)]
-    explain: bool,
     #[arg(long, value_name = "FILE", hide = true)]
     trace: Option<PathBuf>,
 }
@@ -155,7 +156,6 @@ impl BuildArgs {
             (!off(&self.sbom), "--sbom"),
             (!off(&self.provenance), "--provenance"),
             (self.attest.iter().any(attests), "--attest"),
-            (self.explain, "--explain"),
             (self.trace.is_some(), "--trace"),
         ] {
             if given {

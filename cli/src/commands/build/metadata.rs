@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rbuild_engine::explain::Explanation;
 use rbuild_engine::parser::{Severity, Source};
 use rbuild_engine::{self as engine, BuildOutcome, BuildRequest, Located};
 use serde_json::{Value, json};
@@ -24,7 +25,12 @@ pub(crate) fn names(request: &BuildRequest) -> Vec<String> {
 }
 
 /// The document of `--metadata-file`.
-pub(crate) fn document(outcome: &BuildOutcome, names: &[String], took: Duration) -> Vec<u8> {
+pub(crate) fn document(
+    outcome: &BuildOutcome,
+    explanation: Option<&Explanation>,
+    names: &[String],
+    took: Duration,
+) -> Vec<u8> {
     let mut document = json!({
         "rbuild.build": {
             "steps": outcome.steps,
@@ -32,6 +38,11 @@ pub(crate) fn document(outcome: &BuildOutcome, names: &[String], took: Duration)
             "duration_seconds": took.as_secs_f64(),
         },
     });
+    if let Some(explanation) = explanation
+        && let Some(build) = document["rbuild.build"].as_object_mut()
+    {
+        build.insert("explain".to_owned(), json!(explanation));
+    }
     if let (Some(image), Some(object)) = (&outcome.image, document.as_object_mut()) {
         object.insert("containerimage.config.digest".to_owned(), json!(image.id));
         object.insert(

@@ -9,10 +9,11 @@ mod sources;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use rbuild_engine::BuildOutcome;
+use rbuild_engine::{BuildOutcome, explain};
 
 pub(crate) use args::BuildArgs;
 pub(crate) use request::{environment, tag};
+pub(crate) use sources::locate;
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -27,12 +28,30 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     let request = request::build_request(args)?;
     let names = metadata::names(&request);
     let check = request.check;
-    let (outcome, renderer) = machine::with_engine(options, async |engine, cancel| {
-        let renderer = Arc::new(Renderer::new(mode));
-        let result = engine.build(request, renderer.clone(), cancel).await;
-        renderer.finish(result.is_ok());
-        Ok((result, renderer))
-    })?;
+    let key = explain::build_key(&request.context, &request.dockerfile);
+    let wants_explanation = args.explain && !check;
+    let (outcome, renderer, explanation) =
+        machine::with_engine(options, async |engine, cancel| {
+            let renderer = Arc::new(Renderer::new(mode));
+            let result = engine.build(request, renderer.clone(), cancel).await;
+            // Whatever failed before the first step has nothing to explain.
+            let has_steps = matches!(&result, Ok(_) | Err(rbuild_engine::Error::Step(_)));
+            let explanation = if wants_explanation && has_steps {
+                engine.explanation(key)?
+            } else {
+                None
+            };
+            if let Some(explanation) = &explanation {
+                renderer.explained(explanation);
+            }
+            renderer.finish(result.is_ok());
+            Ok((result, renderer, explanation))
+        })?;
+    if let Some(explanation) = &explanation
+        && mode != Mode::RawJson
+    {
+        stdio::err(crate::explain::text(explanation));
+    }
     if args.wants_json_check() {
         return metadata::print_check(outcome);
     }
@@ -49,7 +68,7 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     if let Some(path) = &args.metadata_file {
         files::write_whole(
             path,
-            &metadata::document(&outcome, &names, renderer.elapsed()),
+            &metadata::document(&outcome, explanation.as_ref(), &names, renderer.elapsed()),
         )?;
     }
     if let (Mode::Quiet, Some(image)) = (mode, &outcome.image) {

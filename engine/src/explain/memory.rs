@@ -1,0 +1,87 @@
+//! What the store remembers of the last build of a Dockerfile: its explanation, and what its steps were made of.
+
+use rbuild_cache::notes::Note;
+use rbuild_cache::{Ingredient, Key, KeyWriter, Store};
+use serde::{Deserialize, Serialize};
+
+use super::Explanation;
+use crate::request::{ContextLocation, DockerfileLocation};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Memory {
+    pub(super) version: u32,
+    pub(super) explanation: Explanation,
+    pub(super) steps: Vec<Remembered>,
+}
+
+/// A step as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    /// `platform/stage/KEYWORD/n`
+    pub(super) place: String,
+    /// Its definition key.
+    pub(super) definition: String,
+    pub(super) ingredients: Vec<Ingredient>,
+}
+
+const VERSION: u32 = 1;
+/// Of steps that later builds do not have any more.
+const STEPS_MAX: usize = 2000;
+
+/// What makes two builds "the same, later": Dockerfile and context, wherever one stands when naming them.
+pub fn build_key(context: &ContextLocation, dockerfile: &DockerfileLocation) -> Key {
+    let path = |path: &std::path::Path| {
+        std::fs::canonicalize(path)
+            .unwrap_or_else(|_| path.to_owned())
+            .into_os_string()
+            .into_encoded_bytes()
+    };
+    let mut key = KeyWriter::new("explained-build.v1");
+    match context {
+        ContextLocation::Directory(directory) => key.add("context", path(directory)),
+        ContextLocation::Empty => key.add("no context", ""),
+    }
+    match dockerfile {
+        DockerfileLocation::Path(file) => key.add("dockerfile", path(file)),
+        DockerfileLocation::Text { name, .. } => key.add("dockerfile text", name),
+    }
+    key.finish()
+}
+
+/// What is damaged or of another version is as good as nothing.
+pub(super) fn read(store: &Store, build: Key) -> Option<Memory> {
+    let bytes = store.note(Note::Build, build).ok()??;
+    let memory: Memory = serde_json::from_slice(&bytes).ok()?;
+    (memory.version == VERSION).then_some(memory)
+}
+
+/// Steps of `before` that this build did not have are kept: another target may need them next time.
+pub(super) fn write(store: &Store, build: Key, mut memory: Memory, before: Option<Memory>) {
+    memory.version = VERSION;
+    if let Some(before) = &before
+        && before.explanation == memory.explanation
+        && memory.steps.iter().all(|step| before.steps.contains(step))
+    {
+        // A build that changed nothing writes nothing; it is only the last one now.
+        if let Err(error) = store.touch_note(Note::Build, build) {
+            tracing::debug!(%error, "the last build could not be marked");
+        }
+        return;
+    }
+    for step in before.into_iter().flat_map(|before| before.steps) {
+        let known = memory.steps.iter().any(|known| known.place == step.place);
+        if !known && memory.steps.len() < STEPS_MAX {
+            memory.steps.push(step);
+        }
+    }
+    let written = serde_json::to_vec(&memory)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| {
+            store
+                .put_note(Note::Build, build, &bytes)
+                .map_err(|error| error.to_string())
+        });
+    if let Err(error) = written {
+        tracing::debug!(error, "why steps ran could not be written down");
+    }
+}

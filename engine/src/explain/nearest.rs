@@ -1,0 +1,122 @@
+//! Comparing lists of ingredients: which earlier one is nearest, and what differs from it.
+//!
+//! An ingredient is the operation's own (`argv[2]`, `env.PATH`) or of an input: `input[0].content` and
+//! `input[0].definition`, which keys are made of, and `input[0].from`, which says where it came from and is in no
+//! key. Definitions are not compared: where only those differ, the content decided.
+
+use std::collections::HashMap;
+
+use rbuild_cache::{Ingredient, Key, KeyWriter};
+
+/// A field of the operation that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) name: String,
+    pub(super) before: Option<String>,
+    pub(super) after: Option<String>,
+}
+
+/// True for fields of the operation itself.
+fn is_own(name: &str) -> bool {
+    !name.starts_with("input[") && name != "inputs"
+}
+
+/// True for numbers of inputs: they shift where something else comes or goes, and say nothing by themselves.
+fn is_place(name: &str) -> bool {
+    name == "input" || name.ends_with(".input")
+}
+
+/// The identity of an operation without its inputs.
+pub(super) fn own_key(ingredients: &[Ingredient]) -> Key {
+    let mut key = KeyWriter::new("own-fields.v1");
+    for ingredient in ingredients {
+        if is_own(&ingredient.name) && !is_place(&ingredient.name) {
+            key.add(&ingredient.name, &ingredient.value);
+        }
+    }
+    key.finish()
+}
+
+/// A value of an input: `content`, `from`.
+pub(super) fn of_input<'a>(
+    ingredients: &'a [Ingredient],
+    place: usize,
+    what: &str,
+) -> Option<&'a str> {
+    let name = format!("input[{place}].{what}");
+    ingredients
+        .iter()
+        .find(|ingredient| ingredient.name == name)
+        .map(|ingredient| ingredient.value.as_str())
+}
+
+/// The candidate with most in common; of equal ones the first.
+pub(super) fn nearest<'a>(
+    now: &[Ingredient],
+    candidates: impl Iterator<Item = &'a [Ingredient]>,
+) -> Option<&'a [Ingredient]> {
+    let mut best: Option<(usize, &[Ingredient])> = None;
+    for candidate in candidates {
+        let score = alike(now, candidate);
+        if best.is_none_or(|(most, _)| score > most) {
+            best = Some((score, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// How much of two lists is equal, in thousandths of the longer.
+fn alike(one: &[Ingredient], other: &[Ingredient]) -> usize {
+    let counts = |ingredient: &&Ingredient| {
+        !ingredient.name.ends_with(".definition") && !ingredient.name.ends_with(".from")
+    };
+    let mut left: HashMap<(&str, &str), usize> = HashMap::new();
+    let mut length = 0;
+    for ingredient in one.iter().filter(counts) {
+        length += 1;
+        *left
+            .entry((&ingredient.name, &ingredient.value))
+            .or_default() += 1;
+    }
+    let (mut equal, mut other_length) = (0_usize, 0);
+    for ingredient in other.iter().filter(counts) {
+        other_length += 1;
+        if let Some(count) = left.get_mut(&(ingredient.name.as_str(), ingredient.value.as_str()))
+            && *count > 0
+        {
+            *count -= 1;
+            equal += 1;
+        }
+    }
+    (equal * 1000)
+        .checked_div(length.max(other_length))
+        .unwrap_or(1000)
+}
+
+/// The operation's own fields that differ, in the order of `now`, those that are gone last.
+pub(super) fn own_differences(before: &[Ingredient], now: &[Ingredient]) -> Vec<Difference> {
+    let values = |list: &[Ingredient], name: &str| -> Vec<String> {
+        list.iter()
+            .filter(|ingredient| ingredient.name == name)
+            .map(|ingredient| ingredient.value.clone())
+            .collect()
+    };
+    let mut differences: Vec<Difference> = Vec::new();
+    for ingredient in now.iter().chain(before) {
+        let name = &ingredient.name;
+        let known = differences.iter().any(|known| known.name == *name);
+        if known || !is_own(name) || is_place(name) {
+            continue;
+        }
+        let (old, new) = (values(before, name), values(now, name));
+        if old != new {
+            let text = |values: Vec<String>| (!values.is_empty()).then(|| values.join(", "));
+            differences.push(Difference {
+                name: name.clone(),
+                before: text(old),
+                after: text(new),
+            });
+        }
+    }
+    differences
+}

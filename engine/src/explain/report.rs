@@ -1,0 +1,342 @@
+//! From what a build noted to why each of its steps ran; and into the store, for the next build to compare with.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use rbuild_cache::{Ingredient, Key, Store};
+use rbuild_solver::{CachePolicy, Graph, Operation as _, VertexId};
+
+use super::memory::{self, Memory, Remembered};
+use super::nearest::{self, of_input, own_key};
+use super::notebook::{Notebook, State};
+use super::{ExplainedStep, Explanation, Reason, StepOutcome, paths};
+use crate::event::StepId;
+use crate::lower::StepInfo;
+use crate::op::{MountOpKind, Op};
+use crate::worker::VertexInfo;
+
+/// A build that ended, well or not.
+pub(crate) struct Ended {
+    pub(crate) store: Arc<Store>,
+    pub(crate) build: Key,
+    pub(crate) dockerfile: String,
+    pub(crate) graph: Arc<Graph<Op>>,
+    pub(crate) steps: Vec<StepInfo>,
+    pub(crate) vertices: HashMap<VertexId, VertexInfo>,
+    pub(crate) notebook: Arc<Notebook>,
+}
+
+/// One step while it is explained.
+struct Subject<'a> {
+    vertex: VertexId,
+    id: StepId,
+    info: &'a StepInfo,
+    outcome: StepOutcome,
+    now: Vec<Ingredient>,
+    own: Key,
+}
+
+impl Ended {
+    /// Explains the build and keeps that in the store. Blocking.
+    pub(crate) fn write_down(self) {
+        let state = self.notebook.state();
+        let before = memory::read(&self.store, self.build);
+        let subjects = self.subjects(&state, before.as_ref());
+        let present: HashSet<Key> = subjects.iter().map(|subject| subject.own).collect();
+        let by_vertex: HashMap<VertexId, &Subject<'_>> = subjects
+            .iter()
+            .map(|subject| (subject.vertex, subject))
+            .collect();
+        let explained = Explained {
+            ended: &self,
+            state: &state,
+            before: before.as_ref(),
+            present,
+            by_vertex,
+        };
+        let explanation = Explanation {
+            dockerfile: self.dockerfile.clone(),
+            steps: subjects
+                .iter()
+                .map(|subject| explained.step(subject))
+                .collect(),
+        };
+        let remembered = subjects
+            .iter()
+            .filter(|it| matches!(it.outcome, StepOutcome::Cached | StepOutcome::Ran))
+            .filter_map(|subject| {
+                Some(Remembered {
+                    place: subject.info.record_step.clone(),
+                    definition: state.planned.get(&subject.vertex)?.key.to_string(),
+                    ingredients: subject.now.clone(),
+                })
+            });
+        let memory = Memory {
+            explanation,
+            steps: remembered.collect(),
+            ..Memory::default()
+        };
+        memory::write(&self.store, self.build, memory, before);
+    }
+
+    fn subjects<'a>(&'a self, state: &State, before: Option<&Memory>) -> Vec<Subject<'a>> {
+        let mut subjects = Vec::new();
+        for info in &self.steps {
+            let vertex = info.vertex;
+            let is_step = match self.graph.operation(vertex) {
+                Op::Exec(_) | Op::File(_) | Op::Merge => true,
+                Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => false,
+            };
+            let Some(numbered) = self.vertices.get(&vertex).filter(|_| is_step) else {
+                continue;
+            };
+            let outcome = state.outcomes.get(&vertex).copied();
+            let now = self.ingredients(state, before, vertex);
+            subjects.push(Subject {
+                vertex,
+                id: numbered.step,
+                info,
+                outcome: outcome.unwrap_or(StepOutcome::NotReached),
+                own: own_key(&now),
+                now,
+            });
+        }
+        subjects
+    }
+
+    /// What a vertex is made of, with the content of its inputs as far as that is known, and where they come from.
+    fn ingredients(
+        &self,
+        state: &State,
+        before: Option<&Memory>,
+        vertex: VertexId,
+    ) -> Vec<Ingredient> {
+        let planned = state.planned.get(&vertex);
+        let known = || {
+            let planned = planned?;
+            if state.outcomes.get(&vertex) != Some(&StepOutcome::Cached) {
+                return Some(planned.ingredients.clone());
+            }
+            let definition = planned.key.to_string();
+            let same = |step: &&Remembered| step.definition == definition;
+            if let Some(step) = before.and_then(|before| before.steps.iter().find(same)) {
+                return Some(step.ingredients.clone());
+            }
+            let record = self.store.lookup(planned.key).ok().flatten();
+            Some(record.map_or_else(|| planned.ingredients.clone(), |it| it.ingredients))
+        };
+        let made = state.made.get(&vertex);
+        let mut ingredients = made
+            .map(|made| made.ingredients.clone())
+            .or_else(known)
+            .unwrap_or_default();
+        ingredients.retain(|ingredient| !ingredient.name.ends_with(".from"));
+        for (place, input) in self.graph.inputs(vertex).into_iter().enumerate() {
+            ingredients.push(Ingredient {
+                name: format!("input[{place}].from"),
+                value: self.from(state, input),
+            });
+        }
+        ingredients
+    }
+
+    fn from(&self, state: &State, input: VertexId) -> String {
+        match self.graph.operation(input) {
+            Op::Image(image) => format!("image {}@{}", image.name, image.digest),
+            Op::Context(context) => format!("context {}", context.name),
+            Op::Http(http) => format!("url {}", http.url),
+            Op::Git(git) => format!("url {}", git.url),
+            Op::Exec(_) | Op::File(_) | Op::Merge => {
+                let planned = state.planned.get(&input);
+                let own = planned.map(|planned| own_key(&planned.ingredients).to_string());
+                let info = self.steps.iter().find(|info| info.vertex == input);
+                let name = info.map_or("", |info| instruction(&info.name));
+                format!("step {} {name}", own.unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// `[build 2/4] RUN make` → `RUN make`
+fn instruction(name: &str) -> &str {
+    name.split_once("] ").map_or(name, |(_, text)| text)
+}
+
+/// A `from` as people read it.
+fn shown(from: &str) -> String {
+    match from.split_once(' ') {
+        Some(("step", rest)) => rest.split_once(' ').map_or(rest, |(_, name)| name),
+        Some((_, rest)) => rest,
+        None => from,
+    }
+    .to_owned()
+}
+
+struct Explained<'a> {
+    ended: &'a Ended,
+    state: &'a State,
+    before: Option<&'a Memory>,
+    /// The operations that this build has: an earlier record of one of them is no earlier record of another.
+    present: HashSet<Key>,
+    by_vertex: HashMap<VertexId, &'a Subject<'a>>,
+}
+
+impl Explained<'_> {
+    fn step(&self, subject: &Subject<'_>) -> ExplainedStep {
+        let reasons = match subject.outcome {
+            StepOutcome::Ran | StepOutcome::Failed => self.reasons(subject),
+            StepOutcome::Cached | StepOutcome::NotReached => Vec::new(),
+        };
+        ExplainedStep {
+            step: subject.id.0,
+            name: subject.info.name.clone(),
+            line: subject.info.start_line,
+            end_line: subject.info.end_line,
+            outcome: subject.outcome,
+            reasons,
+            not_in_key: not_in_key(self.ended.graph.operation(subject.vertex)),
+        }
+    }
+
+    fn reasons(&self, subject: &Subject<'_>) -> Vec<Reason> {
+        let operation = self.ended.graph.operation(subject.vertex);
+        if operation.cache_policy() == CachePolicy::Refresh {
+            return vec![Reason::NoCache];
+        }
+        let Some(before) = self.nearest(subject) else {
+            return vec![match self.before {
+                None => Reason::FirstBuild,
+                Some(_) => Reason::NewInstruction,
+            }];
+        };
+        let mut reasons: Vec<Reason> = nearest::own_differences(before, &subject.now)
+            .into_iter()
+            .map(|difference| Reason::Changed {
+                what: difference.name,
+                before: difference.before,
+                after: difference.after,
+            })
+            .collect();
+        let count = |list: &[Ingredient]| {
+            let inputs = list.iter().find(|it| it.name == "inputs");
+            inputs.map(|inputs| inputs.value.clone())
+        };
+        let comparable = count(before) == count(&subject.now);
+        let inputs = self.ended.graph.inputs(subject.vertex);
+        for (place, input) in inputs.into_iter().enumerate() {
+            // Where one was added or taken away, that is told already, and the others have other places.
+            if comparable || place == 0 {
+                self.input(subject, before, place, input, &mut reasons);
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push(Reason::Pruned);
+        }
+        reasons
+    }
+
+    /// The nearest earlier record: of this build's last time the steps with the same stage and keyword, and every
+    /// record of the same operation.
+    fn nearest(&self, subject: &Subject<'_>) -> Option<&[Ingredient]> {
+        let group = |place: &str| place.rsplit_once('/').map(|(group, _)| group.to_owned());
+        let place = &subject.info.record_step;
+        let remembered = || self.before.iter().flat_map(|before| &before.steps);
+        let same_place = remembered().filter(|step| step.place == *place);
+        let neighbours =
+            remembered().filter(|step| step.place != *place && group(&step.place) == group(place));
+        let remembered = same_place
+            .chain(neighbours)
+            .map(|step| (step.ingredients.as_slice(), false));
+        let made = self.state.made.get(&subject.vertex);
+        let records = made.into_iter().flat_map(|made| &made.earlier);
+        let records = records.map(|earlier| (earlier.as_slice(), true));
+        let fits = |(candidate, must_be_same): &(&[Ingredient], bool)| {
+            let own = own_key(candidate);
+            own == subject.own || !must_be_same && !self.present.contains(&own)
+        };
+        let candidates = remembered.chain(records).filter(fits);
+        nearest::nearest(&subject.now, candidates.map(|(candidate, _)| candidate))
+    }
+
+    fn input(
+        &self,
+        subject: &Subject<'_>,
+        before: &[Ingredient],
+        place: usize,
+        input: VertexId,
+        reasons: &mut Vec<Reason>,
+    ) {
+        let old = of_input(before, place, "content");
+        let new = of_input(&subject.now, place, "content");
+        let above = self.by_vertex.get(&input);
+        let ran = above
+            .is_some_and(|above| matches!(above.outcome, StepOutcome::Ran | StepOutcome::Failed));
+        // What failed has no content of what it stands on: then it is enough that that ran.
+        if new == old || new.is_none() && !ran {
+            return;
+        }
+        let old_from = of_input(before, place, "from");
+        let new_from = of_input(&subject.now, place, "from").unwrap_or_default();
+        let order = |old: &str| Reason::Order {
+            before: shown(old),
+            after: shown(new_from),
+        };
+        match self.ended.graph.operation(input) {
+            Op::Context(context) => {
+                reasons.extend(paths::compare(&self.ended.store, &context.name, old, new));
+            }
+            Op::Image(_) => reasons.push(match old_from {
+                Some(old) if !old.starts_with("image ") => order(old),
+                old => Reason::BaseImage {
+                    before: old.map(shown),
+                    after: shown(new_from),
+                },
+            }),
+            Op::Http(http) => reasons.push(Reason::Source {
+                url: http.url.clone(),
+            }),
+            Op::Git(git) => reasons.push(Reason::Source {
+                url: git.url.clone(),
+            }),
+            Op::Exec(_) | Op::File(_) | Op::Merge => {
+                let moved = old_from.filter(|old| *old != new_from && !ran);
+                reasons.push(match (moved, above) {
+                    (None, Some(above)) => Reason::Step {
+                        step: above.id.0,
+                        name: above.info.name.clone(),
+                        line: above.info.start_line,
+                    },
+                    (Some(old), _) => order(old),
+                    (None, None) => Reason::Changed {
+                        what: format!("input[{place}]"),
+                        before: old.map(str::to_owned),
+                        after: new.map(str::to_owned),
+                    },
+                });
+            }
+        }
+    }
+}
+
+/// What a step uses although its key does not hold it.
+fn not_in_key(operation: &Op) -> Vec<String> {
+    let Op::Exec(exec) = operation else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for mount in &exec.mounts {
+        match &mount.kind {
+            MountOpKind::Secret { id, .. } => found.push(format!("the value of the secret `{id}`")),
+            MountOpKind::Ssh { id, .. } => found.push(format!("the ssh agent `{id}`")),
+            MountOpKind::Cache { .. } => {
+                found.push(format!("what is in the cache mount `{}`", mount.target));
+            }
+            MountOpKind::Bind { .. } | MountOpKind::Tmpfs { .. } => {}
+        }
+    }
+    for variable in &exec.env_unkeyed {
+        let name = variable.split('=').next().unwrap_or_default();
+        found.push(format!("the variable `{name}`"));
+    }
+    found
+}
