@@ -396,7 +396,7 @@ async fn ingredients_name_the_operation_and_both_kinds_of_input_keys() {
         [
             "inputs",
             "input[0].definition",
-            "input 1 content",
+            "input[1].content",
             "input[0].content"
         ]
     );
