@@ -25,7 +25,9 @@ use crate::inputs;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered, StepInfo};
 use crate::op::Op;
 use crate::output;
-use crate::request::{BuildRequest, ContextLocation, NamedContext, Output, OutputKind};
+use crate::request::{
+    BuildRequest, CompressionChoice, ContextLocation, NamedContext, Output, OutputKind,
+};
 use crate::worker::failure::Failure;
 use crate::worker::{self, Settings, VertexInfo, Worker, blocking};
 use crate::{BuildOutcome, BuiltImage, Engine, Error, Located, Result};
@@ -294,21 +296,35 @@ fn options(request: &BuildRequest) -> lower::Options {
     }
 }
 
-/// The outputs asked for; none means that the image is kept.
+/// The outputs asked for. None means that the image is kept; and whatever else is made of it, an image with a tag is
+/// kept under that, in the form of the first output that has one, unless the tag says where it is to be pushed.
 fn outputs(request: &BuildRequest) -> Vec<Output> {
-    if !request.outputs.is_empty() {
-        return request.outputs.clone();
+    let mut outputs = request.outputs.clone();
+    let kept = |output: &Output| matches!(output.kind, OutputKind::Image | OutputKind::Registry);
+    if outputs.is_empty() || (!request.tags.is_empty() && !outputs.iter().any(kept)) {
+        let like = outputs.iter().find(|output| {
+            matches!(
+                output.kind,
+                OutputKind::Oci { .. } | OutputKind::Docker { .. }
+            )
+        });
+        let docker = like.is_some_and(|like| matches!(like.kind, OutputKind::Docker { .. }));
+        let image = Output {
+            kind: OutputKind::Image,
+            destination: None,
+            names: Vec::new(),
+            compression: like.map(|like| {
+                like.compression
+                    .unwrap_or(CompressionChoice::Gzip { level: None })
+            }),
+            force_compression: like.is_some_and(|like| like.force_compression),
+            oci_media_types: like.map(|like| like.oci_media_types.unwrap_or(!docker)),
+            rewrite_timestamp: like.is_some_and(|like| like.rewrite_timestamp),
+            annotations: like.map_or_else(Vec::new, |like| like.annotations.clone()),
+        };
+        outputs.push(image);
     }
-    vec![Output {
-        kind: OutputKind::Image,
-        destination: None,
-        names: Vec::new(),
-        compression: None,
-        force_compression: false,
-        oci_media_types: None,
-        rewrite_timestamp: false,
-        annotations: Vec::new(),
-    }]
+    outputs
 }
 
 /// The steps of a build, by number and by vertex.
@@ -437,7 +453,7 @@ async fn solve(
         vertices: plan.vertices.clone(),
         notebook: Arc::clone(&worker.notebook),
     };
-    let solved = Solver::new(worker, request.jobs)
+    let solved = Solver::new(worker, crate::idle::jobs(request.jobs))
         .solve(graph, &targets, told, cancel)
         .await;
     blocking(move || ended.write_down()).await;

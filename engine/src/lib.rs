@@ -12,6 +12,7 @@ pub mod context;
 pub mod error;
 pub mod event;
 pub mod explain;
+mod idle;
 pub mod images;
 mod inputs;
 pub mod lower;

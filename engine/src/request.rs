@@ -33,8 +33,8 @@ pub struct BuildRequest {
     pub allow: Vec<Entitlement>,
     pub limits: Limits,
     pub outputs: Vec<Output>,
-    /// Steps at once; at least 1.
-    pub jobs: usize,
+    /// Steps at once, at least 1. `None`: as many as there are cores, and more while cores are idle.
+    pub jobs: Option<usize>,
     /// Of the environment; a build arg of the name wins.
     pub source_date_epoch: Option<String>,
     /// Only lint: nothing is built.

@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use futures_util::future::try_join_all;
 use rbuild_cache::Key;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::{Graph, VertexId};
 use crate::key::{self, InputKey, Keyed};
+use crate::places::{Jobs, Places};
 use crate::plan::{Plan, Planned};
 use crate::progress::Wanted;
 use crate::solve::{Observer, SolveError, Status};
@@ -32,7 +33,7 @@ pub(crate) struct Run<W: Worker> {
     observer: Arc<dyn Observer>,
     cancel: CancellationToken,
     /// Held around execution only: who waits for inputs, locks or look-ups takes no place.
-    places: Semaphore,
+    places: Places,
     outputs: Vec<watch::Sender<Option<W::Output>>>,
     /// What is being made in this process, by key: vertices that turn out to be equal are made once.
     flights: Mutex<HashMap<Key, Promise<W::Output>>>,
@@ -54,7 +55,7 @@ impl<W: Worker> Run<W> {
         handles: Vec<Option<W::Output>>,
         observer: Arc<dyn Observer>,
         cancel: CancellationToken,
-        jobs: usize,
+        jobs: &Jobs,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<VertexId>) {
         let (demands, demanded) = mpsc::unbounded_channel();
         let run = Self {
@@ -62,7 +63,7 @@ impl<W: Worker> Run<W> {
             graph,
             observer,
             cancel,
-            places: Semaphore::new(jobs.clamp(1, Semaphore::MAX_PERMITS)),
+            places: Places::new(jobs),
             outputs: handles.into_iter().map(watch::Sender::new).collect(),
             flights: Mutex::default(),
             wanted: Mutex::new(Wanted::new(&plan)),
@@ -316,7 +317,7 @@ impl<W: Worker> Run<W> {
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Stopped),
-                place = self.places.acquire() => Some(place.map_err(|_| Stopped)?),
+                place = self.places.take() => Some(place.ok_or(Stopped)?),
             }
         };
         if self.cancel.is_cancelled() {
@@ -350,9 +351,11 @@ impl<W: Worker> Run<W> {
     }
 
     fn found_at_once(&self, vertex: VertexId) {
-        self.observer.vertex(vertex, Status::Cached);
-        let skipped = lock(&self.wanted).found(&self.plan, vertex);
-        for vertex in skipped {
+        let mut found = lock(&self.wanted).found(&self.plan, vertex);
+        found.push(vertex);
+        // In the order of the graph, which is that of what it was made from: inputs before their users.
+        found.sort_unstable();
+        for vertex in found {
             self.observer.vertex(vertex, Status::Cached);
         }
     }

@@ -15,6 +15,7 @@ use rbuild_cache::{Ingredient, Key};
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::{Graph, VertexId};
+use crate::places::Jobs;
 use crate::plan::Plan;
 use crate::run::Run;
 use crate::worker::{Operation as _, Worker};
@@ -60,8 +61,7 @@ pub enum SolveError<E: std::error::Error + 'static> {
 /// Solves graphs with one worker.
 pub struct Solver<W: Worker> {
     worker: Arc<W>,
-    /// How many operations execute at once.
-    jobs: usize,
+    jobs: Jobs,
 }
 
 impl<W: Worker> std::fmt::Debug for Solver<W> {
@@ -73,7 +73,7 @@ impl<W: Worker> std::fmt::Debug for Solver<W> {
 }
 
 impl<W: Worker> Solver<W> {
-    pub fn new(worker: Arc<W>, jobs: usize) -> Self {
+    pub fn new(worker: Arc<W>, jobs: Jobs) -> Self {
         Self { worker, jobs }
     }
 
@@ -121,7 +121,7 @@ impl<W: Worker> Solver<W> {
             handles,
             observer,
             cancel,
-            self.jobs,
+            &self.jobs,
         );
         run.drive(targets, demands).await
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rbuild_cache::{Ingredient, Key, KeyWriter};
 use rbuild_solver::{
-    CachePolicy, Graph, Observer, Operation, SolveError, Solver, Status, VertexId, Worker,
+    CachePolicy, Graph, Jobs, Observer, Operation, SolveError, Solver, Status, VertexId, Worker,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -237,7 +237,7 @@ impl Bench {
         cancel: CancellationToken,
     ) -> Solved {
         let before = self.worker.executed.lock().unwrap().len();
-        let solver = Solver::new(Arc::clone(&self.worker), self.jobs);
+        let solver = Solver::new(Arc::clone(&self.worker), Jobs::Fixed(self.jobs));
         let told = Arc::new(Told::default());
         let observer = Arc::clone(&told);
         let outputs = solver

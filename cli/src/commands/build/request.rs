@@ -76,9 +76,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         allow,
         limits,
         outputs,
-        jobs: args.jobs.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        }),
+        jobs: args.jobs,
         source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
             .ok()
             .filter(|epoch| !epoch.is_empty()),

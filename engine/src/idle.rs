@@ -1,0 +1,74 @@
+//! Whether cores stand idle, as the kernel counts: what lets the solver start more steps than there are cores.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rbuild_solver::{Idle, Jobs};
+
+/// The kernel counts in hundredths of a second; over less than this the figures say nothing.
+const SHORTEST: Duration = Duration::from_millis(25);
+
+/// Ticks a second in /proc/stat: part of the kernel's interface on every architecture that rbuild runs on.
+const USER_HZ: f64 = 100.0;
+
+/// Makes of `--jobs` what the solver takes.
+pub(crate) fn jobs(asked: Option<usize>) -> Jobs {
+    match asked {
+        Some(jobs) => Jobs::Fixed(jobs),
+        None => Jobs::Adaptive {
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            idle: probe(),
+        },
+    }
+}
+
+/// Answers with true when, since it was last asked, at least one core's time went by idle.
+fn probe() -> Idle {
+    let last = Mutex::new((Instant::now(), idle_seconds()));
+    Arc::new(move || {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = last.0.elapsed();
+        if elapsed < SHORTEST {
+            return false;
+        }
+        let now = idle_seconds();
+        let idle = match (last.1, now) {
+            (Some(before), Some(now)) => now - before,
+            _ => 0.0,
+        };
+        *last = (Instant::now(), now);
+        // A tenth is for what is rounded away.
+        idle >= elapsed.as_secs_f64() * 0.9
+    })
+}
+
+/// Idle time of all cores together since boot. `None` where /proc does not tell.
+fn idle_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    idle_of(&stat).map(|ticks| ticks as f64 / USER_HZ)
+}
+
+/// `cpu user nice system idle iowait …` (proc_stat(5)): idle and iowait.
+fn idle_of(stat: &str) -> Option<u64> {
+    let mut fields = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace();
+    let idle: u64 = fields.nth(3)?.parse().ok()?;
+    let waiting: u64 = fields.next()?.parse().ok()?;
+    idle.checked_add(waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::idle_of;
+
+    #[test]
+    fn idle_time_is_the_fourth_and_fifth_number() {
+        assert_eq!(idle_of("cpu  1 2 3 40 5 6 7 0 0 0\ncpu0 1 2"), Some(45));
+        assert_eq!(idle_of("cpu  1 2 3"), None);
+        assert_eq!(idle_of("intr 1 2 3 4 5 6"), None);
+        assert_eq!(idle_of(""), None);
+    }
+}
