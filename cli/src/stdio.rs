@@ -28,10 +28,17 @@ pub(crate) fn finish() -> io::Result<()> {
 
 /// Whether colours belong on standard error: a terminal, and neither `NO_COLOR` nor `TERM=dumb`.
 pub(crate) fn err_is_coloured() -> bool {
+    io::stderr().is_terminal() && colours_are_welcome()
+}
+
+/// The same of standard output.
+pub(crate) fn out_is_coloured() -> bool {
+    io::stdout().is_terminal() && colours_are_welcome()
+}
+
+fn colours_are_welcome() -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    io::stderr().is_terminal()
-        && set("NO_COLOR").is_none()
-        && set("TERM").is_none_or(|term| term != "dumb")
+    set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
 
 fn write_all(stream: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {

@@ -22,6 +22,7 @@ use crate::explain;
 use crate::explain::notebook::Notebook;
 use crate::explain::report::Ended;
 use crate::inputs;
+use crate::lint;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered, StepInfo};
 use crate::op::Op;
 use crate::output;
@@ -43,7 +44,13 @@ impl Engine {
         let request = Arc::new(request);
         let source = Arc::new(inputs::dockerfile(&request.dockerfile)?);
         let parsed = rbuild_parser::parse(&source);
-        let warnings = diagnostics(&source, &parsed)?;
+        require_sound(&source, &parsed)?;
+        let settings = lint::Settings::of(&parsed, &request.build_args).map_err(|mistake| {
+            Error::Dockerfile(vec![Located {
+                source: Arc::clone(&source),
+                diagnostic: *mistake,
+            }])
+        })?;
         let options = options(&request);
         let images = tokio::select! {
             biased;
@@ -52,15 +59,12 @@ impl Engine {
         };
         let lowered =
             lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
-        let mut warnings = warnings;
+        let mut warnings = lint::look(&source, &parsed, &request)?;
         warnings.extend(lowered.warnings.iter().cloned());
-        if request.check {
-            return Ok(BuildOutcome {
-                image: None,
-                steps: lowered.steps.len(),
-                cached: 0,
-                warnings,
-            });
+        settings.select(&mut warnings);
+        if let Some(violation) = settings.violation(&warnings) {
+            warnings.push(violation);
+            return Err(Error::Dockerfile(warnings));
         }
         let outputs = outputs(&request);
         output::check(&outputs, lowered.images.len())?;
@@ -241,21 +245,17 @@ fn needed(lowered: &Lowered) -> Vec<VertexId> {
     lowered.graph.needed(&targets(lowered))
 }
 
-/// What the parser found; an error among it ends the build.
-pub(crate) fn diagnostics(source: &Arc<Source>, parsed: &Parsed) -> Result<Vec<Located>> {
-    let located: Vec<Located> = parsed
-        .diagnostics
-        .iter()
-        .map(|diagnostic| Located {
-            source: Arc::clone(source),
-            diagnostic: diagnostic.clone(),
-        })
-        .collect();
-    let is_error = |one: &Located| one.diagnostic.severity == Severity::Error;
-    if located.iter().any(is_error) {
-        return Err(Error::Dockerfile(located));
+/// An error that the parser found ends the build.
+pub(crate) fn require_sound(source: &Arc<Source>, parsed: &Parsed) -> Result<()> {
+    let all = &parsed.diagnostics;
+    if all.iter().all(|one| one.severity != Severity::Error) {
+        return Ok(());
     }
-    Ok(located)
+    let located = all.iter().map(|diagnostic| Located {
+        source: Arc::clone(source),
+        diagnostic: diagnostic.clone(),
+    });
+    Err(Error::Dockerfile(located.collect()))
 }
 
 fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
@@ -273,7 +273,7 @@ fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
     place
 }
 
-fn options(request: &BuildRequest) -> lower::Options {
+pub(crate) fn options(request: &BuildRequest) -> lower::Options {
     let contexts = request.contexts.iter().map(|(name, context)| {
         let kind = match context {
             NamedContext::Directory(_) => ContextKind::Directory,
@@ -293,6 +293,8 @@ fn options(request: &BuildRequest) -> lower::Options {
         hosts: request.hosts.clone(),
         allow: request.allow.clone(),
         source_date_epoch: request.source_date_epoch.clone(),
+        every_stage: false,
+        assumed: false,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod explain;
 mod idle;
 pub mod images;
 mod inputs;
+pub mod lint;
 pub mod lower;
 pub mod op;
 mod output;

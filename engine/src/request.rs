@@ -37,8 +37,6 @@ pub struct BuildRequest {
     pub jobs: Option<usize>,
     /// Of the environment; a build arg of the name wins.
     pub source_date_epoch: Option<String>,
-    /// Only lint: nothing is built.
-    pub check: bool,
 }
 
 #[derive(Debug, Clone)]

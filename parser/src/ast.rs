@@ -12,6 +12,8 @@ pub struct Dockerfile {
     pub directives: Vec<Directive>,
     /// The escape character: `\` unless `# escape=` says otherwise.
     pub escape: Escape,
+    /// Whether a comment at the top says `# rbuild: ext=1`: then `from` may hold variables.
+    pub extended: bool,
     pub instructions: Vec<Instruction>,
 }
 

@@ -6,6 +6,19 @@ use crate::source::{Span, Spanned};
 
 const NAMES: [&str; 3] = ["syntax", "escape", "check"];
 
+/// Whether one of the comment lines at the top of a file is `# rbuild: ext=1`. Blank lines may stand between them.
+pub(crate) fn extended(text: &str) -> bool {
+    text.lines()
+        .map(str::trim)
+        .take_while(|line| line.is_empty() || line.starts_with('#'))
+        .filter_map(|line| line.trim_start_matches('#').trim().strip_prefix("rbuild:"))
+        .any(|settings| {
+            settings
+                .split([' ', '\t', ',', ';'])
+                .any(|setting| setting == "ext=1")
+        })
+}
+
 /// The directives seen so far. They end at the first line that is none.
 #[derive(Debug, Default)]
 pub(crate) struct Directives {

@@ -129,6 +129,7 @@ fn parse_lines(source: &Source) -> Parsed {
         diagnostics.push(Diagnostic::error("too-many-mistakes", message, end));
     }
     dockerfile.escape = reader.escape();
+    dockerfile.extended = reader.is_extended();
     dockerfile.directives = reader.into_directives();
     Parsed {
         dockerfile,

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::ast::{Directive, Escape};
 use crate::diagnostic::Diagnostic;
-use crate::directive::Directives;
+use crate::directive::{self, Directives};
 use crate::heredoc::Opening;
 use crate::source::{Source, Span};
 
@@ -98,6 +98,7 @@ pub(crate) struct Reader<'s> {
     line_count: usize,
     directives: Directives,
     comments: Vec<String>,
+    extended: bool,
     /// Made when a heredoc is first looked for without success: keeps a file with very many unterminated heredocs
     /// from being read to its end once for each.
     last_seen: Option<LastSeen<'s>>,
@@ -114,6 +115,7 @@ impl<'s> Reader<'s> {
             line_count: source.line_count(),
             directives: Directives::default(),
             comments: Vec::new(),
+            extended: directive::extended(source.text()),
             last_seen: None,
             length_checked: 0,
             diagnostics: Vec::new(),
@@ -122,6 +124,11 @@ impl<'s> Reader<'s> {
 
     pub(crate) fn escape(&self) -> Escape {
         self.directives.escape()
+    }
+
+    /// Whether the file asks for what BuildKit does not have.
+    pub(crate) fn is_extended(&self) -> bool {
+        self.extended
     }
 
     pub(crate) fn into_directives(self) -> Vec<Directive> {

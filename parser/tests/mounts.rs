@@ -254,8 +254,8 @@ fn wrong_mounts_are_explained() {
 #[test]
 fn values_are_expanded_after_the_record_is_split() {
     let mut expand = |text: &str| Ok(text.replace("$A", "x,y=z"));
-    let mount =
-        mount::parse_expanding("target=/$A,source=$A", Span::default(), &mut expand).unwrap();
+    let mount = mount::parse_expanding("target=/$A,source=$A", Span::default(), false, &mut expand)
+        .unwrap();
     assert_eq!(mount, bind("/x,y=z", "x,y=z", None, false));
 }
 

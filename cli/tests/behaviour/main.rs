@@ -5,6 +5,7 @@ mod kit;
 
 mod build;
 mod images;
+mod looking;
 mod robustness;
 mod rootless;
 mod run;

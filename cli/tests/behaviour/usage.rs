@@ -44,7 +44,6 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
         ),
         (&["build", "--explain", "context"], "--explain"),
         (&["build", "--sbom=true", "context"], "--sbom"),
-        (&["build", "--call=outline", "context"], "--call=outline"),
         (&["build", "--config", "file", "context"], "--config"),
         (&["build", "https://example.com/x.git"], "remote"),
     ] {

@@ -190,7 +190,7 @@ fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let source = Arc::new(Source::new("--change", text.as_bytes()));
     let parsed = rbuild_parser::parse(&source);
-    crate::build::diagnostics(&source, &parsed)?;
+    crate::build::require_sound(&source, &parsed)?;
     let options = lower::Options {
         target: None,
         platforms: vec![platform],
@@ -202,6 +202,8 @@ fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage
         hosts: Vec::new(),
         allow: Vec::new(),
         source_date_epoch: None,
+        every_stage: false,
+        assumed: false,
     };
     let lowered =
         lower::lower(&source, &parsed, &options, &HashMap::new()).map_err(Error::Dockerfile)?;

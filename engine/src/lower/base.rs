@@ -16,6 +16,7 @@ use super::input::unknown_context_stage;
 use super::state::{State, layers};
 use super::words::expansion_mistake;
 use super::{ContextKind, ImageNeed};
+use crate::error::Located;
 use crate::op::{CopyOp, FileAction, FileOp, ImageSource, Op};
 
 /// What a stage is built on.
@@ -203,6 +204,7 @@ impl Lowering<'_> {
                     state.tentative = true;
                     return Some(state);
                 };
+                self.warn_of_platform(base, &resolved, &platform, text);
                 let triggers = resolved
                     .config
                     .config
@@ -214,6 +216,31 @@ impl Lowering<'_> {
                 let vertex = self.image_vertex(&need, &resolved, &prefix, (index, 0), at);
                 Some(State::of_image(vertex, &resolved, &platform))
             }
+        }
+    }
+
+    fn warn_of_platform(
+        &mut self,
+        base: &ContextBase,
+        resolved: &Resolved,
+        expected: &Platform,
+        text: &Text,
+    ) {
+        let actual = &resolved.platform;
+        if (&actual.os, &actual.architecture) == (&expected.os, &expected.architecture) {
+            return;
+        }
+        let message = format!(
+            "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
+            base.name
+        );
+        let warning = Diagnostic::warning("InvalidBaseImagePlatform", message, text.span)
+            .help("its programs may not run here; name one for the platform, or say `--platform`");
+        if self.is_new(&warning) {
+            self.warnings.push(Located {
+                source: Arc::clone(self.file.source),
+                diagnostic: warning,
+            });
         }
     }
 

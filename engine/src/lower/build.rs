@@ -46,6 +46,7 @@ pub(crate) struct Lowering<'a> {
     said: HashSet<(&'static str, Span, String)>,
     /// Names that an ARG declares, somewhere in the file or in a trigger.
     pub(crate) declared: HashSet<String>,
+    arguments: Vec<(String, Option<String>)>,
 }
 
 /// For what is built, and with which variables FROM lines are read.
@@ -139,6 +140,7 @@ impl<'a> Lowering<'a> {
             warnings: Vec::new(),
             said: HashSet::new(),
             declared: HashSet::new(),
+            arguments: Vec::new(),
         };
         if lowering.file.stages.is_empty() {
             return lowering;
@@ -196,6 +198,7 @@ impl<'a> Lowering<'a> {
             images: self.results,
             steps: steps.into_iter().map(|(_, step)| step).collect(),
             warnings: self.warnings,
+            arguments: self.arguments,
         })
     }
 
@@ -238,13 +241,41 @@ impl<'a> Lowering<'a> {
         let Some(target) = self.target_stage() else {
             return;
         };
-        for index in self.reachable(target) {
+        let needed = if self.options.every_stage {
+            (0..self.file.stages.len()).collect()
+        } else {
+            self.reachable(target)
+        };
+        for index in needed {
             self.stage(index);
         }
+        self.note_arguments();
         if let Slot::Done(state) = &self.slots[target] {
             let state = Rc::clone(state);
             let image = self.finish(&state);
             self.results.push(image);
+        }
+    }
+
+    /// Notes the values that ARGs have come to.
+    fn note_arguments(&mut self) {
+        let mut noted = |name: &str, value: Option<String>| match self
+            .arguments
+            .iter_mut()
+            .find(|(known, _)| known == name)
+        {
+            Some((_, known)) => *known = known.take().or(value),
+            None => self.arguments.push((name.to_owned(), value)),
+        };
+        for name in &self.target.global_names {
+            noted(name, self.target.globals.value(name).map(str::to_owned));
+        }
+        for slot in &self.slots {
+            if let Slot::Done(state) = slot {
+                for (name, value) in &state.args {
+                    noted(name, value.clone());
+                }
+            }
         }
     }
 

@@ -137,12 +137,18 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(crate) fn expose(&mut self, state: &mut State, ports: &[Text]) -> Outcome<()> {
+    pub(crate) fn expose(
+        &mut self,
+        state: &mut State,
+        site: Site<'_>,
+        ports: &[Text],
+    ) -> Outcome<()> {
         let mut found = Vec::new();
         for port in ports {
             let words = expand::words(&port.value, self.file.escape, &state.scope)
                 .map_err(|error| Box::new(expansion_mistake(port, &error)))?;
             for word in words {
+                self.warn_of_port(site, port, &word);
                 found.extend(values::parse_port_spec(&word).map_err(|error| {
                     Box::new(Diagnostic::error(
                         "bad-port",
@@ -158,6 +164,31 @@ impl Lowering<'_> {
         }
         state.record(format!("EXPOSE {}", gofmt::list(&found)), false);
         Ok(())
+    }
+
+    /// EXPOSE names a port of the container; where it is published is said to `run`.
+    fn warn_of_port(&mut self, site: Site<'_>, text: &Text, port: &str) {
+        let protocol = port.split_once('/').map_or("", |(_, protocol)| protocol);
+        if protocol.chars().any(|c| c.is_ascii_uppercase()) {
+            let message =
+                format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");
+            self.warning_at(
+                site,
+                Diagnostic::warning("ExposeProtoCasing", message, text.span)
+                    .help(format!("write `{}`", port.to_ascii_lowercase())),
+            );
+        }
+        if let Some((_, container)) = port.rsplit_once(':') {
+            let message = format!(
+                "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
+            );
+            self.warning_at(
+                site,
+                Diagnostic::warning("ExposeInvalidFormat", message, text.span).help(format!(
+                    "write `EXPOSE {container}`, and publish the port with `run -p {port}`"
+                )),
+            );
+        }
     }
 
     pub(crate) fn volume(

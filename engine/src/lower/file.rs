@@ -10,6 +10,8 @@ use rbuild_parser::{Parsed, Source};
 pub(crate) struct File<'a> {
     pub(crate) source: &'a Arc<Source>,
     pub(crate) escape: Escape,
+    /// Whether `from` may hold variables.
+    pub(crate) extended: bool,
     /// ARG before the first FROM.
     pub(crate) globals: Vec<&'a Instruction>,
     pub(crate) stages: Vec<StageText<'a>>,
@@ -31,6 +33,7 @@ impl<'a> File<'a> {
         let mut file = Self {
             source,
             escape: parsed.dockerfile.escape,
+            extended: parsed.dockerfile.extended,
             globals: Vec::new(),
             stages: Vec::new(),
             names: HashMap::new(),

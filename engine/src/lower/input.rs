@@ -1,12 +1,15 @@
 //! What `--from` of COPY and `from=` of a mount name: a stage above, a named context or an image.
 
-use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{Command, Text};
+use rbuild_parser::expand;
+use rbuild_parser::mount::{has_variable, variable_in_from};
 use rbuild_parser::suggest::nearest;
+use rbuild_parser::{Diagnostic, Span};
 use rbuild_solver::VertexId;
 
 use super::build::{Lowering, Outcome, Site};
 use super::state::State;
+use super::words::expansion_mistake;
 use super::{ContextKind, ImageNeed};
 use crate::op::{FileOp, Op};
 
@@ -26,6 +29,17 @@ impl Lowering<'_> {
     pub(crate) fn input(&mut self, state: &State, site: Site<'_>, text: &Text) -> Outcome<Input> {
         if state.tentative && text.value.contains('$') {
             return Ok(Input::Unknown);
+        }
+        if has_variable(&text.value) {
+            if !self.file.extended {
+                return Err(Box::new(variable_in_from("`--from`", text.span)));
+            }
+            let expanded = expand::word(&text.value, self.file.escape, &state.scope)
+                .map_err(|error| Box::new(expansion_mistake(text, &error)))?;
+            if !expanded.undefined.is_empty() {
+                let mistake = self.unset_in_from(state, site, &expanded.undefined, text.span);
+                return Err(Box::new(mistake));
+            }
         }
         let name = self.word(state, site, text)?;
         if name.is_empty() {
@@ -55,6 +69,46 @@ impl Lowering<'_> {
         }
         let location = self.reference(&name, text, site.stage)?;
         self.input_of(state, site, text, name, &ContextKind::Image(location))
+    }
+
+    /// Says that a variable in `from` is not set, and what there is.
+    pub(crate) fn unset_in_from(
+        &self,
+        state: &State,
+        site: Site<'_>,
+        unset: &[String],
+        span: Span,
+    ) -> Diagnostic {
+        let name = unset.first().map_or("", String::as_str);
+        let message = format!("`from` uses the variable `{name}`, which is not set");
+        let mut mistake = Diagnostic::error("unset-in-from", message, span);
+        let set: Vec<String> = state
+            .args
+            .iter()
+            .filter_map(|(name, value)| Some(format!("`{name}={}`", value.as_ref()?)))
+            .collect();
+        if let Some(near) = nearest(name, state.scope.names()) {
+            mistake = mistake.help(format!("there is a variable `{near}`"));
+        } else if self.target.global_names.contains(name) {
+            mistake = mistake.help(format!(
+                "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
+            ));
+        }
+        if !set.is_empty() {
+            mistake = mistake.help(format!("set are {}", set.join(", ")));
+        }
+        let stages: Vec<String> = self
+            .file
+            .stages
+            .iter()
+            .take(site.stage)
+            .filter_map(|stage| Some(format!("`{}`", stage.name()?)))
+            .collect();
+        if stages.is_empty() {
+            mistake
+        } else {
+            mistake.help(format!("the stages above are {}", stages.join(", ")))
+        }
     }
 
     fn input_by_number(

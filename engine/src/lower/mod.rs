@@ -14,7 +14,7 @@ mod build;
 mod chmod;
 mod config;
 pub mod dump;
-mod file;
+pub(crate) mod file;
 mod finish;
 mod global;
 mod gofmt;
@@ -25,13 +25,13 @@ mod onbuild;
 mod paths;
 mod remote;
 mod run;
-mod scope;
+pub(crate) mod scope;
 mod stage;
 mod state;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod words;
+pub(crate) mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -61,6 +61,10 @@ pub struct Options {
     pub allow: Vec<Entitlement>,
     /// `SOURCE_DATE_EPOCH` of the environment.
     pub source_date_epoch: Option<String>,
+    /// Also the stages that the target does not need: for a check.
+    pub every_stage: bool,
+    /// Images are made up: what real ones often bring is not called undefined.
+    pub assumed: bool,
 }
 
 /// What a named context is.
@@ -102,6 +106,8 @@ pub struct Lowered {
     /// Of every vertex that the targets need, in the order of the Dockerfile.
     pub steps: Vec<StepInfo>,
     pub warnings: Vec<Located>,
+    /// ARGs of the stages that were lowered, and of before the first FROM, with their values.
+    pub arguments: Vec<(String, Option<String>)>,
 }
 
 #[derive(Debug)]

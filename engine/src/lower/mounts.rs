@@ -24,7 +24,20 @@ impl Lowering<'_> {
         inputs: &mut Vec<VertexId>,
     ) -> Outcome<MountOp> {
         let escape = self.file.escape;
-        let mount = parse_expanding(&raw.value, raw.span, &mut |text| {
+        for from in raw
+            .value
+            .split(',')
+            .filter_map(|it| it.strip_prefix("from="))
+        {
+            let undefined = expand::word(from, escape, &state.scope).map(|it| it.undefined);
+            if let Ok(unset) = undefined
+                && self.file.extended
+                && !unset.is_empty()
+            {
+                return Err(Box::new(self.unset_in_from(state, site, &unset, raw.span)));
+            }
+        }
+        let mount = parse_expanding(&raw.value, raw.span, self.file.extended, &mut |text| {
             expand::word(text, escape, &state.scope).map(|expanded| expanded.text)
         })?;
         let Mount { kind, target } = mount;

@@ -144,7 +144,7 @@ impl Lowering<'_> {
                 state.record(format!("MAINTAINER {}", author.value), false);
                 Ok(())
             }
-            Command::Expose(ports) => self.expose(state, ports),
+            Command::Expose(ports) => self.expose(state, site, ports),
             Command::Volume(volumes) => self.volume(state, site, volumes),
             Command::User(user) => self.user(state, site, user),
             Command::Stopsignal(signal) => self.stop_signal(state, site, signal),

@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) args: Vec<(String, Option<String>)>,
     /// A CMD of this very stage.
     pub(crate) own_cmd: bool,
+    /// WORKDIR was given in this file.
+    pub(crate) own_workdir: bool,
     /// An image below is not known yet: what variables say may be wrong.
     pub(crate) tentative: bool,
     /// Steps made and to be made, for their names.
@@ -96,6 +98,7 @@ impl State {
             scope: Scope::default(),
             args: Vec::new(),
             own_cmd: false,
+            own_workdir: false,
             tentative: false,
             step: 0,
             steps: 0,

@@ -43,6 +43,8 @@ pub(super) fn kit(text: &str) -> Kit {
             hosts: Vec::new(),
             allow: Vec::new(),
             source_date_epoch: None,
+            every_stage: false,
+            assumed: false,
         },
         images: HashMap::from([
             ("busybox".to_owned(), json!({"Env": [path], "Cmd": ["sh"]})),

@@ -407,7 +407,20 @@ impl Lowering<'_> {
         site: Site<'_>,
         path: &Text,
     ) -> Outcome<()> {
-        let path = self.word(state, site, path)?;
+        let text = path;
+        let path = self.word(state, site, text)?;
+        // The base may change its own; once one is set here, the rest hangs on that.
+        if !state.own_workdir && !path.starts_with('/') && site.blame.is_none() {
+            let message = format!(
+                "Relative workdir {path:?} can have unexpected results if the base image changes"
+            );
+            self.warning_at(
+                site,
+                Diagnostic::warning("WorkdirRelativePath", message, text.span)
+                    .help(format!("write `WORKDIR {}`", paths::resolve("/", &path))),
+            );
+        }
+        state.own_workdir = true;
         let path = paths::resolve(state.cwd(), &path);
         state.config.config.working_dir.clone_from(&path);
         let text = format!("WORKDIR {path}");

@@ -52,20 +52,55 @@ impl Lowering<'_> {
             if state.args.iter().any(|(known, _)| known == name) {
                 continue;
             }
+            let near = nearest(name, state.scope.names());
+            let may_be_inherited = self.options.assumed
+                && state.base_layers > 0
+                && !self.target.global_names.contains(name)
+                && often_set(name, near.is_some());
+            if may_be_inherited {
+                continue;
+            }
+            let suggestion =
+                near.map_or_else(String::new, |near| format!(" (did you mean ${near}?)"));
             let mut warning = Diagnostic::warning(
                 "UndefinedVar",
-                format!("usage of undefined variable `${name}`"),
-                text.span,
+                format!("Usage of undefined variable '${name}'{suggestion}"),
+                variable_span(text, name),
             );
             if self.target.global_names.contains(name) {
                 warning = warning.help(format!(
                     "`{name}` is declared before FROM; declare it again in this stage with `ARG {name}`"
                 ));
-            } else if let Some(near) = nearest(name, state.scope.names()) {
-                warning = warning.help(format!("there is a variable `{near}`"));
+            } else if near.is_none() {
+                warning = warning.help(format!(
+                    "declare it with `ARG {name}`, or put `\\` before the `$` to keep it"
+                ));
             }
             self.warning_at(site, warning);
         }
+    }
+}
+
+/// Whether images often bring a variable of this name. What is near to one that is set is rather a slip.
+fn often_set(name: &str, has_near: bool) -> bool {
+    const NAMES: [&str; 6] = ["GOPATH", "LANG", "LANGUAGE", "LC_ALL", "PGDATA", "PG_MAJOR"];
+    let is_likely = name.ends_with("_HOME") || name.ends_with("_VERSION");
+    NAMES.contains(&name) || (is_likely && !has_near)
+}
+
+/// The place of a variable within a raw word that stands in the source as it is; the whole word otherwise.
+pub(crate) fn variable_span(text: &Text, name: &str) -> Span {
+    let in_place = text.span.end.saturating_sub(text.span.start) == text.value.len();
+    let forms = [format!("${name}"), format!("${{{name}")];
+    let found = forms
+        .iter()
+        .filter_map(|form| Some((text.value.find(form.as_str())?, form.len())))
+        .min();
+    match found {
+        Some((at, length)) if in_place => {
+            Span::new(text.span.start + at, text.span.start + at + length)
+        }
+        _ => text.span,
     }
 }
 

@@ -89,6 +89,11 @@ impl Patterns {
         Ok(Self { list })
     }
 
+    /// Whether a pattern takes something back in, with `!`.
+    pub fn has_exceptions(&self) -> bool {
+        self.list.iter().any(|pattern| pattern.reincludes)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

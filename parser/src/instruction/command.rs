@@ -28,7 +28,9 @@ impl Builder<'_, '_> {
     ) -> Option<Run> {
         let mounts = flags.texts("mount");
         for mount in &mounts {
-            if let Err(diagnostic) = mount::check(&mount.value, mount.span) {
+            if let Err(diagnostic) =
+                mount::check(&mount.value, mount.span, self.reader.is_extended())
+            {
                 self.report(*diagnostic);
             }
         }

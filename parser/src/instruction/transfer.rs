@@ -7,6 +7,7 @@ use crate::diagnostic::Diagnostic;
 use crate::grammar::Arguments;
 use crate::heredoc;
 use crate::keyword::Keyword;
+use crate::mount;
 
 impl Builder<'_, '_> {
     pub(super) fn transfer(
@@ -54,10 +55,18 @@ impl Builder<'_, '_> {
             .into_iter()
             .map(|path| self.source(path, is_shell_form, heredocs))
             .collect::<Option<_>>()?;
+        let from = flags.text("from");
+        if let Some(from) = &from
+            && !line.is_trigger
+            && !self.reader.is_extended()
+            && mount::has_variable(&from.value)
+        {
+            self.report(mount::variable_in_from("`--from`", from.span));
+        }
         Some(Transfer {
             sources,
             destination,
-            from: flags.text("from"),
+            from,
             chown: flags.text("chown"),
             chmod: flags.text("chmod"),
             link: flags.switch("link"),

@@ -44,7 +44,7 @@ impl Builder<'_, '_> {
             let message =
                 format!("`{entity}` is how web pages write `{plain}`; a shell takes it apart");
             let warning =
-                Diagnostic::warning("html-entity", message, line.span(at..at + entity.len()));
+                Diagnostic::warning("HtmlEntity", message, line.span(at..at + entity.len()));
             self.report(warning.help(format!("write `{plain}`")));
         }
     }
@@ -59,11 +59,8 @@ impl Builder<'_, '_> {
             .find(|(at, _)| is_command || begins(*at));
         if let Some((at, quote)) = found {
             let message = format!("the typographic quote `{quote}` does not quote");
-            let warning = Diagnostic::warning(
-                "typographic-quote",
-                message,
-                line.span(at..at + quote.len()),
-            );
+            let warning =
+                Diagnostic::warning("TypographicQuote", message, line.span(at..at + quote.len()));
             self.report(warning.help("write a plain `\"`"));
         }
     }
@@ -81,7 +78,7 @@ impl Builder<'_, '_> {
         if let Some((at, dash)) = found {
             let message = format!("the typographic dash `{dash}` does not begin an option");
             let warning =
-                Diagnostic::warning("typographic-dash", message, line.span(at..at + dash.len()));
+                Diagnostic::warning("TypographicDash", message, line.span(at..at + dash.len()));
             self.report(warning.help("write `-` or `--`"));
         }
     }

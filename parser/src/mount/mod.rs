@@ -67,18 +67,20 @@ pub enum MountKind {
 
 /// Reads one `--mount` value that holds no variables. Errors point into `span`, the place of the raw value.
 pub fn parse(value: &str, span: Span) -> Result<Mount, Box<Diagnostic>> {
-    parse_expanding(value, span, &mut |text| {
+    parse_expanding(value, span, false, &mut |text| {
         expand::word(text, Escape::Backslash, &Unset).map(|expanded| expanded.text)
     })
 }
 
-/// Reads one `--mount` value, expanding the value of each option but `from` by `expand`.
+/// Reads one `--mount` value, expanding the value of each option by `expand`. Only an extended file may have
+/// variables in `from`.
 pub fn parse_expanding(
     value: &str,
     span: Span,
+    extended: bool,
     expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
 ) -> Result<Mount, Box<Diagnostic>> {
-    check(value, span)?;
+    check(value, span, extended)?;
     let fields = split(value, span)?;
     let mut settings = Vec::with_capacity(fields.len());
     for field in &fields {
@@ -105,21 +107,30 @@ pub fn parse_expanding(
     Reading::new(kind, &settings, span)?.finish()
 }
 
-/// Finds what is wrong with a raw value before anything is expanded: quotes of the record, a variable in `from=`.
-pub fn check(value: &str, span: Span) -> Result<(), Box<Diagnostic>> {
+/// Finds what is wrong with a raw value before anything is expanded: quotes of the record, a variable in `from=`
+/// where the file is not extended.
+pub fn check(value: &str, span: Span, extended: bool) -> Result<(), Box<Diagnostic>> {
     for field in split(value, span)? {
         let Some((key, from)) = field.split_once('=') else {
             continue;
         };
-        let has_variable = from.find('$').is_some_and(|at| at + 1 < from.len());
-        if key.eq_ignore_ascii_case("from") && has_variable {
-            let message = "`from` of a mount takes no variables".to_owned();
-            return Err(Box::new(Diagnostic::error("variable-in-from", message, span).help(
-                "name a stage after what the variable holds (`FROM $NAME AS name`) and mount from that stage",
-            )));
+        if key.eq_ignore_ascii_case("from") && !extended && has_variable(from) {
+            return Err(Box::new(variable_in_from("`from` of a mount", span)));
         }
     }
     Ok(())
+}
+
+/// Whether expansion could change a stage's name. A lone `$` at the end stands for itself.
+pub fn has_variable(from: &str) -> bool {
+    from.find('$').is_some_and(|at| at + 1 < from.len())
+}
+
+/// BuildKit takes `from` as it is written; files that rely on more say so.
+pub fn variable_in_from(what: &str, span: Span) -> Diagnostic {
+    Diagnostic::error("variable-in-from", format!("{what} takes no variables"), span)
+        .help("name a stage after what the variable holds (`FROM $NAME AS name`) and use that stage")
+        .help("to allow variables here, which BuildKit does not, write `# rbuild: ext=1` at the top of the file")
 }
 
 fn split(value: &str, span: Span) -> Result<Vec<String>, Box<Diagnostic>> {

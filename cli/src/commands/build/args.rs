@@ -90,7 +90,7 @@ pub(crate) struct BuildArgs {
     /// Lint only, build nothing
     #[arg(long)]
     pub(crate) check: bool,
-    /// `build` or `check[,format=json]`
+    /// `build`, `check`, `outline` or `targets`, with `,format=json`; `check` also with `,format=sarif`
     #[arg(long, value_name = "METHOD")]
     pub(crate) call: Option<String>,
     /// `fail`
@@ -116,34 +116,67 @@ pub(crate) struct BuildArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     Build,
-    Check { json: bool },
+    Check(CallFormat),
+    Outline(CallFormat),
+    Targets(CallFormat),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallFormat {
+    Text,
+    Json,
+    /// Of a check only.
+    Sarif,
 }
 
 impl BuildArgs {
     pub(crate) fn call(&self) -> Result<Call> {
-        let check = Call::Check { json: false };
         let Some(text) = &self.call else {
-            return Ok(if self.check { check } else { Call::Build });
+            return Ok(if self.check {
+                Call::Check(CallFormat::Text)
+            } else {
+                Call::Build
+            });
         };
-        match text.as_str() {
-            "build" if self.check => {
-                Err(Error::usage("--check and --call=build exclude each other"))
-            }
-            "build" => Ok(Call::Build),
-            "check" | "lint" => Ok(check),
-            "check,format=json" | "lint,format=json" => Ok(Call::Check { json: true }),
-            other if other.starts_with("outline") || other.starts_with("targets") => {
-                Err(Error::unsupported(format!("--call={other}")))
-            }
-            other => Err(
-                Error::usage(format!("--call `{other}`: there is no such method"))
-                    .help("it is `build`, `check` or `check,format=json`"),
-            ),
+        let mut fields = text.split(',');
+        let method = fields.next().unwrap_or_default();
+        let mut format = CallFormat::Text;
+        for field in fields {
+            format = match field {
+                "format=text" => CallFormat::Text,
+                "format=json" => CallFormat::Json,
+                "format=sarif" if matches!(method, "check" | "lint") => CallFormat::Sarif,
+                other => {
+                    return Err(Error::usage(format!(
+                        "--call `{text}`: `{other}` is not understood"
+                    ))
+                    .help("it is `format=text` or `format=json`, and `format=sarif` for a check"));
+                }
+            };
         }
-    }
-
-    pub(crate) fn wants_json_check(&self) -> bool {
-        matches!(self.call(), Ok(Call::Check { json: true }))
+        let call = match method {
+            "build" if format == CallFormat::Text => Call::Build,
+            "build" => {
+                return Err(Error::usage(format!(
+                    "--call `{text}`: a build has no format"
+                )));
+            }
+            "check" | "lint" => Call::Check(format),
+            "outline" => Call::Outline(format),
+            "targets" => Call::Targets(format),
+            other => {
+                return Err(
+                    Error::usage(format!("--call `{other}`: there is no such method"))
+                        .help("it is `build`, `check`, `outline` or `targets`"),
+                );
+            }
+        };
+        if self.check && !matches!(call, Call::Check(_)) {
+            return Err(Error::usage(format!(
+                "--check and --call={text} exclude each other"
+            )));
+        }
+        Ok(call)
     }
 
     /// Nothing is accepted and ignored.

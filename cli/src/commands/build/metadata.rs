@@ -1,15 +1,10 @@
-//! What `build` tells other programs: the metadata file and the JSON of `--call check,format=json`.
+//! What `build` tells other programs: the metadata file.
 
 use std::time::Duration;
 
 use rbuild_engine::explain::Explanation;
-use rbuild_engine::parser::{Severity, Source};
-use rbuild_engine::{self as engine, BuildOutcome, BuildRequest, Located};
-use serde_json::{Value, json};
-
-use crate::error::Result;
-use crate::exit::Exit;
-use crate::stdio;
+use rbuild_engine::{BuildOutcome, BuildRequest};
+use serde_json::json;
 
 /// All names that the result gets, as people write them, in the order given.
 pub(crate) fn names(request: &BuildRequest) -> Vec<String> {
@@ -55,43 +50,4 @@ pub(crate) fn document(
         }
     }
     format!("{document:#}\n").into_bytes()
-}
-
-/// `{"warnings":[{"rule","line","detail"}],"error":null}`
-pub(crate) fn print_check(outcome: engine::Result<BuildOutcome>) -> Result<Exit> {
-    let (found, exit) = match outcome {
-        Ok(outcome) => (outcome.warnings, Exit::Success),
-        Err(engine::Error::Dockerfile(found)) => (found, Exit::Failed),
-        Err(other) => return Err(other.into()),
-    };
-    let line = |located: &Located| {
-        let source: &Source = &located.source;
-        source.position(located.diagnostic.primary.span.start).line
-    };
-    let warnings: Vec<Value> = found
-        .iter()
-        .filter(|located| located.diagnostic.severity == Severity::Warning)
-        .map(|located| {
-            json!({
-                "rule": located.diagnostic.code,
-                "line": line(located),
-                "detail": located.diagnostic.message,
-            })
-        })
-        .collect();
-    let error = found
-        .iter()
-        .find(|located| located.diagnostic.severity == Severity::Error)
-        .map(|located| {
-            json!({
-                "code": located.diagnostic.code,
-                "line": line(located),
-                "detail": located.diagnostic.message,
-            })
-        });
-    stdio::out(format!(
-        "{}\n",
-        json!({ "warnings": warnings, "error": error })
-    ));
-    Ok(exit)
 }

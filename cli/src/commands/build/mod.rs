@@ -1,6 +1,8 @@
 //! `rbuild build`: arguments to a request ([`request`]), events to a renderer, the outcome to files.
 
 mod args;
+mod look;
+mod look_formats;
 mod metadata;
 mod output;
 mod request;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use rbuild_engine::{BuildOutcome, explain};
 
 pub(crate) use args::BuildArgs;
+use args::Call;
 pub(crate) use request::{environment, tag};
 pub(crate) use sources::locate;
 
@@ -23,13 +26,16 @@ use crate::{files, machine, render, stdio};
 
 pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     let mode = mode(args)?;
+    let call = args.call()?;
     args.refuse_unsupported()?;
     let options = global.options()?;
     let request = request::build_request(args)?;
+    if call != Call::Build {
+        return look::execute(call, &request);
+    }
     let names = metadata::names(&request);
-    let check = request.check;
     let key = explain::build_key(&request.context, &request.dockerfile);
-    let wants_explanation = args.explain && !check;
+    let wants_explanation = args.explain;
     let (outcome, renderer, explanation) =
         machine::with_engine(options, async |engine, cancel| {
             let renderer = Arc::new(Renderer::new(mode));
@@ -52,13 +58,7 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     {
         stdio::err(crate::explain::text(explanation));
     }
-    if args.wants_json_check() {
-        return metadata::print_check(outcome);
-    }
     let outcome = outcome?;
-    if check {
-        return Ok(report_check(&outcome));
-    }
     if mode != Mode::Quiet {
         print_warnings(&outcome);
     }
@@ -102,15 +102,4 @@ fn print_warnings(outcome: &BuildOutcome) {
     for warning in &outcome.warnings {
         stdio::err(render::located(warning, stdio::err_is_coloured()));
     }
-}
-
-fn report_check(outcome: &BuildOutcome) -> Exit {
-    print_warnings(outcome);
-    let found = match outcome.warnings.len() {
-        0 => "Check complete, no warnings found.\n".to_owned(),
-        1 => "Check complete, 1 warning has been found!\n".to_owned(),
-        n => format!("Check complete, {n} warnings have been found!\n"),
-    };
-    stdio::out(found);
-    Exit::Success
 }

@@ -8,7 +8,7 @@ use rbuild_engine::BuildRequest;
 use rbuild_engine::image::Reference;
 use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Ssh};
 
-use super::args::{BuildArgs, Call};
+use super::args::BuildArgs;
 use super::{output, sources};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -48,7 +48,6 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
             "--jobs `0`: at least one step must run at once",
         ));
     }
-    let check = matches!(args.call()?, Call::Check { .. });
     let platforms = values::platforms(&args.platform)?;
     let build_args = build_args(&args.build_arg)?;
     let labels = pairs("--label", &args.label)?;
@@ -80,7 +79,6 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
             .ok()
             .filter(|epoch| !epoch.is_empty()),
-        check,
     })
 }
 

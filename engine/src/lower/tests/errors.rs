@@ -136,7 +136,7 @@ fn contexts_that_name_stages() {
 #[test]
 fn what_an_unknown_image_may_explain_is_not_reported() {
     // `S` is set by the image: the first round must not take it for empty.
-    let kit = kit("FROM env\nCOPY --from=${S:?} /x /y\nSTOPSIGNAL $G")
+    let kit = kit("# rbuild: ext=1\nFROM env\nCOPY --from=${S:?} /x /y\nSTOPSIGNAL $G")
         .image("env", json!({"Env": ["S=busybox", "G=TERM"]}));
     kit.ok();
 }
@@ -160,7 +160,7 @@ fn epoch_and_build_args() {
     assert_eq!(
         said,
         [
-            "usage of undefined variable `$NMAE`",
+            "Usage of undefined variable '$NMAE'",
             "no ARG declares `NAEM`, which --build-arg gives"
         ]
     );
@@ -168,6 +168,33 @@ fn epoch_and_build_args() {
         lowered.warnings[1].diagnostic.help,
         ["there is an ARG `NAME`"]
     );
+}
+
+#[test]
+fn variables_in_from_are_an_extension() {
+    let body = "FROM busybox AS a\nFROM busybox\nARG S=a\nCOPY --from=$S /x /y\nRUN --mount=from=$S,target=/m true\n";
+    let source = rbuild_parser::Source::new("Dockerfile", body.as_bytes());
+    let refused = rbuild_parser::parse(&source).diagnostics;
+    assert_eq!(refused.len(), 2);
+    for mistake in &refused {
+        assert_eq!(mistake.code, "variable-in-from");
+        assert!(mistake.help[1].contains("# rbuild: ext=1"), "{mistake:?}");
+    }
+    let allowed = format!("# syntax=docker/dockerfile:1\n\n# rbuild: ext=1\n{body}");
+    let direct = body.replace("$S", "a");
+    assert_eq!(kit(&allowed).dump().replace("$S", "a"), kit(&direct).dump());
+    let unset = "# rbuild: ext=1\nFROM busybox AS a\nFROM busybox\nARG S=a\nCOPY --from=$T /x /y\nRUN --mount=from=b$T,target=/m true\n";
+    let errors = kit(unset).errors();
+    assert_eq!(
+        errors,
+        [
+            "5:13 unset-in-from: `from` uses the variable `T`, which is not set (there is a variable `S`) (set are `S=a`) (the stages above are `a`)",
+            "6:13 unset-in-from: `from` uses the variable `T`, which is not set (there is a variable `S`) (set are `S=a`) (the stages above are `a`)",
+        ]
+    );
+    let late = format!("FROM scratch\n# rbuild: ext=1\n{body}");
+    let late = rbuild_parser::Source::new("Dockerfile", late.as_bytes());
+    assert_eq!(rbuild_parser::parse(&late).diagnostics.len(), 2);
 }
 
 #[test]
@@ -181,7 +208,7 @@ fn long_chains_of_stages() {
         ));
     }
     kit(&text).ok();
-    let mut text = "FROM busybox AS s0\n".to_owned();
+    let mut text = "# rbuild: ext=1\nFROM busybox AS s0\n".to_owned();
     for stage in 1..300 {
         text.push_str(&format!(
             "FROM busybox AS s{stage}\nARG N=s{}\nCOPY --from=$N /a /b\n",

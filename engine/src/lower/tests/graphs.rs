@@ -79,7 +79,7 @@ COPY --from=scratch / /none
 
 #[test]
 fn variables_in_from() {
-    let kit = kit("FROM busybox AS a\nRUN in-a\nFROM env\nCOPY --from=$S /x /y")
+    let kit = kit("# rbuild: ext=1\nFROM busybox AS a\nRUN in-a\nFROM env\nCOPY --from=$S /x /y")
         .image("env", serde_json::json!({"Env": ["PATH=/bin", "S=a"]}));
     assert!(kit.dump().contains("in-a"));
 }

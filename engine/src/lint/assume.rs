@@ -1,0 +1,69 @@
+//! Lowering without images: each base is taken to be one that sets nothing but PATH. So what the text alone can tell
+//! is told without a store and without a network.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rbuild_cache::Digest;
+use rbuild_image::config::{ContainerConfig, ImageConfig, RootFs};
+use rbuild_image::source::Resolved;
+use rbuild_image::{Descriptor, Manifest};
+use rbuild_parser::{Parsed, Source};
+
+use crate::error::Located;
+use crate::lower::{self, ImageNeed, Lowered, Options};
+
+/// Lowers every stage of the file.
+pub(super) fn lower(
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &Options,
+) -> Result<Lowered, Vec<Located>> {
+    let mut images = HashMap::new();
+    loop {
+        let needs = lower::images_needed(source, parsed, options, &images)?;
+        let before = images.len();
+        for (need, _) in needs {
+            let image = Arc::new(image(&need));
+            images.insert(need, image);
+        }
+        if images.len() == before {
+            return lower::lower(source, parsed, options, &images);
+        }
+    }
+}
+
+fn image(need: &ImageNeed) -> Resolved {
+    let digest = Digest::of(need.name.as_bytes());
+    let descriptor = Descriptor {
+        media_type: String::new(),
+        digest,
+        size: 0,
+        platform: None,
+        annotations: None,
+        artifact_type: None,
+    };
+    Resolved {
+        location: need.location.clone(),
+        digest,
+        descriptor: descriptor.clone(),
+        manifest: Manifest {
+            schema_version: 2,
+            media_type: None,
+            config: descriptor,
+            layers: Vec::new(),
+            annotations: None,
+        },
+        config: ImageConfig {
+            architecture: need.platform.architecture.clone(),
+            os: need.platform.os.clone(),
+            config: ContainerConfig::default(),
+            rootfs: RootFs {
+                kind: "layers".to_owned(),
+                diff_ids: Some(vec![digest]),
+            },
+            ..ImageConfig::default()
+        },
+        platform: need.platform.clone(),
+    }
+}

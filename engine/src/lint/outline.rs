@@ -1,0 +1,195 @@
+//! What a target takes (build args, secrets, ssh agents, cache mounts), and which targets a file has.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rbuild_parser::ast::{Command, Instruction};
+use rbuild_parser::{Parsed, Severity, Source};
+
+use super::{assume, description, located};
+use crate::lower::file::File;
+use crate::op::{MountOpKind, Op};
+use crate::request::{BuildRequest, Entitlement};
+use crate::{Error, Result, build, inputs};
+
+/// What a target takes from whoever builds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// `None` for the last stage where it has no name.
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub args: Vec<Argument>,
+    pub secrets: Vec<Needed>,
+    pub ssh: Vec<Needed>,
+    pub caches: Vec<CacheMount>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argument {
+    pub name: String,
+    /// With what the build args say; `None` where it has no value.
+    pub value: Option<String>,
+    pub description: Option<String>,
+    pub line: usize,
+}
+
+/// A secret, or an ssh agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    pub name: String,
+    pub required: bool,
+    pub line: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMount {
+    pub id: String,
+    pub target: String,
+    pub line: usize,
+}
+
+/// A stage that can be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub name: Option<String>,
+    /// Built where no target is named.
+    pub default: bool,
+    pub description: Option<String>,
+    /// As written.
+    pub base: String,
+    pub platform: Option<String>,
+    pub line: usize,
+}
+
+/// Lists the stages of a request's Dockerfile.
+pub fn targets(request: &BuildRequest) -> Result<Vec<Target>> {
+    let (source, parsed) = read(request)?;
+    let file = File::new(&source, &parsed);
+    let last = file.stages.len().saturating_sub(1);
+    let list = file.stages.iter().enumerate().map(|(index, stage)| {
+        let name = stage.name().map(str::to_lowercase);
+        Target {
+            default: index == last,
+            description: described(&source, stage.instruction, name.as_deref()),
+            name,
+            base: stage.from.image.value.clone(),
+            platform: stage.from.platform.as_ref().map(|text| text.value.clone()),
+            line: stage.instruction.start_line,
+        }
+    });
+    Ok(list.collect())
+}
+
+/// Says what the target of a request takes.
+pub fn outline(request: &BuildRequest) -> Result<Outline> {
+    let (source, parsed) = read(request)?;
+    let mut options = build::options(request);
+    options.assumed = true;
+    options.allow = vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure];
+    let lowered = assume::lower(&source, &parsed, &options).map_err(Error::Dockerfile)?;
+    let file = File::new(&source, &parsed);
+    let stages = file.stages.len();
+    let stage = match &request.target {
+        Some(name) => file.stage_named(name, stages),
+        None => stages.checked_sub(1),
+    };
+    let stage = stage.and_then(|index| file.stages.get(index));
+    let name = stage.and_then(|stage| stage.name()).map(str::to_lowercase);
+    let description =
+        stage.and_then(|stage| described(&source, stage.instruction, name.as_deref()));
+    let mut outline = Outline {
+        name,
+        description,
+        args: arguments(&source, &parsed, &lowered.arguments),
+        secrets: Vec::new(),
+        ssh: Vec::new(),
+        caches: Vec::new(),
+    };
+    let mut known = BTreeSet::new();
+    for step in &lowered.steps {
+        let Op::Exec(exec) = lowered.graph.operation(step.vertex) else {
+            continue;
+        };
+        for mount in &exec.mounts {
+            let needed = |name: &str, required: bool| Needed {
+                name: name.to_owned(),
+                required,
+                line: step.start_line,
+            };
+            match &mount.kind {
+                MountOpKind::Secret { id, required, .. } => {
+                    if known.insert(("secret", id.clone())) {
+                        outline.secrets.push(needed(id, *required));
+                    }
+                }
+                MountOpKind::Ssh { id, required, .. } => {
+                    if known.insert(("ssh", id.clone())) {
+                        outline.ssh.push(needed(id, *required));
+                    }
+                }
+                MountOpKind::Cache { id, .. } => {
+                    if known.insert(("cache", id.clone())) {
+                        outline.caches.push(CacheMount {
+                            id: id.clone(),
+                            target: mount.target.clone(),
+                            line: step.start_line,
+                        });
+                    }
+                }
+                MountOpKind::Bind { .. } | MountOpKind::Tmpfs { .. } => {}
+            }
+        }
+    }
+    Ok(outline)
+}
+
+/// The declarations whose names the target's stages know, where each name comes first.
+fn arguments(
+    source: &Source,
+    parsed: &Parsed,
+    values: &[(String, Option<String>)],
+) -> Vec<Argument> {
+    let mut found: Vec<Argument> = Vec::new();
+    for instruction in &parsed.dockerfile.instructions {
+        let Command::Arg(declarations) = &instruction.command else {
+            continue;
+        };
+        for declaration in declarations {
+            let name = &declaration.name.value;
+            let description = description::of(source, instruction, name);
+            if let Some(known) = found.iter_mut().find(|known| known.name == *name) {
+                known.description = known.description.take().or(description);
+                continue;
+            }
+            if let Some((_, value)) = values.iter().find(|(known, _)| known == name) {
+                found.push(Argument {
+                    name: name.clone(),
+                    value: value.clone(),
+                    description,
+                    line: instruction.start_line,
+                });
+            }
+        }
+    }
+    found
+}
+
+fn described(source: &Source, instruction: &Instruction, name: Option<&str>) -> Option<String> {
+    description::of(source, instruction, name?)
+}
+
+fn read(request: &BuildRequest) -> Result<(Arc<Source>, Parsed)> {
+    let source = Arc::new(inputs::dockerfile(&request.dockerfile)?);
+    let parsed = rbuild_parser::parse(&source);
+    let is_broken = parsed
+        .diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error);
+    if is_broken {
+        let all = parsed.diagnostics.into_iter();
+        return Err(Error::Dockerfile(
+            all.map(|diagnostic| located(&source, diagnostic)).collect(),
+        ));
+    }
+    Ok((source, parsed))
+}

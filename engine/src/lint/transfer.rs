@@ -1,0 +1,196 @@
+//! COPY and ADD: which of the two, and what the build context says of their sources.
+
+use std::path::Path;
+
+use rbuild_parser::ast::{Command, Instruction, Text, Transfer, TransferSource};
+use rbuild_parser::ignore::Verdict;
+use rbuild_parser::{Diagnostic, expand};
+
+use super::Subject;
+
+/// Endings of what ADD unpacks.
+const ARCHIVES: [&str; 12] = [
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tbz",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".tzst",
+    ".tar.lzma",
+    ".gz",
+];
+
+pub(super) fn add(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
+    for instruction in subject.instructions {
+        let Command::Add(add) = &instruction.command else {
+            continue;
+        };
+        let is_special =
+            add.checksum.is_some() || add.unpack.is_some() || add.keep_git_dir.is_some();
+        let is_plain = add.sources.iter().all(|source| match source {
+            TransferSource::Heredoc(_) => true,
+            TransferSource::Path(path) => is_plain(&path.value),
+        });
+        if !is_special && is_plain {
+            found.push(
+                Diagnostic::warning(
+                    "UseCopyInsteadOfAdd",
+                    "nothing here needs ADD: no archive to unpack, no URL to fetch",
+                    instruction.keyword.span,
+                )
+                .help("write `COPY`"),
+            );
+        }
+    }
+}
+
+/// Surely neither an archive nor remote.
+fn is_plain(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    let lower = lower.trim_matches(['"', '\'']);
+    !lower.contains("://")
+        && !lower.starts_with("git@")
+        && !lower.contains(".git")
+        && !lower.contains(['$', '*', '?', '['])
+        && !ARCHIVES.iter().any(|ending| lower.ends_with(ending))
+}
+
+/// Names the sources that an ignore file takes out of the context.
+pub(super) fn ignored(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
+    let Some(ignore) = subject.context.and_then(|context| context.ignore.as_ref()) else {
+        return;
+    };
+    // Where something is taken back in, the text alone cannot tell.
+    if ignore.patterns.has_exceptions() {
+        return;
+    }
+    for (instruction, transfer) in local(subject) {
+        for path in paths(transfer) {
+            let Some(clean) = plain_path(subject, path) else {
+                continue;
+            };
+            if let Verdict::Excluded { line } = ignore.patterns.verdict(clean.as_bytes()) {
+                let verb = match instruction.command {
+                    Command::Add(_) => "Add",
+                    _ => "Copy",
+                };
+                let message = format!(
+                    "Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore"
+                );
+                found.push(
+                    Diagnostic::warning("CopyIgnoredFile", message, path.span)
+                        .help(format!("line {line} of `{}` excludes it", ignore.file)),
+                );
+            }
+        }
+    }
+}
+
+/// Scripts whose first line ends in CR LF: the kernel looks for an interpreter `sh\r`.
+pub(super) fn crlf(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
+    const MESSAGE: &str = "has Windows line ends: Linux will look for an interpreter whose name ends in a carriage return";
+    for (instruction, transfer) in local(subject) {
+        for source in &transfer.sources {
+            let (name, span, head) = match source {
+                TransferSource::Heredoc(index) => {
+                    let Some(heredoc) = instruction.heredocs.get(*index) else {
+                        continue;
+                    };
+                    let head = heredoc.content.clone().into_bytes();
+                    (format!("<<{}", heredoc.name), heredoc.span, head)
+                }
+                TransferSource::Path(path) => {
+                    let head = plain_path(subject, path).and_then(|clean| {
+                        let context = subject.context?;
+                        (context.head)(Path::new(&clean))
+                    });
+                    let Some(head) = head else { continue };
+                    (path.value.clone(), path.span, head)
+                }
+            };
+            if is_crlf_script(&head) {
+                found.push(
+                    Diagnostic::warning(
+                        "CrlfScriptCopied",
+                        format!("the script `{name}` {MESSAGE}"),
+                        span,
+                    )
+                    .help("save it with LF; with git, `* text=auto eol=lf` in .gitattributes keeps it so"),
+                );
+            }
+        }
+    }
+    for instruction in subject.instructions {
+        if let (Command::Run(run), Some(heredoc)) =
+            (&instruction.command, instruction.heredocs.first())
+            && run.script
+            && heredoc.content.contains("\r\n")
+        {
+            found.push(
+                Diagnostic::warning(
+                    "CrlfScriptCopied",
+                    "the script has Windows line ends: the shell takes each carriage return for a part of the command",
+                    heredoc.span,
+                )
+                .help("save the Dockerfile with LF"),
+            );
+        }
+    }
+}
+
+fn is_crlf_script(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    head.starts_with(b"#!") && line.len() < head.len() && line.ends_with(b"\r")
+}
+
+/// COPY and ADD that take from the build context.
+fn local<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Instruction, &'a Transfer)> {
+    subject
+        .instructions
+        .iter()
+        .filter_map(|instruction| match &instruction.command {
+            Command::Copy(transfer) | Command::Add(transfer) if transfer.from.is_none() => {
+                Some((instruction, transfer))
+            }
+            _ => None,
+        })
+}
+
+fn paths(transfer: &Transfer) -> impl Iterator<Item = &Text> {
+    transfer.sources.iter().filter_map(|source| match source {
+        TransferSource::Path(path) => Some(path),
+        TransferSource::Heredoc(_) => None,
+    })
+}
+
+/// A source within the context as a relative path; `None` where it is a pattern, a URL or holds variables.
+fn plain_path(subject: &Subject<'_>, path: &Text) -> Option<String> {
+    if path.value.contains('$') || path.value.contains("://") {
+        return None;
+    }
+    struct Unset;
+    impl expand::Variables for Unset {
+        fn get(&self, _name: &str) -> Option<String> {
+            None
+        }
+    }
+    let plain = expand::word(&path.value, subject.file.escape, &Unset)
+        .ok()?
+        .text;
+    let mut parts: Vec<&str> = Vec::new();
+    for part in plain.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    let clean = parts.join("/");
+    (!clean.is_empty() && !clean.contains(['*', '?', '[', '\0'])).then_some(clean)
+}
