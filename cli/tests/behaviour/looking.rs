@@ -70,8 +70,36 @@ fn an_error_fails_the_check() {
 
 #[test]
 fn the_text_of_a_check() {
-    insta::assert_snapshot!(look(WARNED, &["--check"]), @"");
-    insta::assert_snapshot!(look("FROM scratch\nCOPY a /\n", &["--check"]), @"");
+    insta::assert_snapshot!(look(WARNED, &["--check"]), @r#"
+    exit code: 0
+    --- stdout
+    Check complete, 2 warnings have been found!
+
+    warning[StageNameCasing]: Stage name 'Base' should be lowercase
+     --> context/Dockerfile:1:17
+      |
+    1 | FROM scratch AS Base
+      |                 ^^^^
+      |
+    help: write `base`; other instructions find it in any case
+    see https://docs.docker.com/go/dockerfile/rule/stage-name-casing/
+
+    warning[MaintainerDeprecated]: Maintainer instruction is deprecated in favor of using label
+     --> context/Dockerfile:3:1
+      |
+    3 | MAINTAINER me
+      | ^^^^^^^^^^
+      |
+    help: write `LABEL org.opencontainers.image.authors="me"`
+    see https://docs.docker.com/go/dockerfile/rule/maintainer-deprecated/
+    --- stderr
+    "#);
+    insta::assert_snapshot!(look("FROM scratch\nCOPY a /\n", &["--check"]), @r#"
+    exit code: 0
+    --- stdout
+    Check complete, no warnings found.
+    --- stderr
+    "#);
 }
 
 #[test]
@@ -115,7 +143,27 @@ COPY --from=build /out /
 
 #[test]
 fn an_outline() {
-    insta::assert_snapshot!(look(OUTLINED, &["--call=outline", "--target=build", "--build-arg=VERSION=2"]), @"");
+    insta::assert_snapshot!(look(OUTLINED, &["--call=outline", "--target=build", "--build-arg=VERSION=2"]), @r#"
+    exit code: 0
+    --- stdout
+    TARGET:        build
+    DESCRIPTION:   makes the program
+
+    BUILD ARG   VALUE     DESCRIPTION
+    BASE        busybox   is what all of it stands on
+    UNUSED
+    VERSION     2         of the program
+
+    SECRET   REQUIRED
+    token    true
+
+    SSH       REQUIRED
+    default
+
+    CACHE MOUNT    TARGET
+    /root/.cache   /root/.cache
+    --- stderr
+    "#);
     let output = look(OUTLINED, &["--call=outline,format=json"]).success();
     let outline: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(outline["name"], Value::Null);
@@ -134,7 +182,15 @@ fn an_outline() {
 
 #[test]
 fn targets() {
-    insta::assert_snapshot!(look(OUTLINED, &["--call=targets"]), @"");
+    insta::assert_snapshot!(look(OUTLINED, &["--call=targets"]), @r#"
+    exit code: 0
+    --- stdout
+    TARGET      BASE       DESCRIPTION
+    other       golang:1
+    build       $BASE      makes the program
+    (default)   scratch
+    --- stderr
+    "#);
     let output = look(OUTLINED, &["--call=targets,format=json"]).success();
     let found: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(

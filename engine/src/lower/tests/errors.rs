@@ -182,7 +182,10 @@ fn variables_in_from_are_an_extension() {
     }
     let allowed = format!("# syntax=docker/dockerfile:1\n\n# rbuild: ext=1\n{body}");
     let direct = body.replace("$S", "a");
-    assert_eq!(kit(&allowed).dump().replace("$S", "a"), kit(&direct).dump());
+    // The first line is the base's step, which the stage that is lowered first gives its name.
+    let graph = |text: &str| kit(text).dump().replace("$S", "a");
+    let rest = |graph: &str| graph.split_once('\n').unwrap().1.to_owned();
+    assert_eq!(rest(&graph(&allowed)), rest(&graph(&direct)));
     let unset = "# rbuild: ext=1\nFROM busybox AS a\nFROM busybox\nARG S=a\nCOPY --from=$T /x /y\nRUN --mount=from=b$T,target=/m true\n";
     let errors = kit(unset).errors();
     assert_eq!(
