@@ -42,7 +42,6 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
             &["build", "--cache-to", "type=local,dest=x", "context"][..],
             "--cache-to",
         ),
-        (&["build", "--explain", "context"], "--explain"),
         (&["build", "--sbom=true", "context"], "--sbom"),
         (&["build", "--config", "file", "context"], "--config"),
         (&["build", "https://example.com/x.git"], "remote"),

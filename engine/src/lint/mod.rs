@@ -74,9 +74,11 @@ struct Subject<'a> {
 /// What rules may know of the build context.
 struct ContextView {
     ignore: Option<Ignore>,
-    /// The beginning of a regular file.
-    head: Box<dyn Fn(&Path) -> Option<Vec<u8>>>,
+    head: Head,
 }
+
+/// Reads the beginning of a regular file of the context.
+type Head = Box<dyn Fn(&Path) -> Option<Vec<u8>>>;
 
 type Look = fn(&Subject<'_>, &mut Vec<Diagnostic>);
 

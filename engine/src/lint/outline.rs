@@ -7,7 +7,7 @@ use rbuild_parser::ast::{Command, Instruction};
 use rbuild_parser::{Parsed, Severity, Source};
 
 use super::{assume, description, located};
-use crate::lower::file::File;
+use crate::lower::file::{File, StageText};
 use crate::op::{MountOpKind, Op};
 use crate::request::{BuildRequest, Entitlement};
 use crate::{Error, Result, build, inputs};
@@ -94,7 +94,7 @@ pub fn outline(request: &BuildRequest) -> Result<Outline> {
         None => stages.checked_sub(1),
     };
     let stage = stage.and_then(|index| file.stages.get(index));
-    let name = stage.and_then(|stage| stage.name()).map(str::to_lowercase);
+    let name = stage.and_then(StageText::name).map(str::to_lowercase);
     let description =
         stage.and_then(|stage| described(&source, stage.instruction, name.as_deref()));
     let mut outline = Outline {

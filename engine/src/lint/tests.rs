@@ -33,7 +33,7 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         allow: Vec::new(),
         limits: rbuild_executor::spec::Limits::default(),
         outputs: Vec::new(),
-        jobs: 1,
+        jobs: None,
         source_date_epoch: None,
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn sarif(check: &Check) -> String {
         };
         let mut text = diagnostic.message.clone();
         for help in &diagnostic.help {
-            text.push_str("\n");
+            text.push('\n');
             text.push_str(help);
         }
         results.push(json!({
