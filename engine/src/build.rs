@@ -233,6 +233,7 @@ impl Engine {
             said_network: AtomicBool::new(false),
             materialised: Mutex::default(),
             notebook: Arc::default(),
+            emptied: Mutex::default(),
         })
     }
 }

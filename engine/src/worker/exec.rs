@@ -321,7 +321,12 @@ impl Worker {
                 ));
             }
             if first && op.reset_cache_mounts {
-                self.store().reset_cache_mount(id)?;
+                // Once a build: what its own steps put in is not of earlier ones. Held while it is emptied, so
+                // that no other step gets what is about to go.
+                let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+                if emptied.insert(id.to_owned()) {
+                    self.store().reset_cache_mount(id)?;
+                }
             }
             let mut pause = Duration::from_millis(1);
             let mount = loop {

@@ -13,7 +13,7 @@ mod git;
 mod http;
 pub(crate) mod log;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -87,6 +87,8 @@ pub(crate) struct Worker {
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
     pub(crate) notebook: Arc<Notebook>,
+    /// Cache mounts that this build emptied, by their ids.
+    pub(crate) emptied: Mutex<HashSet<String>>,
 }
 
 /// Runs synchronous work on a thread that may block.

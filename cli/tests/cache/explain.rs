@@ -1,0 +1,125 @@
+//! How explanations are asked for, and what they say beyond a changed ingredient.
+
+use crate::kit::Kit;
+use crate::require_machine;
+
+const DOCKERFILE: &str = "\
+FROM scratch
+COPY a /a
+COPY b /b
+";
+
+#[test]
+fn why_tells_of_the_last_build() {
+    require_machine!();
+    let kit = Kit::new();
+    let nothing = kit.rbuild(&["why"]);
+    assert_eq!(nothing.code, 1, "{nothing}");
+    kit.context(&[("a", "1"), ("b", "1")]);
+    kit.must_build(DOCKERFILE, &["-q"]);
+    kit.context(&[("a", "2")]);
+    kit.must_build(DOCKERFILE, &["-q"]);
+    let why = kit.must(&["why"]);
+    assert_eq!(
+        why.stdout,
+        "\
+ran: #2 [1/2] COPY a /a (line 2)
+  file changed: `a`: content
+ran: #3 [2/2] COPY b /b (line 3)
+  the result of #2 [1/2] COPY a /a (line 2) differs
+    line 2: file changed: `a`: content
+"
+    );
+    for step in ["3", "#3", "copy B"] {
+        let why = kit.must(&["why", step]);
+        assert!(why.stdout.starts_with("ran: #3 "), "{why}");
+    }
+    assert_eq!(
+        kit.must(&["why", "--context", "context"]).stdout,
+        why.stdout
+    );
+    let json = kit.must(&["why", "2", "--format", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["steps"][0]["reasons"][0]["path"], "a");
+    let unknown = kit.rbuild(&["why", "99"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("line 3"), "{unknown}");
+    kit.must_build(DOCKERFILE, &["-q"]);
+    assert_eq!(
+        kit.must(&["why"]).stdout,
+        "cached: #2 [1/2] COPY a /a (line 2)\ncached: #3 [2/2] COPY b /b (line 3)\n"
+    );
+}
+
+#[test]
+fn raw_json_and_text_carry_the_explanation() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1"), ("b", "1")]);
+    let raw = kit.must_build(DOCKERFILE, &["--progress=rawjson", "--explain"]);
+    let explained: Vec<serde_json::Value> = raw
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|event: &serde_json::Value| event["event"] == "explained")
+        .collect();
+    assert_eq!(explained.len(), 2, "{raw}");
+    assert_eq!(explained[0]["reasons"][0]["reason"], "first-build");
+    let text = kit.must_build(DOCKERFILE, &["--explain"]);
+    assert!(
+        text.stderr.contains("\ncached: #2 [1/2] COPY a /a"),
+        "{text}"
+    );
+    let plain = kit.must_build(DOCKERFILE, &[]);
+    assert!(!plain.stderr.contains("cached: "), "{plain}");
+}
+
+#[test]
+fn a_failed_step_is_explained() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let dockerfile = |command: &str| format!("FROM busybox\nCOPY a /a\nRUN {command}\n");
+    kit.must_build(&dockerfile("true"), &[]);
+    let failed = kit.build(&dockerfile("false"), &["--explain"]);
+    assert_eq!(failed.code, 1);
+    let wanted = "failed: #4 [3/3] RUN false (line 3)\n  command, word 2: `true` is now `false`";
+    let wanted = wanted.replace("#4 [3/3]", "#4 [3/3]");
+    assert!(failed.stderr.contains(&wanted), "{failed}");
+}
+
+#[test]
+fn a_pruned_record_is_told_apart() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1"), ("b", "1")]);
+    kit.must_build(DOCKERFILE, &["-o", "type=cacheonly"]);
+    kit.must(&["prune", "--all", "--force"]);
+    let again = kit.must_build(DOCKERFILE, &["--explain", "-o", "type=cacheonly"]);
+    assert!(
+        again
+            .stderr
+            .contains("nothing differs: its record was pruned"),
+        "{again}"
+    );
+    kit.store_is_whole();
+}
+
+#[test]
+fn no_value_of_a_secret_is_kept() {
+    require_machine!();
+    let kit = Kit::new();
+    std::fs::write(kit.path("token"), "s3cret-value").unwrap();
+    let dockerfile = "FROM busybox\nRUN --mount=type=secret,id=token cat /run/secrets/token\n";
+    let built = kit.must_build(dockerfile, &["--secret=id=token,src=token", "--explain"]);
+    assert!(
+        built.stderr.contains("the value of the secret `token`"),
+        "{built}"
+    );
+    let found = std::process::Command::new("grep")
+        .args(["-rlaF", "s3cret-value"])
+        .arg(kit.path("store"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}

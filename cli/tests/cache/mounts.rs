@@ -1,0 +1,40 @@
+//! `rbuild cache mounts`.
+
+use crate::kit::Kit;
+use crate::require_machine;
+
+#[test]
+fn cache_mounts_travel_with_owners_and_modes() {
+    require_machine!();
+    let kit = Kit::new();
+    let fill = "\
+FROM busybox
+RUN --mount=type=cache,target=/c,id=one \
+    mkdir /c/d && echo hi > /c/d/f && chmod 640 /c/d/f && chown 7:8 /c/d/f && ln -s d/f /c/l
+";
+    kit.must_build(fill, &[]);
+    assert_eq!(kit.must(&["cache", "mounts", "ls", "-q"]).stdout, "one\n");
+    kit.must(&["cache", "mounts", "export", "one", "-o", "one.tar"]);
+    kit.must(&["cache", "mounts", "rm", "one"]);
+    let gone = "\
+FROM busybox
+RUN --mount=type=cache,target=/c,id=one test ! -e /c/d
+";
+    kit.must_build(gone, &[]);
+    kit.must(&["cache", "mounts", "import", "one", "-i", "one.tar"]);
+    kit.must(&["cache", "mounts", "import", "two", "-i", "one.tar"]);
+    let there = "\
+FROM busybox
+RUN --mount=type=cache,target=/c,id=two \
+    test \"$(cat /c/l)\" = hi && test \"$(stat -c %u:%g:%a /c/d/f)\" = 7:8:640
+RUN --mount=type=cache,target=/c,id=one test \"$(cat /c/l)\" = hi
+";
+    kit.must_build(there, &[]);
+    let wrong = kit.rbuild(&["cache", "mounts", "rm", "one", "nope"]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.stderr.contains("`nope`"), "{wrong}");
+    std::fs::write(kit.path("bad.tar"), "no tar").unwrap();
+    let bad = kit.rbuild(&["cache", "mounts", "import", "one", "-i", "bad.tar"]);
+    assert_eq!(bad.code, 1, "{bad}");
+    kit.store_is_whole();
+}
