@@ -105,7 +105,17 @@ impl Engine {
             message: "cannot open the new layer".to_owned(),
             source,
         })?;
-        unpack::archive(tar, &root, Path::new("/"), None)?;
+        // As a layer, not as ADD would: a root file system has device nodes, and an ordinary user's import does
+        // without them as a pull does.
+        let what = "the archive";
+        let unpacked = unpack::layer(Box::new(tar), &root, unpack::Limits::default(), what)?;
+        if let Some((path, target)) = unpacked.links_below.first() {
+            return Err(Error::Other(format!(
+                "{what}: `{}` is a hard link to `{}`, which is not in it",
+                String::from_utf8_lossy(path).escape_debug(),
+                String::from_utf8_lossy(target).escape_debug()
+            )));
+        }
         drop(root);
         let snapshot = active.commit(None, now())?;
         let options = LayerOptions {
