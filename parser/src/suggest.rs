@@ -26,6 +26,41 @@ pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// Returns the name that BuildKit suggests for a variable: the first of the nearest, less than three edits away, the
+/// case of letters and the length of the word of no account. For messages that are BuildKit's word by word.
+pub fn nearest_variable<'c>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'c str>,
+) -> Option<&'c str> {
+    let mut best = (3, None);
+    for candidate in candidates {
+        let is_comparable = name.len().max(candidate.len()) <= LONGEST_WORD
+            && name.len().abs_diff(candidate.len()) < best.0;
+        if is_comparable {
+            let distance = edits(name.as_bytes(), candidate.as_bytes());
+            if distance < best.0 {
+                best = (distance, Some(candidate));
+            }
+        }
+    }
+    best.1
+}
+
+/// Insertions, deletions and replacements between two names.
+fn edits(from: &[u8], to: &[u8]) -> usize {
+    let mut last: Vec<usize> = (0..=to.len()).collect();
+    for (row, a) in from.iter().enumerate() {
+        let mut diagonal = row;
+        last[0] = row + 1;
+        for (column, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = last[column + 1];
+            last[column + 1] = replaced.min(diagonal + 1).min(last[column] + 1);
+        }
+    }
+    last.last().copied().unwrap_or(0)
+}
+
 /// Edit distance in which swapping two neighbours counts once.
 fn distance(word: &[char], candidate: &str) -> usize {
     let candidate: Vec<char> = candidate.to_lowercase().chars().collect();
@@ -77,6 +112,21 @@ mod tests {
             ("X", None),
         ] {
             assert_eq!(nearest(word, words), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn variables_as_buildkit_finds_them() {
+        for (word, expected) in [
+            ("PAHT", Some("PATH")),
+            ("DIR_ASSET", Some("DIR_ASSETS")),
+            ("path", None),
+            ("foo", Some("fo")),
+            ("nothing", None),
+            ("", Some("fo")),
+        ] {
+            let names = ["PATH", "DIR_ASSETS", "fo"];
+            assert_eq!(nearest_variable(word, names), expected, "{word}");
         }
     }
 }

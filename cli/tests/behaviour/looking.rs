@@ -41,7 +41,10 @@ fn warnings_fail_only_where_the_file_says_so() {
     );
     let (code, found) = check(&format!("# check=error=true\n{WARNED}"));
     assert_eq!((code, rules(&found).len()), (1, 2));
-    assert_eq!(found["error"], Value::Null);
+    assert_eq!(
+        found["error"]["detail"],
+        "lint violation found for rules: MaintainerDeprecated, StageNameCasing"
+    );
     let (code, found) = check(&format!(
         "# check=skip=StageNameCasing,MaintainerDeprecated;error=true\n{WARNED}"
     ));

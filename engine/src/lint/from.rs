@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_image::{Platform, Reference};
 use rbuild_parser::ast::{Command, Text};
-use rbuild_parser::suggest::nearest;
+use rbuild_parser::suggest::nearest_variable;
 use rbuild_parser::{Diagnostic, expand};
 
 use super::Subject;
@@ -23,7 +23,7 @@ pub(super) fn undefined(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
             let names: BTreeSet<&String> = expanded.undefined.iter().collect();
             for name in names.into_iter().filter(|name| !declared.contains(*name)) {
                 let known = declared.iter().map(String::as_str).chain(scope.names());
-                let near = nearest(name, known);
+                let near = nearest_variable(name, known);
                 let suggestion =
                     near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
                 let message = format!("FROM argument '{name}' is not declared{suggestion}");

@@ -50,7 +50,7 @@ pub struct Check {
     pub source: Arc<Source>,
     pub warnings: Vec<Warning>,
     pub errors: Vec<Located>,
-    /// There is an error, or a warning where `error=true` makes them as bad.
+    /// There is an error; warnings are one where `error=true` says so.
     pub fails: bool,
 }
 
@@ -129,7 +129,10 @@ pub fn check(request: &BuildRequest) -> Result<Check> {
         }
     }
     settings.select(&mut found);
-    let fails = !errors.is_empty() || (settings.error && !found.is_empty());
+    if errors.is_empty() {
+        errors.extend(settings.violation(&found));
+    }
+    let fails = !errors.is_empty();
     let warnings = found
         .into_iter()
         .map(|located| Warning {

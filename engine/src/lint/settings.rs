@@ -92,11 +92,14 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Whether warnings of a rule are to be shown.
+    /// Whether warnings of a rule are to be shown. As in BuildKit an experimental rule that is asked for by name is
+    /// not skipped with the rest.
     pub fn shows(&self, name: &str) -> bool {
-        let wanted =
-            rule::find(name).is_none_or(|rule| !rule.experimental || self.experimental.has(name));
-        wanted && !self.skip.has(name)
+        if rule::find(name).is_some_and(|rule| rule.experimental) {
+            self.experimental.has(name)
+        } else {
+            !self.skip.has(name)
+        }
     }
 }
 
@@ -109,7 +112,7 @@ mod tests {
         let settings = Settings::parse("skip=StageNameCasing, FromAsCasing; error=true").unwrap();
         assert!(settings.error && !settings.shows("FromAsCasing"));
         assert!(settings.shows("UndefinedVar") && !settings.shows("CopyIgnoredFile"));
-        let settings = Settings::parse("experimental=all").unwrap();
+        let settings = Settings::parse("skip=all;experimental=all").unwrap();
         assert!(settings.shows("CopyIgnoredFile"));
         assert!(!Settings::parse("skip=all").unwrap().shows("UndefinedVar"));
         assert_eq!(Settings::parse("").unwrap(), Settings::default());

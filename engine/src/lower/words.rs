@@ -2,7 +2,7 @@
 
 use rbuild_parser::ast::Text;
 use rbuild_parser::expand::{self, ExpandError, Expanded};
-use rbuild_parser::suggest::nearest;
+use rbuild_parser::suggest::nearest_variable;
 use rbuild_parser::{Diagnostic, Span};
 
 use super::build::{Lowering, Outcome, Site};
@@ -52,7 +52,7 @@ impl Lowering<'_> {
             if state.args.iter().any(|(known, _)| known == name) {
                 continue;
             }
-            let near = nearest(name, state.scope.names());
+            let near = nearest_variable(name, state.scope.names());
             let may_be_inherited = self.options.assumed
                 && state.base_layers > 0
                 && !self.target.global_names.contains(name)

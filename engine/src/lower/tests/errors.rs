@@ -1,9 +1,13 @@
 //! Mistakes: where they are shown, in which words, and that all of them are.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rbuild_parser::Source;
 use serde_json::json;
 
-use super::super::ContextKind;
-use super::kit;
+use super::super::{ContextKind, images_needed, lower};
+use super::{kit, platform};
 
 #[test]
 fn mistakes() {
@@ -171,6 +175,26 @@ fn epoch_and_build_args() {
 }
 
 #[test]
+fn a_base_for_another_platform() {
+    let kit = kit("FROM busybox").platforms(&["linux/amd64"]);
+    let source = Arc::new(Source::new("Dockerfile", kit.text.as_bytes()));
+    let parsed = rbuild_parser::parse(&source);
+    let needs = images_needed(&source, &parsed, &kit.options, &HashMap::new()).unwrap();
+    let (need, _) = needs.into_iter().next().unwrap();
+    let mut resolved = kit.resolve(&need).unwrap();
+    resolved.platform = platform("linux/arm64");
+    let images = HashMap::from([(need, Arc::new(resolved))]);
+    let lowered = lower(&source, &parsed, &kit.options, &images).unwrap();
+    let warning = &lowered.warnings[0].diagnostic;
+    assert_eq!(warning.code, "InvalidBaseImagePlatform");
+    assert_eq!(
+        warning.message,
+        "Base image busybox was pulled with platform \"linux/arm64\", expected \"linux/amd64\" for current build"
+    );
+    assert!(kit.ok().warnings.is_empty());
+}
+
+#[test]
 fn variables_in_from_are_an_extension() {
     let body = "FROM busybox AS a\nFROM busybox\nARG S=a\nCOPY --from=$S /x /y\nRUN --mount=from=$S,target=/m true\n";
     let source = rbuild_parser::Source::new("Dockerfile", body.as_bytes());
@@ -191,8 +215,8 @@ fn variables_in_from_are_an_extension() {
     assert_eq!(
         errors,
         [
-            "5:13 unset-in-from: `from` uses the variable `T`, which is not set (there is a variable `S`) (set are `S=a`) (the stages above are `a`)",
-            "6:13 unset-in-from: `from` uses the variable `T`, which is not set (there is a variable `S`) (set are `S=a`) (the stages above are `a`)",
+            "5:13 unset-in-from: `from` uses the variable `T`, which is not set (set are `S=a`) (the stages above are `a`)",
+            "6:13 unset-in-from: `from` uses the variable `T`, which is not set (set are `S=a`) (the stages above are `a`)",
         ]
     );
     let late = format!("FROM scratch\n# rbuild: ext=1\n{body}");
