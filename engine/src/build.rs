@@ -358,6 +358,7 @@ impl Plan {
             let info = VertexInfo {
                 step,
                 record_step: info.record_step.clone(),
+                provenance: explain::report::images(&lowered.graph, info.vertex),
             };
             vertices.insert(lowered.steps[steps.len() - 1].vertex, info);
         }

@@ -122,3 +122,24 @@ fn no_value_of_a_secret_is_kept() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
 }
+
+#[test]
+fn a_project_that_moved_is_compared_with_its_records() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let dockerfile = |env: &str| format!("FROM busybox\nENV E={env}\nCOPY a /a\nRUN cat /a\n");
+    kit.must_build(&dockerfile("1"), &[]);
+    std::fs::rename(kit.path("context"), kit.path("elsewhere")).unwrap();
+    std::fs::create_dir(kit.path("context")).unwrap();
+    std::fs::rename(kit.path("elsewhere"), kit.path("context/moved")).unwrap();
+    let mut arguments = kit.build_arguments(&dockerfile("2"), &["--explain"]);
+    arguments.pop();
+    arguments.push("--file=context/Dockerfile".to_owned());
+    arguments.push("context/moved".to_owned());
+    std::fs::write(kit.path("context/moved/a"), "2").unwrap();
+    let built = kit.finish(kit.command(arguments).spawn().unwrap());
+    for line in ["file changed: `a`: content", "variable E: `1` is now `2`"] {
+        assert!(built.stderr.contains(line), "{line}\n{built}");
+    }
+}

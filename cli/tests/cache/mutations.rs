@@ -47,13 +47,15 @@ const RUNS: [&str; 4] = [CAT, CACHE, SECRET, BIND];
 /// The project while it is changed.
 struct Project {
     twin: Twin,
+    original: &'static str,
     dockerfile: String,
 }
 
 impl Project {
-    fn new(twin: Twin) -> Self {
+    fn new(twin: Twin, original: &'static str) -> Self {
         let mut project = Self {
             twin,
+            original,
             dockerfile: String::new(),
         };
         project.reset();
@@ -82,7 +84,7 @@ impl Project {
         symlink("x", context.join("dir/link")).unwrap();
         std::fs::write(self.twin.kit.path("token"), "one").unwrap();
         self.twin.arguments = vec!["--secret=id=token,src=token".to_owned()];
-        DOCKERFILE.clone_into(&mut self.dockerfile);
+        self.original.clone_into(&mut self.dockerfile);
     }
 
     fn path(&self, path: &str) -> std::path::PathBuf {
@@ -136,13 +138,13 @@ fn case(
     }
 }
 
-fn check(cases: &[Case]) {
-    let mut project = Project::new(Twin::new());
-    project.twin.warm(DOCKERFILE);
+fn check(dockerfile: &'static str, cases: &[Case]) {
+    let mut project = Project::new(Twin::new(), dockerfile);
+    project.twin.warm(dockerfile);
     let mut wrong = Vec::new();
     for case in cases {
         project.reset();
-        let before = project.twin.warm(DOCKERFILE);
+        let before = project.twin.warm(dockerfile);
         assert_eq!(before.ran(), [""; 0], "before `{}`", case.name);
         (case.change)(&mut project);
         let warm = project.twin.warm(&project.dockerfile);
@@ -326,223 +328,226 @@ fn changes_of_files() {
             &[],
         ));
     }
-    check(&cases);
+    check(DOCKERFILE, &cases);
 }
 
 #[test]
 fn changes_of_the_dockerfile() {
     require_machine!();
-    check(&[
-        case(
-            "used ARG's default",
-            |it| it.edit("USED=1", "USED=2"),
-            &[&RUNS],
-            &["env.USED: 1 -> 2"],
-        ),
-        case(
-            "ARG is gone",
-            |it| it.edit("ARG USED=1\n", ""),
-            &[&RUNS],
-            &["env.USED: 1 -> -"],
-        ),
-        case(
-            "ARG without a value",
-            |it| it.edit("ARG USED", "ARG NONE\nARG USED"),
-            &[],
-            &[],
-        ),
-        case(
-            "ENV",
-            |it| it.edit("E=1", "E=3"),
-            &[&RUNS],
-            &["env.E: 1 -> 3"],
-        ),
-        case(
-            "another ENV",
-            |it| it.edit("ENV E=1", "ENV E=1\nENV F=1"),
-            &[&RUNS],
-            &["env.F: - -> 1"],
-        ),
-        case(
-            "ENV after the last RUN",
-            |it| it.edit("LABEL a=1", "LABEL a=1\nENV X=1"),
-            &[],
-            &[],
-        ),
-        case(
-            "ENV of one stage",
-            |it| it.edit("AS side", "AS side\nENV G=1"),
-            &[&[SIDE]],
-            &["env.G: - -> 1"],
-        ),
-        case("label", |it| it.edit("a=1", "a=2"), &[], &[]),
-        case(
-            "label of an inner stage",
-            |it| it.edit("ARG USED", "LABEL b=1\nARG USED"),
-            &[],
-            &[],
-        ),
-        case("CMD", |it| it.edit(r#"["/out"]"#, r#"["/in"]"#), &[], &[]),
-        case(
-            "comments and empty lines",
-            |it| it.edit("\nENV", "\n# comment\n\nENV"),
-            &[],
-            &[],
-        ),
-        case(
-            "case of a keyword",
-            |it| it.edit("RUN cat", "run cat"),
-            &[],
-            &[],
-        ),
-        case(
-            "name of a stage",
-            |it| {
-                it.edit("AS side", "AS other");
-                it.edit("--from=side", "--from=other");
-            },
-            &[],
-            &[],
-        ),
-        case(
-            "a stage that is not needed",
-            |it| {
-                it.edit(
-                    "FROM scratch",
-                    "FROM busybox AS extra\nRUN false\n\nFROM scratch",
-                );
-            },
-            &[],
-            &[],
-        ),
-        case(
-            "command with the same result",
-            |it| it.edit("cat app.txt dir/x", "cat  app.txt dir/x"),
-            &[&[CAT]],
-            &["argv[2]: cat app.txt dir/x > out -> cat  app.txt dir/x > out"],
-        ),
-        case(
-            "command with another result",
-            |it| it.edit("echo side >", "echo side; echo 2 >"),
-            &[&[SIDE, FROM_SIDE, OWNED, ALL]],
-            &["argv[2]: echo side > /side -> echo side; echo 2 > /side"],
-        ),
-        case(
-            "shell",
-            |it| it.edit("RUN cat", "SHELL [\"/bin/ash\", \"-c\"]\nRUN cat"),
-            &[&RUNS],
-            &["argv[0]: /bin/sh -> /bin/ash"],
-        ),
-        case(
-            "user",
-            |it| it.edit("RUN cat", "USER 0\nRUN cat"),
-            &[&RUNS],
-            &["user:  -> 0"],
-        ),
-        case(
-            "network",
-            |it| it.edit("RUN cat", "RUN --network=none cat"),
-            &[&["RUN --network=none cat"]],
-            &["network: default -> none"],
-        ),
-        case(
-            "sharing of a cache mount",
-            |it| it.edit("sharing=shared", "sharing=locked"),
-            &[&[CACHE]],
-            &["mount[/c].sharing: shared -> locked"],
-        ),
-        case(
-            "id of a cache mount",
-            |it| it.edit("type=cache", "type=cache,id=other"),
-            &[&[CACHE]],
-            &["mount[/c].id: /c -> other"],
-        ),
-        case(
-            "mode of a cache mount",
-            |it| it.edit("type=cache", "type=cache,mode=700"),
-            &[&[CACHE]],
-            &["mount[/c].mode: 755 -> 700"],
-        ),
-        case(
-            "writable bind mount",
-            |it| it.edit("type=bind", "type=bind,rw"),
-            &[&[BIND]],
-            &["mount[/bound].readonly: yes -> no"],
-        ),
-        case(
-            "required secret",
-            |it| it.edit("type=secret", "type=secret,required"),
-            &[&[SECRET]],
-            &["mount[/run/secrets/token].required: no -> yes"],
-        ),
-        case(
-            "chmod",
-            |it| it.edit("--chmod=640", "--chmod=600"),
-            &[&[OWNED, ALL]],
-            &["chmod: 640 -> 600"],
-        ),
-        case(
-            "chown",
-            |it| it.edit("--chown=1:2", "--chown=3:4"),
-            &[&[OWNED, ALL]],
-            &["chown: 1:2 -> 3:4"],
-        ),
-        case(
-            "destination",
-            |it| it.edit("/owned.txt", "/other.txt"),
-            &[&[OWNED, ALL]],
-            &["destination: /owned.txt -> /other.txt"],
-        ),
-        case(
-            "exclude",
-            |it| it.edit("COPY dir", "COPY --exclude=y dir"),
-            &[&["--exclude=y"], &RUNS, &[ALL]],
-            &["exclude[0]: - -> y", "removed dir/y"],
-        ),
-        case(
-            "inserted, without effect",
-            |it| it.edit("RUN --mount=type=c", "RUN true\nRUN --mount=type=c"),
-            // It makes a layer, if an empty one, so those above it are not the same image.
-            &[&["RUN true", CACHE, SECRET, BIND]],
-            &["new-instruction"],
-        ),
-        case(
-            "inserted, with effect",
-            |it| it.edit("RUN --mount=type=c", "RUN touch t\nRUN --mount=type=c"),
-            &[&["RUN touch t", CACHE, SECRET, BIND, ALL]],
-            &["new-instruction"],
-        ),
-        case(
-            "taken away",
-            |it| {
-                it.edit(
-                    "RUN --mount=type=cache,target=/c,sharing=shared echo cache > cache\n",
-                    "",
-                );
-            },
-            &[&[SECRET, BIND, ALL]],
-            &[
-                "order: RUN --mount=type=cache,target=/c,sharing=shared echo cache > cache \
+    check(
+        DOCKERFILE,
+        &[
+            case(
+                "used ARG's default",
+                |it| it.edit("USED=1", "USED=2"),
+                &[&RUNS],
+                &["env.USED: 1 -> 2"],
+            ),
+            case(
+                "ARG is gone",
+                |it| it.edit("ARG USED=1\n", ""),
+                &[&RUNS],
+                &["env.USED: 1 -> -"],
+            ),
+            case(
+                "ARG without a value",
+                |it| it.edit("ARG USED", "ARG NONE\nARG USED"),
+                &[],
+                &[],
+            ),
+            case(
+                "ENV",
+                |it| it.edit("E=1", "E=3"),
+                &[&RUNS],
+                &["env.E: 1 -> 3"],
+            ),
+            case(
+                "another ENV",
+                |it| it.edit("ENV E=1", "ENV E=1\nENV F=1"),
+                &[&RUNS],
+                &["env.F: - -> 1"],
+            ),
+            case(
+                "ENV after the last RUN",
+                |it| it.edit("LABEL a=1", "LABEL a=1\nENV X=1"),
+                &[],
+                &[],
+            ),
+            case(
+                "ENV of one stage",
+                |it| it.edit("AS side", "AS side\nENV G=1"),
+                &[&[SIDE]],
+                &["env.G: - -> 1"],
+            ),
+            case("label", |it| it.edit("a=1", "a=2"), &[], &[]),
+            case(
+                "label of an inner stage",
+                |it| it.edit("ARG USED", "LABEL b=1\nARG USED"),
+                &[],
+                &[],
+            ),
+            case("CMD", |it| it.edit(r#"["/out"]"#, r#"["/in"]"#), &[], &[]),
+            case(
+                "comments and empty lines",
+                |it| it.edit("\nENV", "\n# comment\n\nENV"),
+                &[],
+                &[],
+            ),
+            case(
+                "case of a keyword",
+                |it| it.edit("RUN cat", "run cat"),
+                &[],
+                &[],
+            ),
+            case(
+                "name of a stage",
+                |it| {
+                    it.edit("AS side", "AS other");
+                    it.edit("--from=side", "--from=other");
+                },
+                &[],
+                &[],
+            ),
+            case(
+                "a stage that is not needed",
+                |it| {
+                    it.edit(
+                        "FROM scratch",
+                        "FROM busybox AS extra\nRUN false\n\nFROM scratch",
+                    );
+                },
+                &[],
+                &[],
+            ),
+            case(
+                "command with the same result",
+                |it| it.edit("cat app.txt dir/x", "cat  app.txt dir/x"),
+                &[&[CAT]],
+                &["argv[2]: cat app.txt dir/x > out -> cat  app.txt dir/x > out"],
+            ),
+            case(
+                "command with another result",
+                |it| it.edit("echo side >", "echo side; echo 2 >"),
+                &[&[SIDE, FROM_SIDE, OWNED, ALL]],
+                &["argv[2]: echo side > /side -> echo side; echo 2 > /side"],
+            ),
+            case(
+                "shell",
+                |it| it.edit("RUN cat", "SHELL [\"/bin/ash\", \"-c\"]\nRUN cat"),
+                &[&RUNS],
+                &["argv[0]: /bin/sh -> /bin/ash"],
+            ),
+            case(
+                "user",
+                |it| it.edit("RUN cat", "USER 0\nRUN cat"),
+                &[&RUNS],
+                &["user:  -> 0"],
+            ),
+            case(
+                "network",
+                |it| it.edit("RUN cat", "RUN --network=none cat"),
+                &[&["RUN --network=none cat"]],
+                &["network: default -> none"],
+            ),
+            case(
+                "sharing of a cache mount",
+                |it| it.edit("sharing=shared", "sharing=locked"),
+                &[&[CACHE]],
+                &["mount[/c].sharing: shared -> locked"],
+            ),
+            case(
+                "id of a cache mount",
+                |it| it.edit("type=cache", "type=cache,id=other"),
+                &[&[CACHE]],
+                &["mount[/c].id: /c -> other"],
+            ),
+            case(
+                "mode of a cache mount",
+                |it| it.edit("type=cache", "type=cache,mode=700"),
+                &[&[CACHE]],
+                &["mount[/c].mode: 755 -> 700"],
+            ),
+            case(
+                "writable bind mount",
+                |it| it.edit("type=bind", "type=bind,rw"),
+                &[&[BIND]],
+                &["mount[/bound].readonly: yes -> no"],
+            ),
+            case(
+                "required secret",
+                |it| it.edit("type=secret", "type=secret,required"),
+                &[&[SECRET]],
+                &["mount[/run/secrets/token].required: no -> yes"],
+            ),
+            case(
+                "chmod",
+                |it| it.edit("--chmod=640", "--chmod=600"),
+                &[&[OWNED, ALL]],
+                &["chmod: 640 -> 600"],
+            ),
+            case(
+                "chown",
+                |it| it.edit("--chown=1:2", "--chown=3:4"),
+                &[&[OWNED, ALL]],
+                &["chown: 1:2 -> 3:4"],
+            ),
+            case(
+                "destination",
+                |it| it.edit("/owned.txt", "/other.txt"),
+                &[&[OWNED, ALL]],
+                &["destination: /owned.txt -> /other.txt"],
+            ),
+            case(
+                "exclude",
+                |it| it.edit("COPY dir", "COPY --exclude=y dir"),
+                &[&["--exclude=y"], &RUNS, &[ALL]],
+                &["exclude[0]: - -> y", "removed dir/y"],
+            ),
+            case(
+                "inserted, without effect",
+                |it| it.edit("RUN --mount=type=c", "RUN true\nRUN --mount=type=c"),
+                // It makes a layer, if an empty one, so those above it are not the same image.
+                &[&["RUN true", CACHE, SECRET, BIND]],
+                &["new-instruction"],
+            ),
+            case(
+                "inserted, with effect",
+                |it| it.edit("RUN --mount=type=c", "RUN touch t\nRUN --mount=type=c"),
+                &[&["RUN touch t", CACHE, SECRET, BIND, ALL]],
+                &["new-instruction"],
+            ),
+            case(
+                "taken away",
+                |it| {
+                    it.edit(
+                        "RUN --mount=type=cache,target=/c,sharing=shared echo cache > cache\n",
+                        "",
+                    );
+                },
+                &[&[SECRET, BIND, ALL]],
+                &[
+                    "order: RUN --mount=type=cache,target=/c,sharing=shared echo cache > cache \
              -> RUN cat app.txt dir/x > out",
-            ],
-        ),
-        case(
-            "order",
-            |it| {
-                let secret = "RUN --mount=type=secret,id=token echo secret > secret\n";
-                it.edit(secret, "");
-                it.edit(
-                    "cat /bound/f > bound\n",
-                    &format!("cat /bound/f > bound\n{secret}"),
-                );
-            },
-            &[&[BIND, SECRET]],
-            &[
-                "order: RUN --mount=type=secret,id=token echo secret > secret \
+                ],
+            ),
+            case(
+                "order",
+                |it| {
+                    let secret = "RUN --mount=type=secret,id=token echo secret > secret\n";
+                    it.edit(secret, "");
+                    it.edit(
+                        "cat /bound/f > bound\n",
+                        &format!("cat /bound/f > bound\n{secret}"),
+                    );
+                },
+                &[&[BIND, SECRET]],
+                &[
+                    "order: RUN --mount=type=secret,id=token echo secret > secret \
              -> RUN --mount=type=cache,target=/c,sharing=shared echo cache > cache",
-            ],
-        ),
-    ]);
+                ],
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -553,47 +558,106 @@ fn changes_of_the_command_line() {
         &RUNS,
         &[SIDE, OUT, FROM_SIDE, OWNED, ALL],
     ];
-    check(&[
-        case(
-            "used build arg",
-            |it| it.flag("--build-arg=USED=5"),
-            &[&RUNS],
-            &["env.USED: 1 -> 5"],
-        ),
-        case(
-            "build arg that nothing declares",
-            |it| it.flag("--build-arg=X=5"),
-            &[],
-            &[],
-        ),
-        case(
-            "proxy",
-            |it| it.flag("--build-arg=HTTP_PROXY=http://p"),
-            &[],
-            &[],
-        ),
-        case("label", |it| it.flag("--label=b=1"), &[], &[]),
-        case("name", |it| it.flag("--tag=name"), &[], &[]),
-        case("target", |it| it.flag("--target=side"), &[], &[]),
-        case(
-            "host",
-            |it| it.flag("--add-host=h:1.2.3.4"),
-            &[&RUNS, &[SIDE]],
-            &["host[h]: - -> 1.2.3.4"],
-        ),
-        case(
-            "no cache",
-            |it| it.flag("--no-cache"),
-            everything,
-            &["no-cache"],
-        ),
-        case(
-            "no cache for a stage",
-            |it| it.flag("--no-cache-filter=side"),
-            &[&[SIDE]],
-            &["no-cache"],
-        ),
-    ]);
+    check(
+        DOCKERFILE,
+        &[
+            case(
+                "used build arg",
+                |it| it.flag("--build-arg=USED=5"),
+                &[&RUNS],
+                &["env.USED: 1 -> 5"],
+            ),
+            case(
+                "build arg that nothing declares",
+                |it| it.flag("--build-arg=X=5"),
+                &[],
+                &[],
+            ),
+            case(
+                "proxy",
+                |it| it.flag("--build-arg=HTTP_PROXY=http://p"),
+                &[],
+                &[],
+            ),
+            case("label", |it| it.flag("--label=b=1"), &[], &[]),
+            case("name", |it| it.flag("--tag=name"), &[], &[]),
+            case("target", |it| it.flag("--target=side"), &[], &[]),
+            case(
+                "host",
+                |it| it.flag("--add-host=h:1.2.3.4"),
+                &[&RUNS, &[SIDE]],
+                &["host[h]: - -> 1.2.3.4"],
+            ),
+            case(
+                "no cache",
+                |it| it.flag("--no-cache"),
+                everything,
+                &["no-cache"],
+            ),
+            case(
+                "no cache for a stage",
+                |it| it.flag("--no-cache-filter=side"),
+                &[&[SIDE]],
+                &["no-cache"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn changes_of_links_documents_and_archives() {
+    require_machine!();
+    const OTHERS: &str = "\
+FROM busybox
+COPY <<EOF /document
+text
+EOF
+COPY --link app.txt /linked
+ADD dir /dir
+RUN <<EOF
+cat /document
+EOF
+";
+    const DOCUMENT: &str = "COPY <<EOF";
+    const LINKED: &str = "COPY --link app.txt";
+    const LINK: &str = "LINK COPY";
+    const ADD: &str = "ADD dir";
+    const SCRIPT: &str = "RUN <<EOF";
+    check(
+        OTHERS,
+        &[
+            case(
+                "document",
+                |it| it.edit("text", "words"),
+                &[&[DOCUMENT, LINK, ADD, SCRIPT]],
+                &["data: text\n -> words\n"],
+            ),
+            case(
+                "linked file",
+                |it| it.write("app.txt", "2"),
+                &[&[LINKED, LINK, ADD, SCRIPT]],
+                &["changed app.txt content"],
+            ),
+            case(
+                "added directory",
+                |it| it.write("dir/y", "2"),
+                &[&[ADD, SCRIPT]],
+                &["changed dir/y content"],
+            ),
+            case(
+                "script",
+                |it| it.edit("cat /document", "cat  /document"),
+                &[&[SCRIPT]],
+                &["argv[2]: cat /document\n -> cat  /document\n"],
+            ),
+            case(
+                "environment of a link",
+                |it| it.edit("FROM busybox", "FROM busybox\nENV A=1"),
+                &[&[SCRIPT]],
+                &["env.A: - -> 1"],
+            ),
+        ],
+    );
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn change(random: &mut Random, context: &std::path::Path) -> String {
         "src/d2/deep1",
         "src/d2/skipped",
         "src/d2/x",
-        "src/tox",
+        "src/box",
         "src/d1/sub/y",
     ];
     let name = NAMES[random.below(NAMES.len())];
@@ -70,7 +70,8 @@ fn change(random: &mut Random, context: &std::path::Path) -> String {
             std::fs::remove_file(&path).unwrap();
             format!("{name}: removed")
         }
-        5 if !must_stay => {
+        // Links that lead nowhere are copied, but cannot be named.
+        5 if !must_stay && !name.contains("deep") => {
             if exists {
                 std::fs::remove_file(&path).unwrap();
             }
@@ -107,13 +108,15 @@ fn any_sequence_of_changes_gives_what_an_empty_store_gives() {
     }
     let mut random = Random(seed);
     let mut history = Vec::new();
-    let (mut ran, mut steps) = (0, 0);
+    let (mut ran, mut steps, mut failed) = (0, 0, 0);
     for round in 0..rounds {
         for _ in 0..=random.below(3) {
             history.push(change(&mut random, &twin.kit.path("context")));
         }
-        let warm = twin.warm(DOCKERFILE);
-        let cold = twin.cold(DOCKERFILE);
+        let Some((warm, cold)) = twin.both(DOCKERFILE) else {
+            failed += 1;
+            continue;
+        };
         let last = &history[history.len().saturating_sub(12)..];
         assert_same(
             &warm,
@@ -124,7 +127,7 @@ fn any_sequence_of_changes_gives_what_an_empty_store_gives() {
         steps += warm.steps.len();
     }
     println!(
-        "{rounds} rounds, {} changes: {ran} of {steps} steps ran",
+        "{rounds} rounds, {} changes: {ran} of {steps} steps ran, {failed} failed in both",
         history.len()
     );
     twin.kit.store_is_whole();

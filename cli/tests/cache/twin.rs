@@ -115,7 +115,20 @@ impl Twin {
         built
     }
 
-    pub(crate) fn try_build(&self, dockerfile: &str, global: &[&str]) -> Output {
+    /// As [`Twin::warm`] and [`Twin::cold`], both; `None` where both fail, as they then must.
+    #[track_caller]
+    pub(crate) fn both(&self, dockerfile: &str) -> Option<(Built, Built)> {
+        let warm = self.try_build(dockerfile, &[]);
+        let warm = (warm.code == 0).then(|| self.read());
+        let store = self.kit.path("cold");
+        remove(&store);
+        let cold = self.try_build(dockerfile, &["--root", store.to_str().unwrap()]);
+        remove(&store);
+        assert_eq!(warm.is_some(), cold.code == 0, "{cold}");
+        Some((warm?, self.read()))
+    }
+
+    fn try_build(&self, dockerfile: &str, global: &[&str]) -> Output {
         let mut arguments: Vec<String> = global.iter().map(|&text| text.to_owned()).collect();
         let more: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         arguments.extend(self.kit.build_arguments(dockerfile, &more));
@@ -132,6 +145,11 @@ impl Twin {
 
     fn build(&self, dockerfile: &str, global: &[&str]) -> Built {
         self.try_build(dockerfile, global).success();
+        self.read()
+    }
+
+    /// What the last build came to.
+    fn read(&self) -> Built {
         let metadata = std::fs::read(self.kit.path("metadata.json")).unwrap();
         let metadata: Value = serde_json::from_slice(&metadata).unwrap();
         let explain = &metadata["rbuild.build"]["explain"];

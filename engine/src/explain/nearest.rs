@@ -37,6 +37,35 @@ pub(super) fn own_key(ingredients: &[Ingredient]) -> Key {
     key.finish()
 }
 
+/// What an instruction does, without its surroundings: two records that share it are of "the same" instruction,
+/// wherever its Dockerfile lies now.
+pub(super) fn is_same_instruction(one: &[Ingredient], other: &[Ingredient]) -> bool {
+    const ESSENCE: [&str; 7] = [
+        "action",
+        "argv",
+        "data",
+        "destination",
+        "name",
+        "path",
+        "source",
+    ];
+    let essence = |list: &[Ingredient]| -> Vec<(String, String)> {
+        list.iter()
+            .filter(|ingredient| {
+                // `action[1].source[0]` → `source`
+                let name = match ingredient.name.split_once("].") {
+                    Some((prefix, name)) if prefix.starts_with("action[") => name,
+                    _ => &ingredient.name,
+                };
+                let name = name.split_once('[').map_or(name, |(name, _)| name);
+                ESSENCE.contains(&name)
+            })
+            .map(|ingredient| (ingredient.name.clone(), ingredient.value.clone()))
+            .collect()
+    };
+    essence(one) == essence(other)
+}
+
 /// A value of an input: `content`, `from`.
 pub(super) fn of_input<'a>(
     ingredients: &'a [Ingredient],

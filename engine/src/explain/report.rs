@@ -12,7 +12,7 @@ use super::notebook::{Notebook, State};
 use super::{ExplainedStep, Explanation, Reason, StepOutcome, paths};
 use crate::event::StepId;
 use crate::lower::StepInfo;
-use crate::op::{MountOpKind, Op};
+use crate::op::{ImageSource, MountOpKind, Op};
 use crate::worker::VertexInfo;
 
 /// A build that ended, well or not.
@@ -130,19 +130,16 @@ impl Ended {
             .map(|made| made.ingredients.clone())
             .or_else(known)
             .unwrap_or_default();
-        ingredients.retain(|ingredient| !ingredient.name.ends_with(".from"));
+        ingredients.retain(|ingredient| !ingredient.name.ends_with(FROM));
         for (place, input) in self.graph.inputs(vertex).into_iter().enumerate() {
-            ingredients.push(Ingredient {
-                name: format!("input[{place}].from"),
-                value: self.from(state, input),
-            });
+            ingredients.push(provenance(place, self.from(state, input)));
         }
         ingredients
     }
 
     fn from(&self, state: &State, input: VertexId) -> String {
         match self.graph.operation(input) {
-            Op::Image(image) => format!("image {}@{}", image.name, image.digest),
+            Op::Image(image) => of_image(image),
             Op::Context(context) => format!("context {}", context.name),
             Op::Http(http) => format!("url {}", http.url),
             Op::Git(git) => format!("url {}", git.url),
@@ -155,6 +152,31 @@ impl Ended {
             }
         }
     }
+}
+
+/// The end of the names of ingredients that say where an input comes from. They are in no key.
+const FROM: &str = "].from";
+
+fn provenance(place: usize, value: String) -> Ingredient {
+    Ingredient {
+        name: format!("input[{place}{FROM}"),
+        value,
+    }
+}
+
+fn of_image(image: &ImageSource) -> String {
+    format!("image {}@{}", image.name, image.digest)
+}
+
+/// The images that a vertex stands on or copies from, as ingredients that its record keeps besides those of its key.
+pub(crate) fn images(graph: &Graph<Op>, vertex: VertexId) -> Vec<Ingredient> {
+    let inputs = graph.inputs(vertex).into_iter().enumerate();
+    inputs
+        .filter_map(|(place, input)| match graph.operation(input) {
+            Op::Image(image) => Some(provenance(place, of_image(image))),
+            _ => None,
+        })
+        .collect()
 }
 
 /// `[build 2/4] RUN make` → `RUN make`
@@ -203,6 +225,10 @@ impl Explained<'_> {
         if operation.cache_policy() == CachePolicy::Refresh {
             return vec![Reason::NoCache];
         }
+        // Failed over what it selects of a context, before it had a key.
+        if !self.state.planned.contains_key(&subject.vertex) {
+            return Vec::new();
+        }
         let Some(before) = self.nearest(subject) else {
             return vec![match self.before {
                 None => Reason::FirstBuild,
@@ -235,8 +261,8 @@ impl Explained<'_> {
         reasons
     }
 
-    /// The nearest earlier record: of this build's last time the steps with the same stage and keyword, and every
-    /// record of the same operation.
+    /// The nearest earlier record: of this build's last time the steps with the same stage and keyword, and of all
+    /// builds the records of the same instruction.
     fn nearest(&self, subject: &Subject<'_>) -> Option<&[Ingredient]> {
         let group = |place: &str| place.rsplit_once('/').map(|(group, _)| group.to_owned());
         let place = &subject.info.record_step;
@@ -250,9 +276,11 @@ impl Explained<'_> {
         let made = self.state.made.get(&subject.vertex);
         let records = made.into_iter().flat_map(|made| &made.earlier);
         let records = records.map(|earlier| (earlier.as_slice(), true));
-        let fits = |(candidate, must_be_same): &(&[Ingredient], bool)| {
+        let fits = |(candidate, any_dockerfile): &(&[Ingredient], bool)| {
             let own = own_key(candidate);
-            own == subject.own || !must_be_same && !self.present.contains(&own)
+            let may_be = || !self.present.contains(&own);
+            let same = || nearest::is_same_instruction(candidate, &subject.now);
+            own == subject.own || may_be() && (!any_dockerfile || same())
         };
         let candidates = remembered.chain(records).filter(fits);
         nearest::nearest(&subject.now, candidates.map(|(candidate, _)| candidate))

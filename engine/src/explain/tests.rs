@@ -1,7 +1,7 @@
 use rbuild_cache::Ingredient;
 use rbuild_cache::tree::{Entry, Kind, Tree};
 
-use super::nearest::{Difference, nearest, own_differences, own_key};
+use super::nearest::{Difference, is_same_instruction, nearest, own_differences, own_key};
 use super::{ExplainedStep, Explanation, FileChange, Reason, StepOutcome, paths};
 
 fn ingredients(list: &[(&str, &str)]) -> Vec<Ingredient> {
@@ -41,6 +41,17 @@ fn inputs_are_no_part_of_what_an_operation_is() {
     let difference = own_differences(&gone, &one);
     assert_eq!(difference[0].name, "env.B");
     assert_eq!(difference[0].after, None);
+}
+
+#[test]
+fn an_instruction_is_known_by_what_it_does() {
+    let copy = ingredients(&[("source[0]", "a"), ("destination", "/a"), ("chown", "1")]);
+    let other_owner = ingredients(&[("source[0]", "a"), ("destination", "/a"), ("chown", "2")]);
+    let other_source = ingredients(&[("source[0]", "b"), ("destination", "/a"), ("chown", "1")]);
+    assert!(is_same_instruction(&copy, &other_owner));
+    assert!(!is_same_instruction(&copy, &other_source));
+    let several = |source| ingredients(&[("action[1].source[0]", source), ("env.A", "1")]);
+    assert!(!is_same_instruction(&several("a"), &several("b")));
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub(crate) struct VertexInfo {
     pub(crate) step: StepId,
     /// Groups the records of the same step over time.
     pub(crate) record_step: String,
+    /// Kept in its record besides the ingredients of its keys.
+    pub(crate) provenance: Vec<Ingredient>,
 }
 
 pub(crate) struct Worker {
@@ -310,18 +312,18 @@ impl rbuild_solver::Worker for Worker {
         &self,
         vertex: VertexId,
         keys: &[Key],
-        ingredients: Vec<Ingredient>,
+        mut ingredients: Vec<Ingredient>,
         output: &Output,
         duration: Duration,
     ) -> Result<()> {
         let Some(key) = keys.first() else {
             return Ok(());
         };
-        let record_step = self
-            .vertices
-            .get(&vertex)
+        let info = self.vertices.get(&vertex);
+        let record_step = info
             .map(|info| info.record_step.clone())
             .unwrap_or_default();
+        ingredients.extend(info.into_iter().flat_map(|info| info.provenance.clone()));
         self.notebook
             .made(self.store(), vertex, &record_step, &ingredients);
         let record = Record {
