@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use futures_util::future::join_all;
-use rbuild_cache::{Ingredient, Key, Store};
+use futures_util::future::{join_all, try_join_all};
+use rbuild_cache::{Ingredient, Key, Store, TemporaryDirectory};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_parser::{Parsed, Severity, Source};
@@ -26,6 +26,7 @@ use crate::lint;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered, StepInfo};
 use crate::op::Op;
 use crate::output;
+use crate::remote_context::{self, Local};
 use crate::request::{
     BuildRequest, CompressionChoice, ContextLocation, NamedContext, Output, OutputKind,
 };
@@ -42,7 +43,12 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<BuildOutcome> {
         let request = Arc::new(request);
-        let source = Arc::new(inputs::dockerfile(&request.dockerfile)?);
+        let main = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            main = self.main_context(&request) => main?,
+        };
+        let source = Arc::new(main.dockerfile);
         let parsed = rbuild_parser::parse(&source);
         require_sound(&source, &parsed)?;
         let settings = lint::Settings::of(&parsed, &request.build_args).map_err(|mistake| {
@@ -69,7 +75,11 @@ impl Engine {
         let outputs = outputs(&request);
         output::check(&outputs, lowered.images.len())?;
         let plan = Plan::new(&lowered, &outputs);
-        let contexts = self.contexts(&request, &lowered)?;
+        let contexts = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            contexts = self.contexts(&request, &lowered, main.local.as_ref()) => contexts?,
+        };
         events.event(Event::Plan {
             steps: plan.steps.clone(),
         });
@@ -152,10 +162,11 @@ impl Engine {
     }
 
     /// Opens the contexts that something in the graph uses.
-    fn contexts(
+    async fn contexts(
         &self,
         request: &BuildRequest,
         lowered: &Lowered,
+        main: Option<&Local>,
     ) -> Result<HashMap<String, Arc<Context>>> {
         let mut used = HashSet::new();
         for &vertex in &needed(lowered) {
@@ -168,18 +179,38 @@ impl Engine {
             inputs::require_directory(path)?;
             if used.contains("") {
                 let ignore = inputs::ignore(path, Some(&request.dockerfile))?;
-                contexts.insert(String::new(), self.open_context(path, ignore)?);
+                contexts.insert(String::new(), self.open_context(path, ignore, None)?);
             }
         }
-        for (name, context) in &request.contexts {
-            if let NamedContext::Directory(path) = context
-                && used.contains(name)
-            {
-                inputs::require_directory(path)?;
-                let ignore = inputs::ignore(path, None)?;
-                contexts.insert(name.clone(), self.open_context(path, ignore)?);
-            }
+        if let Some(local) = main
+            && used.contains("")
+        {
+            let ignore = inputs::ignore(&local.directory, Some(&request.dockerfile))?;
+            let temporary = local.temporary.clone();
+            let context = self.open_context(&local.directory, ignore, temporary)?;
+            contexts.insert(String::new(), context);
         }
+        let named = request
+            .contexts
+            .iter()
+            .filter(|(name, _)| used.contains(name));
+        let named = named.map(|(name, context)| async move {
+            let (directory, temporary) = match context {
+                NamedContext::Directory(path) => {
+                    inputs::require_directory(path)?;
+                    (path.clone(), None)
+                }
+                NamedContext::Remote(remote) => {
+                    let local = self.named_context(name, remote, request).await?;
+                    (local.directory, local.temporary)
+                }
+                NamedContext::Image(_) | NamedContext::Stage(_) => return Ok(None),
+            };
+            let ignore = inputs::ignore(&directory, None)?;
+            let context = self.open_context(&directory, ignore, temporary)?;
+            Ok::<_, Error>(Some((name.clone(), context)))
+        });
+        contexts.extend(try_join_all(named).await?.into_iter().flatten());
         Ok(contexts)
     }
 
@@ -187,12 +218,14 @@ impl Engine {
         &self,
         path: &Path,
         ignore: Option<crate::context::Ignore>,
+        temporary: Option<Arc<TemporaryDirectory>>,
     ) -> Result<Arc<Context>> {
         let context = Context::open(path, ignore, Arc::clone(self.store()));
-        Ok(Arc::new(context.map_err(|error| Error::Io {
+        let context = context.map_err(|error| Error::Io {
             message: error.to_string(),
             source: std::io::Error::other(error),
-        })?))
+        })?;
+        Ok(Arc::new(context.keeping(temporary)))
     }
 
     fn worker(
@@ -205,19 +238,13 @@ impl Engine {
         events: &Arc<dyn Sink>,
     ) -> Arc<Worker> {
         let secrets = request.secrets.iter();
+        let access = remote_context::access(request);
         Arc::new(Worker {
             executor: Arc::clone(&self.executor),
             client: self.client.clone(),
             settings: Settings {
-                secrets: secrets
-                    .clone()
-                    .map(|secret| (secret.id.clone(), Arc::clone(&secret.data)))
-                    .collect(),
-                ssh: request
-                    .ssh
-                    .iter()
-                    .map(|ssh| (ssh.id.clone(), ssh.socket.clone()))
-                    .collect(),
+                secrets: access.secrets,
+                ssh: access.ssh,
                 network: request.network,
                 limits: request.limits.clone(),
             },
@@ -277,7 +304,7 @@ fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
 pub(crate) fn options(request: &BuildRequest) -> lower::Options {
     let contexts = request.contexts.iter().map(|(name, context)| {
         let kind = match context {
-            NamedContext::Directory(_) => ContextKind::Directory,
+            NamedContext::Directory(_) | NamedContext::Remote(_) => ContextKind::Directory,
             NamedContext::Image(location) => ContextKind::Image(location.clone()),
             NamedContext::Stage(stage) => ContextKind::Stage(stage.clone()),
         };

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use rbuild_cache::root_dir::Metadata;
 use rbuild_cache::tree::{Entry, Kind, Tree, is_at_or_below, path_order};
-use rbuild_cache::{RootDir, Store};
+use rbuild_cache::{RootDir, Store, TemporaryDirectory};
 use rbuild_executor::file::Input;
 use rbuild_parser::ignore::Patterns;
 
@@ -36,6 +36,8 @@ pub struct Context {
     path: PathBuf,
     ignore: Option<Ignore>,
     store: Arc<Store>,
+    /// Where the directory was made for this build only: it is there as long as the context is.
+    temporary: Option<Arc<TemporaryDirectory>>,
 }
 
 /// The ignore file of a context. Which file that is (`.dockerignore`, `NAME.dockerignore`) is the caller's choice.
@@ -98,7 +100,15 @@ impl Context {
             path: PathBuf::from(std::ffi::OsString::from_vec(path)),
             ignore,
             store,
+            temporary: None,
         })
+    }
+
+    /// Keeps the directory while the context is used. No other build sees it, so nothing is remembered of its files.
+    #[must_use]
+    pub(crate) fn keeping(mut self, temporary: Option<Arc<TemporaryDirectory>>) -> Self {
+        self.temporary = temporary;
+        self
     }
 
     pub fn root(&self) -> &Arc<RootDir> {
@@ -120,7 +130,7 @@ impl Context {
         number_hard_links(&mut found);
         let mut cache = self.store.stat_cache(&self.path);
         let is_changed = hash::fill_in(&self.root, &mut found, &mut cache)?;
-        if is_changed {
+        if is_changed && self.temporary.is_none() {
             self.store.save_stat_cache(cache)?;
         }
         Ok(Tree {

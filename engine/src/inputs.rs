@@ -20,12 +20,24 @@ pub(crate) fn shown(location: &DockerfileLocation) -> String {
     match location {
         DockerfileLocation::Path(path) => path.display().to_string(),
         DockerfileLocation::Text { name, .. } => name.clone(),
+        DockerfileLocation::InContext(path) => path
+            .as_deref()
+            .unwrap_or(Path::new("Dockerfile"))
+            .display()
+            .to_string(),
     }
 }
 
-/// Reads the Dockerfile.
-pub(crate) fn dockerfile(location: &DockerfileLocation) -> Result<Source> {
+/// Reads the Dockerfile. `context` is the directory that one in the context is in.
+pub(crate) fn dockerfile(location: &DockerfileLocation, context: Option<&Path>) -> Result<Source> {
     match location {
+        DockerfileLocation::InContext(path) => {
+            let context = context.ok_or_else(|| {
+                Error::Usage("the Dockerfile is in a build context that is not here yet: only a build fetches it"
+                        .to_owned())
+            })?;
+            in_context(context, path.as_deref())
+        }
         DockerfileLocation::Text { name, bytes } => Ok(Source::new(name.clone(), bytes)),
         DockerfileLocation::Path(path) => {
             let shown = path.display().to_string();
@@ -47,6 +59,35 @@ pub(crate) fn dockerfile(location: &DockerfileLocation) -> Result<Source> {
             Ok(Source::new(shown, &bytes))
         }
     }
+}
+
+/// Reads a Dockerfile that others may have put where it is: nothing outside of the context is reached.
+fn in_context(context: &Path, path: Option<&Path>) -> Result<Source> {
+    let names: &[&Path] = match &path {
+        Some(path) => &[path],
+        None => &[Path::new("Dockerfile"), Path::new("dockerfile")],
+    };
+    let wanted = names
+        .first()
+        .map_or_else(String::new, |it| it.display().to_string());
+    let failed = |source: std::io::Error| Error::Io {
+        message: format!("cannot read the Dockerfile `{wanted}` of the build context"),
+        source,
+    };
+    let root = RootDir::open_ambient(context).map_err(failed)?;
+    for name in names {
+        match root.open_file(name) {
+            Ok(file) => {
+                let bytes = bounded(file).map_err(failed)?;
+                return Ok(Source::new(name.display().to_string(), &bytes));
+            }
+            Err(error) if rbuild_cache::root_dir::is_absence(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(Error::Other(format!(
+        "there is no Dockerfile `{wanted}` in the build context"
+    )))
 }
 
 /// Reads the ignore file that holds for a context: `NAME.dockerignore` beside the Dockerfile, where that is a file,
@@ -75,6 +116,16 @@ pub(crate) fn ignore(
         source,
     };
     let root = RootDir::open_ambient(context).map_err(failed)?;
+    if let Some(DockerfileLocation::InContext(path)) = dockerfile {
+        let path = path.as_deref().unwrap_or(Path::new("Dockerfile"));
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".dockerignore");
+        match root.open_file(Path::new(&beside)) {
+            Ok(file) => return read(&beside.to_string_lossy(), file).map(Some),
+            Err(error) if rbuild_cache::root_dir::is_absence(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
     match root.open_file(Path::new(".dockerignore")) {
         Ok(file) => read(".dockerignore", file).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -2,7 +2,8 @@
 //! containers. Also the library that others embed: [`Engine::build`].
 //!
 //! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the
-//! worker of `worker` → `assemble` → `output`. `context` and `select` say what COPY and ADD name.
+//! worker of `worker` → `assemble` → `output`. `context` and `select` say what COPY and ADD name; `fetch` and
+//! `remote_context` bring what is elsewhere.
 
 mod assemble;
 mod build;
@@ -12,6 +13,7 @@ pub mod context;
 pub mod error;
 pub mod event;
 pub mod explain;
+mod fetch;
 mod idle;
 pub mod images;
 mod inputs;
@@ -19,6 +21,7 @@ pub mod lint;
 pub mod lower;
 pub mod op;
 mod output;
+mod remote_context;
 pub mod request;
 pub mod select;
 mod worker;

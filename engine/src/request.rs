@@ -1,12 +1,16 @@
 //! What a caller asks of the engine. Everything is already read from flags and environment: inside, no re-parsing.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_executor::spec::Limits;
 use rbuild_image::source::Location;
 use rbuild_image::{Platform, Reference};
+
+use crate::lower::remote;
+use crate::op::GitSource;
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -44,6 +48,82 @@ pub enum ContextLocation {
     Directory(PathBuf),
     /// No context: a bare Dockerfile on standard input.
     Empty,
+    /// A tar, plain or compressed, that is read once.
+    Archive(Archive),
+    /// An address that gives a bare Dockerfile is one: then there is no context.
+    Remote(Remote),
+}
+
+/// A stream with a name for messages.
+#[derive(Clone)]
+pub struct Archive {
+    pub name: String,
+    stream: Arc<Mutex<Option<Box<dyn Read + Send>>>>,
+}
+
+impl Archive {
+    pub fn new(name: impl Into<String>, stream: Box<dyn Read + Send>) -> Self {
+        Self {
+            name: name.into(),
+            stream: Arc::new(Mutex::new(Some(stream))),
+        }
+    }
+
+    /// The stream, for who asks first.
+    pub(crate) fn take(&self) -> Option<Box<dyn Read + Send>> {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.take()
+    }
+}
+
+impl std::fmt::Debug for Archive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Archive").field(&self.name).finish()
+    }
+}
+
+/// A context that is elsewhere. Displayed without names and passwords.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Remote {
+    /// Of a tar archive, or of a Dockerfile.
+    Http(String),
+    Git(GitSource),
+}
+
+impl Remote {
+    /// Understands `https://….git#ref:subdir`, `git@host:…`, `github.com/…` and addresses of files. `None` for what
+    /// can only be a path. The error says what is wrong with a repository's address.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        let git = if text.starts_with("github.com/") {
+            remote::github(text)?
+        } else {
+            match remote::classify(text)? {
+                remote::Remote::Local => return Ok(None),
+                remote::Remote::Http => return Ok(Some(Self::Http(text.to_owned()))),
+                remote::Remote::Git(git) => git,
+            }
+        };
+        Ok(Some(Self::Git(GitSource {
+            url: git.url,
+            reference: git.reference,
+            subdirectory: git.subdirectory,
+            keep_git_dir: git.keep_git_dir.unwrap_or(false),
+            checksum: git.checksum,
+        })))
+    }
+}
+
+impl std::fmt::Display for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Http(url) | Self::Git(GitSource { url, .. })) = self;
+        f.write_str(&remote::without_userinfo(url))
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Remote({self})")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +134,8 @@ pub enum DockerfileLocation {
         name: String,
         bytes: Arc<[u8]>,
     },
+    /// A file of the context, never outside of it; `None` is its `Dockerfile`, or `dockerfile`.
+    InContext(Option<PathBuf>),
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +144,7 @@ pub enum NamedContext {
     Image(Location),
     /// `target:STAGE`
     Stage(String),
+    Remote(Remote),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! * [`overlay`]: a chain of snapshots as a detached mount;
 //! * [`spec`]: what a command is to be given; [`sandbox`]: how it is given that, step by step;
 //! * [`file`]: copy, mkdir, mkfile, remove, unpack; [`users`]: names in a root's passwd and group;
+//! * [`tool`]: programs of the host outside of any sandbox;
 //! * `sys`: the system calls that rustix lacks, the only home of `unsafe`.
 
 pub mod file;
@@ -13,6 +14,7 @@ pub mod overlay;
 pub mod sandbox;
 pub mod spec;
 mod sys;
+pub mod tool;
 pub mod users;
 
 use std::sync::Arc;

@@ -269,6 +269,18 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>
         .map_err(|error| error.into_parts().1)
 }
 
+/// Gives a program of the host the usual umask, and has the kernel end it together with the thread that starts it.
+pub(crate) fn accompany(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let prepare = || {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec this makes two system calls; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// Ends this process at once, without running anything that was registered for its end.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.

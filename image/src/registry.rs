@@ -5,10 +5,11 @@
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
 //! One request: `transport`. Tokens and challenges: `auth`. Names and passwords: `credentials`. Manifests and blobs:
-//! `pull`.
+//! `pull`. Files behind any address, for ADD: [`file`].
 
 mod auth;
 mod credentials;
+pub mod file;
 mod pull;
 mod transport;
 

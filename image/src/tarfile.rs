@@ -10,7 +10,7 @@ pub(crate) mod reader;
 mod sparse;
 pub(crate) mod writer;
 
-pub(crate) use reader::{Entry, Kind, Reader};
+pub(crate) use reader::{Entry, Kind, Reader, is_header};
 
 /// Size of everything in a tar.
 pub(crate) const BLOCK: usize = 512;

@@ -25,7 +25,7 @@ use std::path::Path;
 use rbuild_cache::{DiffId, RootDir};
 
 pub use crate::compression::Limits;
-use crate::compression::{Bounded, Budget};
+use crate::compression::{self, Bounded, Budget};
 use crate::error::{Error, Result, shown};
 use crate::tarfile::{self, Reader};
 use place::{Placer, Rules};
@@ -122,6 +122,13 @@ pub fn is_archive(file: &mut std::fs::File) -> std::io::Result<bool> {
     };
     file.seek(SeekFrom::Start(0))?;
     Ok(found)
+}
+
+/// Whether a stream that begins so is an archive: compressed, or with the header of a tar. Wants 512 bytes, where
+/// there are so many.
+pub fn begins_archive(first_bytes: &[u8]) -> bool {
+    compression::detect(first_bytes) != compression::Detected::None
+        || tarfile::is_header(first_bytes)
 }
 
 fn unpack_entries(

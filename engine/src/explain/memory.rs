@@ -5,7 +5,7 @@ use rbuild_cache::{Ingredient, Key, KeyWriter, Store};
 use serde::{Deserialize, Serialize};
 
 use super::Explanation;
-use crate::request::{ContextLocation, DockerfileLocation};
+use crate::request::{ContextLocation, DockerfileLocation, Remote};
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Memory {
@@ -40,10 +40,21 @@ pub fn build_key(context: &ContextLocation, dockerfile: &DockerfileLocation) -> 
     match context {
         ContextLocation::Directory(directory) => key.add("context", path(directory)),
         ContextLocation::Empty => key.add("no context", ""),
+        ContextLocation::Archive(archive) => key.add("archive", &archive.name),
+        ContextLocation::Remote(Remote::Http(url)) => key.add("url", url),
+        ContextLocation::Remote(Remote::Git(git)) => {
+            key.add("repository", &git.url);
+            key.add("reference", &git.reference);
+            key.add("subdirectory", &git.subdirectory);
+        }
     }
     match dockerfile {
         DockerfileLocation::Path(file) => key.add("dockerfile", path(file)),
         DockerfileLocation::Text { name, .. } => key.add("dockerfile text", name),
+        DockerfileLocation::InContext(file) => {
+            let file = file.as_deref().unwrap_or(std::path::Path::new(""));
+            key.add("dockerfile in context", file.as_os_str().as_encoded_bytes());
+        }
     }
     key.finish()
 }

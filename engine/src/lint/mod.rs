@@ -109,7 +109,7 @@ const CHECKS: &[(&str, Look)] = &[
 
 /// Lints the Dockerfile of a request. Mistakes in it are part of the answer; an error is what kept it from being read.
 pub fn check(request: &BuildRequest) -> Result<Check> {
-    let source = Arc::new(inputs::dockerfile(&request.dockerfile)?);
+    let source = Arc::new(inputs::dockerfile(&request.dockerfile, None)?);
     let parsed = rbuild_parser::parse(&source);
     let (settings, mut errors) = match Settings::of(&parsed, &request.build_args) {
         Ok(settings) => (settings, Vec::new()),

@@ -179,7 +179,7 @@ fn described(source: &Source, instruction: &Instruction, name: Option<&str>) -> 
 }
 
 fn read(request: &BuildRequest) -> Result<(Arc<Source>, Parsed)> {
-    let source = Arc::new(inputs::dockerfile(&request.dockerfile)?);
+    let source = Arc::new(inputs::dockerfile(&request.dockerfile, None)?);
     let parsed = rbuild_parser::parse(&source);
     let is_broken = parsed
         .diagnostics

@@ -23,7 +23,7 @@ mod mounts;
 mod names;
 mod onbuild;
 mod paths;
-mod remote;
+pub(crate) mod remote;
 mod run;
 pub(crate) mod scope;
 mod stage;

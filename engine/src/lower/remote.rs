@@ -99,6 +99,34 @@ fn git(source: &str) -> Result<GitUrl, String> {
     Ok(found)
 }
 
+/// A repository on GitHub, named as in `github.com/owner/name`.
+pub(crate) fn github(source: &str) -> Result<GitUrl, String> {
+    git(&format!("https://{source}"))
+}
+
+/// Text without the names and passwords that URLs in it hold. The user of an ssh URL is no secret, but nothing that
+/// is shown needs it either.
+pub(crate) fn without_userinfo(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        out.push_str(before);
+        out.push_str("://");
+        let end = after
+            .find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'') || c.is_whitespace())
+            .unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        out.push_str(
+            authority
+                .rsplit_once('@')
+                .map_or(authority, |(_, host)| host),
+        );
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// What the file behind a URL is called: the last part of its path.
 pub(crate) fn file_name(url: &str) -> String {
     let path = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -112,7 +140,7 @@ pub(crate) fn file_name(url: &str) -> String {
 }
 
 /// Undoes percent encoding; what is no valid encoding stays as it is.
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.as_bytes();
     while let Some((first, rest)) = bytes.split_first() {
@@ -164,6 +192,17 @@ mod tests {
         ));
         assert!(classify("https://example.com/a.git?what=1").is_err());
         assert!(classify("https://example.com/a.git#--upload-pack=x").is_err());
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        for (text, expected) in [
+            ("ADD https://me:pw@a.b/c /d", "ADD https://a.b/c /d"),
+            ("https://t@a.b?x=https://u:p@c/", "https://a.b?x=https://c/"),
+            ("a@b:c no://x/@y", "a@b:c no://x/@y"),
+        ] {
+            assert_eq!(without_userinfo(text), expected);
+        }
     }
 
     #[test]

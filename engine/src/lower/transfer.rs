@@ -94,9 +94,10 @@ impl Lowering<'_> {
             refresh: self.is_refreshed(site),
             epoch: None,
         });
-        let created_by = created_by(&words, &shared, add);
+        let created_by = remote::without_userinfo(&created_by(&words, &shared, add));
         let text = expand::word(&shown(site.instruction), self.file.escape, &state.scope)
             .map_or_else(|_| shown(site.instruction), |expanded| expanded.text);
+        let text = remote::without_userinfo(&text);
         let (name, record) = self.next_step(state, site, &text);
         let place = (site.stage, site.ordinal);
         let mut vertex = self.graph.add(op, &inputs);
@@ -335,6 +336,7 @@ impl Lowering<'_> {
             &[],
         );
         let place = (site.stage, site.ordinal);
+        let url = remote::without_userinfo(url);
         self.name_step(
             vertex,
             place,
@@ -376,8 +378,9 @@ impl Lowering<'_> {
                 span,
             )));
         }
-        let shown = format!("[internal] fetch {}", git.url);
-        let record = format!("git/{}", git.url);
+        let url = remote::without_userinfo(&git.url);
+        let shown = format!("[internal] fetch {url}");
+        let record = format!("git/{url}");
         let vertex = self.graph.add(
             Op::Git(GitSource {
                 url: git.url,

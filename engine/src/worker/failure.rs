@@ -57,6 +57,18 @@ impl Failure {
         .with_message_of_cause()
     }
 
+    /// With words of its own for what `cause` led to.
+    pub(crate) fn caused(
+        code: &'static str,
+        message: impl Into<String>,
+        cause: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            cause: Some(Arc::new(cause)),
+            ..Self::new(code, message)
+        }
+    }
+
     fn with_message_of_cause(mut self) -> Self {
         if let Some(cause) = &self.cause {
             self.message = cause.to_string();

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{Context, Wanted};
 use crate::event::{Event, Sink, StepId};
 use crate::explain::notebook::Notebook;
+use crate::fetch::Access;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
 use crate::request::NetworkChoice;
 pub(crate) use exec::check_platform;
@@ -59,6 +60,16 @@ pub(crate) struct Settings {
     pub(crate) ssh: HashMap<String, PathBuf>,
     pub(crate) network: NetworkChoice,
     pub(crate) limits: Limits,
+}
+
+impl Settings {
+    /// By what right sources are fetched.
+    fn access(&self) -> Access {
+        Access {
+            secrets: self.secrets.clone(),
+            ssh: self.ssh.clone(),
+        }
+    }
 }
 
 /// What is to be known of a vertex besides its operation.
@@ -301,7 +312,11 @@ impl rbuild_solver::Worker for Worker {
                 () = cancel.cancelled() => Err(Failure::cancelled()),
                 output = self.http(vertex, source) => output,
             },
-            Op::Git(source) => self.git(source, cancel).await,
+            Op::Git(source) => tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Failure::cancelled()),
+                output = self.git(source) => output,
+            },
             Op::Exec(exec) => self.exec(vertex, exec, inputs, cancel).await,
             Op::File(file) => self.file(file, inputs).await,
             Op::Merge => self.merge(inputs).await,

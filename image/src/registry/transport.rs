@@ -27,9 +27,9 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Transport {
     /// With the system's proxy and verified certificates.
-    usual: reqwest::Client,
+    pub(super) usual: reqwest::Client,
     /// For hosts that need no valid certificate; on this machine, so without a proxy.
-    lax: reqwest::Client,
+    pub(super) lax: reqwest::Client,
     schemes: Mutex<HashMap<String, &'static str>>,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn failed(url: &Url, reason: impl Into<String>) -> Error {
     }
 }
 
-fn unreachable(url: &Url, error: reqwest::Error) -> Error {
+pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     let reason = if error.is_timeout() {
         "it does not answer in time"
     } else if error.is_connect() {
@@ -239,7 +239,12 @@ impl Client {
     }
 
     /// Where a redirect leads: http and https only, not from https to http, and not for ever.
-    fn redirected(&self, from: &Url, target: Option<&str>, redirects: u32) -> Result<Url> {
+    pub(super) fn redirected(
+        &self,
+        from: &Url,
+        target: Option<&str>,
+        redirects: u32,
+    ) -> Result<Url> {
         if redirects > REDIRECT_LIMIT {
             return Err(failed(
                 from,
@@ -320,7 +325,7 @@ impl Client {
     }
 }
 
-fn is_redirect(status: StatusCode) -> bool {
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 

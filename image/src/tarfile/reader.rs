@@ -362,6 +362,12 @@ fn header_path(block: &[u8; BLOCK], header: &tar::Header) -> Vec<u8> {
     [prefix, b"/", name].concat()
 }
 
+/// Whether a stream that begins so begins with an entry's header.
+pub(crate) fn is_header(first_bytes: &[u8]) -> bool {
+    let block = first_bytes.first_chunk::<BLOCK>();
+    block.is_some_and(|block| verify_checksum(block, tar::Header::from_byte_slice(block)).is_ok())
+}
+
 fn verify_checksum(block: &[u8; BLOCK], header: &tar::Header) -> Result<(), Error> {
     let expected = number::parse(&header.as_old().cksum);
     let (mut unsigned, mut signed) = (0_i64, 0_i64);

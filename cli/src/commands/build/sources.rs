@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use rbuild_engine::image::Reference;
 use rbuild_engine::image::source::Location;
-use rbuild_engine::request::{ContextLocation, DockerfileLocation, NamedContext};
+use rbuild_engine::image::unpack;
+use rbuild_engine::request::{Archive, ContextLocation, DockerfileLocation, NamedContext, Remote};
 
 use crate::error::{Error, Result};
 use crate::similar;
 
 /// A Dockerfile on standard input; more is no Dockerfile.
 const MAX_STDIN_BYTES: u64 = 64 << 20;
+/// By so many first bytes an archive is told from a Dockerfile.
+const FIRST_BYTES: u64 = 512;
 
 /// Finds the context and the Dockerfile, and says what is near where one is missing.
 pub(crate) fn locate(
@@ -26,10 +29,15 @@ pub(crate) fn locate(
                 "standard input cannot be both the context and the Dockerfile",
             ));
         }
-        let bytes = read_stdin()?;
-        if is_archive(&bytes) {
-            return Err(Error::unsupported("a tar stream as build context"));
+        let first = read_stdin(FIRST_BYTES)?;
+        if unpack::begins_archive(&first) {
+            let stream = Box::new(std::io::Cursor::new(first).chain(std::io::stdin()));
+            return Ok((
+                ContextLocation::Archive(Archive::new("standard input", stream)),
+                DockerfileLocation::InContext(file.map(Path::to_path_buf)),
+            ));
         }
+        let bytes = [first, read_stdin(MAX_STDIN_BYTES)?].concat();
         if file.is_some() {
             return Err(Error::usage(
                 "--file and a Dockerfile on standard input exclude each other",
@@ -37,12 +45,15 @@ pub(crate) fn locate(
         }
         return Ok((ContextLocation::Empty, text(&bytes)));
     }
-    if is_remote(context) {
-        return Err(Error::unsupported(format!(
-            "the remote build context `{context}`"
-        )));
-    }
     let directory = PathBuf::from(context);
+    if let Some(remote) = remote(context, &directory)? {
+        let dockerfile = if file_is_stdin {
+            text(&read_stdin(MAX_STDIN_BYTES)?)
+        } else {
+            DockerfileLocation::InContext(file.map(Path::to_path_buf))
+        };
+        return Ok((ContextLocation::Remote(remote), dockerfile));
+    }
     match std::fs::metadata(&directory) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => {
@@ -57,7 +68,7 @@ pub(crate) fn locate(
         Err(error) => return Err(Error::io("open the build context", &directory, error)),
     }
     let dockerfile = if file_is_stdin {
-        text(&read_stdin()?)
+        text(&read_stdin(MAX_STDIN_BYTES)?)
     } else {
         DockerfileLocation::Path(dockerfile(&directory, file)?)
     };
@@ -139,34 +150,22 @@ fn nearest_beside(path: &Path) -> Vec<String> {
         .collect()
 }
 
-fn read_stdin() -> Result<Vec<u8>> {
+fn read_stdin(limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::stdin()
         .lock()
-        .take(MAX_STDIN_BYTES)
+        .take(limit)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::failed("cannot read standard input").because(error))?;
     Ok(bytes)
 }
 
-/// Whether these are the first bytes of a tar, plain or compressed.
-fn is_archive(bytes: &[u8]) -> bool {
-    let magic: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    magic.iter().any(|magic| bytes.starts_with(magic))
-        || bytes.get(257..262) == Some(b"ustar".as_slice())
-}
-
-fn is_remote(text: &str) -> bool {
-    [
-        "http://",
-        "https://",
-        "git://",
-        "ssh://",
-        "git@",
-        "github.com/",
-    ]
-    .iter()
-    .any(|prefix| text.starts_with(prefix))
+/// What is elsewhere. A directory that has such a name is meant first.
+fn remote(text: &str, path: &Path) -> Result<Option<Remote>> {
+    if path.is_dir() {
+        return Ok(None);
+    }
+    Remote::parse(text).map_err(Error::usage)
 }
 
 /// `NAME=VALUE` of `--build-context`.
@@ -196,8 +195,8 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
         NamedContext::Image(Location::OciArchive { path, tag })
     } else if let Some(stage) = value.strip_prefix("target:") {
         NamedContext::Stage(stage.to_owned())
-    } else if is_remote(value) {
-        return Err(Error::unsupported(format!("the remote context `{value}`")));
+    } else if let Some(remote) = remote(value, Path::new(value))? {
+        NamedContext::Remote(remote)
     } else {
         let path = PathBuf::from(value);
         if !path.is_dir() {
@@ -279,12 +278,22 @@ mod tests {
     }
 
     #[test]
-    fn archives_are_told_from_dockerfiles() {
-        assert!(is_archive(b"\x1f\x8b\x08"));
-        assert!(!is_archive(b"FROM scratch\n"));
-        let mut tar = vec![0; 512];
-        tar.splice(257..262, *b"ustar");
-        assert!(is_archive(&tar));
+    fn what_is_elsewhere_is_told_from_paths() {
+        let is_remote = |text: &str| remote(text, Path::new(text)).unwrap().is_some();
+        for elsewhere in [
+            "https://example.com/a.git#main:sub",
+            "https://example.com/context.tar",
+            "git@example.com:a/b",
+            "github.com/a/b#main",
+            "ssh://git@example.com/a",
+        ] {
+            assert!(is_remote(elsewhere), "{elsewhere}");
+        }
+        for path in [".", "a/b", "/", "file:///etc", "./x.git"] {
+            assert!(!is_remote(path), "{path}");
+        }
+        let refused = remote("https://example.com/a.git#--upload-pack=x", Path::new("-"));
+        assert!(matches!(refused, Err(Error::Usage(_))));
     }
 
     #[test]

@@ -1,0 +1,197 @@
+//! Build contexts that are no directory yet: a tar stream, an address, a repository. Each becomes a directory of the
+//! store: archives in a temporary one that goes with the build, repositories as snapshots that later builds find
+//! again. The Dockerfile may be in there, so the main one comes before everything else.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_cache::{RootDir, Store, TemporaryDirectory};
+use rbuild_parser::Source;
+
+use crate::fetch::{self, Access};
+use crate::inputs;
+use crate::lower::remote::without_userinfo;
+use crate::op::{GitSource, HttpSource};
+use crate::request::{Archive, BuildRequest, ContextLocation, DockerfileLocation, Remote};
+use crate::worker::blocking;
+use crate::worker::failure::Failure;
+use crate::{Engine, Error, Result};
+
+/// What a context's file is called that is no archive.
+const FILE_NAME: &str = "context";
+
+/// A context that is a directory by now.
+#[derive(Debug, Clone)]
+pub(crate) struct Local {
+    pub(crate) directory: PathBuf,
+    /// Where the directory goes with the build.
+    pub(crate) temporary: Option<Arc<TemporaryDirectory>>,
+}
+
+/// What the whole build stands on.
+pub(crate) struct Main {
+    pub(crate) dockerfile: Source,
+    /// Where the context was no directory.
+    pub(crate) local: Option<Local>,
+}
+
+/// What an address gave.
+enum Found {
+    Context(Local),
+    /// The bytes of a file that is no archive.
+    File(PathBuf),
+}
+
+impl Engine {
+    /// Brings the main context here and reads the Dockerfile.
+    pub(crate) async fn main_context(&self, request: &BuildRequest) -> Result<Main> {
+        let local = match &request.context {
+            ContextLocation::Directory(_) | ContextLocation::Empty => None,
+            ContextLocation::Archive(archive) => Some(self.archive(archive).await?),
+            ContextLocation::Remote(remote) => match self.remote(remote, request, true).await? {
+                Found::Context(local) => Some(local),
+                Found::File(path) => return bare(request, remote, path),
+            },
+        };
+        let directory = match (&request.context, &local) {
+            (_, Some(local)) => Some(local.directory.as_path()),
+            (ContextLocation::Directory(path), None) => Some(path.as_path()),
+            (_, None) => None,
+        };
+        Ok(Main {
+            dockerfile: inputs::dockerfile(&request.dockerfile, directory)?,
+            local,
+        })
+    }
+
+    /// Brings a named context here.
+    pub(crate) async fn named_context(
+        &self,
+        name: &str,
+        remote: &Remote,
+        request: &BuildRequest,
+    ) -> Result<Local> {
+        match self.remote(remote, request, false).await? {
+            Found::Context(local) => Ok(local),
+            Found::File(_) => Err(Error::Other(format!(
+                "the context `{name}`: what `{remote}` gives is no tar archive"
+            ))),
+        }
+    }
+
+    async fn archive(&self, archive: &Archive) -> Result<Local> {
+        let stream = archive.take().ok_or_else(|| Error::Io {
+            message: format!("cannot read the build context from {}", archive.name),
+            source: std::io::Error::other("it was read already"),
+        })?;
+        let what = archive.name.clone();
+        let store = Arc::clone(self.store());
+        blocking(move || unpack(&store, stream, &what)).await
+    }
+
+    async fn remote(&self, remote: &Remote, request: &BuildRequest, main: bool) -> Result<Found> {
+        let failed = |failure: Failure| Error::Io {
+            message: format!("cannot fetch the build context `{remote}`"),
+            source: std::io::Error::other(failure),
+        };
+        let access = access(request);
+        match remote {
+            Remote::Git(source) => {
+                let keeps = main
+                    && request
+                        .build_args
+                        .get("BUILDKIT_CONTEXT_KEEP_GIT_DIR")
+                        .is_some_and(|value| matches!(value.as_str(), "1" | "true"));
+                let source = GitSource {
+                    keep_git_dir: source.keep_git_dir || keeps,
+                    ..source.clone()
+                };
+                let snapshot = fetch::git::checkout(self.store(), &source, &access)
+                    .await
+                    .map_err(failed)?;
+                Ok(Found::Context(Local {
+                    directory: self.store().snapshot_directory(&snapshot.id),
+                    temporary: None,
+                }))
+            }
+            Remote::Http(url) => {
+                let source = HttpSource {
+                    url: url.clone(),
+                    checksum: None,
+                    filename: FILE_NAME.to_owned(),
+                };
+                let snapshot =
+                    fetch::http::file(self.store(), &self.client, &source, &access, &|_, _| ())
+                        .await
+                        .map_err(failed)?;
+                let path = self
+                    .store()
+                    .snapshot_directory(&snapshot.id)
+                    .join(FILE_NAME);
+                let store = Arc::clone(self.store());
+                let what = without_userinfo(url);
+                blocking(move || archive_or_file(&store, path, &what)).await
+            }
+        }
+    }
+}
+
+pub(crate) fn access(request: &BuildRequest) -> Access {
+    Access {
+        secrets: request
+            .secrets
+            .iter()
+            .map(|secret| (secret.id.clone(), Arc::clone(&secret.data)))
+            .collect(),
+        ssh: request
+            .ssh
+            .iter()
+            .map(|ssh| (ssh.id.clone(), ssh.socket.clone()))
+            .collect(),
+    }
+}
+
+/// A Dockerfile without a context.
+fn bare(request: &BuildRequest, remote: &Remote, path: PathBuf) -> Result<Main> {
+    if !matches!(request.dockerfile, DockerfileLocation::InContext(None)) {
+        return Err(Error::Usage(format!(
+            "what `{remote}` gives is no tar archive, so it cannot be a context for another Dockerfile"
+        )));
+    }
+    let found = inputs::dockerfile(&DockerfileLocation::Path(path), None)?;
+    Ok(Main {
+        dockerfile: Source::new(remote.to_string(), found.text().as_bytes()),
+        local: None,
+    })
+}
+
+fn archive_or_file(store: &Store, path: PathBuf, what: &str) -> Result<Found> {
+    let failed = |source| Error::Io {
+        message: format!("cannot read the build context from {what}"),
+        source,
+    };
+    let mut file = std::fs::File::open(&path).map_err(failed)?;
+    if rbuild_image::unpack::is_archive(&mut file).map_err(failed)? {
+        return unpack(store, Box::new(file), what).map(Found::Context);
+    }
+    Ok(Found::File(path))
+}
+
+/// Blocking.
+fn unpack(store: &Store, mut stream: Box<dyn Read + Send>, what: &str) -> Result<Local> {
+    let failed = |source| Error::Io {
+        message: format!("cannot unpack the build context from {what}"),
+        source,
+    };
+    let temporary = store.temporary_directory()?;
+    let root = RootDir::open_ambient(temporary.path()).map_err(failed)?;
+    // Everything of a context counts as owned by root.
+    let owner = Some((0, 0));
+    rbuild_image::unpack::archive(&mut *stream, &root, "/".as_ref(), owner)
+        .map_err(|error| failed(std::io::Error::other(error)))?;
+    Ok(Local {
+        directory: temporary.path().to_owned(),
+        temporary: Some(Arc::new(temporary)),
+    })
+}
