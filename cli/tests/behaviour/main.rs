@@ -6,6 +6,7 @@ mod kit;
 mod build;
 mod images;
 mod looking;
+mod remote;
 mod robustness;
 mod rootless;
 mod run;
