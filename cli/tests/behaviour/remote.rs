@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::kit::{Archive, Kit, Output, Page, Server, skipped};
+use crate::kit::server::{Page, Server};
+use crate::kit::{Archive, Kit, Output, skipped};
 use crate::require_machine;
 
 const IMAGE: [&str; 2] = ["-o", "type=oci,dest=image.tar"];
@@ -267,7 +268,7 @@ fn contexts_come_from_standard_input_however_compressed() {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    assert_eq!(left, [PathBuf::new(); 0]);
+    assert_eq!(left, Vec::<PathBuf>::new());
     kit.store_is_whole();
 }
 

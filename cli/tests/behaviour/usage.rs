@@ -44,7 +44,6 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
         ),
         (&["build", "--sbom=true", "context"], "--sbom"),
         (&["build", "--config", "file", "context"], "--config"),
-        (&["build", "https://example.com/x.git"], "remote"),
     ] {
         let output = run(arguments);
         assert_eq!(output.code, 1, "{arguments:?}\n{output}");

@@ -7,13 +7,13 @@
 //! assert_eq!(output.code, 0);
 //! ```
 //!
-//! [`base`] makes the image that tests build on; [`Archive`] reads what was built; [`Server`]
+//! [`base`] makes the image that tests build on; [`Archive`] reads what was built; [`server`]
 //! gives what is fetched.
 
 mod archive;
 mod base;
 mod filter;
-mod server;
+pub(crate) mod server;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 pub(crate) use archive::Archive;
-pub(crate) use server::{Page, Server};
 
 /// A store, a context and the binary. Everything is removed with it.
 pub(crate) struct Kit {
