@@ -304,7 +304,7 @@ impl<'s> Reader<'s> {
             }
         }
         if is_too_long {
-            let message = format!("the instruction is longer than {LONGEST_LOGICAL} bytes");
+            let message = format!("the instruction is too long: more than {LONGEST_LOGICAL} bytes");
             let span = Span::new(start, start);
             self.report(
                 Diagnostic::error("instruction-too-long", message, span)
@@ -350,7 +350,7 @@ impl<'s> Reader<'s> {
             self.report(
                 Diagnostic::error(
                     "line-too-long",
-                    format!("line {line} is longer than {LONGEST_LINE} bytes"),
+                    format!("line {line} is too long: more than {LONGEST_LINE} bytes"),
                     Span::new(span.start, span.start),
                 )
                 .help("break the line with continuations, or put the data into a file and COPY it"),

@@ -90,7 +90,7 @@ impl Worker {
         let output = log.finish();
         match result {
             Ok(snapshot) => Ok(Output::Snapshot(Some(snapshot))),
-            Err(error) => Err(failed(error, output)),
+            Err(error) => Err(failed(error, output).single_id(self.executor.host().privilege())),
         }
     }
 
@@ -418,6 +418,14 @@ fn failed(error: ExecError, output: Vec<u8>) -> Failure {
             exit: Some(exit),
             ..Failure::new("run-failed", format!("RUN {}", ExecError::Failed(exit)))
         },
+        ExecError::StorageFull(exit) => Failure {
+            exit: Some(exit),
+            ..Failure::new(
+                "storage-full",
+                format!("RUN {}", ExecError::StorageFull(exit)),
+            )
+        }
+        .help("make room on it, for instance with `rbuild prune`, or move the store with `--root`"),
         error => Failure::of("run-failed", error),
     };
     Failure { output, ..failure }

@@ -62,6 +62,9 @@ pub enum ExecError {
     /// The command ended with something else than success.
     #[error("{}", describe_exit(*.0))]
     Failed(Exit),
+    /// It ended so when the store's file system had no room left, which is most likely why.
+    #[error("{} while the store's file system was full", describe_exit(*.0))]
+    StorageFull(Exit),
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
@@ -77,6 +80,15 @@ fn describe_exit(exit: Exit) -> String {
     }
 }
 
+/// Whether the file system of a directory has no blocks or no inodes left worth speaking of.
+fn is_full(directory: &std::path::Path) -> bool {
+    const LEAST_BYTES: u64 = 64 << 10;
+    rustix::fs::statvfs(directory).is_ok_and(|space| {
+        space.f_bavail.saturating_mul(space.f_frsize) < LEAST_BYTES
+            || (space.f_files > 0 && space.f_favail == 0)
+    })
+}
+
 impl Executor {
     /// Runs a step: on success what it wrote becomes a snapshot on top of `base`. On failure nothing is kept.
     pub async fn exec(
@@ -90,6 +102,9 @@ impl Executor {
         let ended = self.go(base.clone(), exec, stdio, &cancel, None).await?;
         match ended.exit {
             Exit::Code(0) => {}
+            // The command may have said "I/O error" or nothing at all, and what it wrote goes with its layer: it is
+            // now or never that the cause can be seen.
+            exit if is_full(ended.layer.upper()) => return Err(ExecError::StorageFull(exit)),
             exit => return Err(ExecError::Failed(exit)),
         }
         blocking(move || {
