@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::image::registry;
 
+use crate::config_file::ConfigFile;
 use crate::error::{Error, Result};
 
 const HEADING: &str = "Everywhere";
@@ -27,45 +28,94 @@ pub(crate) struct GlobalArgs {
     /// Speak plain HTTP to this registry where it does not answer TLS
     #[arg(long, global = true, help_heading = HEADING, value_name = "HOST")]
     insecure_registry: Vec<String>,
+    /// Trust the certificate authorities of this file (PEM) for registries, besides the system's
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
+    registry_ca: Vec<PathBuf>,
 }
 
 /// Flags that take a value and may stand before the command's name.
-pub(crate) const FLAGS_WITH_VALUE: [&str; 3] = ["--root", "--config", "--insecure-registry"];
+pub(crate) const FLAGS_WITH_VALUE: [&str; 4] = [
+    "--root",
+    "--config",
+    "--insecure-registry",
+    "--registry-ca",
+];
 
 impl GlobalArgs {
     /// Returns how the engine is to be set up. Opens nothing.
     pub(crate) fn options(&self) -> Result<rbuild_engine::Options> {
-        if self.config.is_some() {
-            return Err(Error::unsupported("--config"));
-        }
+        let file = self.file()?;
         Ok(rbuild_engine::Options {
-            root: self.root()?,
-            registry: registry::Options {
-                insecure: self.insecure_registry.clone(),
-                ..registry::Options::default()
-            },
+            root: self.root(file.root.clone())?,
+            registry: self.registries(file),
         })
     }
 
-    fn root(&self) -> Result<PathBuf> {
-        let root = match &self.root {
-            Some(root) if !root.as_os_str().is_empty() => root.clone(),
-            _ => default_root()?,
+    /// How registries are spoken to.
+    pub(crate) fn registry_options(&self) -> Result<registry::Options> {
+        Ok(self.registries(self.file()?))
+    }
+
+    fn file(&self) -> Result<ConfigFile> {
+        let path = self.config.as_deref();
+        path.map_or_else(|| Ok(ConfigFile::default()), ConfigFile::read)
+    }
+
+    fn registries(&self, file: ConfigFile) -> registry::Options {
+        let mut insecure = self.insecure_registry.clone();
+        insecure.extend(file.insecure);
+        registry::Options {
+            insecure,
+            credential_files: credential_files(),
+            certificate_directories: certificate_directories(),
+            authorities: self.registry_ca.clone(),
+            registries: file.registries,
+            ..registry::Options::default()
+        }
+    }
+
+    fn root(&self, of_file: Option<PathBuf>) -> Result<PathBuf> {
+        let given = self.root.clone().filter(|root| !root.as_os_str().is_empty());
+        let root = match given.or(of_file) {
+            Some(root) => root,
+            None => default_root()?,
         };
         std::path::absolute(&root).map_err(|error| Error::io("find", &root, error))
     }
+}
+
+/// The XDG specification says that relative paths are to be ignored.
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+/// Where logins are kept: `$DOCKER_CONFIG/config.json`, then `$REGISTRY_AUTH_FILE`. `login` writes to the first.
+pub(crate) fn credential_files() -> Vec<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let docker = set("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(set("HOME")?).join(".docker")));
+    docker
+        .map(|directory| directory.join("config.json"))
+        .into_iter()
+        .chain(set("REGISTRY_AUTH_FILE").map(PathBuf::from))
+        .collect()
+}
+
+fn certificate_directories() -> Vec<PathBuf> {
+    let own = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    own.map(|config| config.join("containers/certs.d"))
+        .into_iter()
+        .chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from))
+        .collect()
 }
 
 fn default_root() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/rbuild"));
     }
-    // The XDG specification says that relative paths are to be ignored.
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
     absolute("XDG_DATA_HOME")
         .or_else(|| Some(absolute("HOME")?.join(".local/share")))
         .map(|data| data.join("rbuild"))

@@ -5,6 +5,7 @@
 //! owns the terminal.
 
 mod commands;
+mod config_file;
 mod error;
 mod exit;
 mod explain;

@@ -73,7 +73,7 @@ impl Engine {
             return Err(Error::Dockerfile(warnings));
         }
         let outputs = outputs(&request);
-        output::check(&outputs, lowered.images.len())?;
+        output::check(&request, &outputs, lowered.images.len())?;
         let plan = Plan::new(&lowered, &outputs);
         let contexts = tokio::select! {
             biased;
@@ -85,12 +85,22 @@ impl Engine {
         });
 
         let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events);
+        let publisher = output::Publisher {
+            client: self.client.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            cancel: cancel.clone(),
+            known: repositories(&images),
+        };
         let (lowered, cached) = solve(lowered, worker, &plan, &request, &events, cancel).await?;
         let steps = lowered.lowered.steps.len();
         let store = Arc::clone(self.store());
         let exporting = {
             let events = Arc::clone(&events);
-            blocking(move || export(&store, &lowered, &request, &outputs, &plan, events.as_ref()))
+            blocking(move || {
+                export(
+                    &store, &publisher, &lowered, &request, &outputs, &plan, &events,
+                )
+            })
         };
         let image = exporting.await?;
         Ok(BuildOutcome {
@@ -537,14 +547,48 @@ fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
     }))
 }
 
+/// Tells of the bytes that a step moves.
+fn moved(step: Option<StepId>, events: &Arc<dyn Sink>) -> output::Moved {
+    let events = Arc::clone(events);
+    Arc::new(move |what, done, total| {
+        if let Some(step) = step {
+            events.event(Event::Progress {
+                step,
+                what: what.to_owned(),
+                done,
+                total,
+            });
+        }
+    })
+}
+
+/// Which repositories have the layers of the images that a build begins with.
+fn repositories(
+    images: &HashMap<ImageNeed, Arc<Resolved>>,
+) -> HashMap<rbuild_cache::Digest, Vec<rbuild_image::Reference>> {
+    let mut known: HashMap<_, Vec<_>> = HashMap::new();
+    for image in images.values() {
+        if let Location::Registry(reference) = &image.location {
+            for layer in &image.manifest.layers {
+                known
+                    .entry(layer.digest)
+                    .or_default()
+                    .push(reference.clone());
+            }
+        }
+    }
+    known
+}
+
 /// Puts the images together and hands the outputs over. Blocking.
 fn export(
-    store: &Store,
+    store: &Arc<Store>,
+    publisher: &output::Publisher,
     built: &Built,
     request: &BuildRequest,
     outputs: &[Output],
     plan: &Plan,
-    events: &dyn Sink,
+    events: &Arc<dyn Sink>,
 ) -> Result<Option<BuiltImage>> {
     let mut solved = Vec::new();
     for (image, top) in built.lowered.images.iter().zip(&built.tops) {
@@ -572,7 +616,16 @@ fn export(
             if place > 0 {
                 began = begin(step);
             }
-            output::deliver(store, &solved, request, output, image.as_ref())?;
+            let moved = moved(step.copied(), events);
+            output::deliver(
+                store,
+                publisher,
+                &moved,
+                &solved,
+                request,
+                output,
+                image.as_ref(),
+            )?;
             if let Some(step) = step {
                 events.event(Event::Done {
                     step: *step,

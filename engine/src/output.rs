@@ -1,16 +1,22 @@
 //! Where a build's result goes: `--output`. Everything is put together before the first byte leaves; what a
 //! destination gets, it gets whole.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::{Digest, SnapshotId, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
+use rbuild_image::registry::{Client, push};
 use rbuild_image::{Reference, layer};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::assemble::{Annotations, Assembled, Form, Solved, assemble};
+use crate::images::push::send;
 use crate::request::{BuildRequest, CompressionChoice, Output, OutputKind};
 use crate::worker::now;
 use crate::{Error, Result};
@@ -42,14 +48,12 @@ fn needs_image(kind: OutputKind) -> bool {
 }
 
 /// Says before anything runs what cannot be done.
-pub(crate) fn check(outputs: &[Output], platforms: usize) -> Result<()> {
+pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize) -> Result<()> {
     for output in outputs {
         match output.kind {
-            OutputKind::Registry => {
-                return Err(Error::Other(
-                    "pushing to a registry is not supported yet: write an archive with \
-                     `--output type=oci,dest=FILE` and push that"
-                        .to_owned(),
+            OutputKind::Registry if names(request, output).is_empty() => {
+                return Err(Error::Usage(
+                    "what is pushed needs a name: give one with --tag".to_owned(),
                 ));
             }
             OutputKind::Docker { .. } if platforms > 1 => {
@@ -67,6 +71,7 @@ pub(crate) fn check(outputs: &[Output], platforms: usize) -> Result<()> {
             | OutputKind::Tar
             | OutputKind::Local
             | OutputKind::Image
+            | OutputKind::Registry
             | OutputKind::CacheOnly => {}
         }
     }
@@ -134,9 +139,55 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
 
 const ZSTD_LEVEL: u8 = 3;
 
+/// Pushes what was built.
+pub(crate) struct Publisher {
+    pub(crate) client: Client,
+    pub(crate) runtime: Handle,
+    pub(crate) cancel: CancellationToken,
+    /// Which repositories have the layers of the base images.
+    pub(crate) known: HashMap<Digest, Vec<Reference>>,
+}
+
+impl Publisher {
+    /// Pushes under all names, one after the other: the blobs are there after the first. Blocking.
+    fn push(
+        &self,
+        store: &Arc<Store>,
+        image: &Assembled,
+        names: &[Reference],
+        moved: &Moved,
+    ) -> Result<()> {
+        let moved = Arc::clone(moved);
+        let progress: push::Progress = Arc::new(move |blob, state| {
+            let done = match state {
+                push::State::Sending(done) => done,
+                push::State::Exists | push::State::Mounted(_) | push::State::Sent => blob.size,
+            };
+            moved(&format!("pushing {}", blob.digest), done, blob.size);
+        });
+        for name in names {
+            let root = &image.descriptor;
+            let sending = send(store, &self.client, root, name, &self.known, &progress);
+            self.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = self.cancel.cancelled() => Err(Error::Cancelled),
+                    sent = sending => sent,
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Called with (what, bytes done, bytes in all).
+pub(crate) type Moved = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
+
 /// Hands one output over. Blocking.
 pub(crate) fn deliver(
-    store: &Store,
+    store: &Arc<Store>,
+    publisher: &Publisher,
+    moved: &Moved,
     solved: &[Solved<'_>],
     request: &BuildRequest,
     output: &Output,
@@ -162,6 +213,7 @@ pub(crate) fn deliver(
             let root = &image.descriptor;
             Ok(export::oci_directory(store, root, &canonical, directory)?)
         }
+        (OutputKind::Registry, Some(image)) => publisher.push(store, image, &names, moved),
         (OutputKind::Image, Some(image)) => keep(store, solved, &canonical, image),
         (OutputKind::Tar, _) => {
             let one = solved.first();

@@ -30,6 +30,9 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// A file of logins, or a program that keeps them.
+    #[error("{what}: {reason}")]
+    Credentials { what: String, reason: String },
     #[error("cannot {action} `{path}`")]
     Io {
         action: &'static str,

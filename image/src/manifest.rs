@@ -24,7 +24,7 @@ pub const DOCUMENT_LIMIT_BYTES: u64 = 4 << 20;
 pub const CONFIG_LIMIT_BYTES: u64 = 8 << 20;
 
 /// How the tag of an image in a layout is annotated, and its whole name.
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

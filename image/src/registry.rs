@@ -1,25 +1,35 @@
-//! The OCI distribution protocol: pulling over http and https.
+//! The OCI distribution protocol: pulling and pushing over http and https.
 //!
 //! Redirects are followed by this code, never by the HTTP library, so that credentials stay with the host they are
 //! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
-//! One request: `transport`. Tokens and challenges: `auth`. Names and passwords: `credentials`. Manifests and blobs:
-//! `pull`. Files behind any address, for ADD: [`file`].
+//! One request: `transport`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
+//! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`] and `upload`. Files behind any address, for ADD: [`file`].
 
 mod auth;
-mod credentials;
+mod certificates;
+pub mod credentials;
+mod date;
 pub mod file;
+mod helper;
 mod pull;
+pub mod push;
 mod transport;
+mod upload;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use auth::Authorizations;
-use credentials::Credentials;
-use transport::Transport;
+use auth::{Access, Authorizations};
+use credentials::{Credentials, Login};
+use reqwest::{Method, StatusCode};
+use transport::{Call, Transport};
+
+use crate::reference::Reference;
+use crate::{Error, Result};
 
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +40,22 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// Files of the form of `~/.docker/config.json`; the first that knows a host counts. Missing ones are empty.
     pub credential_files: Vec<PathBuf>,
+    /// Directories as `/etc/docker/certs.d`: one directory a `HOST[:PORT]`, with `*.crt` (whom to trust besides the
+    /// system's authorities) and `client.cert` with `client.key` (who we are).
+    pub certificate_directories: Vec<PathBuf>,
+    /// Files of authorities (PEM) that are trusted for every registry, besides the system's.
+    pub authorities: Vec<PathBuf>,
+    /// By registry.
+    pub registries: HashMap<String, RegistryOptions>,
+}
+
+/// How one registry is spoken to.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryOptions {
+    /// Where its images are looked for first: `HOST[:PORT][/PREFIX]`.
+    pub mirrors: Vec<String>,
+    /// A file of authorities (PEM) that are trusted for this host.
+    pub authority: Option<PathBuf>,
 }
 
 /// Speaks to registries; keeps connections and tokens. Made lazily: a build that needs no registry pays nothing.
@@ -43,7 +69,9 @@ struct Inner {
     options: Options,
     transport: OnceLock<Transport>,
     authorizations: Authorizations,
-    credentials: OnceLock<Credentials>,
+    credentials: OnceLock<Arc<Credentials>>,
+    /// Used instead of all that files know.
+    login: Option<Login>,
 }
 
 impl Client {
@@ -56,7 +84,62 @@ impl Client {
         }
     }
 
+    /// Looks whether a registry accepts a login.
+    pub async fn check_login(&self, registry: &str, login: &Login) -> Result<()> {
+        let client = Self {
+            inner: Arc::new(Inner {
+                options: self.inner.options.clone(),
+                login: Some(login.clone()),
+                ..Inner::default()
+            }),
+        };
+        let reference = Reference {
+            registry: registry.to_owned(),
+            repository: String::new(),
+            tag: None,
+            digest: None,
+        };
+        let base = client.base(&reference).await?;
+        let url = base
+            .join("/v2/")
+            .map_err(|error| transport::failed(&base, error.to_string()))?;
+        let mut call = Call::read(Method::GET, &reference, url);
+        call.access = &Access::Login;
+        let sent = client.send(&call).await;
+        sent.map_err(|failure| match failure.status {
+            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Error::Credentials {
+                what: registry.to_owned(),
+                reason: "the registry does not accept this user and password".to_owned(),
+            },
+            _ => failure.error,
+        })?;
+        Ok(())
+    }
+
     pub fn options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// The same image where mirrors of its registry have it.
+    fn mirrors(&self, reference: &Reference) -> Vec<Reference> {
+        let options = self.inner.options.registries.get(&reference.registry);
+        let mirrors = options.map(|options| options.mirrors.as_slice());
+        mirrors
+            .unwrap_or_default()
+            .iter()
+            .map(|mirror| {
+                let mirror = mirror.trim_end_matches('/');
+                let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
+                let mut repository = reference.repository.clone();
+                if !prefix.is_empty() {
+                    repository = format!("{prefix}/{repository}");
+                }
+                Reference {
+                    registry: host.to_owned(),
+                    repository,
+                    ..reference.clone()
+                }
+            })
+            .collect()
     }
 }

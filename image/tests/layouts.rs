@@ -143,3 +143,43 @@ async fn the_same_content_is_the_same_layer_anywhere() {
     }
     assert_eq!(digests[0], digests[1]);
 }
+
+#[test]
+fn what_we_write_is_what_the_specification_says() {
+    use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
+    let kit = Kit::new();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {"Env": ["A=b"], "Cmd": ["sh"], "Labels": {"k": "v"}, "ExposedPorts": {"80/tcp": {}}},
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "history": [{"created": "2020-01-01T00:00:00Z", "created_by": "CMD", "empty_layer": true}],
+    });
+    let config: rbuild_image::ImageConfig = serde_json::from_value(config).unwrap();
+    let bytes = b"layer";
+    let layer = rbuild_cache::snapshot::LayerBlob {
+        digest: kit.store.put_blob(bytes).unwrap(),
+        size: bytes.len() as u64,
+        media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+        diff_id: rbuild_cache::DiffId(rbuild_cache::Digest::of(bytes)),
+    };
+    let annotations = [("a".to_owned(), "b".to_owned())];
+    let (manifest, config) =
+        rbuild_image::store_image::write(&kit.store, &config, &[layer], &annotations, true).unwrap();
+    let index = rbuild_image::store_image::write_index(
+        &kit.store,
+        std::slice::from_ref(&manifest),
+        &annotations,
+        true,
+    )
+    .unwrap();
+    let read = |digest| kit.store.read_blob(digest, 1 << 20).unwrap();
+    let index = ImageIndex::from_reader(&read(&index.digest)[..]).unwrap();
+    assert_eq!(index.manifests().len(), 1);
+    assert_eq!(index.manifests()[0].digest().to_string(), manifest.digest.to_string());
+    let manifest = ImageManifest::from_reader(&read(&manifest.digest)[..]).unwrap();
+    assert_eq!(manifest.config().digest().to_string(), config.digest.to_string());
+    assert_eq!(manifest.layers()[0].size(), bytes.len() as u64);
+    let config = ImageConfiguration::from_reader(&read(&config.digest)[..]).unwrap();
+    assert_eq!(config.rootfs().diff_ids().len(), 1);
+    assert_eq!(config.history()[0].created_by().as_deref(), Some("CMD"));
+}

@@ -67,7 +67,7 @@ pub(crate) fn execute(args: &InspectArgs, global: &GlobalArgs) -> Result<Exit> {
 }
 
 /// JSON indented by four, as Docker does.
-fn indented(value: &Value) -> Vec<u8> {
+pub(crate) fn indented(value: &Value) -> Vec<u8> {
     use serde::Serialize;
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");

@@ -11,9 +11,13 @@ mod import;
 mod info;
 mod inspect;
 mod load;
+mod login;
+mod logout;
+mod manifest;
 mod parse;
 mod prune;
 mod pull;
+mod push;
 mod rmi;
 mod run;
 mod save;
@@ -44,6 +48,10 @@ pub(crate) enum Command {
     Load(load::LoadArgs),
     Import(import::ImportArgs),
     Pull(pull::PullArgs),
+    Push(push::PushArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Manifest(manifest::ManifestArgs),
     /// The commands on images under one name, as `image ls`
     Image {
         #[command(subcommand)]
@@ -74,6 +82,7 @@ pub(crate) enum ImageCommand {
     Load(load::LoadArgs),
     Import(import::ImportArgs),
     Pull(pull::PullArgs),
+    Push(push::PushArgs),
 }
 
 impl Command {
@@ -120,6 +129,13 @@ impl Command {
             | Self::Image {
                 command: ImageCommand::Pull(args),
             } => pull::execute(&args, global),
+            Self::Push(args)
+            | Self::Image {
+                command: ImageCommand::Push(args),
+            } => push::execute(&args, global),
+            Self::Login(args) => login::execute(&args, global),
+            Self::Logout(args) => logout::execute(&args),
+            Self::Manifest(args) => manifest::execute(&args, global),
             Self::Prune(args) => prune::execute(&args, global),
             Self::Du(args) => du::execute(&args, global),
             Self::Store(args) => store::execute(&args, global),

@@ -4,6 +4,7 @@
 mod lines;
 mod plain;
 mod rawjson;
+mod transfer;
 mod tty;
 
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rbuild_engine::explain::Explanation;
 use rbuild_engine::{Event, Sink};
+
+pub(crate) use transfer::Transfer;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

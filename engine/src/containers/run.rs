@@ -133,7 +133,7 @@ impl Engine {
         };
         let resolved = match &location {
             Location::Registry(reference) => {
-                self.pull(reference, Some(platform)).await?;
+                self.pull(reference, Some(platform), Arc::new(|_, _, _| {})).await?;
                 self.resolve(&location, platform, false).await?
             }
             _ => self.resolve(&location, platform, false).await?,

@@ -1,7 +1,8 @@
 //! The images of the store: listing and names (Docker's `images`, `tag`, `rmi`). `describe`: `history` and
-//! `inspect`; `transfer`: `save`, `load`, `import` and `pull`.
+//! `inspect`; `transfer`: `save`, `load`, `import` and `pull`; `push`.
 
 mod describe;
+pub(crate) mod push;
 mod transfer;
 
 use rbuild_cache::Digest;

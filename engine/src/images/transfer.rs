@@ -57,7 +57,7 @@ impl Engine {
             let resolved =
                 source::resolve(self.store(), &self.client, &one.location, &Platform::host())
                     .await?;
-            self.keep(&resolved, &names).await?;
+            self.keep(&resolved, &names, Arc::new(|_, _, _| {})).await?;
             if names.is_empty() {
                 loaded.push(resolved.manifest.config.digest.to_string());
             }
@@ -67,20 +67,29 @@ impl Engine {
     }
 
     /// Returns the digest of what was pulled.
-    pub async fn pull(&self, reference: &Reference, platform: Option<&Platform>) -> Result<Digest> {
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        progress: Progress,
+    ) -> Result<Digest> {
         let location = Location::Registry(reference.clone());
         let host = Platform::host();
         let platform = platform.unwrap_or(&host);
         let resolved = source::resolve(self.store(), &self.client, &location, platform).await?;
-        self.keep(&resolved, std::slice::from_ref(reference))
+        self.keep(&resolved, std::slice::from_ref(reference), progress)
             .await?;
         Ok(resolved.digest)
     }
 
     /// Brings an image's blobs here and names it.
-    async fn keep(&self, resolved: &Resolved, names: &[Reference]) -> Result<()> {
-        let silent: Progress = Arc::new(|_, _, _| {});
-        source::fetch(self.store(), &self.client, resolved, silent).await?;
+    async fn keep(
+        &self,
+        resolved: &Resolved,
+        names: &[Reference],
+        progress: Progress,
+    ) -> Result<()> {
+        source::fetch(self.store(), &self.client, resolved, progress).await?;
         let unnamed = [String::new()];
         let named: Vec<String> = names.iter().map(Reference::canonical).collect();
         for name in if named.is_empty() {

@@ -1,6 +1,6 @@
 //! Challenges and tokens (distribution's token specification): what is sent as `Authorization`, to whom.
 //!
-//! An authorization is kept for one registry and repository. Passwords go to the registry itself (Basic) or to the
+//! An authorization is kept for one registry, repository and kind of access. Passwords go to the registry itself (Basic) or to the
 //! realm that it names (Bearer), which must be https where the registry is.
 
 use std::collections::HashMap;
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use reqwest::Method;
-use reqwest::header::HeaderMap;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
 use super::Client;
+use super::credentials::Login;
 use super::pull::read_body;
 use super::transport::{Failure, failed};
 use crate::reference::Reference;
@@ -23,15 +24,54 @@ const TOKEN_SECONDS: u64 = 60;
 /// A token this close to its end is not used for something new.
 const TOKEN_MARGIN: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Default)]
-pub(super) struct Authorizations {
-    /// By registry and repository.
-    known: Mutex<HashMap<(String, String), Authorization>>,
+/// What a call wants to do, as far as it matters to who issues tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    /// See whether credentials are good: no repository.
+    Login,
+    #[default]
+    Pull,
+    /// Push, and read from these repositories of the same registry (to mount their blobs).
+    Push { from: Vec<String> },
 }
 
+impl Access {
+    /// What is needed and no more, whatever the registry suggests.
+    fn scopes(&self, repository: &str) -> Vec<String> {
+        match self {
+            Self::Login => Vec::new(),
+            Self::Pull => vec![format!("repository:{repository}:pull")],
+            Self::Push { from } => {
+                let mut scopes = vec![format!("repository:{repository}:pull,push")];
+                scopes.extend(from.iter().map(|from| format!("repository:{from}:pull")));
+                scopes
+            }
+        }
+    }
+}
+
+/// By registry, repository and what may be done there.
+type Key = (String, String, Access);
+
+#[derive(Debug, Default)]
+pub(super) struct Authorizations {
+    known: Mutex<HashMap<Key, Authorization>>,
+    /// Held by who gets a new one: the others of many that meet a challenge at once then find it.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
 struct Authorization {
     header: String,
-    until: Option<Instant>,
+    /// Until when, and how to get the next one.
+    renewal: Option<(Instant, Challenge)>,
+}
+
+impl Authorization {
+    fn is_fresh(&self) -> bool {
+        let until = self.renewal.as_ref().map(|(until, _)| *until);
+        until.is_none_or(|until| until > Instant::now() + TOKEN_MARGIN)
+    }
 }
 
 impl std::fmt::Debug for Authorization {
@@ -41,7 +81,7 @@ impl std::fmt::Debug for Authorization {
 }
 
 /// A `WWW-Authenticate` that can be answered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Challenge {
     Basic,
     Bearer {
@@ -51,114 +91,171 @@ enum Challenge {
 }
 
 impl Client {
-    /// What to send with a request for a repository, if something is known.
-    pub(super) fn authorization(&self, reference: &Reference) -> Option<String> {
-        let known = self.inner.authorizations.known.lock();
-        let known = known.unwrap_or_else(PoisonError::into_inner);
-        let authorization = known.get(&key(reference))?;
-        if authorization
-            .until
-            .is_some_and(|until| until <= Instant::now() + TOKEN_MARGIN)
-        {
-            return None;
+    /// What to send with a call, if something is known. A token that is near its end is renewed first, so that a
+    /// long push does not send its bytes in vain.
+    pub(super) async fn authorization(
+        &self,
+        reference: &Reference,
+        access: &Access,
+        registry: &Url,
+    ) -> Result<Option<String>, Failure> {
+        let Some(known) = self.known(reference, access) else {
+            return Ok(None);
+        };
+        let Some((_, challenge)) = known.renewal.clone().filter(|_| !known.is_fresh()) else {
+            return Ok(Some(known.header));
+        };
+        let _renewing = self.inner.authorizations.renewing.lock().await;
+        if let Some(other) = self.known(reference, access).filter(Authorization::is_fresh) {
+            return Ok(Some(other.header));
         }
-        Some(authorization.header.clone())
+        // Where this fails, the registry's own challenge says more.
+        match self.accept(reference, access, registry, &challenge).await {
+            Ok(header) => Ok(Some(header)),
+            Err(failure) => {
+                tracing::debug!(error = %failure.error, "a token is not renewed");
+                Ok(None)
+            }
+        }
     }
 
-    /// Gets an authorization that answers one of the challenges.
+    fn known(&self, reference: &Reference, access: &Access) -> Option<Authorization> {
+        let known = self.inner.authorizations.known.lock();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        known.get(&key(reference, access)).cloned()
+    }
+
+    /// Gets an authorization that answers one of the challenges. `refused` is what the registry did not accept.
     pub(super) async fn answer(
         &self,
         reference: &Reference,
-        url: &Url,
+        access: &Access,
+        registry: &Url,
         challenges: &[String],
+        refused: Option<&str>,
     ) -> Result<(), Failure> {
         let parsed: Vec<Challenge> = challenges.iter().filter_map(|text| parse(text)).collect();
-        let bearer = parsed.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service } => Some((realm, service)),
-            Challenge::Basic => None,
-        });
-        let login = self.login(reference);
-        let authorization = match bearer {
-            Some((realm, service)) => {
-                self.token(reference, url, realm, service.as_deref(), login.as_deref())
-                    .await?
-            }
-            None => {
-                let login = login.filter(|_| parsed.contains(&Challenge::Basic));
-                let header = login.ok_or_else(|| {
-                    let reason = format!("`{}` needs a login", reference.familiar());
-                    Failure::lasting(failed(url, reason))
-                })?;
-                Authorization {
-                    header,
-                    until: None,
-                }
-            }
+        let is_bearer = |challenge: &&Challenge| matches!(challenge, Challenge::Bearer { .. });
+        let challenge = parsed.iter().find(is_bearer).or(parsed.first());
+        let _renewing = self.inner.authorizations.renewing.lock().await;
+        if let Some(other) = self.known(reference, access)
+            && other.is_fresh()
+            && Some(other.header.as_str()) != refused
+        {
+            return Ok(());
+        }
+        let Some(challenge) = challenge else {
+            let reason = "it refuses, and does not say how to log in";
+            return Err(Failure::lasting(failed(registry, reason)));
         };
-        let known = self.inner.authorizations.known.lock();
-        known
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key(reference), authorization);
+        self.accept(reference, access, registry, challenge).await?;
         Ok(())
     }
 
-    /// `Basic …` for a registry, if its password is known.
-    fn login(&self, reference: &Reference) -> Option<String> {
-        let credentials = self.credentials();
-        let (user, password) = credentials.find(&reference.registry, &reference.repository)?;
-        let joined = format!("{user}:{password}");
-        let encoded = base64::engine::general_purpose::STANDARD.encode(joined);
-        Some(format!("Basic {encoded}"))
-    }
-
-    async fn token(
+    async fn accept(
         &self,
         reference: &Reference,
+        access: &Access,
         registry: &Url,
-        realm: &str,
-        service: Option<&str>,
-        login: Option<&str>,
-    ) -> Result<Authorization, Failure> {
+        challenge: &Challenge,
+    ) -> Result<String, Failure> {
+        let login = self.login_for(reference).await.map_err(Failure::lasting)?;
+        let authorization = match challenge {
+            Challenge::Bearer { realm, service } => {
+                let asked = Asked {
+                    reference,
+                    access,
+                    registry,
+                    realm,
+                    service: service.as_deref(),
+                };
+                let (header, until) = self.token(&asked, login.as_ref()).await?;
+                Authorization {
+                    header,
+                    renewal: Some((until, challenge.clone())),
+                }
+            }
+            Challenge::Basic => {
+                let header = login.as_ref().and_then(basic).ok_or_else(|| {
+                    let registry_name = &reference.registry;
+                    let reason = format!(
+                        "`{}` needs a login (`rbuild login {registry_name}`)",
+                        reference.familiar()
+                    );
+                    Failure::lasting(failed(registry, reason))
+                })?;
+                Authorization {
+                    header,
+                    renewal: None,
+                }
+            }
+        };
+        let header = authorization.header.clone();
+        let known = self.inner.authorizations.known.lock();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key(reference, access), authorization);
+        Ok(header)
+    }
+
+    /// Fetches a token: with an identity token by OAuth2, else by the older GET with a password or without.
+    async fn token(
+        &self,
+        asked: &Asked<'_>,
+        login: Option<&Login>,
+    ) -> Result<(String, Instant), Failure> {
         #[derive(serde::Deserialize)]
         struct Answer {
             token: Option<String>,
             access_token: Option<String>,
             expires_in: Option<u64>,
         }
+        let registry = asked.registry;
         let lasting = |url: &Url, reason: &str| Failure::lasting(failed(url, reason));
-        let mut url = Url::parse(realm)
+        let mut url = Url::parse(asked.realm)
             .map_err(|_| lasting(registry, "it names no address to get a token from"))?;
         let allowed = url.scheme() == "https"
             || (url.scheme() == "http" && (registry.scheme() == "http" || self.is_lax(&url)));
         if !allowed {
             return Err(lasting(registry, "it wants a token fetched without TLS"));
         }
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = service {
-                query.append_pair("service", service);
+        let scopes = asked.access.scopes(&asked.reference.repository);
+        let response = match login {
+            Some(Login::IdentityToken(token)) => {
+                let body = refresh_form(asked.service, &scopes, token);
+                let mut headers = HeaderMap::new();
+                let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+                headers.insert(CONTENT_TYPE, form);
+                self.request(&Method::POST, &url, &headers, None, Some(body.into()))
+                    .await?
             }
-            // What is needed and no more, whatever the registry suggests.
-            query.append_pair(
-                "scope",
-                &format!("repository:{}:pull", reference.repository),
-            );
-        }
-        let response = self
-            .request(&Method::GET, &url, &HeaderMap::new(), login)
-            .await?;
+            other => {
+                {
+                    let mut query = url.query_pairs_mut();
+                    if let Some(service) = asked.service {
+                        query.append_pair("service", service);
+                    }
+                    for scope in &scopes {
+                        query.append_pair("scope", scope);
+                    }
+                }
+                let basic = other.and_then(basic);
+                self.request(&Method::GET, &url, &HeaderMap::new(), basic.as_deref(), None)
+                    .await?
+            }
+        };
         let status = response.status();
         if !status.is_success() {
-            let passing = status.is_server_error() || status.as_u16() == 429;
-            let error = failed(
-                &url,
-                format!("no token for `{}`: {status}", reference.familiar()),
-            );
-            return Err(Failure {
-                error,
-                passing,
-                retry_after: None,
-            });
+            let refused = super::transport::refused(&url, asked.reference, response).await;
+            if !refused.is(status) || refused.passing {
+                return Err(refused);
+            }
+            let who = match asked.access {
+                Access::Login => asked.reference.registry.clone(),
+                Access::Pull | Access::Push { .. } => asked.reference.familiar(),
+            };
+            let error = failed(&url, format!("no token for `{who}`: {status}"));
+            return Err(Failure { error, ..refused });
         }
         let body = read_body(response, &url, TOKEN_LIMIT_BYTES).await?;
         let answer: Answer =
@@ -173,15 +270,44 @@ impl Client {
             .expires_in
             .unwrap_or(TOKEN_SECONDS)
             .clamp(TOKEN_SECONDS, 86_400);
-        Ok(Authorization {
-            header: format!("Bearer {token}"),
-            until: Some(Instant::now() + Duration::from_secs(seconds)),
-        })
+        let until = Instant::now() + Duration::from_secs(seconds);
+        Ok((format!("Bearer {token}"), until))
     }
 }
 
-fn key(reference: &Reference) -> (String, String) {
-    (reference.registry.clone(), reference.repository.clone())
+/// Whom a token is for, and who issues it.
+struct Asked<'a> {
+    reference: &'a Reference,
+    access: &'a Access,
+    registry: &'a Url,
+    realm: &'a str,
+    service: Option<&'a str>,
+}
+
+fn key(reference: &Reference, access: &Access) -> Key {
+    let (registry, repository) = (reference.registry.clone(), reference.repository.clone());
+    (registry, repository, access.clone())
+}
+
+fn basic(login: &Login) -> Option<String> {
+    let Login::Password { user, password } = login else {
+        return None;
+    };
+    let encoded =
+        base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    Some(format!("Basic {encoded}"))
+}
+
+/// The form of an OAuth2 request with a refresh token (RFC 6749, 6).
+fn refresh_form(service: Option<&str>, scopes: &[String], token: &str) -> String {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "refresh_token")
+        .append_pair("client_id", "rbuild")
+        .append_pair("service", service.unwrap_or_default());
+    if !scopes.is_empty() {
+        form.append_pair("scope", &scopes.join(" "));
+    }
+    form.append_pair("refresh_token", token).finish()
 }
 
 /// `Scheme key="value", key=value` (RFC 9110, 11.6.1); one challenge a header.

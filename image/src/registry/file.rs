@@ -186,6 +186,7 @@ impl Client {
             passing: !error.is_builder(),
             error: unreachable(url, error),
             retry_after: None,
+            status: None,
         })
     }
 }

@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::Client;
-use super::transport::{Failure, TRIES, failed, shown_url};
+use super::transport::{Call, Failure, TRIES, failed, shown_url};
 use crate::error::{Error, Result, shown};
 use crate::manifest::{
-    DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_LIMIT_BYTES, Descriptor, OCI_INDEX, OCI_MANIFEST,
+    DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_LIMIT_BYTES, Descriptor, Document, OCI_INDEX, OCI_MANIFEST,
 };
 use crate::reference::Reference;
 use crate::source::{Progress, blocking};
@@ -31,16 +31,26 @@ const GETTING_ON_BYTES: u64 = 64 << 10;
 const PROGRESS_STEP_BYTES: u64 = 256 << 10;
 
 impl Client {
-    /// What a name means now.
+    /// What a name means now. Mirrors are asked first.
     pub(crate) async fn head(&self, reference: &Reference) -> Result<Descriptor> {
+        for mirror in self.mirrors(reference) {
+            match self.head_at(&mirror).await {
+                Ok(found) => return Ok(found),
+                Err(error) => passed_over(&mirror, &error),
+            }
+        }
+        self.head_at(reference).await
+    }
+
+    async fn head_at(&self, reference: &Reference) -> Result<Descriptor> {
         let name = match (&reference.digest, reference.tag_or_default()) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.to_owned(),
             (None, None) => return Err(Error::NotFound(reference.familiar())),
         };
-        let path = format!("manifests/{name}");
-        let accept = accept_manifests();
-        let response = self.send(Method::HEAD, reference, &path, &accept).await?;
+        let address = self.address(reference, &format!("manifests/{name}")).await?;
+        let call = Call::read(Method::HEAD, reference, address).headers(accept_manifests());
+        let response = self.send(&call).await.map_err(|failure| failure.error)?;
         let media_type = header(&response, CONTENT_TYPE.as_str());
         let digest = header(&response, "docker-content-digest").and_then(|text| text.parse().ok());
         let size = header(&response, CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
@@ -50,7 +60,11 @@ impl Client {
             return descriptor(response.url(), &media_type, digest, size);
         }
         // Registries that tell too little in a HEAD: the document itself has all of it.
-        let response = self.send(Method::GET, reference, &path, &accept).await?;
+        let call = Call {
+            method: Method::GET,
+            ..call
+        };
+        let response = self.send(&call).await.map_err(|failure| failure.error)?;
         let url = response.url().clone();
         let media_type = header(&response, CONTENT_TYPE.as_str()).unwrap_or_default();
         let body = read_body(response, &url, DOCUMENT_LIMIT_BYTES)
@@ -61,8 +75,45 @@ impl Client {
         descriptor(&url, &media_type, digest, body.len() as u64)
     }
 
-    /// A manifest, index or config. Not verified here.
+    /// A manifest, index or config. Not verified here, unless it comes from a mirror.
     pub(crate) async fn document(
+        &self,
+        reference: &Reference,
+        wanted: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>> {
+        for mirror in self.mirrors(reference) {
+            match self.document_at(&mirror, wanted, limit).await {
+                Ok(bytes) if Digest::of(&bytes) == wanted.digest => return Ok(bytes),
+                Ok(_) => {
+                    let digest = wanted.digest;
+                    tracing::warn!(%mirror, %digest, "a mirror has other bytes than were asked for");
+                }
+                Err(error) => passed_over(&mirror, &error),
+            }
+        }
+        self.document_at(reference, wanted, limit).await
+    }
+
+    /// What a name means now, and the bytes of it: a manifest or an index, verified.
+    pub async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>)> {
+        let descriptor = self.head(reference).await?;
+        let bytes = self
+            .document(reference, &descriptor, DOCUMENT_LIMIT_BYTES)
+            .await?;
+        let actual = Digest::of(&bytes);
+        if actual != descriptor.digest {
+            return Err(rbuild_cache::Error::DigestMismatch {
+                expected: descriptor.digest,
+                actual,
+            }
+            .into());
+        }
+        Document::parse(&bytes, &descriptor.media_type, &actual.to_string())?;
+        Ok((descriptor, bytes))
+    }
+
+    async fn document_at(
         &self,
         reference: &Reference,
         wanted: &Descriptor,
@@ -73,11 +124,13 @@ impl Client {
         } else {
             "blobs"
         };
-        let path = format!("{kind}/{}", wanted.digest);
-        let accept = accept_manifests();
+        let address = self
+            .address(reference, &format!("{kind}/{}", wanted.digest))
+            .await?;
+        let call = Call::read(Method::GET, reference, address).headers(accept_manifests());
         let mut tries = 0;
         loop {
-            let response = self.send(Method::GET, reference, &path, &accept).await?;
+            let response = self.send(&call).await.map_err(|failure| failure.error)?;
             let url = response.url().clone();
             let failure = match read_body(response, &url, limit).await {
                 Ok(body) => return Ok(body),
@@ -91,8 +144,25 @@ impl Client {
         }
     }
 
-    /// Brings a blob into the store, verified. What broke off goes on where it ended; the digest is over all of it.
+    /// Brings a blob into the store, verified. Mirrors are asked first.
     pub(crate) async fn blob(
+        &self,
+        store: &Arc<Store>,
+        reference: &Reference,
+        wanted: &Descriptor,
+        progress: &Progress,
+    ) -> Result<()> {
+        for mirror in self.mirrors(reference) {
+            match self.blob_at(store, &mirror, wanted, progress).await {
+                Ok(()) => return Ok(()),
+                Err(error) => passed_over(&mirror, &error),
+            }
+        }
+        self.blob_at(store, reference, wanted, progress).await
+    }
+
+    /// What broke off goes on where it ended; the digest is over all of it.
+    async fn blob_at(
         &self,
         store: &Arc<Store>,
         reference: &Reference,
@@ -140,11 +210,11 @@ impl Client {
             let range = HeaderValue::from_str(&format!("bytes={start}-"));
             headers.extend(range.ok().map(|range| (RANGE, range)));
         }
-        let path = format!("blobs/{}", wanted.digest);
-        let response = match self
-            .send_once(&Method::GET, reference, &path, &headers)
-            .await
-        {
+        let address = self
+            .address(reference, &format!("blobs/{}", wanted.digest))
+            .await?;
+        let call = Call::read(Method::GET, reference, address).headers(headers);
+        let response = match self.send_once(&call).await {
             Ok(response) => response,
             Err(failure) => return Ok((ingest, Some(failure))),
         };
@@ -186,6 +256,10 @@ impl Client {
         };
         Ok((ingest, failure))
     }
+}
+
+fn passed_over(mirror: &Reference, error: &Error) {
+    tracing::info!(%mirror, %error, "a mirror is passed over");
 }
 
 async fn begin(store: &Arc<Store>) -> Result<Ingest> {
@@ -276,7 +350,7 @@ fn broken(url: &Url, error: reqwest::Error) -> Failure {
     })
 }
 
-fn header(response: &Response, name: &str) -> Option<String> {
+pub(super) fn header(response: &Response, name: &str) -> Option<String> {
     let value = response.headers().get(name)?.to_str().ok()?;
     Some(value.to_owned())
 }

@@ -5,10 +5,14 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
+use super::auth::Access;
+use super::certificates::Certificates;
+use super::pull::read_body;
 use super::{Client, Options};
 use crate::error::{Error, Result, shown};
 use crate::reference::Reference;
@@ -30,6 +34,8 @@ pub(super) struct Transport {
     pub(super) usual: reqwest::Client,
     /// For hosts that need no valid certificate; on this machine, so without a proxy.
     pub(super) lax: reqwest::Client,
+    /// For hosts that certificates were found for, by host and port; `None` where there are none.
+    own: Mutex<HashMap<String, Option<reqwest::Client>>>,
     schemes: Mutex<HashMap<String, &'static str>>,
 }
 
@@ -37,28 +43,61 @@ impl Transport {
     fn new(options: &Options) -> Result<Self> {
         // An embedder may have installed a provider already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let idle = options.idle_timeout.unwrap_or(IDLE_TIMEOUT);
-        let builder = || {
-            reqwest::Client::builder()
-                .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .read_timeout(idle)
-        };
-        let failed = |error: reqwest::Error| Error::Registry {
-            url: "https".to_owned(),
-            reason: "the HTTP client cannot be set up".to_owned(),
-            source: Some(Box::new(error)),
-        };
         Ok(Self {
-            usual: builder().build().map_err(failed)?,
-            lax: builder()
+            usual: builder(options).build().map_err(unusable)?,
+            lax: builder(options)
                 .no_proxy()
                 .tls_danger_accept_invalid_certs(true)
                 .build()
-                .map_err(failed)?,
+                .map_err(unusable)?,
+            own: Mutex::default(),
             schemes: Mutex::default(),
         })
+    }
+}
+
+fn builder(options: &Options) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(options.idle_timeout.unwrap_or(IDLE_TIMEOUT))
+}
+
+fn unusable(error: reqwest::Error) -> Error {
+    Error::Registry {
+        url: "https".to_owned(),
+        reason: "the HTTP client cannot be set up".to_owned(),
+        source: Some(Box::new(error)),
+    }
+}
+
+/// What is asked of a registry.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    /// Whose registry, for credentials and messages.
+    pub(super) reference: &'a Reference,
+    pub(super) access: &'a Access,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<Bytes>,
+}
+
+impl<'a> Call<'a> {
+    /// A call that only reads.
+    pub(super) fn read(method: Method, reference: &'a Reference, url: Url) -> Self {
+        Self {
+            method,
+            reference,
+            access: &Access::Pull,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+        }
+    }
+
+    pub(super) fn headers(self, headers: HeaderMap) -> Self {
+        Self { headers, ..self }
     }
 }
 
@@ -67,14 +106,21 @@ pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) passing: bool,
     pub(super) retry_after: Option<Duration>,
+    /// Of an answer that refuses.
+    pub(super) status: Option<StatusCode>,
 }
 
 impl Failure {
+    pub(super) fn is(&self, status: StatusCode) -> bool {
+        self.status == Some(status)
+    }
+
     pub(super) fn lasting(error: Error) -> Self {
         Self {
             error,
             passing: false,
             retry_after: None,
+            status: None,
         }
     }
 
@@ -83,6 +129,7 @@ impl Failure {
             error,
             passing: true,
             retry_after: None,
+            status: None,
         }
     }
 
@@ -136,64 +183,68 @@ impl Client {
         Ok(self.inner.transport.get_or_init(|| transport))
     }
 
-    /// Sends a request for something below `/v2/REPOSITORY/`, again where that may help. Answers other than success
-    /// are errors.
-    pub(super) async fn send(
-        &self,
-        method: Method,
-        reference: &Reference,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Response> {
+    /// The address of something below `/v2/REPOSITORY/`.
+    pub(super) async fn address(&self, reference: &Reference, path: &str) -> Result<Url> {
+        let base = self.base(reference).await?;
+        base.join(&format!("/v2/{}/{path}", reference.repository))
+            .map_err(|error| failed(&base, error.to_string()))
+    }
+
+    /// Sends a request, again where that may help. Answers other than success are errors.
+    pub(super) async fn send(&self, call: &Call<'_>) -> Result<Response, Failure> {
         let mut tries = 0;
         loop {
-            let failure = match self.send_once(&method, reference, path, headers).await {
+            let failure = match self.send_once(call).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
             tries += 1;
             if !failure.passing || tries >= TRIES {
-                return Err(failure.error);
+                return Err(failure);
             }
             tracing::debug!(error = %failure.error, tries, "trying again");
             failure.pause(tries).await;
         }
     }
 
-    /// One try: follows redirects and answers one challenge.
-    pub(super) async fn send_once(
-        &self,
-        method: &Method,
-        reference: &Reference,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Response, Failure> {
-        let base = self.base(reference).await.map_err(Failure::lasting)?;
-        let first = base
-            .join(&format!("/v2/{}/{path}", reference.repository))
-            .map_err(|error| Failure::lasting(failed(&base, error.to_string())))?;
-        let mut url = first.clone();
+    /// One try: follows redirects and answers one challenge. Credentials go to the reference's registry only, also
+    /// where the call itself is for an address that the registry named.
+    pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Response, Failure> {
+        let reference = call.reference;
+        let registry = self.base(reference).await.map_err(Failure::lasting)?;
+        let mut url = call.url.clone();
         let (mut redirects, mut challenged) = (0, false);
         loop {
-            let own = url.origin() == first.origin();
-            let authorization = own.then(|| self.authorization(reference)).flatten();
+            let own = url.origin() == registry.origin();
+            let authorization = match own {
+                true => self.authorization(reference, call.access, &registry).await?,
+                false => None,
+            };
             let response = self
-                .request(method, &url, headers, authorization.as_deref())
+                .request(
+                    &call.method,
+                    &url,
+                    &call.headers,
+                    authorization.as_deref(),
+                    call.body.clone(),
+                )
                 .await?;
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && own && !challenged {
                 challenged = true;
-                let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-                let challenges: Vec<String> = challenges
-                    .iter()
-                    .filter_map(|value| value.to_str().ok().map(str::to_owned))
-                    .collect();
+                let challenges = challenges(&response);
                 drop(response);
-                self.answer(reference, &url, &challenges).await?;
+                let refused = authorization.as_deref();
+                self.answer(reference, call.access, &registry, &challenges, refused)
+                    .await?;
                 continue;
             }
             if is_redirect(status) {
                 redirects += 1;
+                let keeps_method = matches!(status.as_u16(), 307 | 308);
+                if !keeps_method && call.method != Method::GET && call.method != Method::HEAD {
+                    return Err(refused(&url, reference, response).await);
+                }
                 let target = response.headers().get(LOCATION);
                 let target = target.and_then(|value| value.to_str().ok());
                 url = self
@@ -204,7 +255,7 @@ impl Client {
             if status.is_success() {
                 return Ok(response);
             }
-            return Err(refused(&url, reference, &response));
+            return Err(refused(&url, reference, response).await);
         }
     }
 
@@ -215,18 +266,17 @@ impl Client {
         url: &Url,
         headers: &HeaderMap,
         authorization: Option<&str>,
+        body: Option<Bytes>,
     ) -> Result<Response, Failure> {
-        let transport = self.transport().map_err(Failure::lasting)?;
-        let client = if self.is_lax(url) {
-            &transport.lax
-        } else {
-            &transport.usual
-        };
+        let client = self.http(url).map_err(Failure::lasting)?;
         let mut request = client
             .request(method.clone(), url.clone())
             .headers(headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(reqwest::header::AUTHORIZATION, authorization);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
         }
         request.send().await.map_err(|error| {
             let passing = !error.is_builder();
@@ -234,17 +284,39 @@ impl Client {
                 error: unreachable(url, error),
                 passing,
                 retry_after: None,
+                status: None,
             }
         })
     }
 
-    /// Where a redirect leads: http and https only, not from https to http, and not for ever.
-    pub(super) fn redirected(
-        &self,
-        from: &Url,
-        target: Option<&str>,
-        redirects: u32,
-    ) -> Result<Url> {
+    /// The HTTP client for a host.
+    fn http(&self, url: &Url) -> Result<reqwest::Client> {
+        let transport = self.transport()?;
+        if self.is_lax(url) {
+            return Ok(transport.lax.clone());
+        }
+        let Some(host) = host_and_port(url).filter(|_| url.scheme() == "https") else {
+            return Ok(transport.usual.clone());
+        };
+        let own = || transport.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = own().get(&host).cloned();
+        let client = match known {
+            Some(client) => client,
+            None => {
+                let found = Certificates::find(&self.inner.options, url)?;
+                let client = found
+                    .map(|found| found.apply(builder(&self.inner.options)).build())
+                    .transpose()
+                    .map_err(unusable)?;
+                own().insert(host, client.clone());
+                client
+            }
+        };
+        Ok(client.unwrap_or_else(|| transport.usual.clone()))
+    }
+
+    /// Where a redirect or an upload leads: http and https only, not from https to http, and not for ever.
+    pub(super) fn redirected(&self, from: &Url, target: Option<&str>, redirects: u32) -> Result<Url> {
         if redirects > REDIRECT_LIMIT {
             return Err(failed(
                 from,
@@ -252,9 +324,14 @@ impl Client {
             ));
         }
         let target = target.ok_or_else(|| failed(from, "it redirects to nowhere"))?;
-        let target = from
+        let mut target = from
             .join(target)
             .map_err(|_| failed(from, "it redirects to what is no address"))?;
+        if from.scheme() == "https" && target.scheme() == "http" && target.host() == from.host() {
+            // A registry behind a proxy that ends TLS does not know how it was spoken to.
+            let _ = target.set_scheme("https");
+            let _ = target.set_port(from.port());
+        }
         match target.scheme() {
             "https" => Ok(target),
             "http" if from.scheme() == "http" || self.is_lax(&target) => Ok(target),
@@ -315,21 +392,42 @@ impl Client {
             || name
                 .parse::<IpAddr>()
                 .is_ok_and(|address| address.is_loopback());
-        loopback
-            || self.inner.options.insecure.iter().any(|known| {
-                known == host
-                    || url
-                        .port_or_known_default()
-                        .is_some_and(|port| *known == format!("{host}:{port}"))
-            })
+        let insecure = self.inner.options.insecure.iter().any(|known| {
+            known == host
+                || url
+                    .port_or_known_default()
+                    .is_some_and(|port| *known == format!("{host}:{port}"))
+        });
+        // Who gives a registry on this machine certificates wants them looked at.
+        insecure || (loopback && !Certificates::are_set(&self.inner.options, url))
     }
+}
+
+/// As directories of certificates are called: the port only where it is not the scheme's.
+pub(super) fn host_and_port(url: &Url) -> Option<String> {
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
+
+pub(super) fn challenges(response: &Response) -> Vec<String> {
+    let headers = response.headers().get_all(WWW_AUTHENTICATE);
+    headers
+        .iter()
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect()
 }
 
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn refused(url: &Url, reference: &Reference, response: &Response) -> Failure {
+/// What a registry may say about a refusal, in bytes.
+const REFUSAL_LIMIT_BYTES: u64 = 64 << 10;
+
+pub(super) async fn refused(url: &Url, reference: &Reference, response: Response) -> Failure {
     let status = response.status();
     let passing = status.is_server_error()
         || matches!(
@@ -339,23 +437,56 @@ fn refused(url: &Url, reference: &Reference, response: &Response) -> Failure {
     let retry_after = response
         .headers()
         .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
+        .and_then(|value| retry_after(value.to_str().ok()?));
+    let said = match read_body(response, url, REFUSAL_LIMIT_BYTES).await {
+        Ok(body) => said(&body),
+        Err(_) => None,
+    };
+    let with_words = |mut reason: String| {
+        if let Some(said) = &said {
+            reason.push_str(": ");
+            reason.push_str(said);
+        }
+        failed(url, reason)
+    };
     let error = match status {
         StatusCode::NOT_FOUND => Error::NotFound(reference.familiar()),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => failed(
-            url,
-            format!(
-                "access to `{}` is denied: it may not exist, or need a login",
-                reference.familiar()
-            ),
-        ),
-        StatusCode::TOO_MANY_REQUESTS => failed(url, "it asks to wait: too many requests"),
-        other => failed(url, format!("it answers {other}")),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => with_words(format!(
+            "access to `{}` is denied: it may not exist, or need a login (`rbuild login {}`)",
+            reference.familiar(),
+            reference.registry
+        )),
+        StatusCode::TOO_MANY_REQUESTS => {
+            with_words("it asks to wait: too many requests".to_owned())
+        }
+        other => with_words(format!("it answers {other}")),
     };
     Failure {
         error,
         passing,
         retry_after,
+        status: Some(status),
     }
+}
+
+/// Seconds, or a time (RFC 9110, 10.2.3); a time that is past is no pause.
+fn retry_after(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let time = super::date::parse(text)?;
+    let now = std::time::SystemTime::now();
+    Some(time.duration_since(now).unwrap_or_default())
+}
+
+/// The first error's message, as the distribution specification has them.
+fn said(body: &[u8]) -> Option<String> {
+    let response: oci_spec::distribution::ErrorResponse = serde_json::from_slice(body).ok()?;
+    let first = response.detail().first()?;
+    let message = first.message().as_deref().filter(|text| !text.is_empty());
+    Some(message.map_or_else(
+        || first.code().to_string(),
+        |message| shown(message.as_bytes()),
+    ))
 }

@@ -1,0 +1,142 @@
+//! `rbuild login`.
+
+use std::io::{BufRead, IsTerminal, Read};
+
+use rbuild_engine::image::registry::Client;
+use rbuild_engine::image::registry::credentials::{self, Kept, Login};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::{self, GlobalArgs};
+use crate::{machine, stdio};
+
+/// No password is longer.
+const PASSWORD_LIMIT_BYTES: u64 = 1 << 20;
+
+/// Log in to a registry, and keep the login for later commands
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoginArgs {
+    /// The registry (default: Docker Hub)
+    #[arg(value_name = "SERVER", default_value = "")]
+    server: String,
+    #[arg(short, long, value_name = "USER")]
+    username: Option<String>,
+    /// Other users of the machine can see it: better use --password-stdin
+    #[arg(short, long, value_name = "PASSWORD", conflicts_with = "password_stdin")]
+    password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+pub(crate) fn execute(args: &LoginArgs, global: &GlobalArgs) -> Result<Exit> {
+    let registry = credentials::registry_name(&args.server);
+    let options = global.registry_options()?;
+    let file = global::credential_files().into_iter().next();
+    let file = file.ok_or_else(|| {
+        Error::failed("there is no place for the login: neither DOCKER_CONFIG nor HOME is set")
+    })?;
+    let login = ask(args)?;
+    machine::block_on(machine::Signals::Cancel, |cancel| async move {
+        let client = Client::new(options);
+        let (registry, login) = (registry.as_str(), &login);
+        let checking = async { Ok(client.check_login(registry, login).await?) };
+        machine::unless_cancelled(&cancel, checking).await?;
+        if let Kept::Plain(path) = credentials::keep(&file, registry, login)? {
+            stdio::err(format!(
+                "warning: the password is kept in plain in `{}`\n  \
+                 help: a credential helper (`credsStore` in that file) would keep it safe\n",
+                path.display()
+            ));
+        }
+        Ok(())
+    })?;
+    stdio::out("Login Succeeded\n");
+    Ok(Exit::Success)
+}
+
+fn ask(args: &LoginArgs) -> Result<Login> {
+    if args.password_stdin && args.username.is_none() {
+        return Err(Error::usage("--password-stdin needs --username"));
+    }
+    let user = match &args.username {
+        Some(user) => user.clone(),
+        None => prompt("Username: ", true)?,
+    };
+    let password = match &args.password {
+        Some(password) => {
+            stdio::err(
+                "warning: --password shows the password to other users of this machine\n  \
+                 help: use --password-stdin\n",
+            );
+            password.clone()
+        }
+        None if args.password_stdin => {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .take(PASSWORD_LIMIT_BYTES)
+                .read_to_string(&mut text)
+                .map_err(|error| Error::io("read", "standard input", error))?;
+            let end = text.strip_suffix('\n').unwrap_or(&text);
+            end.strip_suffix('\r').unwrap_or(end).to_owned()
+        }
+        None => prompt("Password: ", false)?,
+    };
+    if user.is_empty() || password.is_empty() {
+        return Err(Error::usage("a login needs a user name and a password"));
+    }
+    if user.contains(':') {
+        return Err(Error::usage("a user name holds no `:`"));
+    }
+    Ok(Login::Password { user, password })
+}
+
+/// Asks on the terminal.
+fn prompt(words: &str, echo: bool) -> Result<String> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(
+            Error::failed("cannot ask for user and password: standard input is no terminal")
+                .help("use --username and --password-stdin"),
+        );
+    }
+    stdio::err(words);
+    let silence = (!echo).then(Silence::begin).transpose()?;
+    let mut line = String::new();
+    let read = stdin
+        .lock()
+        .take(PASSWORD_LIMIT_BYTES)
+        .read_line(&mut line)
+        .map_err(|error| Error::io("read", "standard input", error));
+    if silence.is_some() {
+        drop(silence);
+        stdio::err("\n");
+    }
+    read?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// Typing is not shown while this lives.
+struct Silence(rustix::termios::Termios);
+
+impl Silence {
+    fn begin() -> Result<Self> {
+        let failed = |error: rustix::io::Errno| {
+            Error::failed("cannot hide what is typed on this terminal").because(error)
+        };
+        let before = tcgetattr(std::io::stdin()).map_err(failed)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &silent).map_err(failed)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // There is nobody to tell, and nothing else to do.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}

@@ -1,0 +1,234 @@
+//! Pushing an image: its blobs, several at once, then its manifests, then the index over them. A registry never has
+//! a document before all that it leads to. What is there already, from another push or one that broke off, is not
+//! sent again.
+//!
+//! One blob: `upload`.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use rbuild_cache::{Digest, Store};
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+use super::Client;
+use super::auth::Access;
+use super::pull::header;
+use super::transport::{Call, failed};
+use crate::error::{Error, Result, shown};
+use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, Document};
+use crate::reference::Reference;
+use crate::source::blocking;
+
+/// Blobs that are sent at once.
+const CONCURRENT_BLOBS: usize = 4;
+/// Indexes that lead to indexes.
+const DEPTH_LIMIT: u32 = 8;
+/// Repositories that one push asks leave to read from. Addresses do not grow without end.
+const MOUNT_SOURCES_LIMIT: usize = 8;
+
+/// What became of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// The registry has it.
+    Exists,
+    /// The registry has it in this repository, and took it from there.
+    Mounted(String),
+    /// So many bytes are there; less than before where the registry lost some.
+    Sending(u64),
+    Sent,
+}
+
+/// Called from many threads.
+pub type Progress = Arc<dyn Fn(&Descriptor, State) + Send + Sync>;
+
+/// What goes where.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// A manifest or an index; all that it leads to is in the store.
+    pub root: Descriptor,
+    pub to: Reference,
+    /// Repositories of the same registry that may have a blob.
+    pub mounts: HashMap<Digest, Vec<String>>,
+}
+
+/// Where to, and with what leave.
+pub(super) struct Target<'a> {
+    pub(super) reference: &'a Reference,
+    pub(super) access: Access,
+    pub(super) mounts: HashMap<Digest, Vec<String>>,
+}
+
+struct Plan {
+    /// Each once, those of the first image first.
+    blobs: Vec<Descriptor>,
+    /// Children first.
+    documents: Vec<(Descriptor, Bytes)>,
+}
+
+impl Client {
+    /// Sends an image. What breaks off is tried again; after an error, the next push sends only the rest.
+    pub async fn push(&self, store: &Arc<Store>, push: &Push, progress: &Progress) -> Result<()> {
+        if let Some(digest) = push.to.digest
+            && digest != push.root.digest
+        {
+            return Err(Error::BadReference(
+                push.to.familiar(),
+                format!("the image that is to be pushed is {}", push.root.digest),
+            ));
+        }
+        let plan = {
+            let (store, root) = (Arc::clone(store), push.root.clone());
+            blocking(move || Plan::of(&store, &root)).await?
+        };
+        let target = Target::of(push, &plan);
+        let mut sending = futures_util::stream::iter(&plan.blobs)
+            .map(|blob| self.upload(store, &target, blob, progress))
+            .buffer_unordered(CONCURRENT_BLOBS);
+        while let Some(sent) = sending.next().await {
+            sent?;
+        }
+        drop(sending);
+        for (descriptor, bytes) in plan.documents {
+            let is_root = descriptor.digest == push.root.digest;
+            let tag = push.to.tag_or_default().filter(|_| is_root);
+            let name = tag.map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+            self.put_document(&target, &descriptor, bytes, &name)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn put_document(
+        &self,
+        target: &Target<'_>,
+        descriptor: &Descriptor,
+        bytes: Bytes,
+        name: &str,
+    ) -> Result<()> {
+        let path = format!("manifests/{name}");
+        let mut headers = HeaderMap::new();
+        headers.extend(
+            HeaderValue::from_str(&descriptor.media_type)
+                .ok()
+                .map(|value| (CONTENT_TYPE, value)),
+        );
+        let call = Call {
+            method: Method::PUT,
+            reference: target.reference,
+            access: &target.access,
+            url: self.address(target.reference, &path).await?,
+            headers,
+            body: Some(bytes),
+        };
+        let response = self.send(&call).await.map_err(|failure| failure.error)?;
+        let theirs = header(&response, "docker-content-digest");
+        if let Some(theirs) = theirs
+            && theirs.parse::<Digest>().ok() != Some(descriptor.digest)
+        {
+            let theirs = shown(theirs.as_bytes());
+            let reason = format!("it took {} for {theirs}", descriptor.digest);
+            return Err(failed(&call.url, reason));
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Target<'a> {
+    fn of(push: &'a Push, plan: &Plan) -> Self {
+        let own = &push.to.repository;
+        let mut from = BTreeSet::new();
+        let mut mounts: HashMap<Digest, Vec<String>> = HashMap::new();
+        for blob in &plan.blobs {
+            let known = push.mounts.get(&blob.digest).into_iter().flatten();
+            for repository in known.filter(|repository| *repository != own) {
+                if from.len() < MOUNT_SOURCES_LIMIT || from.contains(repository) {
+                    from.insert(repository.clone());
+                    mounts
+                        .entry(blob.digest)
+                        .or_default()
+                        .push(repository.clone());
+                }
+            }
+        }
+        Self {
+            reference: &push.to,
+            access: Access::Push {
+                from: from.into_iter().collect(),
+            },
+            mounts,
+        }
+    }
+}
+
+impl Plan {
+    fn of(store: &Store, root: &Descriptor) -> Result<Self> {
+        let mut plan = Self {
+            blobs: Vec::new(),
+            documents: Vec::new(),
+        };
+        plan.add(store, root, &mut HashSet::new(), 0)?;
+        Ok(plan)
+    }
+
+    fn add(
+        &mut self,
+        store: &Store,
+        descriptor: &Descriptor,
+        seen: &mut HashSet<Digest>,
+        depth: u32,
+    ) -> Result<()> {
+        if !seen.insert(descriptor.digest) {
+            return Ok(());
+        }
+        let bytes = store.read_blob(&descriptor.digest, DOCUMENT_LIMIT_BYTES)?;
+        let name = descriptor.digest.to_string();
+        match Document::parse(&bytes, &descriptor.media_type, &name)? {
+            Document::Index(index) => {
+                if depth >= DEPTH_LIMIT {
+                    return Err(Error::BadDocument {
+                        document: name,
+                        reason: "indexes are nested too deep".to_owned(),
+                    });
+                }
+                for child in &index.manifests {
+                    self.add(store, child, seen, depth + 1)?;
+                }
+            }
+            Document::Manifest(manifest) => {
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    if seen.insert(blob.digest) {
+                        self.add_blob(store, blob)?;
+                    }
+                }
+            }
+        }
+        self.documents.push((descriptor.clone(), bytes.into()));
+        Ok(())
+    }
+
+    fn add_blob(&mut self, store: &Store, blob: &Descriptor) -> Result<()> {
+        let size = match store.blob_size(&blob.digest) {
+            Ok(size) => size,
+            // Layers that may not be distributed are not in the store, and in no registry.
+            Err(_) if is_foreign(&blob.media_type) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if size != blob.size {
+            return Err(rbuild_cache::Error::SizeMismatch {
+                digest: blob.digest,
+                expected: blob.size,
+                actual: size,
+            }
+            .into());
+        }
+        self.blobs.push(blob.clone());
+        Ok(())
+    }
+}
+
+fn is_foreign(media_type: &str) -> bool {
+    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
+}

@@ -1,0 +1,430 @@
+//! One blob on its way to a registry (OCI distribution-spec, "Pushing blobs"): is it there, can it be mounted, else
+//! chunks, each asked for again from where the registry has it, and a closing PUT by which the registry verifies.
+//!
+//! Bytes are read from the store a chunk at a time and hashed on the way: damage on the disk is told as such, and
+//! does not reach the registry's digest check.
+
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rbuild_cache::{Digest, Store};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Method, Response, StatusCode};
+use sha2::Digest as _;
+use url::Url;
+
+use super::Client;
+use super::pull::header;
+use super::push::{Progress, State, Target};
+use super::transport::{Call, Failure, TRIES, failed};
+use crate::error::{Error, Result};
+use crate::manifest::Descriptor;
+use crate::source::blocking;
+
+/// What a broken connection may cost is a chunk: they grow while all goes well and shrink when it does not.
+const FIRST_CHUNK_BYTES: u64 = 1 << 20;
+const LARGEST_CHUNK_BYTES: u64 = 8 << 20;
+const SMALLEST_CHUNK_BYTES: u64 = 128 << 10;
+/// What a registry may ask for as its smallest chunk; it is held in memory.
+const CHUNK_LIMIT_BYTES: u64 = 64 << 20;
+/// How often one blob is begun from its start, where the registry keeps nothing of what broke off.
+const SESSIONS: u32 = 8;
+
+/// An upload as the registry knows it.
+struct Session {
+    url: Url,
+    /// What the registry has.
+    offset: u64,
+    smallest_chunk: u64,
+}
+
+impl Client {
+    /// Brings one blob to the registry.
+    pub(super) async fn upload(
+        &self,
+        store: &Arc<Store>,
+        target: &Target<'_>,
+        blob: &Descriptor,
+        progress: &Progress,
+    ) -> Result<()> {
+        if self.has(target, blob).await? {
+            progress(blob, State::Exists);
+            return Ok(());
+        }
+        let mut begun = None;
+        for from in target.mounts.get(&blob.digest).into_iter().flatten() {
+            match self.mount(target, blob, from).await? {
+                Mount::Done => {
+                    progress(blob, State::Mounted(from.clone()));
+                    return Ok(());
+                }
+                Mount::Began(session) => {
+                    begun = Some(session);
+                    break;
+                }
+                Mount::Refused => {}
+            }
+        }
+        let bytes = Arc::new(Reader::open(store, blob).await?);
+        let mut sessions = 0;
+        loop {
+            let session = match begun.take() {
+                Some(session) => session,
+                None => self.begin(target).await?,
+            };
+            progress(blob, State::Sending(0));
+            if self
+                .send_all(target, blob, &bytes, session, progress)
+                .await?
+            {
+                progress(blob, State::Sent);
+                return Ok(());
+            }
+            sessions += 1;
+            if sessions >= SESSIONS {
+                let url = self.address(target.reference, "blobs/uploads/").await?;
+                let reason = format!("it lost the upload of {} {sessions} times", blob.digest);
+                return Err(failed(&url, reason));
+            }
+            tracing::debug!(digest = %blob.digest, sessions, "an upload begins anew");
+        }
+    }
+
+    async fn has(&self, target: &Target<'_>, blob: &Descriptor) -> Result<bool> {
+        let path = format!("blobs/{}", blob.digest);
+        let url = self.address(target.reference, &path).await?;
+        match self.send(&call(target, Method::HEAD, url)).await {
+            Ok(response) => {
+                let size = header(&response, CONTENT_LENGTH.as_str());
+                let size = size.and_then(|text| text.parse().ok());
+                match size {
+                    Some(size) if size != blob.size => Err(rbuild_cache::Error::SizeMismatch {
+                        digest: blob.digest,
+                        expected: blob.size,
+                        actual: size,
+                    }
+                    .into()),
+                    _ => Ok(true),
+                }
+            }
+            Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(false),
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    async fn mount(&self, target: &Target<'_>, blob: &Descriptor, from: &str) -> Result<Mount> {
+        let mut url = self.address(target.reference, "blobs/uploads/").await?;
+        url.query_pairs_mut()
+            .append_pair("mount", &blob.digest.to_string())
+            .append_pair("from", from);
+        match self.send(&call(target, Method::POST, url)).await {
+            Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
+            Ok(response) => Ok(Mount::Began(self.session(&response)?)),
+            // Then it is sent as if there were no such repository.
+            Err(failure) => {
+                tracing::debug!(error = %failure.error, from, "a blob is not mounted");
+                Ok(Mount::Refused)
+            }
+        }
+    }
+
+    async fn begin(&self, target: &Target<'_>) -> Result<Session> {
+        let url = self.address(target.reference, "blobs/uploads/").await?;
+        let response = self.send(&call(target, Method::POST, url)).await;
+        self.session(&response.map_err(|failure| failure.error)?)
+    }
+
+    fn session(&self, response: &Response) -> Result<Session> {
+        let smallest = header(response, "oci-chunk-min-length");
+        let smallest = smallest.and_then(|text| text.trim().parse().ok());
+        Ok(Session {
+            url: self.next(response)?,
+            offset: 0,
+            smallest_chunk: smallest.unwrap_or(0).min(CHUNK_LIMIT_BYTES),
+        })
+    }
+
+    /// Where an upload goes on.
+    fn next(&self, response: &Response) -> Result<Url> {
+        let target = header(response, LOCATION.as_str());
+        self.redirected(response.url(), target.as_deref(), 0)
+    }
+
+    /// Sends a blob through one session. `false` where the registry does not know the session any more.
+    async fn send_all(
+        &self,
+        target: &Target<'_>,
+        blob: &Descriptor,
+        bytes: &Arc<Reader>,
+        mut session: Session,
+        progress: &Progress,
+    ) -> Result<bool> {
+        let mut chunk = FIRST_CHUNK_BYTES;
+        let (mut tries, mut best) = (0, 0);
+        loop {
+            let length = chunk
+                .max(session.smallest_chunk)
+                .min(blob.size.saturating_sub(session.offset));
+            let is_last = session.offset + length >= blob.size;
+            let body = bytes.read(session.offset, length).await?;
+            let sent = match is_last {
+                true => self.close(target, blob, &session, body).await,
+                false => self.chunk(target, &session, body).await,
+            };
+            let failure = match sent {
+                Ok(None) => return Ok(true),
+                Ok(Some(next)) if next.offset <= session.offset => {
+                    let reason = "it takes a part of a blob and keeps nothing of it";
+                    Failure::passing(failed(&session.url, reason))
+                }
+                Ok(Some(next)) => {
+                    session = Session {
+                        smallest_chunk: session.smallest_chunk,
+                        ..next
+                    };
+                    chunk = (chunk * 2).min(LARGEST_CHUNK_BYTES);
+                    progress(blob, State::Sending(session.offset));
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            let lost = [
+                StatusCode::NOT_FOUND,
+                StatusCode::BAD_REQUEST,
+                StatusCode::RANGE_NOT_SATISFIABLE,
+            ];
+            let confused = failure.status.is_some_and(|status| lost.contains(&status));
+            if session.offset > best {
+                (best, tries) = (session.offset, 0);
+            }
+            tries += 1;
+            if !(failure.passing || confused) || tries >= TRIES {
+                return Err(failure.error);
+            }
+            tracing::debug!(error = %failure.error, at = session.offset, "going on with an upload");
+            failure.pause(tries).await;
+            chunk = (chunk / 2).max(SMALLEST_CHUNK_BYTES);
+            // The answer may have been lost, and not the bytes.
+            if is_last && self.has(target, blob).await? {
+                return Ok(true);
+            }
+            match self.status(target, &session, blob.size).await? {
+                Some(known) => session = known,
+                None if confused && tries > 2 => return Err(failure.error),
+                None => return Ok(false),
+            }
+            progress(blob, State::Sending(session.offset));
+        }
+    }
+
+    /// One PATCH. Returns where to go on.
+    async fn chunk(
+        &self,
+        target: &Target<'_>,
+        session: &Session,
+        body: Bytes,
+    ) -> Result<Option<Session>, Failure> {
+        let end = session.offset + body.len() as u64;
+        let range = format!("{}-{}", session.offset, end.saturating_sub(1));
+        let mut headers = octets();
+        headers.extend(
+            HeaderValue::from_str(&range)
+                .ok()
+                .map(|range| (CONTENT_RANGE, range)),
+        );
+        let call = Call {
+            headers,
+            body: Some(body),
+            ..call(target, Method::PATCH, session.url.clone())
+        };
+        let response = self.send_once(&call).await?;
+        let offset = match received(&response) {
+            Some(known) if known > end => {
+                let reason = format!("it has {known} bytes of a blob where {end} were sent");
+                return Err(Failure::lasting(failed(&session.url, reason)));
+            }
+            Some(known) => known,
+            None => end,
+        };
+        Ok(Some(Session {
+            url: self.next(&response).map_err(Failure::lasting)?,
+            offset,
+            smallest_chunk: session.smallest_chunk,
+        }))
+    }
+
+    /// The last PUT, with what is left.
+    async fn close(
+        &self,
+        target: &Target<'_>,
+        blob: &Descriptor,
+        session: &Session,
+        body: Bytes,
+    ) -> Result<Option<Session>, Failure> {
+        let mut url = session.url.clone();
+        url.query_pairs_mut()
+            .append_pair("digest", &blob.digest.to_string());
+        let mut headers = octets();
+        if session.offset > 0 && !body.is_empty() {
+            let range = format!("{}-{}", session.offset, blob.size.saturating_sub(1));
+            headers.extend(
+                HeaderValue::from_str(&range)
+                    .ok()
+                    .map(|range| (CONTENT_RANGE, range)),
+            );
+        }
+        let call = Call {
+            headers,
+            body: Some(body),
+            ..call(target, Method::PUT, url)
+        };
+        self.send_once(&call).await?;
+        Ok(None)
+    }
+
+    /// What the registry has of an upload; `None` where it does not know it any more.
+    async fn status(
+        &self,
+        target: &Target<'_>,
+        session: &Session,
+        size: u64,
+    ) -> Result<Option<Session>> {
+        let call = call(target, Method::GET, session.url.clone());
+        let response = match self.send(&call).await {
+            Ok(response) => response,
+            Err(failure) if failure.status.is_some_and(|status| status.is_client_error()) => {
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure.error),
+        };
+        let Some(offset) = received(&response).filter(|offset| *offset <= size) else {
+            return Ok(None);
+        };
+        Ok(Some(Session {
+            url: self.next(&response).unwrap_or_else(|_| session.url.clone()),
+            offset,
+            smallest_chunk: session.smallest_chunk,
+        }))
+    }
+}
+
+enum Mount {
+    Done,
+    /// The registry does not mount it, and awaits its bytes instead.
+    Began(Session),
+    Refused,
+}
+
+fn call<'a>(target: &'a Target<'_>, method: Method, url: Url) -> Call<'a> {
+    Call {
+        method,
+        reference: target.reference,
+        access: &target.access,
+        url,
+        headers: HeaderMap::new(),
+        body: None,
+    }
+}
+
+fn octets() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.insert(CONTENT_TYPE, octets);
+    headers
+}
+
+/// `Range: 0-N` of an answer about an upload: N + 1 bytes are there. `0-0` is what registries say of nothing.
+fn received(response: &Response) -> Option<u64> {
+    let range = header(response, "range")?;
+    received_range(&range)
+}
+
+fn received_range(range: &str) -> Option<u64> {
+    let range = range.trim();
+    let range = range.strip_prefix("bytes=").unwrap_or(range);
+    match range.strip_prefix("0-")?.parse::<u64>().ok()? {
+        0 => Some(0),
+        last => last.checked_add(1),
+    }
+}
+
+/// A blob of the store that is read in pieces, and hashed on the way.
+struct Reader {
+    file: std::fs::File,
+    digest: Digest,
+    size: u64,
+    hashed: Mutex<(sha2::Sha256, u64)>,
+}
+
+impl Reader {
+    async fn open(store: &Arc<Store>, blob: &Descriptor) -> Result<Self> {
+        let (store, digest, size) = (Arc::clone(store), blob.digest, blob.size);
+        blocking(move || {
+            Ok(Self {
+                file: store.open_blob(&digest)?,
+                digest,
+                size,
+                hashed: Mutex::default(),
+            })
+        })
+        .await
+    }
+
+    async fn read(self: &Arc<Self>, offset: u64, length: u64) -> Result<Bytes> {
+        let this = Arc::clone(self);
+        blocking(move || this.read_now(offset, length)).await
+    }
+
+    fn read_now(&self, offset: u64, length: u64) -> Result<Bytes> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length];
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|source| Error::Io {
+                action: "read the blob",
+                path: self.digest.to_string(),
+                source,
+            })?;
+        let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (hasher, until) = &mut *hashed;
+        // What is read again was hashed the first time.
+        let known = usize::try_from(until.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if let Some(new) = bytes.get(known..)
+            && *until >= offset
+        {
+            hasher.update(new);
+            *until += new.len() as u64;
+        }
+        if *until == self.size {
+            let actual = Digest::from_bytes(hasher.clone().finalize().into());
+            if actual != self.digest {
+                return Err(rbuild_cache::Error::DigestMismatch {
+                    expected: self.digest,
+                    actual,
+                }
+                .into());
+            }
+        }
+        Ok(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        for (range, expected) in [
+            ("0-0", Some(0)),
+            ("0-9", Some(10)),
+            ("bytes=0-9", Some(10)),
+            ("1-9", None),
+            ("", None),
+            ("0-18446744073709551615", None),
+        ] {
+            assert_eq!(received_range(range), expected, "{range}");
+        }
+    }
+}
