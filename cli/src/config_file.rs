@@ -126,7 +126,10 @@ mod tests {
         let mut file = ConfigFile::parse(text, Path::new("/etc/rbuild")).unwrap();
         assert_eq!(file.root.as_deref(), Some(Path::new("/etc/rbuild/store")));
         file.insecure.sort();
-        assert_eq!(file.insecure, ["10.0.0.2:5000", "10.0.0.3:5000", "r.example"]);
+        assert_eq!(
+            file.insecure,
+            ["10.0.0.2:5000", "10.0.0.3:5000", "r.example"]
+        );
         let hub = &file.registries["docker.io"];
         assert_eq!(hub.mirrors, ["mirror.example/hub", "10.0.0.3:5000"]);
         let ca = file.registries["r.example"].authority.as_deref();

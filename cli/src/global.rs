@@ -34,12 +34,8 @@ pub(crate) struct GlobalArgs {
 }
 
 /// Flags that take a value and may stand before the command's name.
-pub(crate) const FLAGS_WITH_VALUE: [&str; 4] = [
-    "--root",
-    "--config",
-    "--insecure-registry",
-    "--registry-ca",
-];
+pub(crate) const FLAGS_WITH_VALUE: [&str; 4] =
+    ["--root", "--config", "--insecure-registry", "--registry-ca"];
 
 impl GlobalArgs {
     /// Returns how the engine is to be set up. Opens nothing.
@@ -75,7 +71,10 @@ impl GlobalArgs {
     }
 
     fn root(&self, of_file: Option<PathBuf>) -> Result<PathBuf> {
-        let given = self.root.clone().filter(|root| !root.as_os_str().is_empty());
+        let given = self
+            .root
+            .clone()
+            .filter(|root| !root.as_os_str().is_empty());
         let root = match given.or(of_file) {
             Some(root) => root,
             None => default_root()?,

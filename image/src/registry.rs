@@ -5,7 +5,8 @@
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
 //! One request: `transport`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
-//! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`] and `upload`. Files behind any address, for ADD: [`file`].
+//! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`], `upload` and `standby`. Files behind
+//! any address, for ADD: [`file`].
 
 mod auth;
 mod certificates;
@@ -15,6 +16,7 @@ pub mod file;
 mod helper;
 mod pull;
 pub mod push;
+mod standby;
 mod transport;
 mod upload;
 

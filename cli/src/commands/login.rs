@@ -23,7 +23,12 @@ pub(crate) struct LoginArgs {
     #[arg(short, long, value_name = "USER")]
     username: Option<String>,
     /// Other users of the machine can see it: better use --password-stdin
-    #[arg(short, long, value_name = "PASSWORD", conflicts_with = "password_stdin")]
+    #[arg(
+        short,
+        long,
+        value_name = "PASSWORD",
+        conflicts_with = "password_stdin"
+    )]
     password: Option<String>,
     /// Read the password from standard input
     #[arg(long)]
@@ -97,10 +102,10 @@ fn ask(args: &LoginArgs) -> Result<Login> {
 fn prompt(words: &str, echo: bool) -> Result<String> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(
-            Error::failed("cannot ask for user and password: standard input is no terminal")
-                .help("use --username and --password-stdin"),
-        );
+        return Err(Error::failed(
+            "cannot ask for user and password: standard input is no terminal",
+        )
+        .help("use --username and --password-stdin"));
     }
     stdio::err(words);
     let silence = (!echo).then(Silence::begin).transpose()?;

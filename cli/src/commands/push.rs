@@ -42,7 +42,9 @@ pub(crate) fn execute(args: &PushArgs, global: &GlobalArgs) -> Result<Exit> {
         };
         if names.is_empty() {
             let repository = args.image.as_str();
-            return Err(Error::failed(format!("the store has no tag of `{repository}`")));
+            return Err(Error::failed(format!(
+                "the store has no tag of `{repository}`"
+            )));
         }
         if !quiet {
             let repository = format!("{}/{}", reference.registry, reference.repository);

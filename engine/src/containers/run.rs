@@ -133,7 +133,8 @@ impl Engine {
         };
         let resolved = match &location {
             Location::Registry(reference) => {
-                self.pull(reference, Some(platform), Arc::new(|_, _, _| {})).await?;
+                self.pull(reference, Some(platform), Arc::new(|_, _, _| {}))
+                    .await?;
                 self.resolve(&location, platform, false).await?
             }
             _ => self.resolve(&location, platform, false).await?,

@@ -23,9 +23,32 @@ impl Engine {
             let (store, image) = (Arc::clone(self.store()), image.clone());
             blocking(move || compressed(&store, &image)).await?
         };
-        let known = HashMap::new();
+        let known = self.other_names(&image, &root)?;
         send(self.store(), &self.client, &root, name, &known, progress).await?;
         Ok(root)
+    }
+
+    /// Where the blobs of an image may be already: in the repositories of its other names.
+    fn other_names(
+        &self,
+        image: &StoredImage,
+        root: &Descriptor,
+    ) -> Result<HashMap<Digest, Vec<Reference>>> {
+        let mut known = HashMap::new();
+        if root.digest == image.manifest {
+            return Ok(known);
+        }
+        let images = self.store().images()?;
+        let same = images
+            .iter()
+            .filter(|other| other.manifest == image.manifest);
+        let names: Vec<Reference> = same.filter_map(|other| other.name.parse().ok()).collect();
+        // What leaves compressed is in no image of the store.
+        let manifest: rbuild_image::Manifest = read(self.store(), &root.digest)?;
+        for layer in &manifest.layers {
+            known.insert(layer.digest, names.clone());
+        }
+        Ok(known)
     }
 
     /// The canonical names that the store has of a repository.
@@ -119,8 +142,11 @@ fn compressed(store: &Store, image: &StoredImage) -> Result<Descriptor> {
         }
         layers.push(layer(store, &snapshot.id, &options, false)?);
     }
-    let annotations: Vec<(String, String)> =
-        manifest.annotations.unwrap_or_default().into_iter().collect();
+    let annotations: Vec<(String, String)> = manifest
+        .annotations
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
     let (descriptor, new_config) = store_image::write(store, &config, &layers, &annotations, oci)?;
     if new_config.digest != image.config {
         return Ok(as_it_is);

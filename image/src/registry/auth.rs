@@ -106,7 +106,10 @@ impl Client {
             return Ok(Some(known.header));
         };
         let _renewing = self.inner.authorizations.renewing.lock().await;
-        if let Some(other) = self.known(reference, access).filter(Authorization::is_fresh) {
+        if let Some(other) = self
+            .known(reference, access)
+            .filter(Authorization::is_fresh)
+        {
             return Ok(Some(other.header));
         }
         // Where this fails, the registry's own challenge says more.
@@ -240,8 +243,14 @@ impl Client {
                     }
                 }
                 let basic = other.and_then(basic);
-                self.request(&Method::GET, &url, &HeaderMap::new(), basic.as_deref(), None)
-                    .await?
+                self.request(
+                    &Method::GET,
+                    &url,
+                    &HeaderMap::new(),
+                    basic.as_deref(),
+                    None,
+                )
+                .await?
             }
         };
         let status = response.status();
@@ -293,8 +302,7 @@ fn basic(login: &Login) -> Option<String> {
     let Login::Password { user, password } = login else {
         return None;
     };
-    let encoded =
-        base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     Some(format!("Basic {encoded}"))
 }
 

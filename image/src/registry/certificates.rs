@@ -63,8 +63,8 @@ impl Certificates {
     }
 
     fn trust(&mut self, path: &Path) -> Result<()> {
-        let certificates = Certificate::from_pem_bundle(&read(path)?)
-            .map_err(|error| unusable(path, error))?;
+        let certificates =
+            Certificate::from_pem_bundle(&read(path)?).map_err(|error| unusable(path, error))?;
         if certificates.is_empty() {
             return Err(unusable(path, "it holds no certificate in PEM"));
         }
@@ -114,7 +114,10 @@ fn directories(options: &Options, host: &str) -> impl Iterator<Item = PathBuf> {
     if host == "registry-1.docker.io" {
         names.push("docker.io".to_owned());
     }
-    if !host.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with(':') {
+    if !host
+        .trim_end_matches(|c: char| c.is_ascii_digit())
+        .ends_with(':')
+    {
         names.push(format!("{host}:443"));
     }
     let all = options.certificate_directories.iter();
@@ -129,10 +132,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unusable(
-    path: &Path,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> Error {
+fn unusable(path: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Io {
         action: "use the certificates of",
         path: path.display().to_string(),

@@ -250,7 +250,9 @@ pub fn forget(file: &Path, registry: &str) -> Result<bool> {
 fn helper_of(document: &Map<String, Value>, registry: &str) -> Option<String> {
     let helpers = document.get("credHelpers").and_then(Value::as_object);
     let own = helpers.into_iter().flatten();
-    let own = own.into_iter().find(|(known, _)| normalised(known) == registry);
+    let own = own
+        .into_iter()
+        .find(|(known, _)| normalised(known) == registry);
     let named = own.map(|(_, helper)| helper).or(document.get("credsStore"));
     let named = named.and_then(Value::as_str);
     named.filter(|name| !name.is_empty()).map(str::to_owned)

@@ -12,7 +12,8 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let [_, day, month, year, time, "GMT"] = words.as_slice() else {
         return None;
     };
-    let number = |text: &str, limit: u64| text.parse::<u64>().ok().filter(|number| *number <= limit);
+    let number =
+        |text: &str, limit: u64| text.parse::<u64>().ok().filter(|number| *number <= limit);
     let day = number(day, 31)?;
     let month = MONTHS.iter().position(|name| name == month)? as u64 + 1;
     let year = number(year, 9999)?;
@@ -29,7 +30,8 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     } else {
         (year - 1, month + 9)
     };
-    let days: u64 = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
+    let days: u64 =
+        year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
     let days = days.checked_sub(719_468)?;
     let seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
@@ -51,7 +53,12 @@ mod tests {
             seconds("Thu, 29 Feb 2024 12:00:00 GMT"),
             Some(1_709_208_000)
         );
-        for text in ["", "120", "Sun, 06 Nov 1994 08:49:37 CET", "x, 1 Foo 2000 1:1:1 GMT"] {
+        for text in [
+            "",
+            "120",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "x, 1 Foo 2000 1:1:1 GMT",
+        ] {
             assert_eq!(seconds(text), None, "{text}");
         }
     }

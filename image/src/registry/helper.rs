@@ -89,7 +89,10 @@ struct Answer {
 fn run(helper: &str, action: &str, input: &[u8]) -> Result<Answer> {
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if helper.is_empty() || !helper.bytes().all(name) {
-        return Err(failed(helper, "that is not the name of a helper".to_owned()));
+        return Err(failed(
+            helper,
+            "that is not the name of a helper".to_owned(),
+        ));
     }
     let io = |source: std::io::Error| Error::Io {
         action: "run the credential helper",

@@ -18,7 +18,8 @@ use super::Client;
 use super::transport::{Call, Failure, TRIES, failed, shown_url};
 use crate::error::{Error, Result, shown};
 use crate::manifest::{
-    DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_LIMIT_BYTES, Descriptor, Document, OCI_INDEX, OCI_MANIFEST,
+    DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_LIMIT_BYTES, Descriptor, Document, OCI_INDEX,
+    OCI_MANIFEST,
 };
 use crate::reference::Reference;
 use crate::source::{Progress, blocking};
@@ -48,7 +49,9 @@ impl Client {
             (None, Some(tag)) => tag.to_owned(),
             (None, None) => return Err(Error::NotFound(reference.familiar())),
         };
-        let address = self.address(reference, &format!("manifests/{name}")).await?;
+        let address = self
+            .address(reference, &format!("manifests/{name}"))
+            .await?;
         let call = Call::read(Method::HEAD, reference, address).headers(accept_manifests());
         let response = self.send(&call).await.map_err(|failure| failure.error)?;
         let media_type = header(&response, CONTENT_TYPE.as_str());

@@ -217,7 +217,10 @@ impl Client {
         loop {
             let own = url.origin() == registry.origin();
             let authorization = match own {
-                true => self.authorization(reference, call.access, &registry).await?,
+                true => {
+                    self.authorization(reference, call.access, &registry)
+                        .await?
+                }
                 false => None,
             };
             let response = self
@@ -226,7 +229,7 @@ impl Client {
                     &url,
                     &call.headers,
                     authorization.as_deref(),
-                    call.body.clone(),
+                    call.body.clone().map(reqwest::Body::from),
                 )
                 .await?;
             let status = response.status();
@@ -266,7 +269,7 @@ impl Client {
         url: &Url,
         headers: &HeaderMap,
         authorization: Option<&str>,
-        body: Option<Bytes>,
+        body: Option<reqwest::Body>,
     ) -> Result<Response, Failure> {
         let client = self.http(url).map_err(Failure::lasting)?;
         let mut request = client
@@ -316,7 +319,12 @@ impl Client {
     }
 
     /// Where a redirect or an upload leads: http and https only, not from https to http, and not for ever.
-    pub(super) fn redirected(&self, from: &Url, target: Option<&str>, redirects: u32) -> Result<Url> {
+    pub(super) fn redirected(
+        &self,
+        from: &Url,
+        target: Option<&str>,
+        redirects: u32,
+    ) -> Result<Url> {
         if redirects > REDIRECT_LIMIT {
             return Err(failed(
                 from,

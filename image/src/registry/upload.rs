@@ -6,10 +6,13 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rbuild_cache::{Digest, Store};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+};
 use reqwest::{Method, Response, StatusCode};
 use sha2::Digest as _;
 use url::Url;
@@ -17,7 +20,7 @@ use url::Url;
 use super::Client;
 use super::pull::header;
 use super::push::{Progress, State, Target};
-use super::transport::{Call, Failure, TRIES, failed};
+use super::transport::{Call, Failure, TRIES, failed, refused};
 use crate::error::{Error, Result};
 use crate::manifest::Descriptor;
 use crate::source::blocking;
@@ -26,8 +29,12 @@ use crate::source::blocking;
 const FIRST_CHUNK_BYTES: u64 = 1 << 20;
 const LARGEST_CHUNK_BYTES: u64 = 8 << 20;
 const SMALLEST_CHUNK_BYTES: u64 = 128 << 10;
+/// The largest, once a connection broke: what broke one will break others.
+const LARGEST_ROUGH_CHUNK_BYTES: u64 = 1 << 20;
 /// What a registry may ask for as its smallest chunk; it is held in memory.
 const CHUNK_LIMIT_BYTES: u64 = 64 << 20;
+/// So many chunks that came through make the next ones larger.
+const SMOOTH_CHUNKS: u32 = 4;
 /// How often one blob is begun from its start, where the registry keeps nothing of what broke off.
 const SESSIONS: u32 = 8;
 
@@ -37,6 +44,8 @@ struct Session {
     /// What the registry has.
     offset: u64,
     smallest_chunk: u64,
+    /// What an answer without bytes took.
+    pause: Duration,
 }
 
 impl Client {
@@ -118,9 +127,10 @@ impl Client {
         url.query_pairs_mut()
             .append_pair("mount", &blob.digest.to_string())
             .append_pair("from", from);
+        let since = Instant::now();
         match self.send(&call(target, Method::POST, url)).await {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
-            Ok(response) => Ok(Mount::Began(self.session(&response)?)),
+            Ok(response) => Ok(Mount::Began(self.session(&response, since.elapsed())?)),
             // Then it is sent as if there were no such repository.
             Err(failure) => {
                 tracing::debug!(error = %failure.error, from, "a blob is not mounted");
@@ -131,17 +141,19 @@ impl Client {
 
     async fn begin(&self, target: &Target<'_>) -> Result<Session> {
         let url = self.address(target.reference, "blobs/uploads/").await?;
+        let since = Instant::now();
         let response = self.send(&call(target, Method::POST, url)).await;
-        self.session(&response.map_err(|failure| failure.error)?)
+        self.session(&response.map_err(|failure| failure.error)?, since.elapsed())
     }
 
-    fn session(&self, response: &Response) -> Result<Session> {
+    fn session(&self, response: &Response, pause: Duration) -> Result<Session> {
         let smallest = header(response, "oci-chunk-min-length");
         let smallest = smallest.and_then(|text| text.trim().parse().ok());
         Ok(Session {
             url: self.next(response)?,
             offset: 0,
             smallest_chunk: smallest.unwrap_or(0).min(CHUNK_LIMIT_BYTES),
+            pause,
         })
     }
 
@@ -160,30 +172,38 @@ impl Client {
         mut session: Session,
         progress: &Progress,
     ) -> Result<bool> {
-        let mut chunk = FIRST_CHUNK_BYTES;
-        let (mut tries, mut best) = (0, 0);
+        let (mut chunk, mut largest) = (FIRST_CHUNK_BYTES, LARGEST_CHUNK_BYTES);
+        let (mut tries, mut best, mut smooth) = (0, 0, 0);
         loop {
-            let length = chunk
-                .max(session.smallest_chunk)
-                .min(blob.size.saturating_sub(session.offset));
-            let is_last = session.offset + length >= blob.size;
+            let left = blob.size.saturating_sub(session.offset);
+            let length = chunk.max(session.smallest_chunk).min(left);
+            // A small blob goes with the last request. What is larger has all its bytes there before: when that
+            // request breaks, only it is made again.
+            let is_last = left == 0 || length == blob.size;
             let body = bytes.read(session.offset, length).await?;
             let sent = match is_last {
                 true => self.close(target, blob, &session, body).await,
-                false => self.chunk(target, &session, body).await,
+                false => self.chunk_insured(target, &session, body).await,
             };
             let failure = match sent {
                 Ok(None) => return Ok(true),
-                Ok(Some(next)) if next.offset <= session.offset => {
+                Ok(Some((next, _))) if next.offset <= session.offset => {
                     let reason = "it takes a part of a blob and keeps nothing of it";
                     Failure::passing(failed(&session.url, reason))
                 }
-                Ok(Some(next)) => {
+                Ok(Some((next, next_is_rough))) => {
                     session = Session {
                         smallest_chunk: session.smallest_chunk,
                         ..next
                     };
-                    chunk = (chunk * 2).min(LARGEST_CHUNK_BYTES);
+                    smooth += 1;
+                    if smooth >= SMOOTH_CHUNKS {
+                        (smooth, chunk) = (0, (chunk * 2).min(largest));
+                    }
+                    if next_is_rough {
+                        (smooth, largest) = (0, LARGEST_ROUGH_CHUNK_BYTES);
+                        chunk = (chunk / 2).clamp(SMALLEST_CHUNK_BYTES, largest);
+                    }
                     progress(blob, State::Sending(session.offset));
                     continue;
                 }
@@ -204,7 +224,8 @@ impl Client {
             }
             tracing::debug!(error = %failure.error, at = session.offset, "going on with an upload");
             failure.pause(tries).await;
-            chunk = (chunk / 2).max(SMALLEST_CHUNK_BYTES);
+            (smooth, largest) = (0, LARGEST_ROUGH_CHUNK_BYTES);
+            chunk = (chunk / 2).clamp(SMALLEST_CHUNK_BYTES, largest);
             // The answer may have been lost, and not the bytes.
             if is_last && self.has(target, blob).await? {
                 return Ok(true);
@@ -218,14 +239,47 @@ impl Client {
         }
     }
 
+    /// One part, with others ready to send it where the registry would forget what breaks off. Returns where to go
+    /// on, and whether it needed more than one try.
+    async fn chunk_insured(
+        &self,
+        target: &Target<'_>,
+        session: &Session,
+        body: Bytes,
+    ) -> Result<Option<(Session, bool)>, Failure> {
+        let mut standbys = self.standbys(target, &session.url, session.pause).await;
+        let mut failure = match self.chunk(target, session, body.clone()).await {
+            Ok(next) => return Ok(Some((next, false))),
+            Err(failure) => failure,
+        };
+        // A refusal is one for all of them.
+        while failure.status.is_none()
+            && let Some(standby) = standbys.pop()
+        {
+            tracing::debug!(error = %failure.error, at = session.offset, "a standby sends a part again");
+            match standby.send(&session.url, body.clone()).await {
+                Ok(response) if response.status().is_success() => {
+                    let next = self.after(session, &response, body.len() as u64)?;
+                    return Ok(Some((next, true)));
+                }
+                Ok(response) => {
+                    return Err(refused(&session.url, target.reference, response).await);
+                }
+                Err(later) => failure = later,
+            }
+        }
+        Err(failure)
+    }
+
     /// One PATCH. Returns where to go on.
     async fn chunk(
         &self,
         target: &Target<'_>,
         session: &Session,
         body: Bytes,
-    ) -> Result<Option<Session>, Failure> {
-        let end = session.offset + body.len() as u64;
+    ) -> Result<Session, Failure> {
+        let length = body.len() as u64;
+        let end = session.offset + length;
         let range = format!("{}-{}", session.offset, end.saturating_sub(1));
         let mut headers = octets();
         headers.extend(
@@ -239,7 +293,18 @@ impl Client {
             ..call(target, Method::PATCH, session.url.clone())
         };
         let response = self.send_once(&call).await?;
-        let offset = match received(&response) {
+        self.after(session, &response, length)
+    }
+
+    /// Where an upload goes on after a part was taken.
+    fn after(
+        &self,
+        session: &Session,
+        response: &Response,
+        length: u64,
+    ) -> Result<Session, Failure> {
+        let end = session.offset + length;
+        let offset = match received(response) {
             Some(known) if known > end => {
                 let reason = format!("it has {known} bytes of a blob where {end} were sent");
                 return Err(Failure::lasting(failed(&session.url, reason)));
@@ -247,11 +312,12 @@ impl Client {
             Some(known) => known,
             None => end,
         };
-        Ok(Some(Session {
-            url: self.next(&response).map_err(Failure::lasting)?,
+        Ok(Session {
+            url: self.next(response).map_err(Failure::lasting)?,
             offset,
             smallest_chunk: session.smallest_chunk,
-        }))
+            pause: session.pause,
+        })
     }
 
     /// The last PUT, with what is left.
@@ -261,7 +327,7 @@ impl Client {
         blob: &Descriptor,
         session: &Session,
         body: Bytes,
-    ) -> Result<Option<Session>, Failure> {
+    ) -> Result<Option<(Session, bool)>, Failure> {
         let mut url = session.url.clone();
         url.query_pairs_mut()
             .append_pair("digest", &blob.digest.to_string());
@@ -293,7 +359,11 @@ impl Client {
         let call = call(target, Method::GET, session.url.clone());
         let response = match self.send(&call).await {
             Ok(response) => response,
-            Err(failure) if failure.status.is_some_and(|status| status.is_client_error()) => {
+            Err(failure)
+                if failure
+                    .status
+                    .is_some_and(|status| status.is_client_error()) =>
+            {
                 return Ok(None);
             }
             Err(failure) => return Err(failure.error),
@@ -305,6 +375,7 @@ impl Client {
             url: self.next(&response).unwrap_or_else(|_| session.url.clone()),
             offset,
             smallest_chunk: session.smallest_chunk,
+            pause: session.pause,
         }))
     }
 }
@@ -327,7 +398,7 @@ fn call<'a>(target: &'a Target<'_>, method: Method, url: Url) -> Call<'a> {
     }
 }
 
-fn octets() -> HeaderMap {
+pub(super) fn octets() -> HeaderMap {
     let mut headers = HeaderMap::new();
     let octets = HeaderValue::from_static("application/octet-stream");
     headers.insert(CONTENT_TYPE, octets);
