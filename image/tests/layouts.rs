@@ -164,7 +164,8 @@ fn what_we_write_is_what_the_specification_says() {
     };
     let annotations = [("a".to_owned(), "b".to_owned())];
     let (manifest, config) =
-        rbuild_image::store_image::write(&kit.store, &config, &[layer], &annotations, true).unwrap();
+        rbuild_image::store_image::write(&kit.store, &config, &[layer], &annotations, true)
+            .unwrap();
     let index = rbuild_image::store_image::write_index(
         &kit.store,
         std::slice::from_ref(&manifest),
@@ -175,11 +176,18 @@ fn what_we_write_is_what_the_specification_says() {
     let read = |digest| kit.store.read_blob(digest, 1 << 20).unwrap();
     let index = ImageIndex::from_reader(&read(&index.digest)[..]).unwrap();
     assert_eq!(index.manifests().len(), 1);
-    assert_eq!(index.manifests()[0].digest().to_string(), manifest.digest.to_string());
+    assert_eq!(
+        index.manifests()[0].digest().to_string(),
+        manifest.digest.to_string()
+    );
     let manifest = ImageManifest::from_reader(&read(&manifest.digest)[..]).unwrap();
-    assert_eq!(manifest.config().digest().to_string(), config.digest.to_string());
+    assert_eq!(
+        manifest.config().digest().to_string(),
+        config.digest.to_string()
+    );
     assert_eq!(manifest.layers()[0].size(), bytes.len() as u64);
     let config = ImageConfiguration::from_reader(&read(&config.digest)[..]).unwrap();
     assert_eq!(config.rootfs().diff_ids().len(), 1);
-    assert_eq!(config.history()[0].created_by().as_deref(), Some("CMD"));
+    let history = config.history().as_ref().unwrap();
+    assert_eq!(history[0].created_by().as_deref(), Some("CMD"));
 }

@@ -284,5 +284,6 @@ fn refused(url: &Url, response: &Response) -> Failure {
         retry_after: retry_after
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
             .map(Duration::from_secs),
+        status: Some(status),
     }
 }

@@ -318,7 +318,7 @@ impl Client {
         Ok(client.unwrap_or_else(|| transport.usual.clone()))
     }
 
-    /// Where a redirect or an upload leads: http and https only, not from https to http, and not for ever.
+    /// Where a redirect leads: http and https only, not from https to http, and not for ever.
     pub(super) fn redirected(
         &self,
         from: &Url,
@@ -332,14 +332,9 @@ impl Client {
             ));
         }
         let target = target.ok_or_else(|| failed(from, "it redirects to nowhere"))?;
-        let mut target = from
+        let target = from
             .join(target)
             .map_err(|_| failed(from, "it redirects to what is no address"))?;
-        if from.scheme() == "https" && target.scheme() == "http" && target.host() == from.host() {
-            // A registry behind a proxy that ends TLS does not know how it was spoken to.
-            let _ = target.set_scheme("https");
-            let _ = target.set_port(from.port());
-        }
         match target.scheme() {
             "https" => Ok(target),
             "http" if from.scheme() == "http" || self.is_lax(&target) => Ok(target),

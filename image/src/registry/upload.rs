@@ -159,8 +159,18 @@ impl Client {
 
     /// Where an upload goes on.
     fn next(&self, response: &Response) -> Result<Url> {
+        let from = response.url();
         let target = header(response, LOCATION.as_str());
-        self.redirected(response.url(), target.as_deref(), 0)
+        let mut target = target.and_then(|target| from.join(&target).ok());
+        if let Some(target) = &mut target
+            && (from.scheme(), target.scheme()) == ("https", "http")
+            && target.host() == from.host()
+        {
+            // A registry behind a proxy that ends TLS does not know how it was spoken to.
+            let _ = target.set_scheme("https");
+            let _ = target.set_port(from.port());
+        }
+        self.redirected(from, target.as_ref().map(Url::as_str), 0)
     }
 
     /// Sends a blob through one session. `false` where the registry does not know the session any more.
