@@ -25,6 +25,8 @@ pub enum Note {
 
 /// All notes of a sort together, in bytes; one alone may have half of it.
 const LIMIT_BYTES: u64 = 64 << 20;
+/// A small one counts for so much, which also keeps their number down.
+const LEAST_BYTES: u64 = 16 << 10;
 
 impl Note {
     fn directory(self) -> &'static str {
@@ -85,7 +87,7 @@ impl Store {
             }
             result => result?,
         }
-        self.trim_notes(note)
+        Ok(())
     }
 
     /// Makes a note the newest of its sort.
@@ -102,7 +104,8 @@ impl Store {
         path
     }
 
-    fn trim_notes(&self, note: Note) -> Result<()> {
+    /// Removes the oldest notes of a sort where they have become too many. Call once a build.
+    pub fn trim_notes(&self, note: Note) -> Result<()> {
         let mut listed = self.listed(note)?;
         let mut total: u64 = listed.iter().map(|listed| listed.size).sum();
         if total <= LIMIT_BYTES {
@@ -132,7 +135,7 @@ impl Store {
             };
             found.push(Listed {
                 name,
-                size: metadata.len(),
+                size: metadata.len().max(LEAST_BYTES),
                 modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
             });
         }
@@ -163,5 +166,30 @@ mod tests {
         assert!(!store.has_note(Note::Paths, key));
         assert_eq!(store.notes(Note::Build).unwrap()[0].0, key);
         assert_eq!(store.check(false).unwrap(), []);
+        store.trim_notes(Note::Build).unwrap();
+        assert!(store.has_note(Note::Build, key));
+    }
+
+    #[test]
+    fn the_oldest_notes_go_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let key = |number: u8| KeyWriter::new("test.v1").field("n", [number]).finish();
+        let large = vec![0; usize::try_from(LIMIT_BYTES / 4).unwrap()];
+        for number in 0..6 {
+            store.put_note(Note::Paths, key(number), &large).unwrap();
+            let path = store.note_path(Note::Paths, key(number));
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number.into());
+            let file = std::fs::File::open(path).unwrap();
+            file.set_modified(time).unwrap();
+        }
+        store.trim_notes(Note::Paths).unwrap();
+        let left: Vec<bool> = (0..6)
+            .map(|n| store.has_note(Note::Paths, key(n)))
+            .collect();
+        assert_eq!(left, [false, false, false, true, true, true]);
+        let larger = vec![0; usize::try_from(LIMIT_BYTES / 2 + 1).unwrap()];
+        store.put_note(Note::Paths, key(9), &larger).unwrap();
+        assert!(!store.has_note(Note::Paths, key(9)));
     }
 }

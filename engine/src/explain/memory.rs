@@ -66,6 +66,13 @@ pub(super) fn read(store: &Store, build: Key) -> Option<Memory> {
     (memory.version == VERSION).then_some(memory)
 }
 
+/// A build that changed nothing writes nothing; it is only the last one now.
+pub(super) fn touch(store: &Store, build: Key) {
+    if let Err(error) = store.touch_note(Note::Build, build) {
+        tracing::debug!(%error, "the last build could not be marked");
+    }
+}
+
 /// Steps of `before` that this build did not have are kept: another target may need them next time.
 pub(super) fn write(store: &Store, build: Key, mut memory: Memory, before: Option<Memory>) {
     memory.version = VERSION;
@@ -73,10 +80,7 @@ pub(super) fn write(store: &Store, build: Key, mut memory: Memory, before: Optio
         && before.explanation == memory.explanation
         && memory.steps.iter().all(|step| before.steps.contains(step))
     {
-        // A build that changed nothing writes nothing; it is only the last one now.
-        if let Err(error) = store.touch_note(Note::Build, build) {
-            tracing::debug!(%error, "the last build could not be marked");
-        }
+        touch(store, build);
         return;
     }
     for step in before.into_iter().flat_map(|before| before.steps) {
@@ -90,6 +94,8 @@ pub(super) fn write(store: &Store, build: Key, mut memory: Memory, before: Optio
         .and_then(|bytes| {
             store
                 .put_note(Note::Build, build, &bytes)
+                .and_then(|()| store.trim_notes(Note::Build))
+                .and_then(|()| store.trim_notes(Note::Paths))
                 .map_err(|error| error.to_string())
         });
     if let Err(error) = written {

@@ -41,6 +41,13 @@ impl Ended {
     pub(crate) fn write_down(self) {
         let state = self.notebook.state();
         let before = memory::read(&self.store, self.build);
+        if before
+            .as_ref()
+            .is_some_and(|before| self.is_known(&state, before))
+        {
+            memory::touch(&self.store, self.build);
+            return;
+        }
         let subjects = self.subjects(&state, before.as_ref());
         let present: HashSet<Key> = subjects.iter().map(|subject| subject.own).collect();
         let by_vertex: HashMap<VertexId, &Subject<'_>> = subjects
@@ -79,22 +86,48 @@ impl Ended {
         memory::write(&self.store, self.build, memory, before);
     }
 
-    fn subjects<'a>(&'a self, state: &State, before: Option<&Memory>) -> Vec<Subject<'a>> {
-        let mut subjects = Vec::new();
-        for info in &self.steps {
-            let vertex = info.vertex;
-            let is_step = match self.graph.operation(vertex) {
+    /// Whether everything was found, as it was the last time: then what is known of that still holds.
+    fn is_known(&self, state: &State, before: &Memory) -> bool {
+        let mut explained = before.explanation.steps.iter();
+        let mut remembered = before.steps.iter();
+        let same = self.numbered_steps().all(|(id, info)| {
+            let planned = state.planned.get(&info.vertex);
+            state.outcomes.get(&info.vertex) == Some(&StepOutcome::Cached)
+                && explained.next().is_some_and(|step| {
+                    step.outcome == StepOutcome::Cached
+                        && (step.step, step.line, step.end_line)
+                            == (id.0, info.start_line, info.end_line)
+                        && step.name == info.name
+                })
+                && remembered.next().is_some_and(|step| {
+                    step.place == info.record_step
+                        && planned.is_some_and(|it| it.key.to_string() == step.definition)
+                })
+        });
+        same && explained.next().is_none()
+    }
+
+    /// What counts as a step here: neither base images nor contexts and other sources.
+    fn numbered_steps(&self) -> impl Iterator<Item = (StepId, &StepInfo)> {
+        self.steps.iter().filter_map(|info| {
+            let is_step = match self.graph.operation(info.vertex) {
                 Op::Exec(_) | Op::File(_) | Op::Merge => true,
                 Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => false,
             };
-            let Some(numbered) = self.vertices.get(&vertex).filter(|_| is_step) else {
-                continue;
-            };
+            let numbered = self.vertices.get(&info.vertex).filter(|_| is_step)?;
+            Some((numbered.step, info))
+        })
+    }
+
+    fn subjects<'a>(&'a self, state: &State, before: Option<&Memory>) -> Vec<Subject<'a>> {
+        let mut subjects = Vec::new();
+        for (id, info) in self.numbered_steps() {
+            let vertex = info.vertex;
             let outcome = state.outcomes.get(&vertex).copied();
             let now = self.ingredients(state, before, vertex);
             subjects.push(Subject {
                 vertex,
-                id: numbered.step,
+                id,
                 info,
                 outcome: outcome.unwrap_or(StepOutcome::NotReached),
                 own: own_key(&now),

@@ -299,7 +299,11 @@ impl rbuild_solver::Worker for Worker {
         inputs: Vec<Output>,
         cancel: CancellationToken,
     ) -> Result<Output> {
-        content::remember(self.store(), operation, &inputs)?;
+        if inputs.iter().any(|it| matches!(it, Output::Context(_))) {
+            let (store, operation) = (Arc::clone(self.store()), operation.clone());
+            let inputs = inputs.clone();
+            blocking(move || content::remember(&store, &operation, &inputs)).await?;
+        }
         match operation {
             Op::Image(image) => tokio::select! {
                 biased;
