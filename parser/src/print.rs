@@ -37,6 +37,12 @@ pub fn dockerfile(dockerfile: &Dockerfile, source: &Source) -> String {
 /// Prints one instruction with its heredocs.
 pub fn instruction(instruction: &Instruction, escape: Escape, source: &Source) -> String {
     let mut text = broken(&line(instruction, source), escape);
+    let mut ending = text.chars().rev();
+    if ending.next() == Some(escape.character()) && ending.next() != Some(escape.character()) {
+        // A lone escape character at its end would continue the line. A vertical tab keeps it from that, and is
+        // trimmed when the line is read.
+        text.push('\u{b}');
+    }
     text.push('\n');
     let inner = match &instruction.command {
         Command::Onbuild(onbuild) => &onbuild.instruction,

@@ -292,3 +292,10 @@ proptest! {
         let _ = values::parse_bytes(&text);
     }
 }
+
+/// Found by fuzzing: what stood between the escape character and the line's end was trimmed with the word.
+#[test]
+fn an_escape_character_that_ends_a_word_prints_as_one() {
+    check_print("# escape=`\nFROM a`\u{b}\nCMD b`\u{b}").unwrap();
+    check_print("FROM a\\\u{b}\nCMD b\\\u{b}").unwrap();
+}

@@ -69,7 +69,7 @@ fn flags_replace_what_the_image_says() {
     assert_eq!(
         sh(
             &["--add-host", "db:10.0.0.2"],
-            "grep db /etc/hosts | tr -s '\\t' ' '"
+            "grep -w db /etc/hosts | tr -s '\\t' ' '"
         ),
         "10.0.0.2 db\n"
     );

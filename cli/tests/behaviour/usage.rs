@@ -43,7 +43,6 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
             "--cache-to",
         ),
         (&["build", "--sbom=true", "context"], "--sbom"),
-        (&["build", "--config", "file", "context"], "--config"),
     ] {
         let output = run(arguments);
         assert_eq!(output.code, 1, "{arguments:?}\n{output}");

@@ -210,11 +210,16 @@ pub(crate) fn terminal(kit: &Kit) -> Outcome {
         .stdout(slave.try_clone()?)
         .stderr(slave)
         .spawn()?;
-    rustix::io::write(&master, b"typed\n")?;
     let mut shown = Vec::new();
     let mut buffer = [0; 1024];
+    let mut typed = false;
     while let Ok(length @ 1..) = rustix::io::read(&master, &mut buffer) {
         shown.extend_from_slice(&buffer[..length]);
+        // Not earlier: the terminal would show it in between.
+        if !typed && String::from_utf8_lossy(&shown).contains("console") {
+            rustix::io::write(&master, b"typed\n")?;
+            typed = true;
+        }
     }
     let status = child.wait()?;
     let shown = String::from_utf8_lossy(&shown).replace('\r', "");

@@ -106,6 +106,10 @@ impl TarIndex {
                 ));
             }
         }
+        if !reader.end_is_marked() {
+            let reason = "it ends without the mark of an archive's end: it may have been cut off";
+            return Err(malformed(&self.what, reason.to_owned()));
+        }
         Ok(())
     }
 

@@ -55,6 +55,7 @@ pub(crate) struct Reader<R> {
     padding: u64,
     globals: Pax,
     ended: bool,
+    marked: bool,
 }
 
 /// What came before an entry's own header.
@@ -80,6 +81,7 @@ impl<R: Read> Reader<R> {
             padding: 0,
             globals: Pax::default(),
             ended: false,
+            marked: false,
         }
     }
 
@@ -216,6 +218,12 @@ impl<R: Read> Reader<R> {
         Ok(entry)
     }
 
+    /// Whether the end was marked by a block of zeros, as POSIX asks for; otherwise the input just ended, perhaps too
+    /// early.
+    pub(crate) fn end_is_marked(&self) -> bool {
+        self.marked
+    }
+
     /// A header block; `None` at the end of the archive.
     fn header_block(&mut self) -> Result<Option<[u8; BLOCK]>, Error> {
         let Some(block) = self.block_or_end()? else {
@@ -224,6 +232,7 @@ impl<R: Read> Reader<R> {
         if block != [0; BLOCK] {
             return Ok(Some(block));
         }
+        self.marked = true;
         match self.block_or_end()? {
             Some(block) if block != [0; BLOCK] => {
                 Err(malformed("something follows a lone block of zeros"))
