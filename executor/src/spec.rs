@@ -1,6 +1,7 @@
 //! What a command is to be given, as data. Everything in here is decided by the caller; nothing is taken from the
 //! environment of this process.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,12 +85,14 @@ pub enum MountSource {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Network {
     /// A network namespace with `lo` only.
     None,
     /// The host's.
     Host,
+    /// A network namespace that the caller holds open.
+    Namespace(Arc<OwnedFd>),
     /// The network namespace of a process (`--network container:ID`).
     Process(u32),
 }

@@ -75,10 +75,16 @@ pub(super) fn prepare(
     for (index, mount) in std::mem::take(&mut exec.mounts).into_iter().enumerate() {
         builder.mount(index, mount, &exec.cwd)?;
     }
-    let network = match exec.network {
+    let network = match &exec.network {
         Network::None => plan::Network::Own,
         Network::Host => plan::Network::Host,
-        Network::Process(pid) => plan::Network::Join(builder.network_of(pid)?),
+        Network::Namespace(namespace) => {
+            let namespace = namespace
+                .try_clone()
+                .map_err(|error| setup("keep the network namespace", error))?;
+            plan::Network::Join(builder.slot(namespace))
+        }
+        Network::Process(pid) => plan::Network::Join(builder.network_of(*pid)?),
     };
     let insecure = exec.security == Security::Insecure;
     let base = if insecure {
