@@ -11,6 +11,7 @@ use rbuild_image::layer::{LayerOptions, layer};
 use rbuild_image::{Descriptor, ImageConfig, store_image};
 
 use crate::Result;
+use crate::evidence::Evidence;
 use crate::lower::{HistoryEntry, LoweredImage};
 
 /// Comment of our history entries, as everything that reads histories of Dockerfile builds knows it.
@@ -114,8 +115,14 @@ fn annotate(descriptor: &mut Descriptor, annotations: Vec<(String, String)>) {
 }
 
 /// Puts the images of all platforms into the content store. Blocking.
-pub(crate) fn assemble(store: &Store, solved: &[Solved<'_>], form: &Form) -> Result<Assembled> {
+pub(crate) fn assemble(
+    store: &Store,
+    solved: &[Solved<'_>],
+    form: &Form,
+    evidence: Option<&Evidence<'_>>,
+) -> Result<Assembled> {
     let mut manifests = Vec::new();
+    let mut attested = Vec::new();
     let mut blobs = Vec::new();
     let mut config = None;
     for one in solved {
@@ -137,8 +144,15 @@ pub(crate) fn assemble(store: &Store, solved: &[Solved<'_>], form: &Form) -> Res
             &mut manifest,
             of_platform(&form.annotations.manifest_descriptor, &platform),
         );
+        if let Some(evidence) = evidence {
+            let attached = evidence.attach(store, one, &manifest, &layers)?;
+            blobs.extend(attached.blobs);
+            attested.push(attached.descriptor);
+        }
         manifests.push(manifest);
     }
+    // What speaks of images comes behind all of them.
+    manifests.extend(attested);
     let mut descriptor = match manifests.as_slice() {
         [one] if form.annotations.index.is_empty() => one.clone(),
         several => {

@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::{join_all, try_join_all};
-use rbuild_cache::{Ingredient, Key, Store, TemporaryDirectory};
+use rbuild_cache::{Ingredient, Key, Snapshot, Store, TemporaryDirectory};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_parser::{Parsed, Severity, Source};
-use rbuild_solver::{Observer, SolveError, Solver, Status, VertexId};
+use rbuild_solver::{Graph, Observer, SolveError, Solver, Status, VertexId};
 use tokio_util::sync::CancellationToken;
 
 use crate::assemble::Solved;
 use crate::context::Context;
 use crate::error::StepFailure;
 use crate::event::{Event, Sink, Step, StepId};
+use crate::evidence::{Capture, Evidence, Pins};
 use crate::explain;
 use crate::explain::notebook::Notebook;
 use crate::explain::report::Ended;
@@ -42,6 +43,7 @@ impl Engine {
         events: Arc<dyn Sink>,
         cancel: CancellationToken,
     ) -> Result<BuildOutcome> {
+        let started = worker::now();
         let request = Arc::new(request);
         let main = tokio::select! {
             biased;
@@ -49,6 +51,8 @@ impl Engine {
             main = self.main_context(&request) => main?,
         };
         let source = Arc::new(main.dockerfile);
+        let pins = Arc::new(Pins::default());
+        pins.context("", main.pin);
         let parsed = rbuild_parser::parse(&source);
         require_sound(&source, &parsed)?;
         let settings = lint::Settings::of(&parsed, &request.build_args).map_err(|mistake| {
@@ -78,27 +82,47 @@ impl Engine {
         let contexts = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            contexts = self.contexts(&request, &lowered, main.local.as_ref()) => contexts?,
+            contexts = self.contexts(&request, &lowered, main.local.as_ref(), &pins) => contexts?,
         };
         events.event(Event::Plan {
             steps: plan.steps.clone(),
         });
 
-        let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events);
+        let worker = self.worker(
+            &request, &lowered, &plan, contexts, &images, &events, &pins,
+        );
         let publisher = output::Publisher {
             client: self.client.clone(),
             runtime: tokio::runtime::Handle::current(),
             cancel: cancel.clone(),
             known: repositories(&images),
         };
-        let (lowered, cached) = solve(lowered, worker, &plan, &request, &events, cancel).await?;
-        let steps = lowered.lowered.steps.len();
+        let built = solve(lowered, worker, &plan, &request, &events, cancel).await?;
+        let (steps, cached) = (built.steps.len(), built.cached);
+        let images = by_digest(&images);
         let store = Arc::clone(self.store());
         let exporting = {
             let events = Arc::clone(&events);
             blocking(move || {
+                let capture = Capture {
+                    dockerfile: source,
+                    graph: built.graph,
+                    steps: built.steps,
+                    images,
+                    pins,
+                    started,
+                };
+                let evidence = Evidence::new(&request, &outputs, &capture);
+                let solved = chains(&store, &built.images, &built.tops)?;
                 export(
-                    &store, &publisher, &lowered, &request, &outputs, &plan, &events,
+                    &store,
+                    &publisher,
+                    &solved,
+                    &request,
+                    &outputs,
+                    &plan,
+                    &events,
+                    evidence.as_ref(),
                 )
             })
         };
@@ -177,6 +201,7 @@ impl Engine {
         request: &BuildRequest,
         lowered: &Lowered,
         main: Option<&Local>,
+        pins: &Pins,
     ) -> Result<HashMap<String, Arc<Context>>> {
         let mut used = HashSet::new();
         for &vertex in &needed(lowered) {
@@ -212,6 +237,7 @@ impl Engine {
                 }
                 NamedContext::Remote(remote) => {
                     let local = self.named_context(name, remote, request).await?;
+                    pins.context(name, local.pin);
                     (local.directory, local.temporary)
                 }
                 NamedContext::Image(_) | NamedContext::Stage(_) => return Ok(None),
@@ -246,6 +272,7 @@ impl Engine {
         contexts: HashMap<String, Arc<Context>>,
         images: &HashMap<ImageNeed, Arc<Resolved>>,
         events: &Arc<dyn Sink>,
+        pins: &Arc<Pins>,
     ) -> Arc<Worker> {
         let secrets = request.secrets.iter();
         let access = remote_context::access(request);
@@ -258,10 +285,7 @@ impl Engine {
                 network: request.network,
                 limits: request.limits.clone(),
             },
-            images: images
-                .values()
-                .map(|image| (image.digest, Arc::clone(image)))
-                .collect(),
+            images: by_digest(images),
             contexts,
             wanted: worker::wanted(&lowered.graph, &needed(lowered)),
             vertices: plan.vertices.clone(),
@@ -270,6 +294,7 @@ impl Engine {
             said_network: AtomicBool::new(false),
             materialised: Mutex::default(),
             notebook: Arc::default(),
+            pins: Arc::clone(pins),
             emptied: Mutex::default(),
         })
     }
@@ -450,16 +475,13 @@ impl Observer for Steps {
     }
 }
 
-/// A lowered build and what its targets came to, in their order.
+/// A build that was solved, and what its targets came to, in their order.
 struct Built {
-    lowered: LoweredParts,
-    tops: Vec<Option<rbuild_cache::Snapshot>>,
-}
-
-/// What is left of [`Lowered`] when its graph was given to the solver.
-struct LoweredParts {
+    graph: Arc<Graph<Op>>,
     images: Vec<lower::LoweredImage>,
     steps: Vec<StepInfo>,
+    tops: Vec<Option<Snapshot>>,
+    cached: usize,
 }
 
 async fn solve(
@@ -469,7 +491,7 @@ async fn solve(
     request: &BuildRequest,
     events: &Arc<dyn Sink>,
     cancel: CancellationToken,
-) -> Result<(Built, usize)> {
+) -> Result<Built> {
     let targets = targets(&lowered);
     let Lowered {
         graph,
@@ -495,7 +517,7 @@ async fn solve(
         notebook: Arc::clone(&worker.notebook),
     };
     let solved = Solver::new(worker, crate::idle::jobs(request.jobs))
-        .solve(graph, &targets, told, cancel)
+        .solve(Arc::clone(&graph), &targets, told, cancel)
         .await;
     blocking(move || ended.write_down()).await;
     let outputs = solved.map_err(|error| {
@@ -517,11 +539,13 @@ async fn solve(
             output.and_then(worker::Output::into_snapshot)
         })
         .collect();
-    let built = Built {
-        lowered: LoweredParts { images, steps },
+    Ok(Built {
+        graph,
+        images,
+        steps,
         tops,
-    };
-    Ok((built, observer.cached.load(Ordering::Relaxed)))
+        cached: observer.cached.load(Ordering::Relaxed),
+    })
 }
 
 /// Joins a failure with its place in the Dockerfile.
@@ -580,24 +604,43 @@ fn repositories(
     known
 }
 
-/// Puts the images together and hands the outputs over. Blocking.
-fn export(
-    store: &Arc<Store>,
-    publisher: &output::Publisher,
-    built: &Built,
-    request: &BuildRequest,
-    outputs: &[Output],
-    plan: &Plan,
-    events: &Arc<dyn Sink>,
-) -> Result<Option<BuiltImage>> {
-    let mut solved = Vec::new();
-    for (image, top) in built.lowered.images.iter().zip(&built.tops) {
+fn by_digest(
+    images: &HashMap<ImageNeed, Arc<Resolved>>,
+) -> HashMap<rbuild_cache::Digest, Arc<Resolved>> {
+    images
+        .values()
+        .map(|image| (image.digest, Arc::clone(image)))
+        .collect()
+}
+
+/// The targets with the layers that they came to.
+fn chains<'a>(
+    store: &Store,
+    images: &'a [lower::LoweredImage],
+    tops: &[Option<Snapshot>],
+) -> Result<Vec<Solved<'a>>> {
+    let chain = |(image, top): (&'a lower::LoweredImage, &Option<Snapshot>)| {
         let layers = match top {
             Some(top) => store.chain(&top.id)?,
             None => Vec::new(),
         };
-        solved.push(Solved { image, layers });
-    }
+        Ok(Solved { image, layers })
+    };
+    images.iter().zip(tops).map(chain).collect()
+}
+
+/// Puts the images together and hands the outputs over. Blocking.
+#[expect(clippy::too_many_arguments, reason = "all of a build comes together here")]
+fn export(
+    store: &Arc<Store>,
+    publisher: &output::Publisher,
+    solved: &[Solved<'_>],
+    request: &BuildRequest,
+    outputs: &[Output],
+    plan: &Plan,
+    events: &Arc<dyn Sink>,
+    evidence: Option<&Evidence<'_>>,
+) -> Result<Option<BuiltImage>> {
     let running = Mutex::new(None);
     let run = || -> Result<Option<BuiltImage>> {
         let begin = |step: Option<&StepId>| {
@@ -610,7 +653,7 @@ fn export(
         };
         // The layers of all outputs are made in the first one's step: nothing may leave before everything is whole.
         let mut began = begin(plan.exports.first());
-        let assembled = output::assemble_all(store, &solved, request, outputs)?;
+        let assembled = output::assemble_all(store, solved, request, outputs, evidence)?;
         for (place, (output, image)) in outputs.iter().zip(&assembled).enumerate() {
             let step = plan.exports.get(place);
             if place > 0 {
@@ -621,7 +664,7 @@ fn export(
                 store,
                 publisher,
                 &moved,
-                &solved,
+                solved,
                 request,
                 output,
                 image.as_ref(),

@@ -12,6 +12,7 @@ mod containers;
 pub mod context;
 pub mod error;
 pub mod event;
+pub mod evidence;
 pub mod explain;
 mod fetch;
 mod idle;

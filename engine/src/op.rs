@@ -256,11 +256,17 @@ impl Operation for Op {
 }
 
 impl GitSource {
-    /// Whether a commit says what the repository gives.
-    fn is_pinned(&self) -> bool {
+    /// The commit that says what the repository gives, where one does.
+    pub fn commit(&self) -> Option<String> {
         let is_commit =
-            |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        is_commit(&self.reference) || self.checksum.as_deref().is_some_and(is_commit)
+            |text: &&str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let written = [Some(self.reference.as_str()), self.checksum.as_deref()];
+        let commit = written.into_iter().flatten().find(is_commit)?;
+        Some(commit.to_ascii_lowercase())
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.commit().is_some()
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::assemble::{Annotations, Assembled, Form, Solved, assemble};
+use crate::evidence::Evidence;
 use crate::images::push::send;
 use crate::request::{BuildRequest, CompressionChoice, Output, OutputKind};
 use crate::worker::now;
@@ -50,6 +51,11 @@ fn needs_image(kind: OutputKind) -> bool {
 /// Says before anything runs what cannot be done.
 pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize) -> Result<()> {
     for output in outputs {
+        if request.attestations.is_any() && output.oci_media_types == Some(false) {
+            return Err(Error::Usage(
+                "attestations lie in OCI indexes: leave out `oci-mediatypes=false`".to_owned(),
+            ));
+        }
         match output.kind {
             OutputKind::Registry if names(request, output).is_empty() => {
                 return Err(Error::Usage(
@@ -85,6 +91,7 @@ pub(crate) fn assemble_all(
     solved: &[Solved<'_>],
     request: &BuildRequest,
     outputs: &[Output],
+    evidence: Option<&Evidence<'_>>,
 ) -> Result<Vec<Option<Assembled>>> {
     let mut made: Vec<(Form, Assembled)> = Vec::new();
     let mut all = Vec::with_capacity(outputs.len());
@@ -98,7 +105,7 @@ pub(crate) fn assemble_all(
         let assembled = match known {
             Some((_, assembled)) => assembled.clone(),
             None => {
-                let assembled = assemble(store, solved, &form)?;
+                let assembled = assemble(store, solved, &form, evidence)?;
                 made.push((form, assembled.clone()));
                 assembled
             }
@@ -129,9 +136,9 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
     Form {
         compression,
         force_compression: output.force_compression,
-        oci_media_types: output
-            .oci_media_types
-            .unwrap_or(!matches!(output.kind, OutputKind::Docker { .. })),
+        oci_media_types: output.oci_media_types.unwrap_or(
+            request.attestations.is_any() || !matches!(output.kind, OutputKind::Docker { .. }),
+        ),
         rewrite_timestamp: output.rewrite_timestamp,
         annotations: Annotations::sort(annotations.cloned()),
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rbuild_cache::{RootDir, Store, TemporaryDirectory};
 use rbuild_parser::Source;
 
+use crate::evidence::Pin;
 use crate::fetch::{self, Access};
 use crate::inputs;
 use crate::lower::remote::without_userinfo;
@@ -27,6 +28,8 @@ pub(crate) struct Local {
     pub(crate) directory: PathBuf,
     /// Where the directory goes with the build.
     pub(crate) temporary: Option<Arc<TemporaryDirectory>>,
+    /// What was fetched.
+    pub(crate) pin: Option<Pin>,
 }
 
 /// What the whole build stands on.
@@ -34,13 +37,15 @@ pub(crate) struct Main {
     pub(crate) dockerfile: Source,
     /// Where the context was no directory.
     pub(crate) local: Option<Local>,
+    /// Where it was fetched, the Dockerfile with it.
+    pub(crate) pin: Option<Pin>,
 }
 
 /// What an address gave.
 enum Found {
     Context(Local),
     /// The bytes of a file that is no archive.
-    File(PathBuf),
+    File(PathBuf, Pin),
 }
 
 impl Engine {
@@ -51,7 +56,7 @@ impl Engine {
             ContextLocation::Archive(archive) => Some(self.archive(archive).await?),
             ContextLocation::Remote(remote) => match self.remote(remote, request, true).await? {
                 Found::Context(local) => Some(local),
-                Found::File(path) => return bare(request, remote, path),
+                Found::File(path, pin) => return bare(request, remote, path, pin),
             },
         };
         let directory = match (&request.context, &local) {
@@ -61,6 +66,7 @@ impl Engine {
         };
         Ok(Main {
             dockerfile: inputs::dockerfile(&request.dockerfile, directory)?,
+            pin: local.as_ref().and_then(|local| local.pin.clone()),
             local,
         })
     }
@@ -74,7 +80,7 @@ impl Engine {
     ) -> Result<Local> {
         match self.remote(remote, request, false).await? {
             Found::Context(local) => Ok(local),
-            Found::File(_) => Err(Error::Other(format!(
+            Found::File(..) => Err(Error::Other(format!(
                 "the context `{name}`: what `{remote}` gives is no tar archive"
             ))),
         }
@@ -107,12 +113,13 @@ impl Engine {
                     keep_git_dir: source.keep_git_dir || keeps,
                     ..source.clone()
                 };
-                let snapshot = fetch::git::checkout(self.store(), &source, &access)
+                let (snapshot, commit) = fetch::git::checkout(self.store(), &source, &access)
                     .await
                     .map_err(failed)?;
                 Ok(Found::Context(Local {
                     directory: self.store().snapshot_directory(&snapshot.id),
                     temporary: None,
+                    pin: Some(Pin::Commit(commit)),
                 }))
             }
             Remote::Http(url) => {
@@ -121,7 +128,7 @@ impl Engine {
                     checksum: None,
                     filename: FILE_NAME.to_owned(),
                 };
-                let snapshot =
+                let (snapshot, digest) =
                     fetch::http::file(self.store(), &self.client, &source, &access, &|_, _| ())
                         .await
                         .map_err(failed)?;
@@ -131,7 +138,8 @@ impl Engine {
                     .join(FILE_NAME);
                 let store = Arc::clone(self.store());
                 let what = without_userinfo(url);
-                blocking(move || archive_or_file(&store, path, &what)).await
+                let pin = Pin::File(digest);
+                blocking(move || archive_or_file(&store, path, &what, pin)).await
             }
         }
     }
@@ -153,7 +161,7 @@ pub(crate) fn access(request: &BuildRequest) -> Access {
 }
 
 /// A Dockerfile without a context.
-fn bare(request: &BuildRequest, remote: &Remote, path: PathBuf) -> Result<Main> {
+fn bare(request: &BuildRequest, remote: &Remote, path: PathBuf, pin: Pin) -> Result<Main> {
     if !matches!(request.dockerfile, DockerfileLocation::InContext(None)) {
         return Err(Error::Usage(format!(
             "what `{remote}` gives is no tar archive, so it cannot be a context for another Dockerfile"
@@ -163,19 +171,24 @@ fn bare(request: &BuildRequest, remote: &Remote, path: PathBuf) -> Result<Main> 
     Ok(Main {
         dockerfile: Source::new(remote.to_string(), found.text().as_bytes()),
         local: None,
+        pin: Some(pin),
     })
 }
 
-fn archive_or_file(store: &Store, path: PathBuf, what: &str) -> Result<Found> {
+fn archive_or_file(store: &Store, path: PathBuf, what: &str, pin: Pin) -> Result<Found> {
     let failed = |source| Error::Io {
         message: format!("cannot read the build context from {what}"),
         source,
     };
     let mut file = std::fs::File::open(&path).map_err(failed)?;
     if rbuild_image::unpack::is_archive(&mut file).map_err(failed)? {
-        return unpack(store, Box::new(file), what).map(Found::Context);
+        let local = unpack(store, Box::new(file), what)?;
+        return Ok(Found::Context(Local {
+            pin: Some(pin),
+            ..local
+        }));
     }
-    Ok(Found::File(path))
+    Ok(Found::File(path, pin))
 }
 
 /// Blocking.
@@ -193,5 +206,6 @@ fn unpack(store: &Store, mut stream: Box<dyn Read + Send>, what: &str) -> Result
     Ok(Local {
         directory: temporary.path().to_owned(),
         temporary: Some(Arc::new(temporary)),
+        pin: None,
     })
 }

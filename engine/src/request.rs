@@ -37,6 +37,8 @@ pub struct BuildRequest {
     pub allow: Vec<Entitlement>,
     pub limits: Limits,
     pub outputs: Vec<Output>,
+    /// What is said of the result, beside it.
+    pub attestations: Attestations,
     /// Steps at once, at least 1. `None`: as many as there are cores, and more while cores are idle.
     pub jobs: Option<usize>,
     /// Of the environment; a build arg of the name wins.
@@ -190,6 +192,32 @@ pub enum NetworkChoice {
 pub enum Entitlement {
     NetworkHost,
     SecurityInsecure,
+}
+
+/// `--attest`, `--provenance`, `--sbom`. Nothing is said unless it is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attestations {
+    pub provenance: Option<Provenance>,
+    pub sbom: bool,
+}
+
+impl Attestations {
+    pub fn is_any(&self) -> bool {
+        self.provenance.is_some() || self.sbom
+    }
+}
+
+/// How much is said of how the result was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// `mode=max`: also arguments, steps and the Dockerfile itself.
+    pub complete: bool,
+    /// URI of who built it.
+    pub builder_id: Option<String>,
+    /// Only in images, never as a file beside what a directory or tar gets.
+    pub inline_only: bool,
+    /// The caller's word that the same inputs give the same result.
+    pub reproducible: bool,
 }
 
 /// One `--output`.

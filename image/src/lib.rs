@@ -6,6 +6,7 @@
 //! archives, directories and tars ([`export`]).
 
 mod archive;
+pub mod attestation;
 pub mod compression;
 pub mod config;
 pub mod error;

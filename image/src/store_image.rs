@@ -81,7 +81,11 @@ fn map(annotations: &[(String, String)]) -> Option<BTreeMap<String, String>> {
     (!annotations.is_empty()).then(|| annotations.iter().cloned().collect())
 }
 
-fn put<T: serde::Serialize>(store: &Store, document: &T, media_type: &str) -> Result<Descriptor> {
+pub(crate) fn put<T: serde::Serialize>(
+    store: &Store,
+    document: &T,
+    media_type: &str,
+) -> Result<Descriptor> {
     let bytes = serde_json::to_vec(document).map_err(|error| Error::BadDocument {
         document: media_type.to_owned(),
         reason: error.to_string(),

@@ -25,14 +25,14 @@ const LIMIT_BYTES: u64 = 64 << 30;
 
 pub(crate) type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
-/// Brings the file, unless it is here and still what the address gives.
+/// Brings the file, unless it is here and still what the address gives. Returns its digest, too.
 pub(crate) async fn file(
     store: &Arc<Store>,
     client: &Client,
     source: &HttpSource,
     access: &Access,
     progress: Progress<'_>,
-) -> Result<Snapshot> {
+) -> Result<(Snapshot, Digest)> {
     let shown = without_userinfo(&source.url);
     let url = address(&source.url, &shown)?;
     let key = KeyWriter::new("http-file.v1")
@@ -45,11 +45,13 @@ pub(crate) async fn file(
     if let (Some(known), Some(checksum)) = (&known, source.checksum)
         && digest == Some(checksum)
     {
-        return Ok(known.snapshot.clone());
+        return Ok((known.snapshot.clone(), checksum));
     }
     // What is here is not what is asked for: whether it changed is no question.
-    let known = known.filter(|_| source.checksum.is_none() && digest.is_some());
-    let validators = known.as_ref().map(|known| Validators {
+    let known = known
+        .filter(|_| source.checksum.is_none())
+        .and_then(|known| Some((known, digest?)));
+    let validators = known.as_ref().map(|(known, _)| Validators {
         etag: known.note("etag"),
         last_modified: known.note("last-modified"),
     });
@@ -77,7 +79,7 @@ pub(crate) async fn file(
         .await
         .map_err(|error| Failure::of("fetch", error))?;
     let (digest, validators) = match (fetched, known) {
-        (Fetched::Unchanged, Some(known)) => return Ok(known.snapshot),
+        (Fetched::Unchanged, Some((known, digest))) => return Ok((known.snapshot, digest)),
         (Fetched::Unchanged, None) => {
             let message = format!("{shown} says that nothing changed, but nothing was known of it");
             return Err(Failure::new("fetch", message));
@@ -109,7 +111,7 @@ pub(crate) async fn file(
     blocking(move || {
         let snapshot = active.commit(None, now())?;
         remember(&store, key, &snapshot, format!("http/{shown}"), notes)?;
-        Ok(snapshot)
+        Ok((snapshot, digest))
     })
     .await
 }

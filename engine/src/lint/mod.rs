@@ -32,6 +32,8 @@ use rbuild_image::Platform;
 use rbuild_parser::ast::Instruction;
 use rbuild_parser::{Diagnostic, Parsed, Severity, Source, Span};
 
+pub(crate) use secrets::looks_secret;
+
 pub use outline::{Argument, CacheMount, Needed, Outline, Target, outline, targets};
 pub use settings::Settings;
 

@@ -39,7 +39,7 @@ const HELP: &str = "hand it to the one RUN that needs it: `RUN --mount=type=secr
 
 pub(super) fn names(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     for (keyword, name, _) in variables(subject) {
-        if has_part(&name.value, &SECRET) && !has_part(&name.value, &HARMLESS) {
+        if looks_secret(&name.value) {
             let message = format!(
                 "Do not use ARG or ENV instructions for sensitive data ({keyword} \"{}\")",
                 name.value
@@ -90,6 +90,11 @@ fn variables<'a>(subject: &Subject<'a>) -> Vec<(&'static str, &'a Text, Option<&
         }
     }
     found
+}
+
+/// Whether a variable is called as secrets are.
+pub(crate) fn looks_secret(name: &str) -> bool {
+    has_part(name, &SECRET) && !has_part(name, &HARMLESS)
 }
 
 fn has_part(name: &str, parts: &[&str]) -> bool {

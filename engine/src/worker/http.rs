@@ -7,6 +7,7 @@ use rbuild_solver::VertexId;
 use super::failure::Result;
 use super::{Output, Worker};
 use crate::event::Event;
+use crate::evidence::Pin;
 use crate::fetch;
 use crate::lower::remote::without_userinfo;
 use crate::op::HttpSource;
@@ -33,8 +34,9 @@ impl Worker {
             }
         };
         let access = self.settings.access();
-        let snapshot =
+        let (snapshot, digest) =
             fetch::http::file(self.store(), &self.client, source, &access, &progress).await?;
+        self.pins.vertex(vertex, Pin::File(digest));
         Ok(Output::Snapshot(Some(snapshot)))
     }
 }

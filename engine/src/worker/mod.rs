@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Wanted};
 use crate::event::{Event, Sink, StepId};
+use crate::evidence::Pins;
 use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
@@ -100,6 +101,8 @@ pub(crate) struct Worker {
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
     pub(crate) notebook: Arc<Notebook>,
+    /// What fetched sources turned out to be.
+    pub(crate) pins: Arc<Pins>,
     /// Cache mounts that this build emptied, by their ids.
     pub(crate) emptied: Mutex<HashSet<String>>,
 }
@@ -319,7 +322,7 @@ impl rbuild_solver::Worker for Worker {
             Op::Git(source) => tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Failure::cancelled()),
-                output = self.git(source) => output,
+                output = self.git(vertex, source) => output,
             },
             Op::Exec(exec) => self.exec(vertex, exec, inputs, cancel).await,
             Op::File(file) => self.file(file, inputs).await,

@@ -93,6 +93,16 @@ pub(crate) struct BuildArgs {
     /// `build`, `check`, `outline` or `targets`, with `,format=json`; `check` also with `,format=sarif`
     #[arg(long, value_name = "METHOD")]
     pub(crate) call: Option<String>,
+    /// Say in the image's index how it was made: `true`, `false`, `mode=min` or `mode=max`, and `builder-id=`,
+    /// `inline-only=`, `reproducible=`
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) provenance: Option<String>,
+    /// List in the image's index the packages that are in it (SPDX)
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) sbom: Option<String>,
+    /// As in `type=provenance,mode=max` or `type=sbom`; may be repeated
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) attest: Vec<String>,
     /// `fail`
     #[arg(long, value_name = "MODE")]
     on_error: Option<String>,
@@ -102,12 +112,6 @@ pub(crate) struct BuildArgs {
     cache_from: Vec<String>,
     #[arg(long, value_name = "SPEC", hide = true)]
     cache_to: Vec<String>,
-    #[arg(long, value_name = "SPEC", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    sbom: Option<String>,
-    #[arg(long, value_name = "SPEC", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    provenance: Option<String>,
-    #[arg(long, value_name = "SPEC", hide = true)]
-    attest: Vec<String>,
     #[arg(long, value_name = "FILE", hide = true)]
     trace: Option<PathBuf>,
 }
@@ -181,14 +185,9 @@ impl BuildArgs {
 
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
-        let off = |value: &Option<String>| value.as_deref().is_none_or(|text| text == "false");
-        let attests = |spec: &String| !spec.split(',').any(|field| field == "disabled=true");
         for (given, flag) in [
             (!self.cache_from.is_empty(), "--cache-from"),
             (!self.cache_to.is_empty(), "--cache-to"),
-            (!off(&self.sbom), "--sbom"),
-            (!off(&self.provenance), "--provenance"),
-            (self.attest.iter().any(attests), "--attest"),
             (self.trace.is_some(), "--trace"),
         ] {
             if given {

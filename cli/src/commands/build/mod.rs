@@ -1,6 +1,7 @@
 //! `rbuild build`: arguments to a request ([`request`]), events to a renderer, the outcome to files.
 
 mod args;
+mod attest;
 mod look;
 mod look_formats;
 mod metadata;

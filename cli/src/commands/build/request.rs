@@ -9,7 +9,7 @@ use rbuild_engine::image::Reference;
 use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Ssh};
 
 use super::args::BuildArgs;
-use super::{output, sources};
+use super::{attest, output, sources};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 use crate::values;
@@ -54,6 +54,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
     let annotations = annotations(&args.annotation)?;
     let limits = args.limits.limits()?;
     let outputs = output::outputs(args)?;
+    let attestations = attest::attestations(args)?;
     // Last: standard input is read only when everything else makes sense.
     let (context, dockerfile) = sources::locate(&args.context, args.file.as_deref())?;
     Ok(BuildRequest {
@@ -75,6 +76,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         allow,
         limits,
         outputs,
+        attestations,
         jobs: args.jobs,
         source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
             .ok()

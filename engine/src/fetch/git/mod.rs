@@ -35,12 +35,12 @@ struct Pin {
     tag_object: Option<String>,
 }
 
-/// Brings what `source` names, unless it is here.
+/// Brings what `source` names, unless it is here. Returns the commit, too.
 pub(crate) async fn checkout(
     store: &Arc<Store>,
     source: &GitSource,
     access: &Access,
-) -> Result<Snapshot> {
+) -> Result<(Snapshot, String)> {
     let address = Address::new(&source.url, access)?;
     check(source)?;
     let temporary = {
@@ -75,7 +75,7 @@ pub(crate) async fn checkout(
     }
     let key = key.finish();
     if let Some(known) = recall(store, key).await? {
-        return Ok(known.snapshot);
+        return Ok((known.snapshot, pin.commit));
     }
 
     let active = {
@@ -113,7 +113,7 @@ pub(crate) async fn checkout(
     blocking(move || {
         let snapshot = active.commit(None, now())?;
         remember(&store, key, &snapshot, step, notes)?;
-        Ok(snapshot)
+        Ok((snapshot, pin.commit))
     })
     .await
 }

@@ -1,0 +1,94 @@
+//! What is said of a result, beside it: how it was made (SLSA provenance) and what is in it (an SPDX document), as
+//! in-toto statements in the image's index, where and as BuildKit puts them. Nothing is said unless it is asked for.
+//!
+//! * [`capture`]: what a build notes for this; [`materials`]: what it was made from; [`definition`]: its steps;
+//!   [`provenance`]: the predicate of all that; * [`statement`]: predicates about subjects; * [`scrub`]: keeps
+//!   credentials out; * [`purl`]: names of packages and images.
+//!
+//! Where SOURCE_DATE_EPOCH holds, statements are a function of the build's inputs: their times are that, and they
+//! have no number of their own.
+
+mod capture;
+mod definition;
+mod materials;
+mod provenance;
+mod purl;
+mod scrub;
+mod statement;
+
+use std::sync::OnceLock;
+
+use rbuild_cache::Store;
+use rbuild_cache::snapshot::LayerBlob;
+use rbuild_image::attestation::{self, Attached, Attestation};
+use rbuild_image::{Descriptor, Reference};
+
+use crate::Result;
+use crate::assemble::Solved;
+use crate::request::{BuildRequest, Output};
+
+pub(crate) use capture::{Capture, Pin, Pins};
+
+/// Says what was asked to be said of the images of one build.
+pub(crate) struct Evidence<'a> {
+    request: &'a BuildRequest,
+    capture: &'a Capture,
+    /// All names that the image gets.
+    names: Vec<&'a Reference>,
+    scrub: scrub::Scrub,
+    invocation: String,
+    finished: OnceLock<i64>,
+}
+
+impl<'a> Evidence<'a> {
+    /// `None` where nothing is to be said.
+    pub(crate) fn new(
+        request: &'a BuildRequest,
+        outputs: &'a [Output],
+        capture: &'a Capture,
+    ) -> Option<Self> {
+        if !request.attestations.is_any() {
+            return None;
+        }
+        let mut names: Vec<&Reference> = Vec::new();
+        let of_outputs = outputs.iter().flat_map(|output| &output.names);
+        for name in request.tags.iter().chain(of_outputs) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Some(Self {
+            request,
+            capture,
+            names,
+            scrub: scrub::Scrub::new(request),
+            invocation: capture::random_id(),
+            finished: OnceLock::new(),
+        })
+    }
+
+    /// Writes the statements about one platform's image. Blocking.
+    pub(crate) fn attach(
+        &self,
+        store: &Store,
+        solved: &Solved<'_>,
+        manifest: &Descriptor,
+        layers: &[LayerBlob],
+    ) -> Result<Attached> {
+        let platform = &solved.image.platform;
+        let subjects = statement::image_subjects(&self.names, platform, &manifest.digest);
+        let mut attestations = Vec::new();
+        if let Some(wanted) = &self.request.attestations.provenance {
+            let predicate = self.provenance(wanted, solved, layers);
+            attestations.push(Attestation {
+                predicate_type: statement::PROVENANCE.to_owned(),
+                statement: statement::encode(statement::PROVENANCE, &subjects, &predicate)?,
+            });
+        }
+        Ok(attestation::write(store, manifest, &attestations)?)
+    }
+
+    fn finished(&self) -> i64 {
+        *self.finished.get_or_init(crate::worker::now)
+    }
+}
