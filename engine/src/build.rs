@@ -88,9 +88,7 @@ impl Engine {
             steps: plan.steps.clone(),
         });
 
-        let worker = self.worker(
-            &request, &lowered, &plan, contexts, &images, &events, &pins,
-        );
+        let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events, &pins);
         let publisher = output::Publisher {
             client: self.client.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -630,7 +628,10 @@ fn chains<'a>(
 }
 
 /// Puts the images together and hands the outputs over. Blocking.
-#[expect(clippy::too_many_arguments, reason = "all of a build comes together here")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of a build comes together here"
+)]
 fn export(
     store: &Arc<Store>,
     publisher: &output::Publisher,

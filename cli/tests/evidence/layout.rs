@@ -42,7 +42,10 @@ impl Attested {
             serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
         let top = top["manifests"].as_array().unwrap().last().unwrap().clone();
         let index = document(&layout, &top);
-        assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
+        assert_eq!(
+            index["mediaType"],
+            "application/vnd.oci.image.index.v1+json"
+        );
         let all = index["manifests"].as_array().unwrap();
         let kind = |it: &Value| it["annotations"]["vnd.docker.reference.type"].clone();
         let (attestations, images): (Vec<Value>, Vec<Value>) = all

@@ -49,7 +49,10 @@ fn an_image_says_what_it_was_made_from() {
     assert_eq!(parameters["request"]["frontend"], "dockerfile.v0");
     // `mode=min` tells no arguments and no steps, and says so.
     assert_eq!(parameters["request"]["args"]["build-arg:V"], Value::Null);
-    assert_eq!(definition["internalParameters"].as_object().unwrap().len(), 1);
+    assert_eq!(
+        definition["internalParameters"].as_object().unwrap().len(),
+        1
+    );
     let metadata = &predicate["runDetails"]["metadata"];
     assert_eq!(metadata["buildkit_completeness"]["request"], false);
     let materials = definition["resolvedDependencies"].as_array().unwrap();
@@ -63,7 +66,10 @@ fn an_image_says_what_it_was_made_from() {
     assert!(!attested.text.contains("pass@") && !attested.text.contains("user:"));
     let subject = &attested.statements[0][0]["subject"][0]["name"];
     let name = subject.as_str().unwrap();
-    assert!(name.starts_with("pkg:docker/name@1?platform=linux%2F"), "{name}");
+    assert!(
+        name.starts_with("pkg:docker/name@1?platform=linux%2F"),
+        "{name}"
+    );
     kit.store_is_whole();
 }
 
@@ -208,14 +214,22 @@ fn other_tools_find_the_image_and_keep_what_is_said() {
     );
     let attested = Attested::read(&kit);
     if has("skopeo") {
-        run(&kit, "skopeo", &["copy", "-q", "--all", "oci:layout:1", "oci:copy:1"]);
+        run(
+            &kit,
+            "skopeo",
+            &["copy", "-q", "--all", "oci:layout:1", "oci:copy:1"],
+        );
         let raw = run(&kit, "skopeo", &["inspect", "--raw", "oci:copy:1"]);
         let raw: Value = serde_json::from_str(&raw).unwrap();
         assert_eq!(raw["manifests"].as_array().unwrap().len(), 2);
         let one = run(&kit, "skopeo", &["inspect", "oci:layout:1"]);
         let one: Value = serde_json::from_str(&one).unwrap();
         assert_eq!(one["Layers"].as_array().unwrap().len(), 2);
-        run(&kit, "skopeo", &["copy", "-q", "oci:layout:1", "oci:single:1"]);
+        run(
+            &kit,
+            "skopeo",
+            &["copy", "-q", "oci:layout:1", "oci:single:1"],
+        );
         let raw = run(&kit, "skopeo", &["inspect", "--raw", "oci:single:1"]);
         // It compresses what was not; the config tells that it is the same image.
         let raw: Value = serde_json::from_str(&raw).unwrap();

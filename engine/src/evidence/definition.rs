@@ -16,8 +16,8 @@ use super::Capture;
 use super::scrub::Scrub;
 use crate::lower::StepInfo;
 use crate::op::{
-    CopyOp, ExecOp, FileAction, FileOp, ImageSource, MountOp, MountOpKind, NetworkOp, Op, SharingOp,
-    Unpack,
+    CopyOp, ExecOp, FileAction, FileOp, ImageSource, MountOp, MountOpKind, NetworkOp, Op,
+    SharingOp, Unpack,
 };
 
 /// A build's steps, numbered: inputs before what uses them.
@@ -75,7 +75,9 @@ impl<'a> Definition<'a> {
         let mut locations = Map::new();
         let placed = self.capture.steps.iter();
         for info in placed.filter(|info| self.numbers.contains_key(&info.vertex)) {
-            let known = files.iter().position(|file| Arc::ptr_eq(file, &info.source));
+            let known = files
+                .iter()
+                .position(|file| Arc::ptr_eq(file, &info.source));
             let place = known.unwrap_or_else(|| {
                 files.push(&info.source);
                 files.len() - 1
@@ -153,7 +155,10 @@ fn op(op: &Op) -> Value {
             json!({ "Op": { "source": { "identifier": http.url, "attrs": attributes } } })
         }
         Op::Git(git) => {
-            let place = git.url.split_once("://").map_or(&*git.url, |(_, rest)| rest);
+            let place = git
+                .url
+                .split_once("://")
+                .map_or(&*git.url, |(_, rest)| rest);
             let mut identifier = format!("git://{place}");
             if !git.reference.is_empty() || !git.subdirectory.is_empty() {
                 identifier.push_str(&format!("#{}", git.reference));
@@ -191,7 +196,11 @@ fn identifier(image: &ImageSource) -> String {
         _ => ("oci-layout", format!("layout/{}", image.name)),
     };
     let pinned = name.contains('@');
-    let digest = if pinned { String::new() } else { format!("@{}", image.digest) };
+    let digest = if pinned {
+        String::new()
+    } else {
+        format!("@{}", image.digest)
+    };
     format!("{kind}://{name}{digest}")
 }
 
@@ -234,7 +243,10 @@ fn exec(exec: &ExecOp) -> Value {
 fn mount(mount: &MountOp) -> Value {
     let input = |input: &Option<usize>| input.map_or(json!(-1), |input| json!(input));
     let mut fields = match &mount.kind {
-        MountOpKind::Bind { input: from, source } => {
+        MountOpKind::Bind {
+            input: from,
+            source,
+        } => {
             json!({ "input": input(from), "selector": source })
         }
         MountOpKind::Cache {

@@ -44,7 +44,9 @@ impl Materials {
         for &vertex in needed {
             match capture.graph.operation(vertex) {
                 Op::Image(image) => found.all.push(of_image(capture, image)),
-                Op::Http(http) => found.all.push(of_http(http, capture.pins.of_vertex(vertex))),
+                Op::Http(http) => found
+                    .all
+                    .push(of_http(http, capture.pins.of_vertex(vertex))),
                 Op::Git(git) => found.all.push(of_git(git, capture.pins.of_vertex(vertex))),
                 Op::Context(context) if context.name.is_empty() => {}
                 Op::Context(context) => found.context(capture, request, &context.name),
@@ -112,7 +114,13 @@ fn of_image(capture: &Capture, image: &ImageSource) -> Material {
             // Where it lies on this machine is nobody's business; by its digest it is found anywhere.
             let platform = image.platform.to_string();
             let qualifiers = [("platform", platform.as_str())];
-            purl("oci", "", &image.name, &image.digest.to_string(), &qualifiers)
+            purl(
+                "oci",
+                "",
+                &image.name,
+                &image.digest.to_string(),
+                &qualifiers,
+            )
         },
         |reference| purl::image(&reference, platform),
     );

@@ -317,7 +317,10 @@ fn named(name: &str, context: &NamedContext) -> String {
         NamedContext::Image(Location::OciLayout { tag, digest, .. }) => {
             let tag = tag.iter().map(|tag| format!(":{tag}"));
             let digest = digest.iter().map(|digest| format!("@{digest}"));
-            format!("oci-layout://{name}{}", tag.chain(digest).collect::<String>())
+            format!(
+                "oci-layout://{name}{}",
+                tag.chain(digest).collect::<String>()
+            )
         }
         NamedContext::Image(Location::OciArchive { .. }) => format!("oci-archive://{name}"),
         NamedContext::Image(Location::DockerArchive { .. }) => format!("docker-archive://{name}"),

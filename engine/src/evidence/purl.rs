@@ -73,7 +73,10 @@ mod tests {
     fn images_are_named_as_buildkit_names_them() {
         let platform = Platform::parse("linux/arm64/v8").unwrap();
         for (name, expected) in [
-            ("alpine:3.20", "pkg:docker/alpine@3.20?platform=linux%2Farm64"),
+            (
+                "alpine:3.20",
+                "pkg:docker/alpine@3.20?platform=linux%2Farm64",
+            ),
             ("alpine", "pkg:docker/alpine@latest?platform=linux%2Farm64"),
             (
                 "ghcr.io/a/b/c:1",
@@ -97,7 +100,13 @@ mod tests {
     #[test]
     fn parts_are_encoded() {
         assert_eq!(
-            purl("npm", "@types", "node", "1.0+x", &[("b", ""), ("c", "d e"), ("a", "1")]),
+            purl(
+                "npm",
+                "@types",
+                "node",
+                "1.0+x",
+                &[("b", ""), ("c", "d e"), ("a", "1")]
+            ),
             "pkg:npm/%40types/node@1.0%2Bx?a=1&c=d%20e"
         );
     }

@@ -13,7 +13,13 @@ use crate::worker::log;
 const MASK: &str = "***";
 
 /// Arguments that every build knows and that hold what is of the host and may hold credentials.
-const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+const PROXIES: [&str; 5] = [
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "no_proxy",
+    "all_proxy",
+];
 
 pub(super) struct Scrub {
     /// Longest first.
@@ -124,7 +130,8 @@ mod tests {
         let scrub = Scrub {
             values: log::values([b"hunter22\n".as_slice(), b"no"]),
         };
-        let mut document = serde_json::json!({"a": ["echo hunter22 no", 1], "b": {"c": "hunter22"}});
+        let mut document =
+            serde_json::json!({"a": ["echo hunter22 no", 1], "b": {"c": "hunter22"}});
         scrub.document(&mut document);
         assert_eq!(
             document,
@@ -135,7 +142,13 @@ mod tests {
     #[test]
     fn names_tell_what_may_be_told() {
         assert!(may_be_told("VERSION") && may_be_told("PUBLIC_KEY"));
-        for name in ["HTTPS_PROXY", "http_proxy", "NPM_TOKEN", "DB_PASSWORD", "API_KEY"] {
+        for name in [
+            "HTTPS_PROXY",
+            "http_proxy",
+            "NPM_TOKEN",
+            "DB_PASSWORD",
+            "API_KEY",
+        ] {
             assert!(!may_be_told(name), "{name}");
         }
     }

@@ -35,9 +35,12 @@ pub(super) fn attestations(args: &BuildArgs) -> Result<Attestations> {
         };
         found.add(flag, &spec)?;
     }
+    if found.sbom == Some(true) {
+        return Err(Error::unsupported("--sbom"));
+    }
     Ok(Attestations {
         provenance: found.provenance.flatten(),
-        sbom: found.sbom.unwrap_or_default(),
+        sbom: false,
     })
 }
 
@@ -63,9 +66,6 @@ impl Found {
                 if spec.take(&["generator"])?.is_some() {
                     return Err(Error::unsupported(format!("{flag} with `generator=`"))
                         .help("rbuild reads the packages of the result itself: leave it out"));
-                }
-                if wanted {
-                    return Err(Error::unsupported(flag));
                 }
                 self.sbom.replace(wanted).is_some()
             }
@@ -131,9 +131,14 @@ mod tests {
     #[test]
     fn attestations_are_asked_for_as_in_buildx() {
         let of = |text: &str| of(&[("--attest", text)]).unwrap();
-        assert_eq!(of("type=provenance").provenance, Some(Provenance::default()));
+        assert_eq!(
+            of("type=provenance").provenance,
+            Some(Provenance::default())
+        );
         assert_eq!(of("type=provenance,disabled=true").provenance, None);
-        let full = of("type=provenance,mode=max,version=v1,builder-id=https://ci/1,inline-only=true,reproducible=true");
+        let full = of(
+            "type=provenance,mode=max,version=v1,builder-id=https://ci/1,inline-only=true,reproducible=true",
+        );
         assert_eq!(
             full.provenance,
             Some(Provenance {
@@ -161,7 +166,10 @@ mod tests {
                 "{text}"
             );
         }
-        let twice = [("--attest", "type=sbom"), ("--sbom", "type=sbom,disabled=true")];
+        let twice = [
+            ("--attest", "type=sbom"),
+            ("--sbom", "type=sbom,disabled=true"),
+        ];
         assert!(matches!(of(&twice), Err(Error::Usage(_))));
         for text in ["type=sbom,generator=x", "type=provenance,version=v0.2"] {
             assert!(matches!(of(&[("--attest", text)]), Err(Error::Failed(_))));
