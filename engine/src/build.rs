@@ -262,6 +262,7 @@ impl Engine {
         Ok(Arc::new(context.keeping(temporary)))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a worker knows all of a build")]
     fn worker(
         &self,
         request: &BuildRequest,

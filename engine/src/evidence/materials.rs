@@ -46,8 +46,10 @@ impl Materials {
                 Op::Image(image) => found.all.push(of_image(capture, image)),
                 Op::Http(http) => found
                     .all
-                    .push(of_http(http, capture.pins.of_vertex(vertex))),
-                Op::Git(git) => found.all.push(of_git(git, capture.pins.of_vertex(vertex))),
+                    .push(of_http(http, capture.pins.of_vertex(vertex).as_ref())),
+                Op::Git(git) => found
+                    .all
+                    .push(of_git(git, capture.pins.of_vertex(vertex).as_ref())),
                 Op::Context(context) if context.name.is_empty() => {}
                 Op::Context(context) => found.context(capture, request, &context.name),
                 Op::Exec(exec) => {
@@ -70,7 +72,7 @@ impl Materials {
     fn main(&mut self, capture: &Capture, request: &BuildRequest) {
         match &request.context {
             ContextLocation::Remote(remote) => {
-                let material = of_remote(remote, capture.pins.of_context(""));
+                let material = of_remote(remote, capture.pins.of_context("").as_ref());
                 self.all.push(material.clone());
                 self.config = Some(material);
             }
@@ -88,7 +90,7 @@ impl Materials {
         let context = request.contexts.iter().find(|(known, _)| known == name);
         match context.map(|(_, context)| context) {
             Some(NamedContext::Remote(remote)) => {
-                let material = of_remote(remote, capture.pins.of_context(name));
+                let material = of_remote(remote, capture.pins.of_context(name).as_ref());
                 self.all.push(material);
             }
             Some(NamedContext::Directory(_)) => self.locals.push(name.to_owned()),
@@ -130,9 +132,9 @@ fn of_image(capture: &Capture, image: &ImageSource) -> Material {
     }
 }
 
-fn of_http(http: &HttpSource, pin: Option<Pin>) -> Material {
+fn of_http(http: &HttpSource, pin: Option<&Pin>) -> Material {
     let digest = match pin {
-        Some(Pin::File(digest)) => Some(digest),
+        Some(Pin::File(digest)) => Some(*digest),
         _ => http.checksum,
     };
     Material {
@@ -141,9 +143,9 @@ fn of_http(http: &HttpSource, pin: Option<Pin>) -> Material {
     }
 }
 
-fn of_git(git: &GitSource, pin: Option<Pin>) -> Material {
+fn of_git(git: &GitSource, pin: Option<&Pin>) -> Material {
     let commit = match pin {
-        Some(Pin::Commit(commit)) => Some(commit),
+        Some(Pin::Commit(commit)) => Some(commit.clone()),
         _ => git.commit(),
     };
     let mut uri = git.url.clone();
@@ -168,7 +170,7 @@ fn of_git(git: &GitSource, pin: Option<Pin>) -> Material {
     }
 }
 
-fn of_remote(remote: &Remote, pin: Option<Pin>) -> Material {
+fn of_remote(remote: &Remote, pin: Option<&Pin>) -> Material {
     match remote {
         Remote::Git(git) => of_git(git, pin),
         Remote::Http(url) => {

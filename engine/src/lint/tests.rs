@@ -8,7 +8,9 @@ use proptest::prelude::*;
 
 use super::rule::{self, RULES};
 use super::{CHECKS, Check, check};
-use crate::request::{BuildRequest, ContextLocation, DockerfileLocation, NetworkChoice, NoCache};
+use crate::request::{
+    Attestations, BuildRequest, ContextLocation, DockerfileLocation, NetworkChoice, NoCache,
+};
 
 fn request(text: &str, context: ContextLocation) -> BuildRequest {
     BuildRequest {
@@ -32,6 +34,7 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         hosts: Vec::new(),
         allow: Vec::new(),
         limits: rbuild_executor::spec::Limits::default(),
+        attestations: Attestations::default(),
         outputs: Vec::new(),
         jobs: None,
         source_date_epoch: None,
