@@ -2,7 +2,7 @@
 //! again.
 
 #[path = "../kit/mod.rs"]
-#[expect(dead_code, reason = "other tests use more of it")]
+#[expect(dead_code, unused_imports, reason = "other tests use more of it")]
 mod kit;
 mod layout;
 
