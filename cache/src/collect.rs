@@ -1,13 +1,19 @@
 //! Collection: what may go, in which order, and how much space is used.
 //!
-//! `plan` decides, from the index alone and without touching it. Here, under the lock that keeps others from
+//! `plan` decides, from what `contents` read and without touching it; `measure` knows how much room things take. Here, under the lock that keeps others from
 //! publishing: rows go first, in one durable transaction; then the names move to `tmp/`. After the lock is freed
 //! the files are deleted. Dying in between leaves garbage, never a row that points at nothing.
 
+mod contents;
+mod holders;
+mod item;
+mod limit;
+mod measure;
 mod meter;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::path::{Path, PathBuf};
 
@@ -19,22 +25,61 @@ use crate::digest::Digest;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease;
-use crate::snapshot::SnapshotId;
 use crate::store::{Result, Store, make_reserve, open_lock_file, spend_reserve};
 
+pub(crate) use contents::MountRow;
+pub use item::{Item, Kind};
+pub use limit::Limits;
 pub(crate) use meter::allocated;
 use meter::{Count, Meter};
-use plan::Plan;
+use plan::{Plan, Situation};
+pub use usage::{Usage, Used};
 
 #[derive(Debug, Clone, Default)]
 pub struct PruneOptions {
     /// Also what images' names do not hold but records do: everything not held by a name, a container or a lease.
-    /// Without it: only dangling images, and records not used since `until`.
+    /// Without it, and without what follows: only images without a name.
     pub all: bool,
-    /// Keep at least this much (bytes), least valuable first.
+    /// Remove no more than it takes to come down to so many bytes; the least valuable first.
     pub keep_storage: Option<u64>,
     /// Only what was last used before this Unix time.
     pub until: Option<i64>,
+    /// Only things of these kinds; of all where there are none.
+    pub kinds: Vec<Kind>,
+    /// Only things whose ids begin so; all where there are none.
+    pub ids: Vec<String>,
+    /// Say what would go, and leave it.
+    pub dry_run: bool,
+}
+
+impl PruneOptions {
+    /// More than images without a name may go.
+    fn takes_more(&self) -> bool {
+        self.all
+            || self.keep_storage.is_some()
+            || self.until.is_some()
+            || !self.kinds.is_empty()
+            || !self.ids.is_empty()
+    }
+
+    fn allows(&self, kind: Kind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind)
+    }
+
+    /// True for things of the kinds, ids and age that are meant, whether or not they may go.
+    pub fn matches(&self, item: &Item) -> bool {
+        self.allows(item.kind)
+            && self.names(&item.id)
+            && self.until.is_none_or(|until| item.last_used < until)
+    }
+
+    fn names(&self, id: &str) -> bool {
+        self.ids.is_empty()
+            || self
+                .ids
+                .iter()
+                .any(|prefix| id.starts_with(prefix.as_str()))
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,19 +88,30 @@ pub struct Pruned {
     pub snapshots: u64,
     pub blobs: u64,
     pub cache_mounts: u64,
-    /// Blocks given back, in bytes.
+    pub contexts: u64,
+    /// Blocks given back, in bytes; with `dry_run`: about so many would be.
     pub bytes: u64,
+    /// What went or would go.
+    pub items: Vec<Item>,
+    /// What is held is more than was to be kept: so many bytes are left.
+    pub still_too_much: Option<u64>,
 }
 
-/// Real blocks by kind, in bytes; what is shared is counted once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub blobs: u64,
-    pub snapshots: u64,
-    pub cache_mounts: u64,
-    pub contexts: u64,
-    pub index: u64,
-    pub reclaimable: u64,
+impl Pruned {
+    /// Both together, this one first.
+    fn and(mut self, other: Self) -> Self {
+        self.items.extend(other.items);
+        Self {
+            records: self.records + other.records,
+            snapshots: self.snapshots + other.snapshots,
+            blobs: self.blobs + other.blobs,
+            cache_mounts: self.cache_mounts + other.cache_mounts,
+            contexts: self.contexts + other.contexts,
+            bytes: self.bytes + other.bytes,
+            items: self.items,
+            still_too_much: other.still_too_much,
+        }
+    }
 }
 
 impl Store {
@@ -65,7 +121,9 @@ impl Store {
             Err(error) if error.is_storage_full() => {
                 // Taking away needs a little room itself: the reserve, and caches of which nothing depends.
                 spend_reserve(self.root())?;
-                self.remove_contexts(i64::MAX)?;
+                for context in self.context_items()? {
+                    lease::remove(&self.root().join("contexts").join(&context.id))?;
+                }
                 self.prune_once(options)
             }
             result => result,
@@ -79,32 +137,45 @@ impl Store {
 
     fn prune_once(&self, options: &PruneOptions) -> Result<Pruned> {
         let action = "collect";
-        let mut pruned = Pruned {
-            bytes: lease::sweep(self.root(), self.shared.lease.name(), usize::MAX)?,
-            ..Pruned::default()
+        let mut pruned = Pruned::default();
+        if !options.dry_run {
+            pruned.bytes = lease::sweep(self.root(), self.shared.lease.name(), usize::MAX)?;
+            self.remove_stale_locks()?;
+        }
+        self.measure_snapshots()?;
+        let mounts = self.measured_mounts()?;
+        let other_bytes = self.other_bytes()?;
+        let decide = |contents: &mut contents::Contents| -> Result<Plan> {
+            contents.mounts.clone_from(&mounts);
+            Ok(plan::plan(contents, options, self.situation(other_bytes)?))
         };
-        self.remove_stale_locks()?;
-        let mounts_bytes = match options.keep_storage {
-            Some(_) => self.measure_mounts()?,
-            None => 0,
-        };
+        if options.dry_run {
+            let mut contents = contents::read(&self.index())?;
+            let plan = decide(&mut contents)?;
+            pruned.tell(&contents, &plan, contents::instructions(&self.index())?);
+            pruned.cache_mounts = plan.mounts.len() as u64;
+            let contexts = self.contexts_to_go(options, &plan)?;
+            pruned.contexts = contexts.len() as u64;
+            pruned.items.extend(contexts);
+            pruned.bytes = pruned.items.iter().map(|item| item.bytes).sum();
+            return Ok(pruned);
+        }
         let doomed = self.shared.temporary_path();
         crate::store::make_directory(&doomed)?;
-        let (plan, spare_since) = {
+        let plan = {
             let _publishing = self.shared.publish_lock(true)?;
-            let plan = index::durably(&mut self.index(), action, |transaction| {
-                let spare_since = self.spare_since()?;
-                let contents = plan::read(transaction)?;
-                let plan = plan::plan(&contents, options, spare_since, mounts_bytes);
-                apply(transaction, &plan)?;
-                Ok((plan, spare_since))
-            })?;
+            let (contents, plan, names) =
+                index::durably(&mut self.index(), action, |transaction| {
+                    let names = contents::instructions(transaction)?;
+                    let mut contents = contents::read(transaction)?;
+                    let plan = decide(&mut contents)?;
+                    apply(transaction, &plan)?;
+                    Ok((contents, plan, names))
+                })?;
             self.move_away(&doomed)?;
+            pruned.tell(&contents, &plan, names);
             plan
         };
-        pruned.records = plan.results.len() as u64;
-        pruned.snapshots = plan.snapshots.len() as u64;
-        pruned.blobs = plan.blobs.len() as u64;
         // Also mends what a process left that died between naming an image and writing it down for others.
         self.write_layout_index()?;
         pruned.bytes += Meter::new(Count::WhenAllNamesAreSeen).tree(&doomed);
@@ -114,70 +185,66 @@ impl Store {
             .try_for_each(|name| lease::remove(&doomed.join(name)))?;
         lease::remove(&doomed)?;
 
-        let (count, bytes) = if options.all && options.keep_storage.is_none() || plan.still_too_much
-        {
-            let until = options.until.unwrap_or(i64::MAX).min(spare_since / 1000);
-            let context_bytes = self.remove_contexts(until)?;
-            pruned.bytes += context_bytes;
-            self.collect_cache_mounts(until)?
-        } else {
-            self.collect_retired_mounts()?
-        };
+        for context in self.contexts_to_go(options, &plan)? {
+            lease::remove(&self.root().join("contexts").join(&context.id))?;
+            pruned.contexts += 1;
+            pruned.bytes += context.bytes;
+            pruned.items.push(context);
+        }
+        let (count, bytes) = self.collect_cache_mounts(&plan.mounts)?;
         pruned.cache_mounts = count;
         pruned.bytes += bytes;
         Ok(pruned)
     }
 
-    pub fn usage(&self) -> Result<Usage> {
-        let options = PruneOptions {
-            all: true,
-            ..PruneOptions::default()
-        };
-        let plan = {
-            let connection = self.index();
-            let contents = plan::read(&connection)?;
-            plan::plan(&contents, &options, self.spare_since()?, 0)
-        };
-        let mut meter = Meter::new(Count::Once);
-        let mut usage = Usage::default();
-        // What stays first: a file that it shares with what may go is not given back.
-        let snapshots = self.root().join("snapshots");
-        let mut going = Vec::new();
-        for name in lease::names(&snapshots)? {
-            let id = SnapshotId(name);
-            let path = self.shared.snapshot_holder(&id);
-            if plan.snapshots.contains(&id) {
-                going.push(path);
-            } else {
-                usage.snapshots += meter.tree(&path);
-            }
+    /// Stat caches that go: all that are meant, or where what was to be kept is too much.
+    fn contexts_to_go(&self, options: &PruneOptions, plan: &Plan) -> Result<Vec<Item>> {
+        let asked = options.takes_more() && options.keep_storage.is_none();
+        if !options.allows(Kind::Context) || !(asked || plan.still_too_much) {
+            return Ok(Vec::new());
         }
-        for path in going {
-            let bytes = meter.tree(&path);
-            usage.snapshots += bytes;
-            usage.reclaimable += bytes;
-        }
-        usage.blobs = meter.tree(&self.root().join("content"));
-        for digest in &plan.blobs {
-            usage.reclaimable += allocated(&self.blob_path(digest));
-        }
-        usage.cache_mounts = self.measure_mounts()?;
-        usage.contexts =
-            meter.tree(&self.root().join("contexts")) + meter.tree(&self.root().join("explain"));
-        for name in ["index.db", "index.db-wal", "index.db-shm"] {
-            usage.index += allocated(&self.root().join(name));
-        }
-        Ok(usage)
+        let spare_since = self.spare_since()? / 1000;
+        let until = options.until.unwrap_or(i64::MAX).min(spare_since);
+        let mut contexts = self.context_items()?;
+        contexts.retain(|context| context.last_used < until && options.names(&context.id));
+        Ok(contexts)
+    }
+
+    fn situation(&self, other_bytes: u64) -> Result<Situation> {
+        Ok(Situation {
+            now_ms: lease::now_ms(),
+            spare_since: self.spare_since()?,
+            other_bytes,
+        })
+    }
+
+    /// What a limit counts besides what the index knows and cache mounts: small things.
+    fn other_bytes(&self) -> Result<u64> {
+        let contexts: u64 = self.context_items()?.iter().map(|it| it.bytes).sum();
+        let index = ["index.db", "index.db-wal"];
+        let index: u64 = index
+            .iter()
+            .map(|it| allocated(&self.root().join(it)))
+            .sum();
+        let rest = ["explain", "quarantine", "reserve"];
+        let rest: u64 = rest.iter().map(|it| allocated(&self.root().join(it))).sum();
+        Ok(contexts + index + rest)
+    }
+
+    /// What limits count: everything but containers and volumes.
+    fn collectable_bytes(&self) -> Result<u64> {
+        self.measure_snapshots()?;
+        let mounts: u64 = self.measured_mounts()?.iter().map(|it| it.bytes).sum();
+        let contents = contents::read(&self.index())?;
+        let snapshots: u64 = contents.snapshots.iter().map(|it| it.bytes).sum();
+        let blobs: u64 = contents.blobs.iter().map(|it| it.bytes).sum();
+        Ok(snapshots + blobs + mounts + self.other_bytes()?)
     }
 
     /// Milliseconds since 1970: what was used since then may be in use by a living process.
     fn spare_since(&self) -> Result<i64> {
         let own = self.shared.lease.start_ms();
         Ok(lease::oldest_living(self.root())?.map_or(own, |oldest| oldest.min(own)))
-    }
-
-    fn measure_mounts(&self) -> Result<u64> {
-        Ok(Meter::new(Count::Once).tree(&self.root().join("mounts")))
     }
 
     /// Moves every snapshot and blob without a row into `doomed`. Nobody publishes meanwhile.
@@ -238,23 +305,22 @@ impl Store {
         }
         Ok(())
     }
+}
 
-    /// Stat caches of contexts that were not built since `until` (Unix seconds).
-    fn remove_contexts(&self, until: i64) -> Result<u64> {
-        use std::os::unix::fs::MetadataExt as _;
-        let directory = self.root().join("contexts");
-        let mut bytes = 0;
-        for name in lease::names(&directory)? {
-            let path = directory.join(name);
-            let Ok(metadata) = std::fs::symlink_metadata(&path) else {
-                continue;
-            };
-            if metadata.mtime() < until {
-                bytes += metadata.blocks() * 512;
-                lease::remove(&path)?;
-            }
-        }
-        Ok(bytes)
+impl Pruned {
+    /// Fills in what a plan says.
+    fn tell(
+        &mut self,
+        contents: &contents::Contents,
+        plan: &Plan,
+        instructions: Vec<(i64, String)>,
+    ) {
+        self.records = plan.results.len() as u64;
+        self.snapshots = plan.snapshots.len() as u64;
+        self.blobs = plan.blobs.len() as u64;
+        self.still_too_much = plan.still_too_much.then_some(plan.left);
+        self.items = item::list(contents, plan, instructions);
+        self.items.retain(|item| item.reclaimable);
     }
 }
 
@@ -308,5 +374,9 @@ fn apply(transaction: &Transaction<'_>, plan: &Plan) -> Result<()> {
         plan.blobs
             .iter()
             .try_for_each(|digest| statement.execute([digest.as_bytes()]).map(drop))
-    })
+    })?;
+    if plan.snapshots.is_empty() {
+        return Ok(());
+    }
+    measure::forget(transaction)
 }

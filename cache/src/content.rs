@@ -230,6 +230,7 @@ impl Ingest {
                 .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.written);
         if !whole {
             rustix::fs::rename(&self.path, &path).at("create", &path)?;
+            shared.fill();
             self.done = true;
         }
         let transaction = index::write(&mut connection)?;

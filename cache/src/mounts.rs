@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 
+use crate::collect::MountRow;
 use crate::error::IoContext as _;
 use crate::lease;
 use crate::store::{Result, Store, lock_file, make_directory, open_lock_file};
@@ -111,7 +112,7 @@ impl Store {
                     found.push(CacheMountInfo {
                         id: id.clone(),
                         path: directory.join(number.to_string()),
-                        last_used: last_used(&directory, number),
+                        last_used: last_used_ms(&directory, number) / 1000,
                     });
                 }
             }
@@ -120,9 +121,43 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes the directories of cache mounts that nobody uses and that were last used before `until` (Unix
-    /// seconds); retired ones whenever that was. Returns how many, and the bytes given back.
-    pub(crate) fn collect_cache_mounts(&self, until: i64) -> Result<(u64, u64)> {
+    /// All directories that somebody may get, with their sizes still to be filled in.
+    pub(crate) fn mount_rows(&self) -> Result<Vec<MountRow>> {
+        let mounts = self.root().join("mounts");
+        let mut rows = Vec::new();
+        for name in lease::names(&mounts)? {
+            let directory = mounts.join(name);
+            // Being made or being collected.
+            let (Ok(id), Ok(numbers)) = (
+                std::fs::read_to_string(directory.join("id")),
+                numbers(&directory),
+            ) else {
+                continue;
+            };
+            for number in numbers {
+                if !is_retired(&directory, number) {
+                    rows.push(MountRow {
+                        number,
+                        used: last_used_ms(&directory, number),
+                        directory: directory.clone(),
+                        id: id.clone(),
+                        bytes: 0,
+                    });
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    pub(crate) fn is_mount_in_use(&self, directory: &Path, number: u64) -> bool {
+        open_lock_file(&lock_path(directory, number)).is_ok_and(|lock| {
+            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
+        })
+    }
+
+    /// Removes these directories of cache mounts where nobody used them since, and retired ones whichever they are.
+    /// Returns how many, and the bytes given back.
+    pub(crate) fn collect_cache_mounts(&self, chosen: &[MountRow]) -> Result<(u64, u64)> {
         let mounts = self.root().join("mounts");
         let (mut count, mut bytes) = (0, 0);
         for name in lease::names(&mounts)? {
@@ -132,7 +167,12 @@ impl Store {
                 result => result?,
             };
             for number in numbers(&directory)? {
-                if !is_retired(&directory, number) && last_used(&directory, number) >= until {
+                let is_chosen = chosen.iter().any(|it| {
+                    it.number == number
+                        && it.directory == directory
+                        && it.used == last_used_ms(&directory, number)
+                });
+                if !is_retired(&directory, number) && !is_chosen {
                     continue;
                 }
                 let size = crate::collect::allocated(&directory.join(number.to_string()));
@@ -150,11 +190,6 @@ impl Store {
             }
         }
         Ok((count, bytes))
-    }
-
-    /// Removes retired directories only.
-    pub(crate) fn collect_retired_mounts(&self) -> Result<(u64, u64)> {
-        self.collect_cache_mounts(i64::MIN)
     }
 
     fn mount_directory(&self, id: &str) -> PathBuf {
@@ -192,7 +227,10 @@ impl Store {
             let path = lock_path(&directory, number);
             let lock = open_lock_file(&path)?;
             match rustix::fs::flock(&lock, operation) {
-                Ok(()) => return Ok(Taken::Here(in_use(&directory, number, lock, false))),
+                Ok(()) => {
+                    self.shared.fill();
+                    return Ok(Taken::Here(in_use(&directory, number, lock, false)));
+                }
                 Err(Errno::WOULDBLOCK) => match sharing {
                     Sharing::Locked => return Ok(Taken::Busy(path)),
                     // A private user of the first directory keeps shared ones out, too.
@@ -208,6 +246,7 @@ impl Store {
         let place = directory.join(number.to_string());
         make_directory(&place)?;
         rustix::fs::chmod(&place, Mode::from_raw_mode(0o755)).at("chmod", &place)?;
+        self.shared.fill();
         Ok(Taken::Here(in_use(&directory, number, lock, true)))
     }
 }
@@ -272,10 +311,12 @@ fn retire(directory: &Path, number: u64) -> Result<()> {
     Ok(())
 }
 
-/// Unix seconds.
-fn last_used(directory: &Path, number: u64) -> i64 {
+/// Milliseconds since 1970.
+fn last_used_ms(directory: &Path, number: u64) -> i64 {
     use std::os::unix::fs::MetadataExt as _;
-    std::fs::symlink_metadata(lock_path(directory, number)).map_or(0, |metadata| metadata.mtime())
+    std::fs::symlink_metadata(lock_path(directory, number)).map_or(0, |metadata| {
+        metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000
+    })
 }
 
 /// Removes a directory of an id. False where somebody uses it.

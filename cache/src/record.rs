@@ -31,6 +31,9 @@ pub struct Record {
     pub duration_ms: u64,
 }
 
+/// The name of an ingredient that is in no key: the step as people know it, for listings.
+pub const INSTRUCTION: &str = "instruction";
+
 /// Held while a result is being made. The kernel frees it when its process dies.
 #[derive(Debug)]
 #[must_use = "dropping the lock lets another process run the same step"]

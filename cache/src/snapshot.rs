@@ -432,6 +432,7 @@ impl ActiveSnapshot {
             ))
             .doing(action)?;
         transaction.commit().doing(action)?;
+        shared.fill();
         self.committed = true;
         drop(connection);
         shared

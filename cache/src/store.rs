@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::Connection;
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) trees: Mutex<TreeMemory>,
     /// See [`Store::empty_layers`].
     empty: OnceLock<PathBuf>,
+    /// This process put something in that takes room.
+    filled: AtomicBool,
 }
 
 impl Drop for Shared {
@@ -97,6 +100,7 @@ impl Store {
                 lease,
                 trees: Mutex::default(),
                 empty: OnceLock::new(),
+                filled: AtomicBool::new(false),
             }),
         })
     }
@@ -194,6 +198,15 @@ impl Shared {
     pub(crate) fn index(&self) -> MutexGuard<'_, Connection> {
         // A thread that panicked with the connection rolled its transaction back on the way.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that this process put something in that takes room.
+    pub(crate) fn fill(&self) {
+        self.filled.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_filled(&self) -> bool {
+        self.filled.load(Ordering::Relaxed)
     }
 
     /// A path under `tmp/` that nobody else uses.

@@ -250,12 +250,12 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     drop(store.cache_mount("m", Sharing::Shared).unwrap());
     // All of it was used by this process.
     assert_eq!(store.prune(&all).unwrap().snapshots, 0);
-    assert_eq!(store.usage().unwrap().reclaimable, 0);
+    assert_eq!(store.usage().unwrap().reclaimable(), 0);
     drop(store);
 
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let store = Store::open(&directory.path().join("store")).unwrap();
-    assert!(store.usage().unwrap().reclaimable > 0);
+    assert!(store.usage().unwrap().reclaimable() > 0);
     assert_eq!(store.check(false).unwrap(), []);
     let pruned = store.prune(&all).unwrap();
     assert_eq!(

@@ -1,10 +1,16 @@
-//! The file of `--config`:
+//! The file of `--config`; without that flag `/etc/rbuild/config.toml`, then `$XDG_CONFIG_HOME/rbuild/config.toml`,
+//! where what the second says wins:
 //!
 //! ```toml
 //! insecure-registries = ["10.0.0.2:5000"]
 //!
 //! [defaults]
 //! root = "/srv/rbuild"
+//!
+//! [store]                     # kept after whatever adds to the store; see `rbuild prune`
+//! max-size = "20GB"           # of images, build cache and cache mounts together
+//! min-free = "5GB"            # left free on the store's file system
+//! keep-duration = "30d"       # what nobody used for so long goes
 //!
 //! [registries."docker.io"]
 //! mirrors = ["mirror.example/hub", "http://10.0.0.3:5000"]
@@ -17,10 +23,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use rbuild_engine::cache::collect::Limits;
 use rbuild_engine::image::registry::RegistryOptions;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::{human, values};
 
 /// What the file says, each thing where it is used.
 #[derive(Debug, Default)]
@@ -28,6 +36,7 @@ pub(crate) struct ConfigFile {
     pub(crate) root: Option<PathBuf>,
     pub(crate) insecure: Vec<String>,
     pub(crate) registries: HashMap<String, RegistryOptions>,
+    pub(crate) limits: Limits,
 }
 
 #[derive(Deserialize)]
@@ -39,12 +48,44 @@ struct Document {
     defaults: Defaults,
     #[serde(default)]
     registries: HashMap<String, Registry>,
+    #[serde(default)]
+    store: Store,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Defaults {
     root: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Store {
+    max_size: Option<String>,
+    min_free: Option<String>,
+    keep_duration: Option<String>,
+}
+
+impl Store {
+    fn limits(&self) -> Result<Limits, String> {
+        let size = |name: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => values::size(name, text)
+                .map(Some)
+                .map_err(|_| format!("{name} `{text}` is not a size such as `20GB`")),
+        };
+        let keep_seconds = match &self.keep_duration {
+            None => None,
+            Some(text) => Some(human::seconds(text).ok_or_else(|| {
+                format!("keep-duration `{text}` is not a duration such as `30d` or `12h`")
+            })?),
+        };
+        Ok(Limits {
+            max_bytes: size("max-size", &self.max_size)?,
+            min_free_bytes: size("min-free", &self.min_free)?,
+            keep_seconds,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -60,10 +101,42 @@ struct Registry {
 impl ConfigFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        Self::of(path, &text)
+    }
+
+    /// Reads those of the files that are there; a later one wins over an earlier one.
+    pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Self> {
+        let mut all = Self::default();
+        for path in paths {
+            match std::fs::read_to_string(path) {
+                Ok(text) => all.extend(Self::of(path, &text)?),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("read", path, error)),
+            }
+        }
+        Ok(all)
+    }
+
+    fn of(path: &Path, text: &str) -> Result<Self> {
         let directory = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, directory).map_err(|reason| {
-            Error::usage(format!("--config `{}` is not valid", path.display())).because(reason)
+        Self::parse(text, directory).map_err(|reason| {
+            Error::usage(format!(
+                "the configuration `{}` is not valid",
+                path.display()
+            ))
+            .because(reason)
         })
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.root = other.root.or(self.root.take());
+        self.insecure.extend(other.insecure);
+        self.registries.extend(other.registries);
+        self.limits = Limits {
+            max_bytes: other.limits.max_bytes.or(self.limits.max_bytes),
+            min_free_bytes: other.limits.min_free_bytes.or(self.limits.min_free_bytes),
+            keep_seconds: other.limits.keep_seconds.or(self.limits.keep_seconds),
+        };
     }
 
     fn parse(text: &str, directory: &Path) -> Result<Self, String> {
@@ -72,6 +145,7 @@ impl ConfigFile {
             root: document.defaults.root.map(|root| directory.join(root)),
             insecure: document.insecure_registries,
             registries: HashMap::new(),
+            limits: document.store.limits()?,
         };
         for (host, registry) in document.registries {
             if registry.insecure {
@@ -122,6 +196,9 @@ mod tests {
             [registries."r.example"]
             ca = "r.pem"
             insecure = true
+            [store]
+            max-size = "20GB"
+            keep-duration = "30d"
         "#;
         let mut file = ConfigFile::parse(text, Path::new("/etc/rbuild")).unwrap();
         assert_eq!(file.root.as_deref(), Some(Path::new("/etc/rbuild/store")));
@@ -134,6 +211,22 @@ mod tests {
         assert_eq!(hub.mirrors, ["mirror.example/hub", "10.0.0.3:5000"]);
         let ca = file.registries["r.example"].authority.as_deref();
         assert_eq!(ca, Some(Path::new("/etc/rbuild/r.pem")));
+        let limits = Limits {
+            max_bytes: Some(20 << 30),
+            min_free_bytes: None,
+            keep_seconds: Some(30 * 86_400),
+        };
+        assert_eq!(file.limits, limits);
+        let text = "[store]\nmin-free = '1k'\nmax-size = '1g'\n[defaults]\nroot = '/r'";
+        file.extend(ConfigFile::parse(text, Path::new("/")).unwrap());
+        assert_eq!(file.root.as_deref(), Some(Path::new("/r")));
+        let limits = Limits {
+            max_bytes: Some(1 << 30),
+            min_free_bytes: Some(1024),
+            ..limits
+        };
+        assert_eq!(file.limits, limits);
+        assert_eq!(file.registries.len(), 2);
     }
 
     #[test]
@@ -144,6 +237,8 @@ mod tests {
             "[registries.x]\nmirrors = ['ftp://x']",
             "[registries.x]\nmirrors = ['']",
             "[defaults]\nrot = 'x'",
+            "[store]\nmax-size = '1 furlong'",
+            "[store]\nkeep-duration = 'yesterday'",
             "x",
         ] {
             assert!(ConfigFile::parse(text, Path::new("/")).is_err(), "{text}");

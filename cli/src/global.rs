@@ -22,7 +22,8 @@ pub(crate) struct GlobalArgs {
         hide_env_values = true
     )]
     root: Option<PathBuf>,
-    /// Registries, mirrors and defaults (TOML)
+    /// Registries, limits of the store and defaults, in TOML (default: /etc/rbuild/config.toml and
+    /// $XDG_CONFIG_HOME/rbuild/config.toml)
     #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Speak plain HTTP to this registry where it does not answer TLS
@@ -43,6 +44,7 @@ impl GlobalArgs {
         let file = self.file()?;
         Ok(rbuild_engine::Options {
             root: self.root(file.root.clone())?,
+            limits: file.limits,
             registry: self.registries(file),
         })
     }
@@ -53,8 +55,10 @@ impl GlobalArgs {
     }
 
     fn file(&self) -> Result<ConfigFile> {
-        let path = self.config.as_deref();
-        path.map_or_else(|| Ok(ConfigFile::default()), ConfigFile::read)
+        match self.config.as_deref() {
+            Some(path) => ConfigFile::read(path),
+            None => ConfigFile::read_all(&config_files()),
+        }
     }
 
     fn registries(&self, file: ConfigFile) -> registry::Options {
@@ -103,8 +107,19 @@ pub(crate) fn credential_files() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Where the user's configuration lies.
+fn config_home() -> Option<PathBuf> {
+    absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))
+}
+
+fn config_files() -> Vec<PathBuf> {
+    let system = PathBuf::from("/etc/rbuild/config.toml");
+    let own = config_home().map(|config| config.join("rbuild/config.toml"));
+    std::iter::once(system).chain(own).collect()
+}
+
 fn certificate_directories() -> Vec<PathBuf> {
-    let own = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    let own = config_home();
     own.map(|config| config.join("containers/certs.d"))
         .into_iter()
         .chain(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from))

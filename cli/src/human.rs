@@ -78,9 +78,14 @@ pub(crate) fn until(text: &str) -> Option<i64> {
     if let Ok(then) = text.parse::<Timestamp>() {
         return Some(then.as_second());
     }
+    seconds(text).map(|ago| Timestamp::now().as_second() - ago)
+}
+
+/// Reads a duration: `90m`, `24h`, `30d`, `1h30m`. In seconds.
+pub(crate) fn seconds(text: &str) -> Option<i64> {
     let span: Span = text.parse().ok()?;
-    let ago = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-    (!ago.is_negative()).then(|| Timestamp::now().as_second() - ago.as_secs())
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    (!duration.is_negative()).then_some(duration.as_secs())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
+use crate::{human, stdio};
 
 /// What signals do while a command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +93,39 @@ where
     F: Future<Output = Result<T>>,
 {
     let engine = Arc::new(engine(options)?);
-    block_on(Signals::Cancel, |cancel| command(engine, cancel))
+    let result = block_on(Signals::Cancel, |cancel| {
+        command(Arc::clone(&engine), cancel)
+    });
+    keep_within_limits(&engine);
+    result
+}
+
+/// Brings the store back to the configured limits where the command filled it. That this fails is told, and is no
+/// failure of the command.
+pub(crate) fn keep_within_limits(engine: &Engine) {
+    let pruned = match engine.keep_within_limits() {
+        Ok(Some(pruned)) => pruned,
+        Ok(None) => return,
+        Err(error) => {
+            stdio::err(format!(
+                "warning: the store was not brought back to its limit: {error}\n"
+            ));
+            return;
+        }
+    };
+    if pruned.bytes > 0 {
+        let size = human::size(pruned.bytes);
+        stdio::err(format!(
+            "note: the store reached its limit; removed {size} of what was worth least\n"
+        ));
+    }
+    if let Some(left) = pruned.still_too_much {
+        let size = human::size(left);
+        stdio::err(format!(
+            "warning: the store is over its limit: {size} are left, held by names of images, containers and running \
+             builds\nhelp: `rbuild images` and `rbuild du -v` show what holds it\n"
+        ));
+    }
 }
 
 fn watch(cancel: &CancellationToken) -> Result<()> {

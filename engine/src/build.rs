@@ -419,7 +419,7 @@ impl Plan {
             let info = VertexInfo {
                 step,
                 record_step: info.record_step.clone(),
-                provenance: explain::report::images(&lowered.graph, info.vertex),
+                provenance: explain::report::besides(&lowered.graph, info),
             };
             vertices.insert(lowered.steps[steps.len() - 1].vertex, info);
         }

@@ -48,6 +48,8 @@ pub struct Options {
     /// The store.
     pub root: PathBuf,
     pub registry: rbuild_image::registry::Options,
+    /// What the store may take; [`Engine::keep_within_limits`] brings it back to that.
+    pub limits: rbuild_cache::collect::Limits,
 }
 
 /// Builds and runs images of one store.
@@ -55,6 +57,7 @@ pub struct Options {
 pub struct Engine {
     pub(crate) executor: Arc<Executor>,
     pub(crate) client: rbuild_image::registry::Client,
+    limits: rbuild_cache::collect::Limits,
 }
 
 /// A build that succeeded.
@@ -126,7 +129,14 @@ impl Engine {
         Ok(Self {
             executor: Arc::new(Executor::new(host, store)),
             client: rbuild_image::registry::Client::new(options.registry),
+            limits: options.limits,
         })
+    }
+
+    /// Brings the store back to its limits where this process put something in; says what went, where something
+    /// did. To be called when the work is done: what this engine made and used is spared. Blocking.
+    pub fn keep_within_limits(&self) -> Result<Option<rbuild_cache::collect::Pruned>> {
+        Ok(self.store().keep_within(self.limits)?)
     }
 
     pub fn store(&self) -> &Arc<Store> {

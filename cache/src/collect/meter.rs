@@ -64,3 +64,42 @@ impl Meter {
 pub(crate) fn allocated(path: &Path) -> u64 {
     Meter::new(Count::WhenAllNamesAreSeen).tree(path)
 }
+
+/// What a tree takes, where files that have names elsewhere count in part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) bytes: u64,
+    /// Some file has a name elsewhere.
+    pub(super) shared: bool,
+}
+
+/// Blocks of a tree in bytes; of a file with names elsewhere, the part of the names in here.
+pub(super) fn part(path: &Path) -> Part {
+    let mut part = Part::default();
+    // Links, names in here, blocks.
+    let mut linked: HashMap<(u64, u64), (u64, u64, u64)> = HashMap::new();
+    let mut todo: Vec<PathBuf> = vec![path.to_owned()];
+    while let Some(path) = todo.pop() {
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let bytes = metadata.blocks() * 512;
+        if metadata.is_dir() {
+            let children = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            todo.extend(children.map(|child| child.path()));
+        } else if metadata.nlink() > 1 {
+            let inode = (metadata.dev(), metadata.ino());
+            linked
+                .entry(inode)
+                .or_insert((metadata.nlink(), 0, bytes))
+                .1 += 1;
+            continue;
+        }
+        part.bytes += bytes;
+    }
+    for (links, names, bytes) in linked.into_values() {
+        part.shared |= names < links;
+        part.bytes += bytes * names.min(links) / links;
+    }
+    part
+}

@@ -1,5 +1,7 @@
-use super::plan::*;
+use super::contents::*;
+use super::plan::{Plan, Situation};
 use super::*;
+use crate::snapshot::SnapshotId;
 
 fn id(name: &str) -> SnapshotId {
     SnapshotId(name.to_owned())
@@ -10,7 +12,9 @@ fn contents() -> Contents {
     let snapshot = |name: &str, parent: Option<&str>| SnapshotRow {
         id: id(name),
         parent: parent.map(id),
-        size: 100,
+        bytes: 100,
+        shared: false,
+        created: 0,
         used: 10,
     };
     Contents {
@@ -43,7 +47,19 @@ const ALL: PruneOptions = PruneOptions {
     all: true,
     keep_storage: None,
     until: None,
+    kinds: Vec::new(),
+    ids: Vec::new(),
+    dry_run: false,
 };
+
+fn plan(contents: &Contents, options: &PruneOptions, spare_since: i64, other_bytes: u64) -> Plan {
+    let situation = Situation {
+        now_ms: spare_since,
+        spare_since,
+        other_bytes,
+    };
+    super::plan::plan(contents, options, situation)
+}
 
 #[test]
 fn what_nothing_holds_goes_whatever_the_options() {
@@ -67,8 +83,8 @@ fn what_a_living_process_may_use_stays_with_all_below_it() {
 #[test]
 fn names_and_containers_hold_and_unnamed_images_do_not() {
     let mut contents = contents();
-    let image = |named, manifest: &[u8], snapshot: &str| ImageRow {
-        named,
+    let image = |name: &str, manifest: &[u8], snapshot: &str| ImageRow {
+        name: name.to_owned(),
         manifest: Digest::of(manifest),
         snapshot: Some(id(snapshot)),
         blobs: vec![Digest::of(manifest)],
@@ -78,11 +94,11 @@ fn names_and_containers_hold_and_unnamed_images_do_not() {
         .iter()
         .map(|bytes| BlobRow {
             digest: Digest::of(*bytes),
-            size: 1,
+            bytes: 1,
             used: 10,
         })
         .collect();
-    contents.images = vec![image(true, b"1", "a"), image(false, b"2", "d")];
+    contents.images = vec![image("n", b"1", "a"), image("", b"2", "d")];
     contents.containers = vec![id("b")];
     let plan = plan(&contents, &PruneOptions::default(), 100, 0);
     assert_eq!(names(&plan), "c d");
@@ -95,7 +111,7 @@ fn names_and_containers_hold_and_unnamed_images_do_not() {
 fn a_record_of_what_a_name_holds_costs_nothing_and_stays() {
     let mut contents = contents();
     contents.images = vec![ImageRow {
-        named: true,
+        name: "n".to_owned(),
         manifest: Digest::of(b"1"),
         snapshot: Some(id("c")),
         blobs: Vec::new(),
@@ -136,6 +152,119 @@ fn until_spares_what_was_used_since() {
         ..PruneOptions::default()
     };
     assert_eq!(plan(&contents, &options, 10_000, 0).results, [2]);
+}
+
+#[test]
+fn what_others_stand_on_goes_after_them() {
+    let mut contents = contents();
+    contents.snapshots[0].bytes = 1000;
+    // The bottom is the least valuable, and gives nothing back before what stands on it is gone.
+    contents.results = vec![
+        result(1, "a", 1, 10),
+        result(2, "b", 1000, 10),
+        result(3, "c", 5000, 10),
+        result(4, "d", 70_000, 10),
+    ];
+    let keep = |bytes| {
+        let options = PruneOptions {
+            keep_storage: Some(bytes),
+            ..PruneOptions::default()
+        };
+        plan(&contents, &options, 100, 0)
+    };
+    assert_eq!(keep(1299).results, [3]);
+    assert_eq!(names(&keep(1200)), "c");
+    assert_eq!(keep(1099).results, [3, 2, 1]);
+    assert_eq!(names(&keep(100)), "a b c");
+    // By its own, an inner one stays.
+    let one = PruneOptions {
+        ids: vec!["a".to_owned()],
+        ..PruneOptions::default()
+    };
+    assert_eq!(names(&plan(&contents, &one, 100, 0)), "");
+}
+
+#[test]
+fn what_nobody_wanted_for_long_is_worth_less() {
+    const WEEK: i64 = 7 * 24 * 3_600_000;
+    let mut contents = contents();
+    contents.results = vec![result(1, "c", 3000, 10), result(2, "d", 1000, 2 * WEEK)];
+    let options = PruneOptions {
+        keep_storage: Some(399),
+        ..PruneOptions::default()
+    };
+    assert_eq!(plan(&contents, &options, 2 * WEEK + 1, 0).results, [1]);
+    assert_eq!(plan(&contents, &options, 2 * WEEK + 1, 0).left, 100);
+    contents.results[0].used = WEEK + WEEK / 2;
+    assert_eq!(plan(&contents, &options, 2 * WEEK + 1, 0).results, [2]);
+}
+
+#[test]
+fn cache_mounts_and_images_without_names_go_as_far_as_needed() {
+    let mut contents = contents();
+    contents.results = vec![result(1, "c", 50_000, 10), result(2, "d", 50_000, 10)];
+    let mount = |number, used| MountRow {
+        number,
+        directory: "/m/abc".into(),
+        id: "m".to_owned(),
+        bytes: 1000,
+        used,
+    };
+    contents.mounts = vec![mount(0, 20), mount(1, 10), mount(2, 100)];
+    contents.images = vec![ImageRow {
+        name: String::new(),
+        manifest: Digest::of(b"1"),
+        snapshot: Some(id("d")),
+        blobs: Vec::new(),
+        used: 10,
+    }];
+    let keep = |bytes| PruneOptions {
+        keep_storage: Some(bytes),
+        ..PruneOptions::default()
+    };
+    let some = plan(&contents, &keep(2400), 100, 0);
+    let numbers = |plan: &Plan| plan.mounts.iter().map(|it| it.number).collect::<Vec<_>>();
+    assert_eq!((numbers(&some), some.images.len()), (vec![1], 1));
+    let all = plan(&contents, &keep(1), 100, 0);
+    // The third may be in use.
+    assert_eq!(numbers(&all), [1, 0]);
+    assert!(all.still_too_much && all.left == 1000, "{all:?}");
+    assert!(plan(&contents, &keep(3400), 100, 0).images.is_empty());
+    let kind = PruneOptions {
+        kinds: vec![Kind::CacheMount],
+        ..PruneOptions::default()
+    };
+    let only = plan(&contents, &kind, 100, 0);
+    assert_eq!((numbers(&only), names(&only).as_str()), (vec![1, 0], ""));
+    assert!(only.images.is_empty());
+    let one = PruneOptions {
+        ids: vec!["abc-1".to_owned()],
+        ..PruneOptions::default()
+    };
+    assert_eq!(numbers(&plan(&contents, &one, 100, 0)), [1]);
+}
+
+#[test]
+fn parts_of_shared_files_add_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+    std::fs::create_dir(&one).unwrap();
+    std::fs::create_dir(&two).unwrap();
+    std::fs::write(one.join("file"), vec![1; 100_000]).unwrap();
+    std::fs::hard_link(one.join("file"), one.join("again")).unwrap();
+    let alone = meter::part(&one);
+    assert!(!alone.shared && alone.bytes == allocated(&one));
+    std::fs::hard_link(one.join("file"), two.join("file")).unwrap();
+    std::fs::hard_link(one.join("file"), two.join("more")).unwrap();
+    let (first, second) = (meter::part(&one), meter::part(&two));
+    assert!(first.shared && second.shared);
+    let both = Meter::new(Count::Once).tree(directory.path()) - allocated_of(directory.path());
+    assert_eq!(first.bytes + second.bytes, both);
+}
+
+fn allocated_of(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(directory).unwrap().blocks() * 512
 }
 
 #[test]

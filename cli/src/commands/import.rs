@@ -54,7 +54,9 @@ pub(crate) fn execute(args: &ImportArgs, global: &GlobalArgs) -> Result<Exit> {
             .map_err(|error| Error::io("open", &args.file, error))?;
         Box::new(file)
     };
-    let id = machine::engine(global.options()?)?.import(&mut tar, &request)?;
+    let engine = machine::engine(global.options()?)?;
+    let id = engine.import(&mut tar, &request)?;
+    machine::keep_within_limits(&engine);
     stdio::out(format!("{id}\n"));
     Ok(Exit::Success)
 }

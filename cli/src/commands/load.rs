@@ -34,6 +34,7 @@ pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
             load(&engine, &path)?
         }
     };
+    machine::keep_within_limits(&engine);
     for name in names {
         stdio::out(match (args.quiet, name.starts_with("sha256:")) {
             (true, _) => format!("{name}\n"),

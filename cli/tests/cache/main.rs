@@ -8,6 +8,7 @@
 mod kit;
 
 mod explain;
+mod life;
 mod mounts;
 mod mutations;
 mod random;

@@ -2,10 +2,11 @@
 //!
 //! An ingredient is the operation's own (`argv[2]`, `env.PATH`) or of an input: `input[0].content` and
 //! `input[0].definition`, which keys are made of, and `input[0].from`, which says where it came from and is in no
-//! key. Definitions are not compared: where only those differ, the content decided.
+//! key. Neither is `instruction`, the step's text. Definitions are not compared: where only those differ, the content decided.
 
 use std::collections::HashMap;
 
+use rbuild_cache::record::INSTRUCTION;
 use rbuild_cache::{Ingredient, Key, KeyWriter};
 
 /// A field of the operation that differs.
@@ -18,7 +19,7 @@ pub(super) struct Difference {
 
 /// True for fields of the operation itself.
 fn is_own(name: &str) -> bool {
-    !name.starts_with("input[") && name != "inputs"
+    !name.starts_with("input[") && name != "inputs" && name != INSTRUCTION
 }
 
 /// True for numbers of inputs: they shift where something else comes or goes, and say nothing by themselves.
@@ -97,7 +98,9 @@ pub(super) fn nearest<'a>(
 /// How much of two lists is equal, in thousandths of the longer.
 fn alike(one: &[Ingredient], other: &[Ingredient]) -> usize {
     let counts = |ingredient: &&Ingredient| {
-        !ingredient.name.ends_with(".definition") && !ingredient.name.ends_with(".from")
+        !ingredient.name.ends_with(".definition")
+            && !ingredient.name.ends_with(".from")
+            && ingredient.name != INSTRUCTION
     };
     let mut left: HashMap<(&str, &str), usize> = HashMap::new();
     let mut length = 0;

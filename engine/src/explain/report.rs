@@ -201,15 +201,19 @@ fn of_image(image: &ImageSource) -> String {
     format!("image {}@{}", image.name, image.digest)
 }
 
-/// The images that a vertex stands on or copies from, as ingredients that its record keeps besides those of its key.
-pub(crate) fn images(graph: &Graph<Op>, vertex: VertexId) -> Vec<Ingredient> {
-    let inputs = graph.inputs(vertex).into_iter().enumerate();
-    inputs
-        .filter_map(|(place, input)| match graph.operation(input) {
-            Op::Image(image) => Some(provenance(place, of_image(image))),
-            _ => None,
-        })
-        .collect()
+/// What the record of a step keeps besides the ingredients of its keys: its text, and the images that it stands on or
+/// copies from.
+pub(crate) fn besides(graph: &Graph<Op>, info: &StepInfo) -> Vec<Ingredient> {
+    let text = Ingredient {
+        name: rbuild_cache::record::INSTRUCTION.to_owned(),
+        value: instruction(&info.name).to_owned(),
+    };
+    let inputs = graph.inputs(info.vertex).into_iter().enumerate();
+    let images = inputs.filter_map(|(place, input)| match graph.operation(input) {
+        Op::Image(image) => Some(provenance(place, of_image(image))),
+        _ => None,
+    });
+    std::iter::once(text).chain(images).collect()
 }
 
 /// `[build 2/4] RUN make` → `RUN make`
