@@ -9,9 +9,11 @@ mod entries;
 mod pipeline;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd as _;
 
+use rbuild_cache::root_dir::{Resolve, path_of};
 use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::tree::{Kind, Tree};
 use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
@@ -186,13 +188,13 @@ pub fn write_directory(root: &RootDir, to: &mut dyn Write) -> Result<()> {
 }
 
 /// A chain, and which of its snapshots holds what of the merged view.
-pub(crate) struct View {
+pub struct View {
     /// Top first.
     layers: Vec<(std::sync::Arc<Tree>, RootDir)>,
 }
 
 impl View {
-    pub(crate) fn open(store: &Store, snapshot: &SnapshotId) -> Result<Self> {
+    pub fn open(store: &Store, snapshot: &SnapshotId) -> Result<Self> {
         let chain = store.chain(snapshot)?;
         let open = |link: &rbuild_cache::Snapshot| {
             Ok((store.tree(&link.id)?, open_root(store, &link.id)?))
@@ -200,6 +202,17 @@ impl View {
         Ok(Self {
             layers: chain.iter().rev().map(open).collect::<Result<_>>()?,
         })
+    }
+
+    /// Opens a regular file of the merged view for reading.
+    pub fn open_file(&self, entry: &rbuild_cache::tree::Entry) -> Result<File> {
+        let (_, root, _) = self.find(entry)?;
+        root.open_file_no_follow(path_of(&entry.path), Resolve::Beneath)
+            .map_err(|source| Error::Io {
+                action: "read",
+                path: shown(&entry.path),
+                source,
+            })
     }
 
     /// The entry as the topmost snapshot that has it knows it, that snapshot's directory, and its place in the

@@ -42,7 +42,10 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
             &["build", "--cache-to", "type=local,dest=x", "context"][..],
             "--cache-to",
         ),
-        (&["build", "--sbom=true", "context"], "--sbom"),
+        (
+            &["build", "--sbom=generator=x", "context"],
+            "--sbom with `generator=`",
+        ),
     ] {
         let output = run(arguments);
         assert_eq!(output.code, 1, "{arguments:?}\n{output}");

@@ -7,3 +7,4 @@ mod kit;
 mod layout;
 
 mod provenance;
+mod sbom;

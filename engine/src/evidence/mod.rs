@@ -2,7 +2,7 @@
 //! in-toto statements in the image's index, where and as BuildKit puts them. Nothing is said unless it is asked for.
 //!
 //! * [`capture`]: what a build notes for this; [`materials`]: what it was made from; [`definition`]: its steps;
-//!   [`provenance`]: the predicate of all that; * [`statement`]: predicates about subjects; * [`scrub`]: keeps
+//!   [`provenance`]: the predicate of all that; * [`sbom`]: the packages in it; * [`statement`]: predicates about subjects; * [`scrub`]: keeps
 //!   credentials out; * [`purl`]: names of packages and images.
 //!
 //! Where SOURCE_DATE_EPOCH holds, statements are a function of the build's inputs: their times are that, and they
@@ -13,13 +13,15 @@ mod definition;
 mod materials;
 mod provenance;
 mod purl;
+mod sbom;
 mod scrub;
 mod statement;
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rbuild_cache::Store;
 use rbuild_cache::snapshot::LayerBlob;
+use rbuild_cache::{SnapshotId, Store};
 use rbuild_image::attestation::{self, Attached, Attestation};
 use rbuild_image::{Descriptor, Reference};
 
@@ -38,6 +40,7 @@ pub(crate) struct Evidence<'a> {
     scrub: scrub::Scrub,
     invocation: String,
     finished: OnceLock<i64>,
+    scanned: Mutex<HashMap<Option<SnapshotId>, Arc<sbom::Found>>>,
 }
 
 impl<'a> Evidence<'a> {
@@ -64,6 +67,7 @@ impl<'a> Evidence<'a> {
             scrub: scrub::Scrub::new(request),
             invocation: capture::random_id(),
             finished: OnceLock::new(),
+            scanned: Mutex::default(),
         })
     }
 
@@ -85,7 +89,41 @@ impl<'a> Evidence<'a> {
                 statement: statement::encode(statement::PROVENANCE, &subjects, &predicate)?,
             });
         }
+        if self.request.attestations.sbom {
+            let top = solved.layers.last().map(|top| &top.id);
+            let found = self.packages(store, top)?;
+            let created = self.created(solved.image.epoch);
+            let described = sbom::Described {
+                name: subjects.first().map_or("_", statement::Subject::name),
+                manifest: &manifest.digest,
+                created: &created,
+            };
+            let predicate = sbom::document(&described, &found);
+            attestations.push(Attestation {
+                predicate_type: statement::SPDX.to_owned(),
+                statement: statement::encode(statement::SPDX, &subjects, &predicate)?,
+            });
+        }
         Ok(attestation::write(store, manifest, &attestations)?)
+    }
+
+    /// What is in a root; looked for once, however many forms of it are made.
+    fn packages(&self, store: &Store, top: Option<&SnapshotId>) -> Result<Arc<sbom::Found>> {
+        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = top.cloned();
+        if let Some(known) = scanned.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let found = Arc::new(sbom::scan(store, top)?);
+        scanned.insert(key, Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// RFC 3339.
+    fn created(&self, epoch: Option<i64>) -> String {
+        let now = self.finished();
+        let seconds = epoch.map_or(now, |epoch| now.min(epoch));
+        provenance::time(seconds).unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
     }
 
     fn finished(&self) -> i64 {

@@ -328,7 +328,7 @@ fn named(name: &str, context: &NamedContext) -> String {
 }
 
 /// RFC 3339.
-fn time(seconds: i64) -> Option<String> {
+pub(super) fn time(seconds: i64) -> Option<String> {
     let time = jiff::Timestamp::from_second(seconds).ok()?;
     Some(time.to_string())
 }

@@ -10,6 +10,7 @@ use super::purl;
 use crate::{Error, Result};
 
 pub(super) const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
+pub(super) const SPDX: &str = "https://spdx.dev/Document";
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 
 /// What images without a name are called.
@@ -29,6 +30,12 @@ struct Statement<'a, P> {
 pub(super) struct Subject {
     name: String,
     digest: BTreeMap<&'static str, String>,
+}
+
+impl Subject {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// The image under each of its names.

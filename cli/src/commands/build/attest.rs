@@ -35,12 +35,9 @@ pub(super) fn attestations(args: &BuildArgs) -> Result<Attestations> {
         };
         found.add(flag, &spec)?;
     }
-    if found.sbom == Some(true) {
-        return Err(Error::unsupported("--sbom"));
-    }
     Ok(Attestations {
         provenance: found.provenance.flatten(),
-        sbom: false,
+        sbom: found.sbom.unwrap_or_default(),
     })
 }
 
