@@ -154,6 +154,7 @@ mod tests {
             outcome,
             reasons,
             not_in_key: Vec::new(),
+            duration_ms: None,
         };
         let file = Reason::File {
             context: String::new(),

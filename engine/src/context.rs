@@ -6,10 +6,11 @@
 //! root. Serves the main context and named ones alike; no other kind of context is known here.
 //!
 //! * [`find`]: from patterns to the entries and directories that are needed; [`walk`]: whole directories;
-//! * [`hash`]: content digests; [`missing`]: why a path is not there.
+//! * [`hash`]: content digests; [`missing`]: why a path is not there; [`list`]: everything, for people.
 
 mod find;
 mod hash;
+pub mod list;
 mod missing;
 #[cfg(test)]
 mod tests;

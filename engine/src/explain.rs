@@ -42,6 +42,9 @@ pub struct ExplainedStep {
     pub outcome: StepOutcome,
     /// Empty where it did not run.
     pub reasons: Vec<Reason>,
+    /// How long it took when it ran: this time, or when its result was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
     /// What the step uses and its key does not hold: changes of it run nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_in_key: Vec<String>,

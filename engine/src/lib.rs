@@ -35,6 +35,7 @@ use rbuild_executor::{Executor, Host};
 
 pub use error::{Error, Located, Result};
 pub use event::{Event, Sink, Step, StepId};
+pub use remote_context::list_directory;
 pub use request::BuildRequest;
 /// What callers need of the rooms below.
 pub use {

@@ -3,12 +3,13 @@
 //! again. The Dockerfile may be in there, so the main one comes before everything else.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_cache::{RootDir, Store, TemporaryDirectory};
 use rbuild_parser::Source;
 
+use crate::context::{self, list::Listed};
 use crate::evidence::Pin;
 use crate::fetch::{self, Access};
 use crate::inputs;
@@ -69,6 +70,20 @@ impl Engine {
             pin: local.as_ref().and_then(|local| local.pin.clone()),
             local,
         })
+    }
+
+    /// Lists what the main context holds and what its ignore file keeps out, wherever the context is.
+    pub async fn list_context(&self, request: &BuildRequest) -> Result<Vec<Listed>> {
+        let local = match &request.context {
+            ContextLocation::Directory(path) => return list_directory(path, &request.dockerfile),
+            ContextLocation::Empty => return Ok(Vec::new()),
+            ContextLocation::Archive(archive) => self.archive(archive).await?,
+            ContextLocation::Remote(remote) => match self.remote(remote, request, true).await? {
+                Found::Context(local) => local,
+                Found::File(..) => return Ok(Vec::new()),
+            },
+        };
+        list_directory(&local.directory, &request.dockerfile)
     }
 
     /// Brings a named context here.
@@ -143,6 +158,19 @@ impl Engine {
             }
         }
     }
+}
+
+/// Lists what a context that is a directory holds and what its ignore file keeps out.
+pub fn list_directory(directory: &Path, dockerfile: &DockerfileLocation) -> Result<Vec<Listed>> {
+    let ignore = inputs::ignore(directory, Some(dockerfile))?;
+    let root = RootDir::open_ambient(directory).map_err(|source| Error::Io {
+        message: format!("cannot open the build context `{}`", directory.display()),
+        source,
+    })?;
+    context::list::list(&root, ignore.as_ref()).map_err(|error| Error::Io {
+        message: "cannot list the build context".to_owned(),
+        source: std::io::Error::other(error),
+    })
 }
 
 pub(crate) fn access(request: &BuildRequest) -> Access {

@@ -45,6 +45,35 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<String>,
 }
 
+impl BuildRequest {
+    /// A build of a context as it is without any flag.
+    pub fn new(context: ContextLocation, dockerfile: DockerfileLocation) -> Self {
+        Self {
+            context,
+            dockerfile,
+            tags: Vec::new(),
+            target: None,
+            platforms: Vec::new(),
+            build_args: BTreeMap::new(),
+            labels: Vec::new(),
+            annotations: Vec::new(),
+            contexts: Vec::new(),
+            no_cache: NoCache::No,
+            pull: false,
+            secrets: Vec::new(),
+            ssh: Vec::new(),
+            network: NetworkChoice::Default,
+            hosts: Vec::new(),
+            allow: Vec::new(),
+            limits: Limits::default(),
+            outputs: Vec::new(),
+            attestations: Attestations::default(),
+            jobs: None,
+            source_date_epoch: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub enum ContextLocation {
     Directory(PathBuf),

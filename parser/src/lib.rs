@@ -10,6 +10,7 @@ pub mod ast;
 pub mod diagnostic;
 mod directive;
 pub mod expand;
+pub mod format;
 pub mod glob;
 mod grammar;
 mod heredoc;

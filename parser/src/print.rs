@@ -3,7 +3,8 @@
 //! not be understood are left out.
 
 use crate::ast::{
-    Command, CommandLine, Dockerfile, Escape, Flag, Healthcheck, Instruction, Text, TransferSource,
+    Command, CommandLine, Dockerfile, Escape, Flag, Healthcheck, Instruction, Pair, Text,
+    TransferSource,
 };
 use crate::json;
 use crate::source::Source;
@@ -36,7 +37,7 @@ pub fn dockerfile(dockerfile: &Dockerfile, source: &Source) -> String {
 
 /// Prints one instruction with its heredocs.
 pub fn instruction(instruction: &Instruction, escape: Escape, source: &Source) -> String {
-    let mut text = broken(&line(instruction, source), escape);
+    let mut text = broken(&line(instruction, escape, source), escape);
     let mut ending = text.chars().rev();
     if ending.next() == Some(escape.character()) && ending.next() != Some(escape.character()) {
         // A lone escape character at its end would continue the line. A vertical tab keeps it from that, and is
@@ -56,10 +57,10 @@ pub fn instruction(instruction: &Instruction, escape: Escape, source: &Source) -
     text
 }
 
-fn line(instruction: &Instruction, source: &Source) -> String {
+fn line(instruction: &Instruction, escape: Escape, source: &Source) -> String {
     let mut parts = vec![instruction.keyword.value.to_uppercase()];
     parts.extend(instruction.flags.iter().map(flag));
-    let arguments = arguments(instruction, source);
+    let arguments = arguments(instruction, escape, source);
     if arguments.starts_with("--") {
         parts.push("--".to_owned());
     }
@@ -69,9 +70,21 @@ fn line(instruction: &Instruction, source: &Source) -> String {
     parts.join(" ")
 }
 
-fn arguments(instruction: &Instruction, source: &Source) -> String {
+fn arguments(instruction: &Instruction, escape: Escape, source: &Source) -> String {
     match &instruction.command {
-        Command::Onbuild(onbuild) => line(&onbuild.instruction, source),
+        Command::Onbuild(onbuild) => line(&onbuild.instruction, escape, source),
+        Command::Env(pairs) | Command::Label(pairs) if pairs.iter().any(|pair| pair.legacy) => {
+            let pair = |pair: &Pair| {
+                // A blank after an escape character would be part of the name; a vertical tab before it is not.
+                let guard = if pair.key.value.ends_with(escape.character()) {
+                    "\u{b}"
+                } else {
+                    ""
+                };
+                format!("{}{guard} {}", pair.key.value, pair.value.value)
+            };
+            pairs.iter().map(pair).collect::<Vec<_>>().join(" ")
+        }
         Command::Run(run) => command_line(&run.command),
         Command::Cmd(command) | Command::Entrypoint(command) => command_line(command),
         Command::Healthcheck(Healthcheck::Check { command, .. }) => {

@@ -6,7 +6,7 @@ use rbuild_parser::ast::Escape;
 use rbuild_parser::ignore::Patterns;
 use rbuild_parser::source::Span;
 use rbuild_parser::{
-    Parsed, Source, expand, glob, json, mount, parse, parse_trigger, print, values,
+    Parsed, Source, expand, format, glob, json, mount, parse, parse_trigger, print, values,
 };
 use serde_json::Value;
 
@@ -203,6 +203,17 @@ fn check_print(text: &str) -> Result<(), TestCaseError> {
         "printed: {:?}",
         printed
     );
+    // In style it means the same, and is in style.
+    let styled = format::format(&source).unwrap();
+    let styled_source = Source::new("Dockerfile", styled.as_bytes());
+    let styled_tree = parse(&styled_source);
+    prop_assert_eq!(
+        shape(&parsed, &source),
+        shape(&styled_tree, &styled_source),
+        "styled: {:?}",
+        styled
+    );
+    prop_assert_eq!(format::format(&styled_source).unwrap(), styled);
     // What is printed is printed alike again.
     prop_assert_eq!(print::dockerfile(&again.dockerfile, &again_source), printed);
     Ok(())
@@ -298,4 +309,10 @@ proptest! {
 fn an_escape_character_that_ends_a_word_prints_as_one() {
     check_print("# escape=`\nFROM a`\u{b}\nCMD b`\u{b}").unwrap();
     check_print("FROM a\\\u{b}\nCMD b\\\u{b}").unwrap();
+}
+
+#[test]
+fn an_old_name_that_ends_in_an_escape_character_prints_as_one() {
+    check_print("FROM a\nENV A\\\r  C=d\n").unwrap();
+    check_print("# escape=`\nFROM a\nLABEL A`\u{b} C=d\n").unwrap();
 }

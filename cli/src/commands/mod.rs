@@ -4,7 +4,10 @@
 mod build;
 mod cache;
 mod completions;
+mod context;
 mod du;
+mod fmt;
+mod graph;
 mod history;
 mod images;
 mod import;
@@ -62,7 +65,10 @@ pub(crate) enum Command {
     Store(store::StoreArgs),
     Why(why::WhyArgs),
     Cache(cache::CacheArgs),
+    Context(context::ContextArgs),
     Parse(parse::ParseArgs),
+    Graph(graph::GraphArgs),
+    Fmt(fmt::FmtArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
     Completions(completions::CompletionsArgs),
@@ -140,8 +146,11 @@ impl Command {
             Self::Du(args) => du::execute(&args, global),
             Self::Store(args) => store::execute(&args, global),
             Self::Cache(args) => cache::execute(&args, global),
+            Self::Context(args) => context::execute(&args, global),
             Self::Why(args) => why::execute(&args, global),
             Self::Parse(args) => parse::execute(&args),
+            Self::Fmt(args) => fmt::execute(&args),
+            Self::Graph(args) => graph::execute(&args, global),
             Self::Info(args) => info::execute(&args, global),
             Self::Version(args) => version::execute(&args),
             Self::Completions(args) => Ok(completions::execute(&args)),

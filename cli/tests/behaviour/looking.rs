@@ -233,3 +233,109 @@ fn a_build_tells_its_warnings_once() {
         "{output}"
     );
 }
+
+#[test]
+fn a_context_is_listed_with_what_is_ignored_and_why() {
+    let kit = Kit::new();
+    kit.context(&[
+        (
+            ".dockerignore",
+            "# c\nmodules\n**/*.log\n!keep.log\n*/*/*.tmp\n",
+        ),
+        ("Dockerfile", "FROM scratch\n"),
+        ("keep.log", "1"),
+        ("other.log", "1"),
+        ("modules/a/b", "1"),
+        ("src/a.c", "12"),
+        ("src/deep/b.tmp", "1"),
+    ]);
+    let context = kit.path("context").display().to_string();
+    let list = |arguments: &[&str]| {
+        let arguments = [&["context", "ls", &context], arguments].concat();
+        kit.must(&arguments)
+    };
+    let paths = list(&["--format", "{{.Path}} {{.Size}}"]).stdout;
+    let expected = ".dockerignore 41B\nDockerfile 13B\nkeep.log 1B\nsrc/a.c 2B\nsrc/deep/ -\n";
+    assert_eq!(paths, expected);
+    let kept = list(&["--why", "--format", "{{.Path}} {{.Rule}}"]).stdout;
+    assert!(
+        kept.contains("keep.log .dockerignore:4 !keep.log\n"),
+        "{kept}"
+    );
+    insta::assert_snapshot!(list(&["--ignored", "--why"]), @r"
+    exit code: 0
+    --- stdout
+    SIZE   PATH             DECIDED BY
+    -      modules/         .dockerignore:2 modules
+    1B     other.log        .dockerignore:3 **/*.log
+    1B     src/deep/b.tmp   .dockerignore:5 */*/*.tmp
+    --- stderr
+    5 entries of 57B in the context; 3 entries ignored, directories counted as one
+    ");
+    let own = kit.path("context/Dockerfile.dockerignore");
+    std::fs::write(own, "*\n!src\n").unwrap();
+    assert_eq!(
+        list(&["--format", "{{.Path}}"]).stdout,
+        "src/a.c\nsrc/deep/b.tmp\n"
+    );
+    assert!(!kit.path("store").exists(), "a store was made");
+}
+
+#[test]
+fn a_graph_is_drawn_in_every_form() {
+    let kit = Kit::new();
+    let dockerfile =
+        "FROM scratch AS a\nCOPY Dockerfile /a\nFROM scratch\nCOPY --link --from=a /a \"/b\"\n";
+    kit.context(&[("Dockerfile", dockerfile)]);
+    let context = kit.path("context").display().to_string();
+    let graph = |format: &str| kit.must(&["graph", "--format", format, &context]).stdout;
+    insta::assert_snapshot!(graph("dot"), @r##"
+    digraph build {
+      rankdir=LR;
+      node [shape=box, style="rounded,filled", fontname="monospace"];
+      v0 [label="[internal] load build context", fillcolor="#f4f4f4"];
+      v1 [label="[a 1/1] COPY Dockerfile /a", fillcolor="#f4f4f4"];
+      v2 [label="[stage-1 1/1] COPY --link --from=a /a /b", fillcolor="#f4f4f4"];
+      v0 -> v1;
+      v1 -> v2;
+    }
+    "##);
+    insta::assert_snapshot!(graph("mermaid"), @r#"
+    flowchart LR
+      v0["[internal] load build context"]
+      v1["[a 1/1] COPY Dockerfile /a"]
+      v2["[stage-1 1/1] COPY --link --from=a /a /b"]
+      v0 --> v1
+      v1 --> v2
+    "#);
+    let json: Value = serde_json::from_str(&graph("json")).unwrap();
+    assert_eq!(json["vertices"][1]["line"], 2);
+    assert_eq!(json["vertices"][1]["state"], Value::Null);
+    assert_eq!(json["results"], json!([2]));
+    assert!(graph("svg").starts_with("<svg "));
+    assert!(graph("html").contains("<title>Build graph</title>"));
+    assert!(!kit.path("store").exists(), "a store was made");
+    if crate::kit::machine_can("a_graph_is_drawn_in_every_form") {
+        kit.must(&["build", "-q", &context]);
+        let json: Value = serde_json::from_str(&graph("json")).unwrap();
+        assert_eq!(json["vertices"][1]["state"], "ran");
+        assert!(json["vertices"][1]["duration_ms"].is_u64());
+    }
+}
+
+#[test]
+fn a_dockerfile_is_put_into_style() {
+    let kit = Kit::new();
+    kit.context(&[("Dockerfile", "from scratch as a\n\n\ncopy x y  \n")]);
+    let file = kit.path("context/Dockerfile").display().to_string();
+    let output = kit.rbuild(&["fmt", "--check", &file]);
+    assert_eq!((output.code, output.stdout), (1, format!("{file}\n")));
+    kit.must(&["fmt", &file]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text, "FROM scratch AS a\n\nCOPY x y\n");
+    let output = kit.must(&["fmt", "--check", &file]);
+    assert_eq!(output.stdout, "");
+    let output = kit.rbuild_with_input(&["fmt", "-"], b"from a\ncoppy b\n");
+    assert_eq!((output.code, output.stdout.as_str()), (1, ""));
+    assert!(output.stderr.contains("COPY"), "{output}");
+}

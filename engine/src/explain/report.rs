@@ -253,8 +253,20 @@ impl Explained<'_> {
             end_line: subject.info.end_line,
             outcome: subject.outcome,
             reasons,
+            duration_ms: self.duration(subject),
             not_in_key: not_in_key(self.ended.graph.operation(subject.vertex)),
         }
+    }
+
+    fn duration(&self, subject: &Subject<'_>) -> Option<u64> {
+        let has_result = matches!(subject.outcome, StepOutcome::Ran | StepOutcome::Cached);
+        let planned = self
+            .state
+            .planned
+            .get(&subject.vertex)
+            .filter(|_| has_result)?;
+        let record = self.ended.store.lookup(planned.key).ok()??;
+        Some(record.duration_ms)
     }
 
     fn reasons(&self, subject: &Subject<'_>) -> Vec<Reason> {

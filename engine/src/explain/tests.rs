@@ -94,6 +94,7 @@ fn roots_are_at_the_end_of_every_chain() {
         outcome: StepOutcome::Ran,
         reasons,
         not_in_key: Vec::new(),
+        duration_ms: None,
     };
     let above = |step| Reason::Step {
         step,

@@ -11,6 +11,7 @@ mod casing;
 mod comment;
 mod description;
 mod from;
+mod graph;
 mod instructions;
 mod outline;
 pub mod rule;
@@ -34,6 +35,7 @@ use rbuild_parser::{Diagnostic, Parsed, Severity, Source, Span};
 
 pub(crate) use secrets::looks_secret;
 
+pub use graph::{Graph, Vertex, VertexKind, graph};
 pub use outline::{Argument, CacheMount, Needed, Outline, Target, outline, targets};
 pub use settings::Settings;
 

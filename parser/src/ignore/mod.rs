@@ -98,6 +98,13 @@ impl Patterns {
         self.list.is_empty()
     }
 
+    /// The pattern of a line, cleaned, with its `!`.
+    pub fn written(&self, line: usize) -> Option<String> {
+        let pattern = self.list.iter().find(|pattern| pattern.line == line)?;
+        let bang = if pattern.reincludes { "!" } else { "" };
+        Some(format!("{bang}{}", String::from_utf8_lossy(&pattern.text)))
+    }
+
     /// `path` is relative, with `/`, without a leading `./`; its parents count too, as in `MatchesOrParentMatches`.
     pub fn verdict(&self, path: &[u8]) -> Verdict {
         let mut verdict = Verdict::Unmatched;

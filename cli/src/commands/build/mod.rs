@@ -16,8 +16,8 @@ use rbuild_engine::{BuildOutcome, explain};
 
 pub(crate) use args::BuildArgs;
 use args::Call;
-pub(crate) use request::{environment, tag};
-pub(crate) use sources::locate;
+pub(crate) use request::{build_args, environment, tag};
+pub(crate) use sources::{locate, locate_context, named_context};
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;

@@ -108,7 +108,7 @@ fn no_cache(args: &BuildArgs) -> NoCache {
 }
 
 /// `K=V`, or `K` from the environment; an unset variable leaves the argument alone, as Docker does.
-fn build_args(texts: &[String]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn build_args(texts: &[String]) -> Result<BTreeMap<String, String>> {
     let mut arguments = BTreeMap::new();
     for text in texts {
         let (key, value) = match text.split_once('=') {

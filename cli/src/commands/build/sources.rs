@@ -75,6 +75,22 @@ pub(crate) fn locate(
     Ok((ContextLocation::Directory(directory), dockerfile))
 }
 
+/// Finds the context, of which no Dockerfile is wanted: one that is not there is not missed.
+pub(crate) fn locate_context(
+    context: &str,
+    file: Option<&Path>,
+) -> Result<(ContextLocation, DockerfileLocation)> {
+    let directory = PathBuf::from(context);
+    if file.is_some() || !directory.is_dir() {
+        return locate(context, file);
+    }
+    let dockerfile = dockerfile(&directory, None).unwrap_or_else(|_| directory.join("Dockerfile"));
+    Ok((
+        ContextLocation::Directory(directory),
+        DockerfileLocation::Path(dockerfile),
+    ))
+}
+
 fn text(bytes: &[u8]) -> DockerfileLocation {
     DockerfileLocation::Text {
         name: "<stdin>".to_owned(),
