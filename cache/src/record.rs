@@ -150,6 +150,21 @@ impl Store {
         transaction.commit().doing(action)
     }
 
+    /// All keys that lead to the same result as `key`, itself among them; none where it leads nowhere.
+    pub fn keys_beside(&self, key: Key) -> Result<Vec<Key>> {
+        let action = "read the keys of a record";
+        let connection = self.index();
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT key FROM keys WHERE result = (SELECT result FROM keys WHERE key = ?1)",
+            )
+            .doing(action)?;
+        statement
+            .query_map([&key.0], |row| Ok(Key(row.get(0)?)))
+            .and_then(Iterator::collect)
+            .doing(action)
+    }
+
     /// Forgets what a key leads to (its result turned out unusable), and with it all other keys that lead there.
     pub fn forget(&self, key: Key) -> Result<()> {
         let action = "forget a record";

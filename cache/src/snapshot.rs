@@ -455,7 +455,7 @@ impl Drop for ActiveSnapshot {
 }
 
 /// Identity of a root: of what is below and of what this snapshot adds.
-pub(crate) fn content_key(parent: Option<Key>, tree: Key) -> Key {
+pub fn content_key(parent: Option<Key>, tree: Key) -> Key {
     let mut writer = KeyWriter::new("snapshot.v1");
     match parent {
         Some(parent) => writer.add_key("parent", parent),

@@ -44,6 +44,26 @@ impl Spec {
         }
     }
 
+    /// Takes `NAME=a,b,c`: what follows without a `=` belongs to it, unless it is one of `keys`.
+    pub(crate) fn take_list(&mut self, name: &str, keys: &[&str]) -> Option<Vec<String>> {
+        let at = self.fields.iter().position(|(key, _)| key == name)?;
+        let (_, first) = self.fields.remove(at);
+        let mut list: Vec<String> = first.into_iter().collect();
+        while let Some((item, None)) = self.fields.get(at)
+            && !keys.contains(&item.as_str())
+        {
+            list.push(self.fields.remove(at).0);
+        }
+        let items = list.iter().flat_map(|field| field.split(','));
+        Some(
+            items
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        )
+    }
+
     /// Takes a field whatever its value; says whether it was there.
     pub(crate) fn take_field_named(&mut self, name: &str) -> bool {
         self.take_field(&[name]).is_some()
@@ -178,6 +198,16 @@ mod tests {
         };
         assert_eq!(message.text, "--output: unknown key `dset`");
         assert_eq!(message.help, ["there is `dest`"]);
+    }
+
+    #[test]
+    fn a_list_goes_on_until_the_next_key() {
+        let mut spec = Spec::parse("--cache-to", "type=x,mounts=a,b,force,mode=max,c").unwrap();
+        let list = spec.take_list("mounts", &["force"]).unwrap();
+        assert_eq!(list, ["a", "b"]);
+        let mut spec = Spec::parse("--cache-to", "\"mounts=a,b\",type=x").unwrap();
+        assert_eq!(spec.take_list("mounts", &[]).unwrap(), ["a", "b"]);
+        assert!(spec.take_list("mounts", &[]).is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::{join_all, try_join_all};
-use rbuild_cache::{Ingredient, Key, Snapshot, Store, TemporaryDirectory};
+use rbuild_cache::{Ingredient, Key, Store, TemporaryDirectory};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_parser::{Parsed, Severity, Source};
@@ -31,6 +31,8 @@ use crate::remote_context::{self, Local};
 use crate::request::{
     BuildRequest, CompressionChoice, ContextLocation, NamedContext, Output, OutputKind,
 };
+use crate::shared_cache::export::Exports;
+use crate::shared_cache::{Caches, give};
 use crate::worker::failure::Failure;
 use crate::worker::{self, Settings, VertexInfo, Worker, blocking};
 use crate::{BuildOutcome, BuiltImage, Engine, Error, Located, Result};
@@ -62,6 +64,7 @@ impl Engine {
             }])
         })?;
         let options = options(&request);
+        let caches = Caches::new(self, &request, &events);
         let images = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
@@ -78,7 +81,7 @@ impl Engine {
         }
         let outputs = outputs(&request);
         output::check(&request, &outputs, lowered.images.len())?;
-        let plan = Plan::new(&lowered, &outputs);
+        let plan = Arc::new(Plan::new(&lowered, &outputs, caches.exports.as_deref()));
         let contexts = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
@@ -88,19 +91,31 @@ impl Engine {
             steps: plan.steps.clone(),
         });
 
-        let worker = self.worker(&request, &lowered, &plan, contexts, &images, &events, &pins);
+        caches.set_images(&images);
+        let mut worker = self.worker(&request, &lowered, &plan, contexts, &images, &events, &pins);
+        worker.imports = caches.imports.clone();
+        worker.exports = caches.exports.clone();
+        let worker = Arc::new(worker);
         let publisher = output::Publisher {
             client: self.client.clone(),
             runtime: tokio::runtime::Handle::current(),
             cancel: cancel.clone(),
             known: repositories(&images),
         };
-        let built = solve(lowered, worker, &plan, &request, &events, cancel).await?;
+        let solving = Solving {
+            worker: &worker,
+            plan: &plan,
+            events: &events,
+            cancel: &cancel,
+            needs_files: outputs.iter().any(output::needs_files),
+        };
+        let built = solving.solve(lowered, &request).await?;
         let (steps, cached) = (built.steps.len(), built.cached);
+        let (graph, held) = (Arc::clone(&built.graph), built.held.clone());
         let images = by_digest(&images);
         let store = Arc::clone(self.store());
         let exporting = {
-            let events = Arc::clone(&events);
+            let (events, plan) = (Arc::clone(&events), Arc::clone(&plan));
             blocking(move || {
                 let capture = Capture {
                     dockerfile: source,
@@ -125,6 +140,9 @@ impl Engine {
             })
         };
         let image = exporting.await?;
+        if let Some(exports) = &caches.exports {
+            give(exports, &graph, &held, &plan.caches, &events, &cancel).await?;
+        }
         Ok(BuildOutcome {
             image,
             steps,
@@ -272,10 +290,10 @@ impl Engine {
         images: &HashMap<ImageNeed, Arc<Resolved>>,
         events: &Arc<dyn Sink>,
         pins: &Arc<Pins>,
-    ) -> Arc<Worker> {
+    ) -> Worker {
         let secrets = request.secrets.iter();
         let access = remote_context::access(request);
-        Arc::new(Worker {
+        Worker {
             executor: Arc::clone(&self.executor),
             client: self.client.clone(),
             settings: Settings {
@@ -295,7 +313,9 @@ impl Engine {
             notebook: Arc::default(),
             pins: Arc::clone(pins),
             emptied: Mutex::default(),
-        })
+            imports: None,
+            exports: None,
+        }
     }
 }
 
@@ -397,10 +417,12 @@ struct Plan {
     vertices: HashMap<VertexId, VertexInfo>,
     /// One for each output, in their order.
     exports: Vec<StepId>,
+    /// One for each cache that is given to.
+    caches: Vec<StepId>,
 }
 
 impl Plan {
-    fn new(lowered: &Lowered, outputs: &[Output]) -> Self {
+    fn new(lowered: &Lowered, outputs: &[Output], caches: Option<&Exports>) -> Self {
         let mut steps = Vec::new();
         let mut vertices = HashMap::new();
         let mut id = 0;
@@ -433,10 +455,21 @@ impl Plan {
             });
             exports.push(step);
         }
+        let mut given = Vec::new();
+        for export in caches.into_iter().flat_map(Exports::each) {
+            let step = next();
+            steps.push(Step {
+                id: step,
+                name: export.describe(),
+                line: None,
+            });
+            given.push(step);
+        }
         Self {
             steps,
             vertices,
             exports,
+            caches: given,
         }
     }
 }
@@ -447,11 +480,15 @@ struct Steps {
     events: Arc<dyn Sink>,
     cached: AtomicUsize,
     notebook: Arc<Notebook>,
+    exports: Option<Arc<Exports>>,
 }
 
 impl Observer for Steps {
     fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
         self.notebook.planned(vertex, key, ingredients);
+        if let Some(exports) = &self.exports {
+            exports.planned(vertex, key);
+        }
     }
 
     fn vertex(&self, vertex: VertexId, status: Status) {
@@ -479,72 +516,140 @@ struct Built {
     graph: Arc<Graph<Op>>,
     images: Vec<lower::LoweredImage>,
     steps: Vec<StepInfo>,
-    tops: Vec<Option<Snapshot>>,
+    tops: Vec<Option<worker::Output>>,
+    /// The contents of all roots that the images are made of.
+    held: HashSet<Key>,
     cached: usize,
 }
 
-async fn solve(
-    lowered: Lowered,
-    worker: Arc<Worker>,
-    plan: &Plan,
-    request: &BuildRequest,
-    events: &Arc<dyn Sink>,
-    cancel: CancellationToken,
-) -> Result<Built> {
-    let targets = targets(&lowered);
-    let Lowered {
-        graph,
-        images,
-        steps,
-        ..
-    } = lowered;
-    let observer = Arc::new(Steps {
-        vertices: plan.vertices.clone(),
-        events: Arc::clone(events),
-        cached: AtomicUsize::new(0),
-        notebook: Arc::clone(&worker.notebook),
-    });
-    let told: Arc<dyn Observer> = observer.clone();
-    let graph = Arc::new(graph);
-    let ended = Ended {
-        store: Arc::clone(worker.store()),
-        build: explain::build_key(&request.context, &request.dockerfile),
-        dockerfile: inputs::shown(&request.dockerfile),
-        graph: Arc::clone(&graph),
-        steps: steps.clone(),
-        vertices: plan.vertices.clone(),
-        notebook: Arc::clone(&worker.notebook),
-    };
-    let solved = Solver::new(worker, crate::idle::jobs(request.jobs))
-        .solve(Arc::clone(&graph), &targets, told, cancel)
-        .await;
-    blocking(move || ended.write_down()).await;
-    let outputs = solved.map_err(|error| {
-        if let SolveError::Vertex { vertex, source } = &error
-            && let Some(info) = plan.vertices.get(vertex)
-        {
-            events.event(Event::Failed {
-                step: info.step,
-                message: source.to_string(),
-            });
+/// What a build is solved with.
+struct Solving<'a> {
+    worker: &'a Arc<Worker>,
+    plan: &'a Plan,
+    events: &'a Arc<dyn Sink>,
+    cancel: &'a CancellationToken,
+    /// Of the targets; a shared cache may have them.
+    needs_files: bool,
+}
+
+impl Solving<'_> {
+    async fn solve(&self, lowered: Lowered, request: &BuildRequest) -> Result<Built> {
+        let targets = targets(&lowered);
+        let Lowered {
+            graph,
+            images,
+            steps,
+            ..
+        } = lowered;
+        let graph = Arc::new(graph);
+        let (outputs, cached) = self.outputs(&graph, &targets, request).await;
+        let ended = Ended {
+            store: Arc::clone(self.worker.store()),
+            build: explain::build_key(&request.context, &request.dockerfile),
+            dockerfile: inputs::shown(&request.dockerfile),
+            graph: Arc::clone(&graph),
+            steps: steps.clone(),
+            vertices: self.plan.vertices.clone(),
+            notebook: Arc::clone(&self.worker.notebook),
+        };
+        blocking(move || ended.write_down()).await;
+        let outputs = outputs.map_err(|error| {
+            if let SolveError::Vertex { vertex, source } = &error
+                && let Some(info) = self.plan.vertices.get(vertex)
+            {
+                self.events.event(Event::Failed {
+                    step: info.step,
+                    message: source.to_string(),
+                });
+            }
+            failed(error, &steps)
+        })?;
+        let mut outputs = outputs.into_iter();
+        let tops: Vec<Option<worker::Output>> = images
+            .iter()
+            .map(|image| image.vertex.and_then(|_| outputs.next()))
+            .collect();
+        let mut held = HashSet::from([worker::empty_root_content()]);
+        if self.worker.exports.is_some() {
+            for top in tops.iter().flatten() {
+                held.extend(top.contents(self.worker.store())?);
+            }
         }
-        failed(error, &steps)
-    })?;
-    let mut outputs = outputs.into_iter();
-    let tops = images
-        .iter()
-        .map(|image| {
-            let output = image.vertex.and_then(|_| outputs.next());
-            output.and_then(worker::Output::into_snapshot)
+        Ok(Built {
+            graph,
+            images,
+            steps,
+            tops,
+            held,
+            cached,
         })
-        .collect();
-    Ok(Built {
-        graph,
-        images,
-        steps,
-        tops,
-        cached: observer.cached.load(Ordering::Relaxed),
-    })
+    }
+
+    /// The outputs of the targets, here if their files are needed, and how many steps were found. What a shared cache
+    /// has and turns out to be of no use when it is needed is looked up no more, and everything begins anew: what was
+    /// made meanwhile is found.
+    async fn outputs(
+        &self,
+        graph: &Arc<Graph<Op>>,
+        targets: &[VertexId],
+        request: &BuildRequest,
+    ) -> (Result<Vec<worker::Output>, SolveError<Failure>>, usize) {
+        if let Some(exports) = &self.worker.exports {
+            exports.set_targets(graph, targets);
+        }
+        let jobs = crate::idle::jobs(request.jobs);
+        let solver = Solver::new(Arc::clone(self.worker), jobs);
+        loop {
+            let observer = Arc::new(Steps {
+                vertices: self.plan.vertices.clone(),
+                events: Arc::clone(self.events),
+                cached: AtomicUsize::new(0),
+                notebook: Arc::clone(&self.worker.notebook),
+                exports: self.worker.exports.clone(),
+            });
+            let told: Arc<dyn Observer> = observer.clone();
+            let solved = solver
+                .solve(Arc::clone(graph), targets, told, self.cancel.clone())
+                .await;
+            let solved = match solved {
+                Ok(outputs) if self.needs_files => {
+                    tokio::select! {
+                        biased;
+                        () = self.cancel.cancelled() => Err(SolveError::Cancelled),
+                        brought = self.bring(targets, outputs) => brought,
+                    }
+                }
+                other => other,
+            };
+            match solved {
+                Err(SolveError::Vertex { source, .. }) if source.code == worker::UNUSABLE => {}
+                other => return (other, observer.cached.load(Ordering::Relaxed)),
+            }
+        }
+    }
+
+    /// Brings what shared caches have of the targets.
+    async fn bring(
+        &self,
+        targets: &[VertexId],
+        outputs: Vec<worker::Output>,
+    ) -> Result<Vec<worker::Output>, SolveError<Failure>> {
+        let step = self.plan.exports.first().copied();
+        let brought = targets.iter().zip(outputs).map(|(vertex, output)| async {
+            match output {
+                worker::Output::There(there) => {
+                    let here = self.worker.bring(step, &there).await;
+                    here.map(worker::Output::Snapshot)
+                        .map_err(|failure| SolveError::Vertex {
+                            vertex: *vertex,
+                            source: Arc::new(failure),
+                        })
+                }
+                other => Ok(other),
+            }
+        });
+        try_join_all(brought).await
+    }
 }
 
 /// Joins a failure with its place in the Dockerfile.
@@ -616,10 +721,10 @@ fn by_digest(
 fn chains<'a>(
     store: &Store,
     images: &'a [lower::LoweredImage],
-    tops: &[Option<Snapshot>],
+    tops: &[Option<worker::Output>],
 ) -> Result<Vec<Solved<'a>>> {
-    let chain = |(image, top): (&'a lower::LoweredImage, &Option<Snapshot>)| {
-        let layers = match top {
+    let chain = |(image, top): (&'a lower::LoweredImage, &Option<worker::Output>)| {
+        let layers = match top.clone().and_then(worker::Output::into_snapshot) {
             Some(top) => store.chain(&top.id)?,
             None => Vec::new(),
         };

@@ -2,7 +2,7 @@
 //! containers. Also the library that others embed: [`Engine::build`].
 //!
 //! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the
-//! worker of `worker` → `assemble` → `output`. `context` and `select` say what COPY and ADD name; `fetch` and
+//! worker of `worker` → `assemble` → `output`. `shared_cache`: results of other machines. `context` and `select` say what COPY and ADD name; `fetch` and
 //! `remote_context` bring what is elsewhere.
 
 mod assemble;
@@ -25,6 +25,7 @@ mod output;
 mod remote_context;
 pub mod request;
 pub mod select;
+mod shared_cache;
 mod worker;
 
 use std::path::PathBuf;

@@ -48,6 +48,11 @@ fn needs_image(kind: OutputKind) -> bool {
     }
 }
 
+/// Whether an output holds the files of the result.
+pub(crate) fn needs_files(output: &Output) -> bool {
+    output.kind != OutputKind::CacheOnly
+}
+
 /// Says before anything runs what cannot be done.
 pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize) -> Result<()> {
     for output in outputs {
@@ -116,18 +121,8 @@ pub(crate) fn assemble_all(
 }
 
 fn form(request: &BuildRequest, output: &Output) -> Form {
-    let level = |level: Option<u8>, default: u8| level.unwrap_or(default);
     let compression = match output.compression {
-        Some(CompressionChoice::Gzip { level: given }) => match Compression::default() {
-            Compression::Gzip { level: default } => Compression::Gzip {
-                level: level(given, default),
-            },
-            other => other,
-        },
-        Some(CompressionChoice::Zstd { level: given }) => Compression::Zstd {
-            level: level(given, ZSTD_LEVEL),
-        },
-        Some(CompressionChoice::Uncompressed) => Compression::None,
+        Some(choice) => self::compression(choice),
         // What stays here is not made smaller first: it is unpacked again, or compressed when it leaves.
         None if output.kind == OutputKind::Image => Compression::None,
         None => Compression::default(),
@@ -141,6 +136,18 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
         ),
         rewrite_timestamp: output.rewrite_timestamp,
         annotations: Annotations::sort(annotations.cloned()),
+    }
+}
+
+/// What was asked for, with the levels that nobody named.
+pub(crate) fn compression(choice: CompressionChoice) -> Compression {
+    match (choice, Compression::default()) {
+        (CompressionChoice::Gzip { level: Some(level) }, _) => Compression::Gzip { level },
+        (CompressionChoice::Gzip { level: None }, usual) => usual,
+        (CompressionChoice::Zstd { level }, _) => Compression::Zstd {
+            level: level.unwrap_or(ZSTD_LEVEL),
+        },
+        (CompressionChoice::Uncompressed, _) => Compression::None,
     }
 }
 

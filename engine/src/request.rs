@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rbuild_cache::Digest;
 use rbuild_executor::spec::Limits;
 use rbuild_image::source::Location;
 use rbuild_image::{Platform, Reference};
@@ -28,6 +29,10 @@ pub struct BuildRequest {
     pub annotations: Vec<(String, String)>,
     pub contexts: Vec<(String, NamedContext)>,
     pub no_cache: NoCache,
+    /// Caches of other machines that results are taken from (`--cache-from`).
+    pub cache_from: Vec<CacheFrom>,
+    /// Caches that results are given to (`--cache-to`).
+    pub cache_to: Vec<CacheTo>,
     /// Ask the registry first.
     pub pull: bool,
     pub secrets: Vec<Secret>,
@@ -185,6 +190,52 @@ pub enum NoCache {
     All,
     /// Names of stages, lines (`12` or `12-15`), or instructions.
     Filter(Vec<String>),
+}
+
+/// One `--cache-from`.
+#[derive(Debug, Clone)]
+pub struct CacheFrom {
+    pub place: CachePlace,
+    /// Ids of cache mounts that are filled from it; `None`: all that it has.
+    pub mounts: Option<Vec<String>>,
+}
+
+/// One `--cache-to`.
+#[derive(Debug, Clone)]
+pub struct CacheTo {
+    /// `None`: the image itself carries its records (`type=inline`).
+    pub place: Option<CachePlace>,
+    pub mode: CacheMode,
+    /// `None`: as the first output's layers.
+    pub compression: Option<CompressionChoice>,
+    /// Also of layers that are known in another form.
+    pub force_compression: bool,
+    /// A cache that cannot be written fails no build.
+    pub ignore_error: bool,
+    /// Ids of cache mounts that go along.
+    pub mounts: Vec<String>,
+}
+
+/// Where a shared cache is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlace {
+    Registry(Reference),
+    /// An OCI layout directory.
+    Local {
+        path: PathBuf,
+        tag: Option<String>,
+        digest: Option<Digest>,
+    },
+}
+
+/// Whose results are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// Those that the image holds.
+    #[default]
+    Min,
+    /// Those of all steps.
+    Max,
 }
 
 #[derive(Clone)]

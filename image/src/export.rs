@@ -16,6 +16,7 @@ use rbuild_cache::{SnapshotId, Store};
 
 use crate::Result;
 use crate::manifest::Descriptor;
+pub(crate) use blobs::{add_names, copy_blob, temporary};
 pub use sink::Sink;
 
 /// An OCI layout as a tar; `names` become `org.opencontainers.image.ref.name` / `io.containerd.image.name`.

@@ -33,14 +33,14 @@ pub struct LayerOptions {
 }
 
 /// The variant under which the blob that a snapshot was unpacked from is known.
-pub(crate) const IMAGE_VARIANT: &str = "image";
+pub const IMAGE_VARIANT: &str = "image";
 
 /// Layers of less than this are not worth threads.
 const SMALL_LAYER_BYTES: u64 = 1 << 20;
 
 impl LayerOptions {
     /// Names everything that the blob's bytes depend on, besides the snapshot.
-    fn variant(&self) -> String {
+    pub fn variant(&self) -> String {
         let mut variant = match self.compression {
             Compression::Gzip { level } => format!("tar1.gzip{level}"),
             Compression::Zstd { level } => format!("tar1.zstd{level}"),
@@ -117,6 +117,43 @@ pub fn layer(
     };
     options.media_type().clone_into(&mut blob.media_type);
     Ok(blob)
+}
+
+/// As [`layer`], and the blob is in the store: one that is gone is made again. Returns how its bytes were made, too.
+/// `from_image` lets a snapshot keep the blob that it was unpacked from. Blocking.
+pub fn layer_here(
+    store: &Store,
+    snapshot: &SnapshotId,
+    options: &LayerOptions,
+    from_image: bool,
+) -> Result<(LayerBlob, String)> {
+    if from_image
+        && let Some(mut blob) = store.layer_blob(snapshot, IMAGE_VARIANT)?
+        && store.has_blob(&blob.digest)
+    {
+        blob.media_type = media_type_in(&blob.media_type, options.oci_media_types);
+        return Ok((blob, IMAGE_VARIANT.to_owned()));
+    }
+    let variant = options.variant();
+    let known = store.layer_blob(snapshot, &variant)?;
+    let mut blob = match known.filter(|blob| store.has_blob(&blob.digest)) {
+        Some(blob) => blob,
+        None => {
+            let blob = make(store, snapshot, options)?;
+            store.set_layer_blob(snapshot, &variant, &blob)?;
+            blob
+        }
+    };
+    options.media_type().clone_into(&mut blob.media_type);
+    Ok((blob, variant))
+}
+
+/// What of a snapshot's files a layer holds: all but sockets.
+pub fn in_layer(tree: &Tree) -> Tree {
+    let held = |entry: &&rbuild_cache::tree::Entry| entry.kind != Kind::Socket;
+    Tree {
+        entries: tree.entries.iter().filter(held).cloned().collect(),
+    }
 }
 
 fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<LayerBlob> {

@@ -3,7 +3,7 @@
 //! Knows nothing of Dockerfiles, graphs and sandboxes. An image comes in through [`source`] (a layout directory, an
 //! archive, a registry), its documents verified ([`manifest`]), its layers unpacked to snapshots ([`unpack`]); it
 //! goes out as layers ([`layer`]) and documents ([`store_image`]) into the content store, and from there to
-//! archives, directories and tars ([`export`]).
+//! archives, directories and tars ([`export`]). [`shared`]: where caches lie that machines share.
 
 mod archive;
 pub mod attestation;
@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 pub mod registry;
+pub mod shared;
 pub mod source;
 pub mod store_image;
 mod tarfile;

@@ -20,6 +20,7 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::{Error, Result};
+pub use layers::{From, StackLayer, is_layer};
 
 /// Names an image wherever it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -119,6 +120,17 @@ pub async fn snapshots(
     progress: Progress,
 ) -> Result<Vec<Snapshot>> {
     layers::snapshots(store, client, resolved, progress).await
+}
+
+/// Brings a stack of layers, bottom first, from wherever each is, as [`snapshots`] does. Files of a layer that do not
+/// come to what was said of them are an error, and so is whatever keeps a layer from being here whole.
+pub async fn stack(
+    store: &Arc<Store>,
+    client: &Client,
+    layers: Vec<StackLayer>,
+    progress: Progress,
+) -> Result<Vec<Snapshot>> {
+    layers::stack(store, client, layers, progress).await
 }
 
 /// Brings the layers' blobs into the content store without unpacking.

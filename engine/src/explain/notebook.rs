@@ -62,19 +62,21 @@ impl Notebook {
         self.state().outcomes.insert(vertex, outcome);
     }
 
-    /// Call before the step's record is saved: it may replace one.
+    /// Call before the step's record is saved: it may replace one. `elsewhere`: of records in shared caches.
     pub(crate) fn made(
         &self,
         store: &Store,
         vertex: VertexId,
         record_step: &str,
         ingredients: &[Ingredient],
+        elsewhere: Vec<Vec<Ingredient>>,
     ) {
         let earlier = store.records_of_step(record_step, RECORDS_MAX);
         let earlier = earlier.unwrap_or_default().into_iter();
+        let earlier = earlier.map(|record| record.ingredients);
         let made = Made {
             ingredients: ingredients.to_vec(),
-            earlier: earlier.map(|record| record.ingredients).collect(),
+            earlier: earlier.chain(elsewhere).collect(),
         };
         self.state().made.insert(vertex, made);
     }

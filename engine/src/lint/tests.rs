@@ -26,6 +26,8 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         labels: Vec::new(),
         annotations: Vec::new(),
         contexts: Vec::new(),
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
         no_cache: NoCache::No,
         pull: false,
         secrets: Vec::new(),

@@ -29,6 +29,25 @@ pub(super) fn of(store: &Store, operation: &Op, index: usize, input: &Output) ->
     }
 }
 
+/// Whether the key of `operation`'s input `index` needs more than the input's own content: which paths it has.
+pub(super) fn looks_inside(operation: &Op, index: usize) -> bool {
+    match operation {
+        Op::File(file) => file
+            .actions
+            .iter()
+            .any(|action| matches!(action, FileAction::Copy(copy) if copy.input == index)),
+        Op::Exec(exec) => exec.mounts.iter().any(|mount| match &mount.kind {
+            MountOpKind::Bind { input, source } | MountOpKind::Cache { input, source, .. } => {
+                *input == Some(index) && !source.trim_matches('/').is_empty()
+            }
+            MountOpKind::Tmpfs { .. } | MountOpKind::Secret { .. } | MountOpKind::Ssh { .. } => {
+                false
+            }
+        }),
+        Op::Merge | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => false,
+    }
+}
+
 /// Writes down which files of contexts an operation that is about to run uses, so that it can be said of the next
 /// run which of them differ.
 pub(super) fn remember(store: &Store, operation: &Op, inputs: &[Output]) -> Result<()> {
@@ -120,6 +139,7 @@ fn uses(store: &Store, operation: &Op, index: usize, input: &Output) -> Result<V
 fn whole(input: &Output) -> Key {
     match input {
         Output::Snapshot(snapshot) => root_content(snapshot.as_ref()),
+        Output::There(there) => there.content,
         // Nothing uses a context whole; its own digest is the safe answer.
         Output::Context(view) => view.tree.digest(),
     }
@@ -127,10 +147,10 @@ fn whole(input: &Output) -> Key {
 
 /// What a bind mount's source holds.
 fn mounted(store: &Store, source: &str, input: &Output) -> Result<Key> {
-    if let Output::Snapshot(snapshot) = input
+    if matches!(input, Output::Snapshot(_) | Output::There(_))
         && source.trim_matches('/').is_empty()
     {
-        return Ok(root_content(snapshot.as_ref()));
+        return Ok(whole(input));
     }
     let tree = tree(store, input)?;
     Ok(mount_selection(&tree, source, input)?.key())
@@ -142,6 +162,9 @@ pub(super) fn tree(store: &Store, input: &Output) -> Result<Arc<Tree>> {
         Output::Context(view) => Ok(Arc::clone(&view.tree)),
         Output::Snapshot(Some(snapshot)) => Ok(store.merged_tree(&snapshot.id)?),
         Output::Snapshot(None) => Ok(Arc::default()),
+        Output::There(there) => there
+            .known_tree()
+            .ok_or_else(|| Failure::new("internal", "the listing of a cached result is missing")),
     }
 }
 
@@ -172,7 +195,7 @@ pub(super) fn mount_selection(tree: &Tree, source: &str, input: &Output) -> Resu
 fn failed(error: &select::Error, input: &Output) -> Failure {
     let view: Option<&View> = match input {
         Output::Context(view) => Some(view),
-        Output::Snapshot(_) => None,
+        Output::Snapshot(_) | Output::There(_) => None,
     };
     let mut failure = Failure::new("not-found", error.to_string());
     if let (select::Error::Missing { path, .. }, Some(view)) = (error, view) {

@@ -249,6 +249,7 @@ impl Worker {
         };
         match input {
             Output::Snapshot(snapshot) => Ok((snapshot.clone(), at_root)),
+            Output::There(there) => Ok((there.known_snapshot().cloned(), at_root)),
             Output::Context(view) => self.materialise(view, source, input).await,
         }
     }

@@ -99,7 +99,7 @@ impl Worker {
 fn source(executor: &rbuild_executor::Executor, input: &Output) -> Result<Input> {
     match input {
         Output::Context(view) => Ok(view.context.input(Arc::clone(&view.tree))),
-        Output::Snapshot(_) => Ok(Input {
+        Output::Snapshot(_) | Output::There(_) => Ok(Input {
             root: Arc::new(
                 executor
                     .view(input.snapshot())

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use rbuild_cache::record::{KeyLock, Record};
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{Digest, Ingredient, Key, KeyWriter, Snapshot, SnapshotId, Store};
@@ -36,6 +37,8 @@ use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
 use crate::request::NetworkChoice;
+use crate::shared_cache::export::Exports;
+use crate::shared_cache::import::{Imports, There};
 pub(crate) use exec::check_platform;
 use failure::{Failure, Result};
 
@@ -44,6 +47,8 @@ use failure::{Failure, Result};
 pub(crate) enum Output {
     /// `None` is an empty root.
     Snapshot(Option<Snapshot>),
+    /// Known from a shared cache; its files are elsewhere until they are needed.
+    There(Arc<There>),
     Context(Arc<View>),
 }
 
@@ -105,6 +110,10 @@ pub(crate) struct Worker {
     pub(crate) pins: Arc<Pins>,
     /// Cache mounts that this build emptied, by their ids.
     pub(crate) emptied: Mutex<HashSet<String>>,
+    /// `--cache-from`; `None` where nothing is taken from elsewhere.
+    pub(crate) imports: Option<Arc<Imports>>,
+    /// `--cache-to`.
+    pub(crate) exports: Option<Arc<Exports>>,
 }
 
 /// Runs synchronous work on a thread that may block.
@@ -129,13 +138,27 @@ impl Output {
     fn snapshot(&self) -> Option<&SnapshotId> {
         match self {
             Self::Snapshot(snapshot) => snapshot.as_ref().map(|snapshot| &snapshot.id),
+            Self::There(there) => there.known_snapshot().map(|snapshot| &snapshot.id),
             Self::Context(_) => None,
         }
+    }
+
+    /// The contents of the roots that this one stands on, and its own.
+    pub(crate) fn contents(&self, store: &Store) -> Result<Vec<Key>, rbuild_cache::Error> {
+        Ok(match self {
+            Self::Snapshot(Some(snapshot)) => {
+                let chain = store.chain(&snapshot.id)?;
+                chain.iter().map(|snapshot| snapshot.content).collect()
+            }
+            Self::There(there) => there.contents(),
+            Self::Snapshot(None) | Self::Context(_) => Vec::new(),
+        })
     }
 
     pub(crate) fn into_snapshot(self) -> Option<Snapshot> {
         match self {
             Self::Snapshot(snapshot) => snapshot,
+            Self::There(there) => there.known_snapshot().cloned(),
             Self::Context(_) => None,
         }
     }
@@ -192,6 +215,47 @@ impl Worker {
 
     fn step(&self, vertex: VertexId) -> Option<StepId> {
         self.vertices.get(&vertex).map(|info| info.step)
+    }
+
+    /// Brings what a vertex works on here, where a shared cache has it.
+    async fn brought(&self, vertex: VertexId, inputs: Vec<Output>) -> Result<Vec<Output>> {
+        let is_there = |input: &Output| matches!(input, Output::There(_));
+        if !inputs.iter().any(is_there) {
+            return Ok(inputs);
+        }
+        let step = self.step(vertex);
+        try_join_all(inputs.into_iter().map(|input| async move {
+            match input {
+                Output::There(there) => self.bring(step, &there).await.map(Output::Snapshot),
+                other => Ok(other),
+            }
+        }))
+        .await
+    }
+
+    /// Brings a result of a shared cache here. The failure is [`UNUSABLE`]: then it is found no more.
+    pub(crate) async fn bring(
+        &self,
+        step: Option<StepId>,
+        there: &There,
+    ) -> Result<Option<Snapshot>> {
+        let unusable = |reason: String| Failure::new(UNUSABLE, reason);
+        let Some(imports) = &self.imports else {
+            return Err(unusable("there is no shared cache".to_owned()));
+        };
+        let events = Arc::clone(&self.events);
+        let progress = Arc::new(move |what: &str, done, total| {
+            if let Some(step) = step {
+                events.event(Event::Progress {
+                    step,
+                    what: what.to_owned(),
+                    done,
+                    total,
+                });
+            }
+        });
+        let brought = imports.bring(there, progress).await;
+        brought.map_err(|problem| unusable(problem.to_string()))
     }
 
     async fn image(&self, vertex: VertexId, image: &ImageSource) -> Result<Output> {
@@ -263,12 +327,23 @@ impl rbuild_solver::Worker for Worker {
     type Guard = KeyLock;
 
     async fn input_content(&self, operation: &Op, index: usize, input: &Output) -> Result<Key> {
+        if let Output::There(there) = input
+            && content::looks_inside(operation, index)
+            && let Some(imports) = &self.imports
+            && imports.tree(there).await.is_none()
+        {
+            let here = Output::Snapshot(self.bring(None, there).await?);
+            return content::of(self.store(), operation, index, &here);
+        }
         content::of(self.store(), operation, index, input)
     }
 
     async fn lookup(&self, key: Key) -> Result<Option<Output>> {
         let Some(record) = self.store().lookup(key)? else {
-            return Ok(None);
+            let Some(imports) = &self.imports else {
+                return Ok(None);
+            };
+            return Ok(imports.lookup(key).await.map(Output::There));
         };
         let Some(id) = record.snapshot else {
             return Ok(Some(Output::Snapshot(None)));
@@ -302,6 +377,11 @@ impl rbuild_solver::Worker for Worker {
         inputs: Vec<Output>,
         cancel: CancellationToken,
     ) -> Result<Output> {
+        let inputs = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Failure::cancelled()),
+            inputs = self.brought(vertex, inputs) => inputs?,
+        };
         if inputs.iter().any(|it| matches!(it, Output::Context(_))) {
             let (store, operation) = (Arc::clone(self.store()), operation.clone());
             let inputs = inputs.clone();
@@ -346,8 +426,15 @@ impl rbuild_solver::Worker for Worker {
             .map(|info| info.record_step.clone())
             .unwrap_or_default();
         ingredients.extend(info.into_iter().flat_map(|info| info.provenance.clone()));
-        self.notebook
-            .made(self.store(), vertex, &record_step, &ingredients);
+        let elsewhere = self.imports.as_ref();
+        let elsewhere = elsewhere.map(|imports| imports.ingredients_of_step(&record_step));
+        self.notebook.made(
+            self.store(),
+            vertex,
+            &record_step,
+            &ingredients,
+            elsewhere.unwrap_or_default(),
+        );
         let record = Record {
             key: *key,
             snapshot: output.snapshot().cloned(),
@@ -357,18 +444,31 @@ impl rbuild_solver::Worker for Worker {
             created: now(),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         };
-        Ok(self.store().save(keys, &record)?)
+        self.store().save(keys, &record)?;
+        if let (Some(exports), Output::Snapshot(Some(snapshot))) = (&self.exports, output) {
+            exports.made(vertex, snapshot);
+        }
+        Ok(())
     }
 
     async fn alias(&self, existing: Key, another: Key) -> Result<()> {
+        if let Some(imports) = &self.imports
+            && imports.alias(existing, another)
+        {
+            return Ok(());
+        }
         Ok(self.store().alias(existing, another)?)
     }
 }
 
+/// A failure that means: look again, without what turned out to be of no use.
+pub(crate) const UNUSABLE: &str = "shared-cache";
+
 /// The content of a root; also of the empty one.
 fn root_content(snapshot: Option<&Snapshot>) -> Key {
-    snapshot.map_or_else(
-        || KeyWriter::new("empty-root.v1").finish(),
-        |snapshot| snapshot.content,
-    )
+    snapshot.map_or_else(empty_root_content, |snapshot| snapshot.content)
+}
+
+pub(crate) fn empty_root_content() -> Key {
+    KeyWriter::new("empty-root.v1").finish()
 }

@@ -121,28 +121,40 @@ pub(super) fn write_directory(
     names: &[String],
     directory: &Path,
 ) -> Result<()> {
+    for digest in needed(store, std::slice::from_ref(root))? {
+        copy_blob(store, &digest, directory)?;
+    }
+    add_names(directory, named(root, names))
+}
+
+/// Copies one blob into a layout directory, unless it is there.
+pub(crate) fn copy_blob(store: &Store, digest: &Digest, directory: &Path) -> Result<()> {
     let what = directory.display().to_string();
     let blobs = directory.join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).map_err(unwritable(&what))?;
-    for digest in needed(store, std::slice::from_ref(root))? {
-        let to = blobs.join(digest.hex());
-        let mut blob = Verifying::open(store, &digest)?;
-        let there = std::fs::symlink_metadata(&to);
-        if there.is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size) {
-            continue;
-        }
-        let mut file = temporary(&blobs).map_err(unwritable(&what))?;
-        std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
-        blob.verify()?;
-        file.persist(&to)
-            .map_err(|error| unwritable(&what)(error.error))?;
+    let to = blobs.join(digest.hex());
+    let mut blob = Verifying::open(store, digest)?;
+    let there = std::fs::symlink_metadata(&to);
+    if there.is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size) {
+        return Ok(());
     }
+    std::fs::create_dir_all(&blobs).map_err(unwritable(&what))?;
+    let mut file = temporary(&blobs).map_err(unwritable(&what))?;
+    std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
+    blob.verify()?;
+    file.persist(&to)
+        .map_err(|error| unwritable(&what)(error.error))?;
+    Ok(())
+}
+
+/// Names documents in the index of a layout directory.
+pub(crate) fn add_names(directory: &Path, named: Vec<Descriptor>) -> Result<()> {
+    let what = directory.display().to_string();
     replace(directory, "oci-layout", OCI_LAYOUT).map_err(unwritable(&what))?;
-    let index = merged(directory, named(root, names))?;
+    let index = merged(directory, named)?;
     replace(directory, "index.json", &index).map_err(unwritable(&what))
 }
 
-fn temporary(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+pub(crate) fn temporary(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new()
         .prefix(".incoming.")
         .permissions(std::fs::Permissions::from_mode(0o666))

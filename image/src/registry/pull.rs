@@ -116,6 +116,47 @@ impl Client {
         Ok((descriptor, bytes))
     }
 
+    /// As [`Client::manifest`], without mirrors.
+    pub(crate) async fn own_manifest(
+        &self,
+        reference: &Reference,
+    ) -> Result<(Descriptor, Vec<u8>)> {
+        let descriptor = self.head_at(reference).await?;
+        let bytes = self
+            .document_at(reference, &descriptor, DOCUMENT_LIMIT_BYTES)
+            .await?;
+        let actual = Digest::of(&bytes);
+        if actual != descriptor.digest {
+            return Err(rbuild_cache::Error::DigestMismatch {
+                expected: descriptor.digest,
+                actual,
+            }
+            .into());
+        }
+        Ok((descriptor, bytes))
+    }
+
+    /// As [`Client::document`], without mirrors.
+    pub(crate) async fn own_document(
+        &self,
+        reference: &Reference,
+        wanted: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>> {
+        self.document_at(reference, wanted, limit).await
+    }
+
+    /// As [`Client::blob`], without mirrors.
+    pub(crate) async fn own_blob(
+        &self,
+        store: &Arc<Store>,
+        reference: &Reference,
+        wanted: &Descriptor,
+        progress: &Progress,
+    ) -> Result<()> {
+        self.blob_at(store, reference, wanted, progress).await
+    }
+
     async fn document_at(
         &self,
         reference: &Reference,

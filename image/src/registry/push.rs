@@ -101,6 +101,36 @@ impl Client {
         Ok(())
     }
 
+    /// Sends one blob, unless it is there or can be mounted. Returns whether bytes went.
+    pub(crate) async fn send_blob(
+        &self,
+        store: &Arc<Store>,
+        to: &Reference,
+        blob: &Descriptor,
+        mounts: &[String],
+        progress: &Progress,
+    ) -> Result<bool> {
+        let target = Target::of_blob(to, blob, mounts);
+        self.upload(store, &target, blob, progress).await
+    }
+
+    /// Puts a document whose blobs are there under a tag.
+    pub(crate) async fn put_manifest(
+        &self,
+        to: &Reference,
+        descriptor: &Descriptor,
+        bytes: Bytes,
+    ) -> Result<()> {
+        let target = Target {
+            reference: to,
+            access: Access::Push { from: Vec::new() },
+            mounts: HashMap::new(),
+        };
+        let tag = to.tag_or_default();
+        let name = tag.map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+        self.put_document(&target, descriptor, bytes, &name).await
+    }
+
     async fn put_document(
         &self,
         target: &Target<'_>,
@@ -137,6 +167,20 @@ impl Client {
 }
 
 impl<'a> Target<'a> {
+    fn of_blob(to: &'a Reference, blob: &Descriptor, mounts: &[String]) -> Self {
+        let from: Vec<String> = mounts
+            .iter()
+            .filter(|repository| **repository != to.repository)
+            .take(MOUNT_SOURCES_LIMIT)
+            .cloned()
+            .collect();
+        Self {
+            reference: to,
+            access: Access::Push { from: from.clone() },
+            mounts: HashMap::from([(blob.digest, from)]),
+        }
+    }
+
     fn of(push: &'a Push, plan: &Plan) -> Self {
         let own = &push.to.repository;
         let mut from = BTreeSet::new();

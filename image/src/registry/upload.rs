@@ -49,24 +49,24 @@ struct Session {
 }
 
 impl Client {
-    /// Brings one blob to the registry.
+    /// Brings one blob to the registry. Returns whether its bytes went.
     pub(super) async fn upload(
         &self,
         store: &Arc<Store>,
         target: &Target<'_>,
         blob: &Descriptor,
         progress: &Progress,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if self.has(target, blob).await? {
             progress(blob, State::Exists);
-            return Ok(());
+            return Ok(false);
         }
         let mut begun = None;
         for from in target.mounts.get(&blob.digest).into_iter().flatten() {
             match self.mount(target, blob, from).await? {
                 Mount::Done => {
                     progress(blob, State::Mounted(from.clone()));
-                    return Ok(());
+                    return Ok(false);
                 }
                 Mount::Began(session) => {
                     begun = Some(session);
@@ -88,7 +88,7 @@ impl Client {
                 .await?
             {
                 progress(blob, State::Sent);
-                return Ok(());
+                return Ok(true);
             }
             sessions += 1;
             if sessions >= SESSIONS {

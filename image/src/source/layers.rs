@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{ActiveSnapshot, ChainId, DiffId, Digest, KeyWriter, RootDir, Snapshot, Store};
+use rbuild_cache::{
+    ActiveSnapshot, ChainId, DiffId, Digest, Key, KeyWriter, RootDir, Snapshot, Store,
+};
 
 use super::walk::Origin;
-use super::{Progress, Resolved, blocking};
-use crate::layer::IMAGE_VARIANT;
+use super::{Location, Progress, Resolved, blocking};
+use crate::layer::{self, IMAGE_VARIANT};
 use crate::manifest::Descriptor;
 use crate::registry::Client;
+use crate::shared::Place;
 use crate::unpack::{self, Unpacked};
 use crate::{Error, Result};
 
@@ -50,18 +53,60 @@ pub(super) async fn snapshots(
     progress: Progress,
 ) -> Result<Vec<Snapshot>> {
     let layers = described(resolved)?;
-    let Some(top) = layers.last() else {
+    stack(store, client, layers, progress).await
+}
+
+/// A layer of a stack that is to be here.
+#[derive(Debug, Clone)]
+pub struct StackLayer {
+    pub descriptor: Descriptor,
+    pub diff_id: DiffId,
+    pub from: From,
+    /// How its bytes were made ([`crate::layer::LayerOptions::variant`]).
+    pub variant: String,
+    /// When the step that made it was done; 0 for layers of images.
+    pub created: i64,
+    /// What its files must come to; `None` where nobody said.
+    pub tree: Option<Key>,
+}
+
+/// Where a layer's blob is, unless it is in the store.
+#[derive(Debug, Clone)]
+pub enum From {
+    Image(Location),
+    Shared(Place),
+}
+
+/// See [`super::stack`].
+pub(super) async fn stack(
+    store: &Arc<Store>,
+    client: &Client,
+    layers: Vec<StackLayer>,
+    progress: Progress,
+) -> Result<Vec<Snapshot>> {
+    let mut chains: Vec<ChainId> = Vec::with_capacity(layers.len());
+    for layer in &layers {
+        chains.push(ChainId::of(chains.last().copied(), layer.diff_id));
+    }
+    let Some(top) = chains.last().copied() else {
         return Ok(Vec::new());
     };
-    let (top, local) = (top.chain, Arc::clone(store));
-    let chains: Vec<ChainId> = layers.iter().map(|layer| layer.chain).collect();
+    let wanted: Vec<Option<Key>> = layers.iter().map(|layer| layer.tree).collect();
     let known = {
-        let (local, chains) = (Arc::clone(store), chains.clone());
-        blocking(move || known(&local, &chains)).await?
+        let (store, chains, wanted) = (Arc::clone(store), chains.clone(), wanted.clone());
+        move || {
+            let stack = known(&store, &chains)?;
+            for (snapshot, wanted) in stack.iter().zip(&wanted) {
+                require_tree(&store, snapshot, *wanted)?;
+            }
+            Ok(stack)
+        }
     };
-    if known.len() == layers.len() {
-        return Ok(known);
+    let done = blocking(known.clone()).await?;
+    if done.len() == layers.len() {
+        return Ok(done);
     }
+    let local = Arc::clone(store);
     // Among processes and stages one unpacks an image; the others then find it.
     let lock = blocking(move || {
         let key = KeyWriter::new("unpack-image.v1")
@@ -70,31 +115,44 @@ pub(super) async fn snapshots(
         Ok(local.lock_key(key)?)
     })
     .await?;
-    let mut done = {
-        let local = Arc::clone(store);
-        blocking(move || self::known(&local, &chains)).await?
-    };
-    let missing: Vec<Described> = layers.iter().skip(done.len()).cloned().collect();
+    let mut done = blocking(known).await?;
+    let missing: Vec<(StackLayer, ChainId)> =
+        layers.into_iter().zip(chains).skip(done.len()).collect();
     if missing.is_empty() {
         return Ok(done);
     }
-    let origin = Origin::again(store, client, &resolved.location).await?;
-    let mut unpacked = futures_util::stream::iter(missing)
-        .map(|layer| {
-            let (store, origin, progress) = (store.clone(), origin.clone(), progress.clone());
+    let mut origins: Vec<(Location, Origin)> = Vec::new();
+    let mut jobs = Vec::new();
+    for (layer, chain) in missing {
+        let origin = match &layer.from {
+            From::Shared(place) => Origin::Shared(place.clone()),
+            From::Image(location) => match origins.iter().find(|(known, _)| known == location) {
+                Some((_, origin)) => origin.clone(),
+                None => {
+                    let origin = Origin::again(store, client, location).await?;
+                    origins.push((location.clone(), origin.clone()));
+                    origin
+                }
+            },
+        };
+        jobs.push((layer, chain, origin));
+    }
+    let mut unpacked = futures_util::stream::iter(jobs)
+        .map(|(layer, chain, origin)| {
+            let (store, progress) = (store.clone(), progress.clone());
             async move {
                 bring(&store, &origin, &layer.descriptor, &progress).await?;
                 let (active, open) = {
                     let (store, layer) = (store.clone(), layer.clone());
                     blocking(move || unpack(&store, &layer)).await?
                 };
-                Ok::<_, Error>((layer, active, open))
+                Ok::<_, Error>((layer, chain, active, open))
             }
         })
         // In order: a layer that is ready waits in the buffer for those below it.
         .buffered(CONCURRENT_LAYERS);
     while let Some(result) = unpacked.next().await {
-        let (layer, active, open) = result?;
+        let (layer, chain, active, open) = result?;
         let (store, parent) = (Arc::clone(store), done.last().map(|below| below.id.clone()));
         let snapshot = blocking(move || {
             let root = open_upper(&active)?;
@@ -103,15 +161,16 @@ pub(super) async fn snapshots(
                 .map(|id| store.merged_tree(id))
                 .transpose()?;
             unpack::settle(&store, &root, &open, parent.as_ref(), below.as_deref())?;
-            let snapshot = active.commit(parent.as_ref(), 0)?;
+            let snapshot = active.commit(parent.as_ref(), layer.created)?;
+            require_tree(&store, &snapshot, layer.tree)?;
             let blob = LayerBlob {
                 digest: layer.descriptor.digest,
                 size: layer.descriptor.size,
                 media_type: layer.descriptor.media_type,
                 diff_id: layer.diff_id,
             };
-            store.set_layer_blob(&snapshot.id, IMAGE_VARIANT, &blob)?;
-            store.set_chain(&snapshot.id, &layer.chain)?;
+            store.set_layer_blob(&snapshot.id, &layer.variant, &blob)?;
+            store.set_chain(&snapshot.id, &chain)?;
             Ok(snapshot)
         })
         .await?;
@@ -121,22 +180,31 @@ pub(super) async fn snapshots(
     Ok(done)
 }
 
-/// A layer with all that identifies it.
-#[derive(Debug, Clone)]
-struct Described {
-    descriptor: Descriptor,
-    diff_id: DiffId,
-    chain: ChainId,
+/// Holds a snapshot's files against what was said of them.
+fn require_tree(store: &Store, snapshot: &Snapshot, wanted: Option<Key>) -> Result<()> {
+    let Some(wanted) = wanted.filter(|wanted| *wanted != snapshot.tree) else {
+        return Ok(());
+    };
+    let tree = store.tree(&snapshot.id)?;
+    if layer::in_layer(&tree).digest() == wanted {
+        return Ok(());
+    }
+    Err(Error::BadDocument {
+        document: "the record of a layer".to_owned(),
+        reason: format!(
+            "the layer's files come to {}, it says {wanted}",
+            snapshot.tree
+        ),
+    })
 }
 
-fn described(resolved: &Resolved) -> Result<Vec<Described>> {
+fn described(resolved: &Resolved) -> Result<Vec<StackLayer>> {
     let diff_ids = resolved
         .config
         .rootfs
         .diff_ids
         .as_deref()
         .unwrap_or_default();
-    let mut chain = None;
     resolved
         .manifest
         .layers
@@ -150,19 +218,20 @@ fn described(resolved: &Resolved) -> Result<Vec<Described>> {
                     reason: format!("`{media_type}` is not the media type of a layer"),
                 });
             }
-            let diff_id = DiffId(*diff_id);
-            let id = ChainId::of(chain, diff_id);
-            chain = Some(id);
-            Ok(Described {
+            Ok(StackLayer {
                 descriptor: descriptor.clone(),
-                diff_id,
-                chain: id,
+                diff_id: DiffId(*diff_id),
+                from: From::Image(resolved.location.clone()),
+                variant: IMAGE_VARIANT.to_owned(),
+                created: 0,
+                tree: None,
             })
         })
         .collect()
 }
 
-fn is_layer(media_type: &str) -> bool {
+/// Whether a media type is that of a layer.
+pub fn is_layer(media_type: &str) -> bool {
     [
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -239,10 +308,11 @@ async fn bring(
         Origin::Registry(client, reference) => {
             client.blob(store, reference, descriptor, progress).await
         }
+        Origin::Shared(place) => place.bring(store, descriptor, progress).await,
     }
 }
 
-fn unpack(store: &Store, layer: &Described) -> Result<(ActiveSnapshot, Unpacked)> {
+fn unpack(store: &Store, layer: &StackLayer) -> Result<(ActiveSnapshot, Unpacked)> {
     let digest: Digest = layer.descriptor.digest;
     let what = format!("layer {digest}");
     let blob = store.open_blob(&digest)?;

@@ -14,6 +14,7 @@ use crate::manifest::{
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
+use crate::shared::Place;
 use crate::{Error, Result};
 
 /// Indexes that lead to indexes; nobody nests more than twice.
@@ -25,6 +26,8 @@ pub(super) enum Origin {
     Layout(Arc<Layout>),
     Registry(Client, Reference),
     Store,
+    /// A shared cache: layers only.
+    Shared(Place),
 }
 
 impl Origin {
@@ -118,7 +121,9 @@ impl Origin {
         .await?;
         let bytes = match (known, self) {
             (Some(bytes), _) => bytes,
-            (None, Self::Store) => return Err(Error::NotFound(descriptor.digest.to_string())),
+            (None, Self::Store | Self::Shared(_)) => {
+                return Err(Error::NotFound(descriptor.digest.to_string()));
+            }
             (None, Self::Layout(layout)) => {
                 let (layout, descriptor) = (Arc::clone(layout), descriptor.clone());
                 blocking(move || layout.small_blob(&descriptor, limit)).await?

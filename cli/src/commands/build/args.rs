@@ -40,6 +40,12 @@ pub(crate) struct BuildArgs {
     /// Use nothing from the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
+    /// Take results from a shared cache, as in `type=registry,ref=NAME`; may be repeated
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+    /// Give results to a shared cache, as in `type=registry,ref=NAME,mode=max`; may be repeated
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
     /// Ask the registry for newer base images first
     #[arg(long)]
     pub(crate) pull: bool,
@@ -108,10 +114,6 @@ pub(crate) struct BuildArgs {
     on_error: Option<String>,
 
     // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(long, value_name = "SPEC", hide = true)]
-    cache_from: Vec<String>,
-    #[arg(long, value_name = "SPEC", hide = true)]
-    cache_to: Vec<String>,
     #[arg(long, value_name = "FILE", hide = true)]
     trace: Option<PathBuf>,
 }
@@ -185,11 +187,7 @@ impl BuildArgs {
 
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
-        for (given, flag) in [
-            (!self.cache_from.is_empty(), "--cache-from"),
-            (!self.cache_to.is_empty(), "--cache-to"),
-            (self.trace.is_some(), "--trace"),
-        ] {
+        for (given, flag) in [(self.trace.is_some(), "--trace")] {
             if given {
                 return Err(Error::unsupported(flag));
             }

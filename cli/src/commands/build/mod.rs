@@ -2,6 +2,7 @@
 
 mod args;
 mod attest;
+mod caches;
 mod look;
 mod look_formats;
 mod metadata;

@@ -136,7 +136,7 @@ fn annotations(spec: &mut Spec) -> Result<Vec<(String, String)>> {
     Ok(annotations)
 }
 
-fn choice(
+pub(super) fn choice(
     spec: &Spec,
     name: Option<&str>,
     level: Option<&str>,

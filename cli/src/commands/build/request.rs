@@ -9,7 +9,7 @@ use rbuild_engine::image::Reference;
 use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Ssh};
 
 use super::args::BuildArgs;
-use super::{attest, output, sources};
+use super::{attest, caches, output, sources};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 use crate::values;
@@ -55,6 +55,8 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
     let limits = args.limits.limits()?;
     let outputs = output::outputs(args)?;
     let attestations = attest::attestations(args)?;
+    let cache_from = caches::from(&args.cache_from)?;
+    let cache_to = caches::to(&args.cache_to)?;
     // Last: standard input is read only when everything else makes sense.
     let (context, dockerfile) = sources::locate(&args.context, args.file.as_deref())?;
     Ok(BuildRequest {
@@ -68,6 +70,8 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         annotations,
         contexts,
         no_cache: no_cache(args),
+        cache_from,
+        cache_to,
         pull: args.pull,
         secrets,
         ssh,

@@ -1,0 +1,81 @@
+//! Several writers of one name lose nothing of each other.
+
+use crate::kit::Kit;
+use crate::places::{fresh, installed, ran, registry};
+use crate::require_machine;
+
+fn dockerfile(writer: usize, branch: usize) -> String {
+    format!(
+        "FROM busybox\nRUN echo all > /all\nRUN echo {writer} > /writer\nRUN head -c {}000 /dev/urandom > /branch\n",
+        1 + writer * 10 + branch
+    )
+}
+
+/// Four jobs with three branches each, at once; then each from an empty store.
+fn together(to: &str, from: &str) {
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            scope.spawn(move || {
+                let kit = Kit::new();
+                for branch in 0..3 {
+                    fresh(&kit, &dockerfile(writer, branch), &["--cache-to", to]);
+                }
+            });
+        }
+    });
+    let kit = Kit::new();
+    for writer in 0..4 {
+        for branch in 0..3 {
+            let found = fresh(
+                &kit,
+                &dockerfile(writer, branch),
+                &["--cache-from", from, "-o", "type=cacheonly"],
+            );
+            assert_eq!(ran(&found), [""; 0], "{writer} {branch}: {found}");
+        }
+    }
+}
+
+#[test]
+fn of_a_registry() {
+    require_machine!();
+    if !installed("docker-registry", "of_a_registry") {
+        return;
+    }
+    let kit = Kit::new();
+    let server = registry(&kit.path("served"));
+    let name = format!("127.0.0.1:{}/cache:all", server.port);
+    together(&format!("type=registry,ref={name},mode=max"), &name);
+}
+
+#[test]
+fn of_a_directory() {
+    require_machine!();
+    let kit = Kit::new();
+    let path = kit.path("cache");
+    let path = path.display();
+    together(
+        &format!("type=local,dest={path},mode=max"),
+        &format!("type=local,src={path}"),
+    );
+}
+
+#[test]
+fn an_image_is_no_place_for_a_cache() {
+    require_machine!();
+    if !installed("docker-registry", "an_image_is_no_place_for_a_cache") {
+        return;
+    }
+    let kit = Kit::new();
+    let server = registry(&kit.path("served"));
+    let name = format!("127.0.0.1:{}/app:latest", server.port);
+    kit.context(&[("a.txt", "a")]);
+    let dockerfile = "FROM scratch\nCOPY a.txt /\n";
+    fresh(&kit, dockerfile, &["-t", &name, "--push"]);
+    let output = kit.build(dockerfile, &["--cache-to", &name]);
+    assert_eq!(output.code, 1, "{output}");
+    assert!(
+        output.stderr.contains("a cache needs a name of its own"),
+        "{output}"
+    );
+}

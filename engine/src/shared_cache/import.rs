@@ -1,0 +1,596 @@
+//! `--cache-from`: which results other machines left, and bringing those whose files are needed.
+//!
+//! Lists of records are read once a build, while its images are looked up. A result found in one is an [`There`]: its
+//! content is known, its layers are where they are. They are brought when a step works on them or an output holds
+//! them, and only those that no snapshot of this store is.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::future::{join_all, try_join_all};
+use rbuild_cache::tree::Tree;
+use rbuild_cache::{ChainId, DiffId, Digest, Ingredient, Key, Snapshot, Store};
+use rbuild_image::Descriptor;
+use rbuild_image::layer::IMAGE_VARIANT;
+use rbuild_image::registry::Client;
+use rbuild_image::shared::{Found, LISTING_TYPE, Place, State};
+use rbuild_image::source::{self, From, Location, Progress, Resolved, StackLayer};
+use tokio::sync::OnceCell;
+
+use super::records::{self, LIST_LIMIT_BYTES, List};
+use super::{Problem, place, warn};
+use crate::event::Sink;
+use crate::request::CacheFrom;
+use crate::worker::blocking;
+
+/// Lists that are read at once.
+const CONCURRENT_LISTS: usize = 8;
+/// Of one listing of files, not compressed.
+const LISTING_LIMIT_BYTES: u64 = 256 << 20;
+/// A build that met so many broken results trusts its caches no more.
+const BROKEN_MAX: usize = 16;
+
+/// A layer that somebody's record speaks of.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) diff_id: Digest,
+    pub(super) tree: Key,
+    /// The same files in the forms and at the places where they are.
+    pub(super) forms: Vec<(usize, records::Layer)>,
+}
+
+/// A result that a shared cache has.
+#[derive(Debug)]
+pub(crate) struct There {
+    /// Bottom first, with the time when each was made.
+    pub(super) layers: Vec<(Arc<Layer>, i64)>,
+    pub(super) record: records::Record,
+    /// Identity of its root, as the record has it.
+    pub(crate) content: Key,
+    here: OnceCell<Snapshot>,
+    tree: OnceCell<Arc<Tree>>,
+    asked: Mutex<Asked>,
+}
+
+/// The keys by which a result was found in this build: those that a local record of it gets.
+#[derive(Debug, Default)]
+struct Asked {
+    keys: Vec<Key>,
+    is_saved: bool,
+}
+
+/// All that the caches of a build have.
+#[derive(Debug, Default)]
+struct Index {
+    results: HashMap<Key, Vec<Arc<There>>>,
+    steps: HashMap<String, Vec<Arc<There>>>,
+    mounts: HashMap<String, (usize, records::Mount)>,
+    /// What each place lists; `None` where nothing could be read.
+    states: Vec<Option<State>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// Forms of layers that are no good: (place, digest).
+    broken: HashSet<(usize, Digest)>,
+    /// What was said already.
+    told: HashSet<String>,
+    /// Nothing is found any more.
+    is_given_up: bool,
+}
+
+/// The caches that a build takes from.
+pub(crate) struct Imports {
+    store: Arc<Store>,
+    client: Client,
+    events: Arc<dyn Sink>,
+    places: Vec<Place>,
+    index: OnceCell<Index>,
+    lists: Arc<Lists>,
+    /// Layers of the images that this build begins with, by diff ID: they come from there.
+    base: OnceLock<HashMap<Digest, (Location, Descriptor)>>,
+    memory: Mutex<Memory>,
+}
+
+/// Lists that were read, so that each is read once a build.
+#[derive(Debug, Default)]
+pub(crate) struct Lists(Mutex<HashMap<Digest, Arc<List>>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // The state is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lists {
+    pub(super) async fn read(
+        &self,
+        place: &Place,
+        blob: &Descriptor,
+    ) -> Result<Arc<List>, Problem> {
+        if let Some(known) = lock(&self.0).get(&blob.digest) {
+            return Ok(Arc::clone(known));
+        }
+        let bytes = place.small(blob, LIST_LIMIT_BYTES).await;
+        let bytes = bytes.map_err(|error| Problem::of(&error))?;
+        let list = blocking(move || List::decode(&bytes)).await?;
+        let list = Arc::new(list);
+        lock(&self.0).insert(blob.digest, Arc::clone(&list));
+        Ok(list)
+    }
+}
+
+impl Imports {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        client: Client,
+        events: Arc<dyn Sink>,
+        from: &[CacheFrom],
+        lists: Arc<Lists>,
+    ) -> Arc<Self> {
+        let places = from.iter().map(|from| place(&client, &from.place));
+        Arc::new(Self {
+            places: places.collect(),
+            store,
+            client,
+            events,
+            index: OnceCell::new(),
+            lists,
+            base: OnceLock::new(),
+            memory: Mutex::default(),
+        })
+    }
+
+    /// Reads the lists, unless somebody did or does.
+    pub(crate) async fn load(&self) {
+        self.index().await;
+    }
+
+    /// Says which images the build begins with.
+    pub(crate) fn set_images<'a>(&self, images: impl Iterator<Item = &'a Resolved>) {
+        let mut base = HashMap::new();
+        for image in images {
+            let diff_ids = image.config.rootfs.diff_ids.iter().flatten();
+            for (layer, diff_id) in image.manifest.layers.iter().zip(diff_ids) {
+                base.insert(*diff_id, (image.location.clone(), layer.clone()));
+            }
+        }
+        let _ = self.base.set(base);
+    }
+
+    async fn index(&self) -> &Index {
+        self.index
+            .get_or_init(|| async {
+                let read = self.places.iter().map(|place| self.read(place));
+                let read = join_all(read).await;
+                let mut index = Index::default();
+                let mut layers = HashMap::new();
+                let mut lists = Vec::new();
+                for (number, (state, found)) in read.into_iter().enumerate() {
+                    index.states.push(state);
+                    for list in found {
+                        add_layers(&mut layers, number, &list);
+                        lists.push((number, list));
+                    }
+                }
+                let layers: HashMap<(Digest, Key), Arc<Layer>> = layers
+                    .into_iter()
+                    .map(|(key, layer)| (key, Arc::new(layer)))
+                    .collect();
+                for (number, list) in lists {
+                    index.add(number, &list, &layers);
+                }
+                index.sort();
+                index
+            })
+            .await
+    }
+
+    async fn read(&self, place: &Place) -> (Option<State>, Vec<Arc<List>>) {
+        let refuse = |reason: &dyn std::fmt::Display| {
+            self.tell(format!("the cache {place} is not used: {reason}"));
+            (None, Vec::new())
+        };
+        let state = match place.read().await {
+            Ok(Found::Cache(state)) => state,
+            Ok(Found::Nothing) => return refuse(&"there is nothing under this name yet"),
+            Ok(Found::Foreign(whose)) => {
+                return refuse(&format!(
+                    "it was written by {whose}, whose keys mean nothing here; `--cache-to` replaces it"
+                ));
+            }
+            Ok(Found::Image) => return refuse(&"it is an image that carries no records"),
+            Err(error) => return refuse(&Problem::of(&error)),
+        };
+        let lists: Vec<_> =
+            futures_util::stream::iter(state.records().cloned().collect::<Vec<_>>())
+                .map(|blob| async move { self.lists.read(place, &blob).await })
+                .buffered(CONCURRENT_LISTS)
+                .collect()
+                .await;
+        let mut read = Vec::new();
+        for list in lists {
+            match list {
+                Ok(list) => read.push(list),
+                Err(problem) => self.tell(format!(
+                    "a part of the cache {place} is not used: {problem}"
+                )),
+            }
+        }
+        (Some(state), read)
+    }
+
+    fn tell(&self, message: String) {
+        if lock(&self.memory).told.insert(message.clone()) {
+            warn(&self.events, message);
+        }
+    }
+
+    /// Looks a key up. What it leads to is there, as far as one can tell without fetching it.
+    pub(crate) async fn lookup(&self, key: Key) -> Option<Arc<There>> {
+        let index = self.index().await;
+        for there in index.results.get(&key).into_iter().flatten() {
+            if self.is_usable(index, there).await {
+                let mut asked = lock(&there.asked);
+                if !asked.keys.contains(&key) && !asked.is_saved {
+                    asked.keys.push(key);
+                }
+                drop(asked);
+                return Some(Arc::clone(there));
+            }
+        }
+        None
+    }
+
+    /// As [`Imports::lookup`], of what has been read, and without a word.
+    pub(super) fn peek(&self, key: Key) -> Option<Arc<There>> {
+        let index = self.index.get()?;
+        let broken = &lock(&self.memory).broken;
+        let good = |layer: &Layer| {
+            let form = |(number, form): &(usize, records::Layer)| {
+                !broken.contains(&(*number, form.digest))
+            };
+            self.base_of(layer).is_some() || layer.forms.iter().any(form)
+        };
+        let found = index.results.get(&key)?.iter();
+        let mut found = found.filter(|there| there.layers.iter().all(|(layer, _)| good(layer)));
+        found.next().cloned()
+    }
+
+    async fn is_usable(&self, index: &Index, there: &There) -> bool {
+        {
+            let memory = lock(&self.memory);
+            if memory.is_given_up || memory.broken.len() > BROKEN_MAX {
+                return false;
+            }
+        }
+        for (layer, _) in &there.layers {
+            if self.base_of(layer).is_none() && self.form(index, layer).await.is_none() {
+                let step = &there.record.step;
+                self.tell(format!(
+                    "a cached result of `{step}` is not used: its layer {} is gone",
+                    layer
+                        .forms
+                        .first()
+                        .map_or(layer.diff_id, |(_, form)| form.digest)
+                ));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn base_of(&self, layer: &Layer) -> Option<&(Location, Descriptor)> {
+        self.base.get()?.get(&layer.diff_id)
+    }
+
+    /// The first form that is there.
+    async fn form<'a>(
+        &self,
+        index: &Index,
+        layer: &'a Layer,
+    ) -> Option<&'a (usize, records::Layer)> {
+        for form in &layer.forms {
+            let (number, blob) = form;
+            if lock(&self.memory).broken.contains(&(*number, blob.digest)) {
+                continue;
+            }
+            let listed = index.states.get(*number).and_then(Option::as_ref);
+            if !listed.is_some_and(|state| state.has(&blob.digest)) {
+                continue;
+            }
+            let place = self.places.get(*number)?;
+            match place.has(&blob.descriptor()).await {
+                Ok(true) => return Some(form),
+                Ok(false) => {
+                    lock(&self.memory).broken.insert((*number, blob.digest));
+                }
+                Err(error) => {
+                    self.tell(format!("the cache {place}: {}", Problem::of(&error)));
+                    lock(&self.memory).broken.insert((*number, blob.digest));
+                }
+            }
+        }
+        None
+    }
+
+    /// Makes `another` lead to what `existing` was found to lead to. False where that is nothing of a cache, or is
+    /// here by now.
+    pub(crate) fn alias(&self, existing: Key, another: Key) -> bool {
+        let found = self
+            .index
+            .get()
+            .and_then(|index| index.results.get(&existing));
+        for there in found.into_iter().flatten() {
+            let mut asked = lock(&there.asked);
+            if asked.keys.contains(&existing) {
+                if !asked.is_saved && !asked.keys.contains(&another) {
+                    asked.keys.push(another);
+                }
+                return !asked.is_saved;
+            }
+        }
+        false
+    }
+
+    /// What steps of this kind were made of, the newest first.
+    pub(crate) fn ingredients_of_step(&self, step: &str) -> Vec<Vec<Ingredient>> {
+        let found = self.index.get().and_then(|index| index.steps.get(step));
+        let found = found.into_iter().flatten();
+        found
+            .map(|there| there.record.ingredients.clone())
+            .collect()
+    }
+
+    /// The view of a result, from the listings of its layers; `None` where they are not all there.
+    pub(crate) async fn tree(&self, there: &There) -> Option<Arc<Tree>> {
+        if let Some(known) = there.tree.get() {
+            return Some(Arc::clone(known));
+        }
+        let trees = there.layers.iter().map(|(layer, _)| self.listing(layer));
+        let trees = try_join_all(trees).await;
+        let trees = trees
+            .map_err(|problem| tracing::debug!(%problem, "a listing is not used"))
+            .ok()?;
+        let tree = blocking(move || {
+            let layers: Vec<&Tree> = trees.iter().collect();
+            Arc::new(Tree::merge(&layers))
+        })
+        .await;
+        Some(Arc::clone(there.tree.get_or_init(|| async { tree }).await))
+    }
+
+    async fn listing(&self, layer: &Layer) -> Result<Tree, Problem> {
+        let with_listing = layer
+            .forms
+            .iter()
+            .find_map(|(number, form)| Some((self.places.get(*number)?, form.listing.clone()?)));
+        let (place, listing) = with_listing.ok_or_else(|| Problem::new("there is none"))?;
+        let blob = Descriptor::new(LISTING_TYPE, listing.digest, listing.size);
+        let bytes = place.small(&blob, LIST_LIMIT_BYTES).await;
+        let bytes = bytes.map_err(|error| Problem::of(&error))?;
+        let wanted = layer.tree;
+        blocking(move || {
+            use std::io::Read as _;
+            let mut text = Vec::new();
+            zstd::Decoder::with_buffer(bytes.as_slice())
+                .and_then(|it| it.take(LISTING_LIMIT_BYTES + 1).read_to_end(&mut text))
+                .map_err(|error| Problem::of(&error))?;
+            if text.len() as u64 > LISTING_LIMIT_BYTES {
+                return Err(Problem::new("it is too long"));
+            }
+            let tree = Tree::decode(&text).map_err(|error| Problem::of(&error))?;
+            match tree.digest() == wanted {
+                true => Ok(tree),
+                false => Err(Problem::new("it lists other files than its layer has")),
+            }
+        })
+        .await
+    }
+
+    /// Brings a result here. After an error it, and all that has the same broken layer, is found no more.
+    pub(crate) async fn bring(
+        &self,
+        there: &There,
+        progress: Progress,
+    ) -> Result<Option<Snapshot>, Problem> {
+        if there.layers.is_empty() {
+            return Ok(None);
+        }
+        let brought = there.here.get_or_try_init(|| async {
+            let index = self.index().await;
+            let mut layers = Vec::with_capacity(there.layers.len());
+            for (layer, created) in &there.layers {
+                let (descriptor, from, variant) = match self.base_of(layer) {
+                    Some((location, descriptor)) => (
+                        descriptor.clone(),
+                        From::Image(location.clone()),
+                        IMAGE_VARIANT.to_owned(),
+                    ),
+                    None => {
+                        let form = self.form(index, layer).await;
+                        let (number, form) = form.ok_or_else(|| {
+                            Problem::new(format!("its layer {} is gone", layer.diff_id))
+                        })?;
+                        let place = self.places.get(*number);
+                        let place = place.ok_or_else(|| Problem::new("its place is unknown"))?;
+                        let from = From::Shared(place.clone());
+                        (form.descriptor(), from, form.variant.clone())
+                    }
+                };
+                layers.push(StackLayer {
+                    descriptor,
+                    diff_id: DiffId(layer.diff_id),
+                    from,
+                    variant,
+                    created: *created,
+                    tree: Some(layer.tree),
+                });
+            }
+            let stacked = source::stack(&self.store, &self.client, layers, progress).await;
+            let stacked = stacked.map_err(|error| Problem::of(&error))?;
+            let top = stacked.last().cloned();
+            top.ok_or_else(|| Problem::new("it has no layers"))
+        });
+        match brought.await {
+            Ok(snapshot) => {
+                self.save(there, snapshot)?;
+                Ok(Some(snapshot.clone()))
+            }
+            Err(problem) => {
+                self.break_off(there);
+                let step = &there.record.step;
+                self.tell(format!(
+                    "a cached result of `{step}` is not used, and its step runs: {problem}"
+                ));
+                Err(problem)
+            }
+        }
+    }
+
+    /// The lowest layer that did not come is the one to blame: those above wait for it.
+    fn break_off(&self, there: &There) {
+        let mut chain = None;
+        for (layer, _) in &there.layers {
+            let this = ChainId::of(chain, DiffId(layer.diff_id));
+            chain = Some(this);
+            let is_here = matches!(
+                self.store.snapshot_by_chain(&this),
+                Ok(Some(snapshot)) if snapshot.tree == layer.tree
+            );
+            if !is_here {
+                let forms = layer
+                    .forms
+                    .iter()
+                    .map(|(number, form)| (*number, form.digest));
+                lock(&self.memory).broken.extend(forms);
+                return;
+            }
+        }
+        // Whatever it was, it would be so again.
+        lock(&self.memory).is_given_up = true;
+    }
+
+    /// Writes down what was brought under the keys by which it was found: the next build finds it here.
+    fn save(&self, there: &There, snapshot: &Snapshot) -> Result<(), Problem> {
+        let mut asked = lock(&there.asked);
+        if asked.is_saved {
+            return Ok(());
+        }
+        let record = rbuild_cache::record::Record {
+            key: asked.keys.first().copied().unwrap_or(there.content),
+            snapshot: Some(snapshot.id.clone()),
+            extra: Vec::new(),
+            step: there.record.step.clone(),
+            ingredients: there.record.ingredients.clone(),
+            created: there.record.created,
+            duration_ms: there.record.duration_ms,
+        };
+        self.store
+            .save(&asked.keys, &record)
+            .map_err(|error| Problem::of(&error))?;
+        asked.is_saved = true;
+        Ok(())
+    }
+
+    /// Where a form of a layer is.
+    pub(super) fn place(&self, number: usize) -> Option<&Place> {
+        self.places.get(number)
+    }
+}
+
+impl There {
+    /// The contents of the roots that it stands on, and its own.
+    pub(crate) fn contents(&self) -> Vec<Key> {
+        let mut contents: Vec<Key> = Vec::with_capacity(self.layers.len());
+        for (layer, _) in &self.layers {
+            let below = contents.last().copied();
+            contents.push(rbuild_cache::snapshot::content_key(below, layer.tree));
+        }
+        contents
+    }
+
+    /// The view, if it was read.
+    pub(crate) fn known_tree(&self) -> Option<Arc<Tree>> {
+        self.tree.get().cloned()
+    }
+
+    /// The snapshot, if it was brought.
+    pub(crate) fn known_snapshot(&self) -> Option<&Snapshot> {
+        self.here.get()
+    }
+}
+
+impl records::Layer {
+    pub(super) fn descriptor(&self) -> Descriptor {
+        Descriptor::new(&self.media_type, self.digest, self.size)
+    }
+}
+
+fn add_layers(layers: &mut HashMap<(Digest, Key), Layer>, number: usize, list: &List) {
+    for form in &list.layers {
+        let layer = layers
+            .entry((form.diff_id, form.tree.0))
+            .or_insert_with(|| Layer {
+                diff_id: form.diff_id,
+                tree: form.tree.0,
+                forms: Vec::new(),
+            });
+        if source::is_layer(&form.media_type) && !layer.forms.iter().any(|(_, it)| it == form) {
+            layer.forms.push((number, form.clone()));
+        }
+    }
+}
+
+impl Index {
+    fn add(&mut self, number: usize, list: &List, layers: &HashMap<(Digest, Key), Arc<Layer>>) {
+        for record in &list.records {
+            let chain = record.chain.iter().map(|(place, created)| {
+                let layer = list.layers.get(*place)?;
+                let layer = layers.get(&(layer.diff_id, layer.tree.0))?;
+                Some((Arc::clone(layer), *created))
+            });
+            let Some(chain) = chain.collect::<Option<Vec<_>>>() else {
+                continue;
+            };
+            let mut content = None;
+            for (layer, _) in &chain {
+                content = Some(rbuild_cache::snapshot::content_key(content, layer.tree));
+            }
+            let there = Arc::new(There {
+                layers: chain,
+                content: content.unwrap_or_else(crate::worker::empty_root_content),
+                record: record.clone(),
+                here: OnceCell::new(),
+                tree: OnceCell::new(),
+                asked: Mutex::default(),
+            });
+            for key in &record.keys {
+                let results = self.results.entry(key.0).or_default();
+                results.push(Arc::clone(&there));
+            }
+            let of_step = self.steps.entry(record.step.clone()).or_default();
+            of_step.push(there);
+        }
+        for mount in &list.mounts {
+            match self.mounts.get(&mount.id) {
+                Some((_, known)) if known.created >= mount.created => {}
+                _ => {
+                    self.mounts
+                        .insert(mount.id.clone(), (number, mount.clone()));
+                }
+            }
+        }
+    }
+
+    /// Of several results of a key the first one made counts: what others add later changes nothing.
+    fn sort(&mut self) {
+        for results in self.results.values_mut() {
+            results.sort_by_key(|there| there.record.created);
+        }
+        for of_step in self.steps.values_mut() {
+            of_step.sort_by_key(|there| std::cmp::Reverse(there.record.created));
+            of_step.truncate(32);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Where a shared build cache lies: a registry, a layout directory, an object store.
+//!
+//! All of them hold the same: blobs by digest, and under one name a document that lists those that the cache needs.
+//!
+//! ```text
+//! NAME → an OCI manifest       config: CONFIG_TYPE, so that nobody takes it for an image
+//!          layers[]            lists of records (RECORDS_TYPE; what is in them only the engine knows), each written
+//!                              once by one writer and never changed; and the blobs that they speak of
+//! ```
+//! Writers add to what is there and take nothing away that others added ([`Place::publish`]), so any number of them
+//! may share a name. What comes from here is compared with the digest and size that led to it before it is used.
+//!
+//! One place each: `registry`, `layout`.
+
+mod layout;
+mod registry;
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rbuild_cache::{Digest, Store};
+
+use crate::manifest::{Descriptor, Document, Manifest, OCI_MANIFEST};
+use crate::source::Progress;
+use crate::{Error, Result};
+
+pub use layout::Directory;
+pub use registry::Repository;
+
+/// The config of a cache's manifest.
+pub const CONFIG_TYPE: &str = "application/vnd.rbuild.cache.config.v1+json";
+/// A list of records.
+pub const RECORDS_TYPE: &str = "application/vnd.rbuild.cache.records.v1.json+zstd";
+/// The listing of a layer's files.
+pub const LISTING_TYPE: &str = "application/vnd.rbuild.cache.tree.v1+zstd";
+/// What a cache mount holds.
+pub const MOUNT_TYPE: &str = "application/vnd.rbuild.cache.mount.v1.tar+zstd";
+/// On a list of records: the lists whose records it took over, by digest.
+pub const FOLDS: &str = "dev.rbuild.cache.folds";
+
+const CONFIG: &[u8] = br#"{"cache":"rbuild"}"#;
+/// BuildKit's cache.
+const BUILDKIT_CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
+
+/// How often a writer begins anew because others were faster.
+const ROUNDS: u32 = 40;
+/// Others who read before this one wrote may still write: so long they take, as measured, within these bounds.
+const SETTLE_MIN: Duration = Duration::from_millis(40);
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// Where a cache is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    Registry(Repository),
+    Layout(Directory),
+}
+
+/// What is under a name.
+#[derive(Debug, Clone)]
+pub enum Found {
+    Nothing,
+    Cache(State),
+    /// An image, or several; it may carry records in its config.
+    Image,
+    /// Somebody else's cache; the words say whose.
+    Foreign(&'static str),
+}
+
+/// A cache's document as it was read.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// What the cache needs, in its order.
+    pub blobs: Vec<Descriptor>,
+    /// Of the document; `None` where there was none.
+    version: Option<Digest>,
+}
+
+/// What a writer makes of what is there.
+pub trait Merge: Sync {
+    /// Returns all blobs that the cache is to have: those there, and the writer's.
+    fn merge(&self, there: &[Descriptor]) -> impl Future<Output = Result<Vec<Descriptor>>> + Send;
+}
+
+impl State {
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.blobs.iter().any(|blob| blob.digest == *digest)
+    }
+
+    /// The lists of records.
+    pub fn records(&self) -> impl Iterator<Item = &Descriptor> {
+        self.blobs
+            .iter()
+            .filter(|blob| blob.media_type == RECORDS_TYPE)
+    }
+
+    /// Whether a list is here, or another that took it over.
+    fn holds(&self, list: &Digest) -> bool {
+        let name = list.to_string();
+        self.records().any(|blob| {
+            let folded = blob.annotation(FOLDS).unwrap_or_default();
+            blob.digest == *list || folded.split(',').any(|one| one == name)
+        })
+    }
+}
+
+impl Place {
+    /// Reads what is under the name.
+    pub async fn read(&self) -> Result<Found> {
+        let document = match self {
+            Self::Registry(repository) => repository.document().await?,
+            Self::Layout(directory) => directory.document().await?,
+        };
+        match document {
+            None => Ok(Found::Nothing),
+            Some((descriptor, bytes)) => understand(&descriptor, &bytes),
+        }
+    }
+
+    /// A small blob whole, verified.
+    pub async fn small(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        if blob.size > limit {
+            return Err(bad(blob, format!("it has more than {limit} bytes")));
+        }
+        let bytes = match self {
+            Self::Registry(repository) => repository.small(blob, limit).await?,
+            Self::Layout(directory) => directory.small(blob, limit).await?,
+        };
+        if bytes.len() as u64 != blob.size {
+            let (size, said) = (bytes.len(), blob.size);
+            return Err(bad(blob, format!("it has {size} bytes instead of {said}")));
+        }
+        let actual = Digest::of(&bytes);
+        if actual != blob.digest {
+            return Err(bad(blob, format!("its digest is {actual}")));
+        }
+        Ok(bytes)
+    }
+
+    /// Brings a blob into the content store, verified.
+    pub async fn bring(
+        &self,
+        store: &Arc<Store>,
+        blob: &Descriptor,
+        progress: &Progress,
+    ) -> Result<()> {
+        match self {
+            Self::Registry(repository) => repository.bring(store, blob, progress).await,
+            Self::Layout(directory) => directory.bring(store, blob, progress).await,
+        }
+    }
+
+    /// Whether a blob that the document lists is there, as far as one can tell without reading it.
+    pub async fn has(&self, blob: &Descriptor) -> Result<bool> {
+        match self {
+            // A registry takes no document before the blobs that it lists, and keeps them with it.
+            Self::Registry(_) => Ok(true),
+            Self::Layout(directory) => directory.has(blob).await,
+        }
+    }
+
+    /// Sends a blob of the content store, unless it is there. `mounts`: repositories of the same registry that may
+    /// have it. Returns whether bytes went.
+    pub async fn send(
+        &self,
+        store: &Arc<Store>,
+        blob: &Descriptor,
+        mounts: &[String],
+        progress: &Progress,
+    ) -> Result<bool> {
+        match self {
+            Self::Registry(repository) => repository.send(store, blob, mounts, progress).await,
+            Self::Layout(directory) => directory.send(store, blob, progress).await,
+        }
+    }
+
+    /// Adds a writer's list of records, `ours`, and what it speaks of, all of which were sent. Returns when it is
+    /// there and those who wrote at the same time could not have missed it.
+    pub async fn publish(
+        &self,
+        store: &Arc<Store>,
+        ours: &Digest,
+        merge: &impl Merge,
+    ) -> Result<()> {
+        let _turn = match self {
+            Self::Layout(directory) => Some(directory.lock().await?),
+            Self::Registry(_) => None,
+        };
+        let mut usual = SETTLE_MIN;
+        for round in 0..ROUNDS {
+            let began = Instant::now();
+            let state = self.state().await?;
+            if state.holds(ours) {
+                return Ok(());
+            }
+            let blobs = merge.merge(&state.blobs).await?;
+            // What took long was a merge of lists: others may have written meanwhile.
+            if began.elapsed() > SETTLE_MAX / 2 && self.state().await?.version != state.version {
+                continue;
+            }
+            let version = self.write(store, &state, blobs).await?;
+            if _turn.is_some() {
+                return Ok(());
+            }
+            usual = usual.max(began.elapsed() * 2).clamp(SETTLE_MIN, SETTLE_MAX);
+            let mut there = self.state().await?;
+            if there.holds(ours) {
+                // Whoever read before this write and writes after it, does so within the time that it took here.
+                tokio::time::sleep(usual).await;
+                if there.version == Some(version) {
+                    there = self.state().await?;
+                }
+                if there.holds(ours) {
+                    return Ok(());
+                }
+            }
+            // Not all at once again.
+            let spread = u64::from(ours.as_bytes()[round as usize % 32]);
+            tokio::time::sleep(Duration::from_millis(spread * u64::from(round.min(8)) / 4)).await;
+        }
+        Err(Error::Io {
+            action: "add to the cache",
+            path: self.to_string(),
+            source: std::io::Error::other("others write to it all the time; try again later"),
+        })
+    }
+
+    async fn state(&self) -> Result<State> {
+        match self.read().await? {
+            Found::Cache(state) => Ok(state),
+            // Another tool's cache under this name gives way, as it does the other way round.
+            Found::Nothing | Found::Foreign(_) => Ok(State::default()),
+            Found::Image => Err(Error::BadDocument {
+                document: self.to_string(),
+                reason: "it is an image: a cache needs a name of its own, for instance another tag"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    async fn write(
+        &self,
+        store: &Arc<Store>,
+        before: &State,
+        blobs: Vec<Descriptor>,
+    ) -> Result<Digest> {
+        let config = Descriptor::new(CONFIG_TYPE, Digest::of(CONFIG), CONFIG.len() as u64);
+        {
+            let store = Arc::clone(store);
+            crate::source::blocking(move || Ok(store.put_blob(CONFIG)?)).await?;
+        }
+        if before.version.is_none() {
+            let quiet: Progress = Arc::new(|_, _, _| {});
+            self.send(store, &config, &[], &quiet).await?;
+        }
+        let mut seen = HashSet::new();
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(OCI_MANIFEST.to_owned()),
+            config,
+            layers: blobs
+                .into_iter()
+                .filter(|blob| seen.insert(blob.digest))
+                .collect(),
+            annotations: None,
+        };
+        let bytes = serde_json::to_vec(&manifest).map_err(|error| Error::BadDocument {
+            document: self.to_string(),
+            reason: error.to_string(),
+        })?;
+        let descriptor = Descriptor::new(OCI_MANIFEST, Digest::of(&bytes), bytes.len() as u64);
+        let digest = descriptor.digest;
+        match self {
+            Self::Registry(repository) => repository.put(&descriptor, bytes).await?,
+            Self::Layout(directory) => directory.put(&descriptor, bytes, before.version).await?,
+        }
+        Ok(digest)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Registry(repository) => write!(f, "{repository}"),
+            Self::Layout(directory) => write!(f, "{directory}"),
+        }
+    }
+}
+
+fn understand(descriptor: &Descriptor, bytes: &[u8]) -> Result<Found> {
+    let name = descriptor.digest.to_string();
+    let buildkit = "BuildKit";
+    Ok(
+        match Document::parse(bytes, &descriptor.media_type, &name)? {
+            Document::Manifest(manifest) => match manifest.config.media_type.as_str() {
+                CONFIG_TYPE => Found::Cache(State {
+                    blobs: manifest.layers,
+                    version: Some(descriptor.digest),
+                }),
+                BUILDKIT_CONFIG_TYPE => Found::Foreign(buildkit),
+                _ => Found::Image,
+            },
+            Document::Index(index) => {
+                let config = |blob: &Descriptor| blob.media_type == BUILDKIT_CONFIG_TYPE;
+                match index.manifests.iter().any(config) {
+                    true => Found::Foreign(buildkit),
+                    false => Found::Image,
+                }
+            }
+        },
+    )
+}
+
+fn bad(blob: &Descriptor, reason: String) -> Error {
+    Error::BadDocument {
+        document: blob.digest.to_string(),
+        reason,
+    }
+}

@@ -1,0 +1,98 @@
+//! A cache under a tag of a registry's repository. Mirrors are never asked: what they know of a tag is old.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rbuild_cache::Store;
+
+use crate::manifest::Descriptor;
+use crate::reference::Reference;
+use crate::registry::{Client, push};
+use crate::source::Progress;
+use crate::{Error, Result};
+
+#[derive(Debug, Clone)]
+pub struct Repository {
+    client: Client,
+    reference: Reference,
+}
+
+impl Repository {
+    pub fn new(client: Client, reference: Reference) -> Self {
+        Self { client, reference }
+    }
+
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    pub(super) async fn document(&self) -> Result<Option<(Descriptor, Vec<u8>)>> {
+        match self.client.own_manifest(&self.reference).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn small(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        self.client
+            .own_document(&self.reference, blob, limit)
+            .await
+            .map_err(|error| self.missing(blob, error))
+    }
+
+    pub(super) async fn bring(
+        &self,
+        store: &Arc<Store>,
+        blob: &Descriptor,
+        progress: &Progress,
+    ) -> Result<()> {
+        self.client
+            .own_blob(store, &self.reference, blob, progress)
+            .await
+            .map_err(|error| self.missing(blob, error))
+    }
+
+    /// A registry says of a blob that it has no such image.
+    fn missing(&self, blob: &Descriptor, error: Error) -> Error {
+        match error {
+            Error::NotFound(_) => Error::BadDocument {
+                document: format!("the cache {self}"),
+                reason: format!("its blob {} is gone", blob.digest),
+            },
+            other => other,
+        }
+    }
+
+    pub(super) async fn send(
+        &self,
+        store: &Arc<Store>,
+        blob: &Descriptor,
+        mounts: &[String],
+        progress: &Progress,
+    ) -> Result<bool> {
+        let progress = Arc::clone(progress);
+        let told: push::Progress = Arc::new(move |blob, state| {
+            let done = match state {
+                push::State::Sending(done) => done,
+                push::State::Exists | push::State::Mounted(_) | push::State::Sent => blob.size,
+            };
+            progress(&blob.digest.to_string(), done, blob.size);
+        });
+        self.client
+            .send_blob(store, &self.reference, blob, mounts, &told)
+            .await
+    }
+
+    pub(super) async fn put(&self, descriptor: &Descriptor, bytes: Vec<u8>) -> Result<()> {
+        self.client
+            .put_manifest(&self.reference, descriptor, bytes.into())
+            .await
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reference.familiar())
+    }
+}
