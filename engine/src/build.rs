@@ -1,30 +1,29 @@
 //! One build from its request to its outputs. Every stage of it is elsewhere; here is their order, and who is told.
 
+mod solving;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::{join_all, try_join_all};
-use rbuild_cache::{Ingredient, Key, Store, TemporaryDirectory};
+use rbuild_cache::{Store, TemporaryDirectory};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_parser::{Parsed, Severity, Source};
-use rbuild_solver::{Graph, Observer, SolveError, Solver, Status, VertexId};
+use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
 
 use crate::assemble::Solved;
 use crate::context::Context;
-use crate::error::StepFailure;
 use crate::event::{Event, Sink, Step, StepId};
 use crate::evidence::{Capture, Evidence, Pins};
 use crate::explain;
-use crate::explain::notebook::Notebook;
-use crate::explain::report::Ended;
 use crate::inputs;
 use crate::lint;
-use crate::lower::{self, ContextKind, ImageNeed, Lowered, StepInfo};
+use crate::lower::{self, ContextKind, ImageNeed, Lowered};
 use crate::op::Op;
 use crate::output;
 use crate::remote_context::{self, Local};
@@ -33,9 +32,9 @@ use crate::request::{
 };
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::{Caches, give};
-use crate::worker::failure::Failure;
 use crate::worker::{self, Settings, VertexInfo, Worker, blocking};
 use crate::{BuildOutcome, BuiltImage, Engine, Error, Located, Result};
+use solving::Solving;
 
 impl Engine {
     /// Builds. On error nothing is exported, and what was built is kept in the cache.
@@ -472,207 +471,6 @@ impl Plan {
             caches: given,
         }
     }
-}
-
-/// Tells the events what the solver tells of vertices.
-struct Steps {
-    vertices: HashMap<VertexId, VertexInfo>,
-    events: Arc<dyn Sink>,
-    cached: AtomicUsize,
-    notebook: Arc<Notebook>,
-    exports: Option<Arc<Exports>>,
-}
-
-impl Observer for Steps {
-    fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
-        self.notebook.planned(vertex, key, ingredients);
-        if let Some(exports) = &self.exports {
-            exports.planned(vertex, key);
-        }
-    }
-
-    fn vertex(&self, vertex: VertexId, status: Status) {
-        self.notebook.status(vertex, status);
-        let Some(info) = self.vertices.get(&vertex) else {
-            return;
-        };
-        let step = info.step;
-        self.events.event(match status {
-            Status::Started => Event::Started { step },
-            Status::Cached => {
-                self.cached.fetch_add(1, Ordering::Relaxed);
-                Event::Cached { step }
-            }
-            Status::Done { took } => Event::Done { step, took },
-            // Told with its reason, which comes with the end of the solve.
-            Status::Failed => return,
-            Status::Cancelled => Event::Cancelled { step },
-        });
-    }
-}
-
-/// A build that was solved, and what its targets came to, in their order.
-struct Built {
-    graph: Arc<Graph<Op>>,
-    images: Vec<lower::LoweredImage>,
-    steps: Vec<StepInfo>,
-    tops: Vec<Option<worker::Output>>,
-    /// The contents of all roots that the images are made of.
-    held: HashSet<Key>,
-    cached: usize,
-}
-
-/// What a build is solved with.
-struct Solving<'a> {
-    worker: &'a Arc<Worker>,
-    plan: &'a Plan,
-    events: &'a Arc<dyn Sink>,
-    cancel: &'a CancellationToken,
-    /// Of the targets; a shared cache may have them.
-    needs_files: bool,
-}
-
-impl Solving<'_> {
-    async fn solve(&self, lowered: Lowered, request: &BuildRequest) -> Result<Built> {
-        let targets = targets(&lowered);
-        let Lowered {
-            graph,
-            images,
-            steps,
-            ..
-        } = lowered;
-        let graph = Arc::new(graph);
-        let (outputs, cached) = self.outputs(&graph, &targets, request).await;
-        let ended = Ended {
-            store: Arc::clone(self.worker.store()),
-            build: explain::build_key(&request.context, &request.dockerfile),
-            dockerfile: inputs::shown(&request.dockerfile),
-            graph: Arc::clone(&graph),
-            steps: steps.clone(),
-            vertices: self.plan.vertices.clone(),
-            notebook: Arc::clone(&self.worker.notebook),
-        };
-        blocking(move || ended.write_down()).await;
-        let outputs = outputs.map_err(|error| {
-            if let SolveError::Vertex { vertex, source } = &error
-                && let Some(info) = self.plan.vertices.get(vertex)
-            {
-                self.events.event(Event::Failed {
-                    step: info.step,
-                    message: source.to_string(),
-                });
-            }
-            failed(error, &steps)
-        })?;
-        let mut outputs = outputs.into_iter();
-        let tops: Vec<Option<worker::Output>> = images
-            .iter()
-            .map(|image| image.vertex.and_then(|_| outputs.next()))
-            .collect();
-        let mut held = HashSet::from([worker::empty_root_content()]);
-        if self.worker.exports.is_some() {
-            for top in tops.iter().flatten() {
-                held.extend(top.contents(self.worker.store())?);
-            }
-        }
-        Ok(Built {
-            graph,
-            images,
-            steps,
-            tops,
-            held,
-            cached,
-        })
-    }
-
-    /// The outputs of the targets, here if their files are needed, and how many steps were found. What a shared cache
-    /// has and turns out to be of no use when it is needed is looked up no more, and everything begins anew: what was
-    /// made meanwhile is found.
-    async fn outputs(
-        &self,
-        graph: &Arc<Graph<Op>>,
-        targets: &[VertexId],
-        request: &BuildRequest,
-    ) -> (Result<Vec<worker::Output>, SolveError<Failure>>, usize) {
-        if let Some(exports) = &self.worker.exports {
-            exports.set_targets(graph, targets);
-        }
-        let jobs = crate::idle::jobs(request.jobs);
-        let solver = Solver::new(Arc::clone(self.worker), jobs);
-        loop {
-            let observer = Arc::new(Steps {
-                vertices: self.plan.vertices.clone(),
-                events: Arc::clone(self.events),
-                cached: AtomicUsize::new(0),
-                notebook: Arc::clone(&self.worker.notebook),
-                exports: self.worker.exports.clone(),
-            });
-            let told: Arc<dyn Observer> = observer.clone();
-            let solved = solver
-                .solve(Arc::clone(graph), targets, told, self.cancel.clone())
-                .await;
-            let solved = match solved {
-                Ok(outputs) if self.needs_files => {
-                    tokio::select! {
-                        biased;
-                        () = self.cancel.cancelled() => Err(SolveError::Cancelled),
-                        brought = self.bring(targets, outputs) => brought,
-                    }
-                }
-                other => other,
-            };
-            match solved {
-                Err(SolveError::Vertex { source, .. }) if source.code == worker::UNUSABLE => {}
-                other => return (other, observer.cached.load(Ordering::Relaxed)),
-            }
-        }
-    }
-
-    /// Brings what shared caches have of the targets.
-    async fn bring(
-        &self,
-        targets: &[VertexId],
-        outputs: Vec<worker::Output>,
-    ) -> Result<Vec<worker::Output>, SolveError<Failure>> {
-        let step = self.plan.exports.first().copied();
-        let brought = targets.iter().zip(outputs).map(|(vertex, output)| async {
-            match output {
-                worker::Output::There(there) => {
-                    let here = self.worker.bring(step, &there).await;
-                    here.map(worker::Output::Snapshot)
-                        .map_err(|failure| SolveError::Vertex {
-                            vertex: *vertex,
-                            source: Arc::new(failure),
-                        })
-                }
-                other => Ok(other),
-            }
-        });
-        try_join_all(brought).await
-    }
-}
-
-/// Joins a failure with its place in the Dockerfile.
-fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
-    let SolveError::Vertex { vertex, source } = error else {
-        return Error::Cancelled;
-    };
-    let failure = Arc::try_unwrap(source).unwrap_or_else(|shared| (*shared).clone());
-    let Some(info) = steps.iter().find(|info| info.vertex == vertex) else {
-        return Error::Other(failure.message);
-    };
-    let mut diagnostic = rbuild_parser::Diagnostic::error(failure.code, failure.message, info.span);
-    diagnostic.help = failure.help;
-    Error::Step(Box::new(StepFailure {
-        located: Located {
-            source: Arc::clone(&info.source),
-            diagnostic,
-        },
-        name: info.name.clone(),
-        exit: failure.exit,
-        output: failure.output,
-        cause: failure.cause,
-    }))
 }
 
 /// Tells of the bytes that a step moves.
