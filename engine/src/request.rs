@@ -64,6 +64,8 @@ impl BuildRequest {
             annotations: Vec::new(),
             contexts: Vec::new(),
             no_cache: NoCache::No,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             pull: false,
             secrets: Vec::new(),
             ssh: Vec::new(),
