@@ -31,6 +31,7 @@ pub mod key;
 pub mod lease;
 pub mod mounts;
 pub mod notes;
+pub mod owners;
 pub mod record;
 pub mod root_dir;
 pub mod snapshot;

@@ -57,7 +57,12 @@ fn name(from: &RootDir, to: &RootDir, entry: &Entry) -> std::io::Result<()> {
         place.create_dir(0o700)?;
         return Ok(());
     }
-    from.place(path, Resolve::Beneath)?.hard_link(&place)
+    from.place(path, Resolve::Beneath)?.hard_link(&place)?;
+    // What a directory knows of its links is not theirs to bring along.
+    if crate::owners::recorded() && entry.kind != Kind::Whiteout {
+        crate::owners::set_at(place.directory(), place.name(), entry.uid, entry.gid)?;
+    }
+    Ok(())
 }
 
 fn attributes(to: &RootDir, entry: &Entry) -> std::io::Result<()> {

@@ -4,10 +4,12 @@
 //! * [`host`]: private namespaces of the whole process, id maps, the spawner;
 //! * [`overlay`]: a chain of snapshots as a detached mount;
 //! * [`spec`]: what a command is to be given; [`sandbox`]: how it is given that, step by step;
+//! * `emulation`: other users, where there is one id;
 //! * [`file`]: copy, mkdir, mkfile, remove, unpack; [`users`]: names in a root's passwd and group;
 //! * [`tool`]: programs of the host outside of any sandbox;
 //! * `sys`: the system calls that rustix lacks, the only home of `unsafe`.
 
+mod emulation;
 pub mod file;
 pub mod host;
 pub mod overlay;

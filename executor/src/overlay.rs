@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, Store};
+use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, Store, owners};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -85,6 +85,11 @@ fn inherit_root(below: &Path, upper: &Path) -> Result<(), Error> {
             rustix::fs::Gid::from_raw(stat.st_gid),
         );
         rustix::fs::fchown(&upper, Some(uid), Some(gid))?;
+        if owners::recorded() {
+            let below = rustix::fs::open(below, flags, Mode::empty())?;
+            owners::copy(below.as_fd(), upper.as_fd())
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        }
         rustix::fs::fchmod(&upper, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
         let time = rustix::fs::Timespec {
             tv_sec: stat.st_mtime,

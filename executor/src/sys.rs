@@ -225,6 +225,299 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     })
 }
 
+/// Installs a seccomp filter whose notifications come from the returned descriptor.
+pub(crate) fn install_filter_with_listener(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    // Signals do not interrupt a call that is being answered (Linux 5.19).
+    const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
+    let length = u16::try_from(program.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
+    let mut filter = program.to_vec();
+    let program = libc::sock_fprog {
+        len: length,
+        filter: filter.as_mut_ptr(),
+    };
+    let install = |flags: libc::c_ulong| {
+        // SAFETY: `program` points to `length` instructions that live across the call; the kernel copies them.
+        unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags
+                    | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
+                    | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                &raw const program,
+            )
+        }
+    };
+    let mut fd = install(WAIT_KILLABLE);
+    if fd == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        fd = install(0);
+    }
+    check(fd)?;
+    // SAFETY: the kernel made a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A system call that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    /// Of the thread that made it.
+    pub(crate) pid: u32,
+    pub(crate) number: i32,
+    pub(crate) arguments: [u64; 6],
+}
+
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The kernel does what was asked for.
+    Continue,
+    Value(i64),
+    /// An errno.
+    Error(i32),
+    /// A new descriptor, with `O_CLOEXEC` or nothing.
+    Descriptor {
+        fd: OwnedFd,
+        flags: u32,
+    },
+}
+
+const NOTIFY_RECEIVE: libc::c_ulong = 0xc050_2100;
+const NOTIFY_SEND: libc::c_ulong = 0xc018_2101;
+const NOTIFY_VALID: libc::c_ulong = 0x4008_2102;
+const NOTIFY_ADD: libc::c_ulong = 0x4018_2103;
+const NOTIFY_FLAGS: libc::c_ulong = 0x4008_2104;
+
+/// Has callers woken on the processor of whoever answers, where the kernel can (Linux 6.6): half the time a call.
+pub(crate) fn notify_on_same_processor(listener: BorrowedFd<'_>) {
+    const SYNC_WAKE_UP: libc::c_ulong = 1;
+    // SAFETY: takes numbers only.
+    let _ = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_FLAGS as _, SYNC_WAKE_UP) };
+}
+
+/// Waits for the next call. ENOENT where the caller died meanwhile.
+pub(crate) fn notify_receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
+    // SAFETY: all-zero is valid, and what the kernel wants; the ioctl writes only that structure.
+    let notification = unsafe {
+        let mut notification: libc::seccomp_notif = std::mem::zeroed();
+        check(i64::from(libc::ioctl(
+            listener.as_raw_fd(),
+            NOTIFY_RECEIVE as _,
+            &raw mut notification,
+        )))?;
+        notification
+    };
+    Ok(Call {
+        id: notification.id,
+        pid: notification.pid,
+        number: notification.data.nr,
+        arguments: notification.data.args,
+    })
+}
+
+pub(crate) fn notify_is_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the ioctl reads the number only.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_VALID as _, &raw const id) == 0 }
+}
+
+/// Answers with anything but a descriptor.
+pub(crate) fn notify_reply(listener: BorrowedFd<'_>, id: u64, reply: &Reply) -> io::Result<()> {
+    let (val, error, flags) = match reply {
+        Reply::Continue => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Reply::Value(value) => (*value, 0, 0),
+        Reply::Error(errno) => (0, -errno, 0),
+        Reply::Descriptor { .. } => (0, -libc::EIO, 0),
+    };
+    let mut response = libc::seccomp_notif_resp {
+        id,
+        val,
+        error,
+        flags,
+    };
+    // SAFETY: the structure outlives the call.
+    check(i64::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), NOTIFY_SEND as _, &raw mut response)
+    }))
+}
+
+/// Answers with a descriptor, installed in the caller.
+pub(crate) fn notify_give(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+    flags: u32,
+) -> io::Result<()> {
+    let give = |how: u32| {
+        let mut request = libc::seccomp_notif_addfd {
+            id,
+            flags: how,
+            srcfd: fd.as_raw_fd() as u32,
+            newfd: 0,
+            newfd_flags: flags,
+        };
+        // SAFETY: the structure outlives the call.
+        unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_ADD as _, &raw mut request) }
+    };
+    if give(libc::SECCOMP_ADDFD_FLAG_SEND as u32) >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        return notify_reply(listener, id, &Reply::Error(errno));
+    }
+    // Linux before 5.14 does it in two steps.
+    let number = give(0);
+    let reply = if number >= 0 {
+        Reply::Value(i64::from(number))
+    } else {
+        Reply::Error(
+            io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO),
+        )
+    };
+    notify_reply(listener, id, &reply)
+}
+
+/// Reads another process's memory; returns how much could be read.
+pub(crate) fn read_memory(pid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: into.len(),
+    };
+    // SAFETY: the kernel writes at most `into.len()` bytes to `into`; the other address is the other process's.
+    let count =
+        unsafe { libc::process_vm_readv(pid as i32, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes into another process's memory; returns how much could be written.
+pub(crate) fn write_memory(pid: u32, address: u64, bytes: &[u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: bytes.len(),
+    };
+    // SAFETY: the kernel only reads from `bytes`; the other address is the other process's.
+    let count = unsafe {
+        libc::process_vm_writev(pid as i32, &raw const local, 1, &raw const remote, 1, 0)
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// The soft limit of a process on file locks, which the kernel has not looked at since Linux 2.4.
+pub(crate) fn unused_limit(pid: u32) -> io::Result<u64> {
+    // SAFETY: all-zero is valid; the call writes only that structure.
+    unsafe {
+        let mut limit: libc::rlimit64 = std::mem::zeroed();
+        check(i64::from(libc::prlimit64(
+            pid as i32,
+            libc::RLIMIT_LOCKS,
+            std::ptr::null(),
+            &raw mut limit,
+        )))?;
+        Ok(limit.rlim_cur)
+    }
+}
+
+pub(crate) fn set_unused_limit(pid: u32, soft: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: libc::RLIM64_INFINITY,
+    };
+    // SAFETY: the structure outlives the call.
+    check(i64::from(unsafe {
+        libc::prlimit64(
+            pid as i32,
+            libc::RLIMIT_LOCKS,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    }))
+}
+
+/// `makedev` as the kernel's `mknod` takes it, in the C library's terms.
+pub(crate) fn device_number(device: u64) -> u64 {
+    let device = device as u32;
+    let (major, minor) = (
+        (device >> 8) & 0xfff,
+        (device & 0xff) | ((device >> 12) & 0xf_ff00),
+    );
+    libc::makedev(major, minor)
+}
+
+/// What `fstat` tells of a descriptor, as the kernel lays it out for this machine, with another owner, and as a device
+/// (format of its mode, number) where one is given.
+pub(crate) fn stat_with(
+    fd: BorrowedFd<'_>,
+    owner: (u32, u32),
+    device: Option<(u32, u64)>,
+) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero is a valid `stat`, which the call fills; the C library's is the kernel's on both machines.
+    let mut stat = unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(i64::from(libc::fstat(fd.as_raw_fd(), &raw mut stat)))?;
+        stat
+    };
+    (stat.st_uid, stat.st_gid) = owner;
+    if let Some((format, number)) = device {
+        stat.st_mode = stat.st_mode & !libc::S_IFMT | format;
+        stat.st_rdev = number;
+    }
+    Ok(bytes_of(&stat))
+}
+
+/// As [`stat_with`], of `statx` with these flags and this mask.
+pub(crate) fn statx_with(
+    fd: BorrowedFd<'_>,
+    (flags, mask): (i32, u32),
+    owner: (u32, u32),
+    device: Option<(u32, u64)>,
+) -> io::Result<Vec<u8>> {
+    // SAFETY: all-zero is a valid `statx`, which the call fills; the path is a static empty string.
+    let mut stat = unsafe {
+        let mut stat: libc::statx = std::mem::zeroed();
+        check(i64::from(libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags | libc::AT_EMPTY_PATH,
+            mask,
+            &raw mut stat,
+        )))?;
+        stat
+    };
+    (stat.stx_uid, stat.stx_gid) = owner;
+    if let Some((format, number)) = device {
+        stat.stx_mode = stat.stx_mode & !(libc::S_IFMT as u16) | format as u16;
+        stat.stx_rdev_major = libc::major(number);
+        stat.stx_rdev_minor = libc::minor(number);
+    }
+    Ok(bytes_of(&stat))
+}
+
+/// The bytes of a structure of the kernel's.
+fn bytes_of<T: Copy>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![0; size_of::<T>()];
+    // SAFETY: the structures here come zeroed from this module and are plain numbers, padding was zeroed with them;
+    // both sides have this size.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            (&raw const *value).cast::<u8>(),
+            bytes.as_mut_ptr(),
+            bytes.len(),
+        )
+    };
+    bytes
+}
+
 /// Brings `lo` up in the network namespace of this process.
 pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: plain socket(2); the number is checked before it is owned.

@@ -133,16 +133,10 @@ impl Node {
         )?)
     }
 
-    /// Sets the owner, of a link its own. Clears setuid and setgid, so set the mode afterwards.
+    /// Sets the owner, of a link its own, or writes it down ([`crate::owners::set`]). Clears setuid and setgid, so set
+    /// the mode afterwards.
     pub fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
-        let (uid, gid) = super::place::ids(uid, gid)?;
-        Ok(rustix::fs::chownat(
-            &self.fd,
-            c"",
-            Some(uid),
-            Some(gid),
-            AtFlags::EMPTY_PATH,
-        )?)
+        crate::owners::set(self.fd.as_fd(), uid, gid)
     }
 
     /// Sets both times, of a link its own. Seconds and nanoseconds.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::node::{Metadata, Node, timestamps};
@@ -169,9 +169,9 @@ impl Place {
         remove::remove_tree_at(self.directory.as_fd(), &self.name)
     }
 
-    /// Sets the owner, of a link its own.
+    /// Sets the owner, of a link its own; what the kernel refuses is not written down instead.
     pub fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
-        let (uid, gid) = ids(uid, gid)?;
+        let (uid, gid) = crate::owners::ids(uid, gid)?;
         Ok(rustix::fs::chownat(
             &self.directory,
             &self.name,
@@ -190,15 +190,4 @@ impl Place {
             AtFlags::SYMLINK_NOFOLLOW,
         )?)
     }
-}
-
-/// Ids for `chown`; 4294967295 means "leave as it is" to the kernel and is refused.
-pub(super) fn ids(uid: u32, gid: u32) -> io::Result<(Uid, Gid)> {
-    if uid == u32::MAX || gid == u32::MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "4294967295 is not a user or group id",
-        ));
-    }
-    Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::{Entry, Kind, Tree, path_order};
 use crate::error::{IoContext as _, Result};
+use crate::owners;
 use crate::root_dir::{Metadata, Resolve, RootDir, path_of, read_dir};
 
 /// Files of one directory are handed out in portions of so many.
@@ -71,9 +72,11 @@ pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
         let path = path_of(&file.entry.path);
         file.entry.content = hash_large(&root, path).at("read", path)?;
     }
-    Ok(Tree {
-        entries: number_hard_links(found),
-    })
+    let mut entries = number_hard_links(found);
+    if owners::recorded() {
+        owners::apply(&mut entries);
+    }
+    Ok(Tree { entries })
 }
 
 /// A part of the walk.
@@ -411,7 +414,7 @@ fn xattrs_of(
             },
             Some(b"whiteout") => marks.whiteout = true,
             Some(_) => {}
-            None if is_content_xattr(&name) => {
+            None if is_content_xattr(&name) || is_record(&name) => {
                 // Gone between list and get: as if never listed.
                 if let Some(value) = read_growing(|buffer| get(&name, buffer))? {
                     entry.xattrs.push((name, value));
@@ -424,6 +427,11 @@ fn xattrs_of(
     Ok(marks)
 }
 
+/// What [`owners::apply`] is to see.
+fn is_record(name: &[u8]) -> bool {
+    name.starts_with(owners::PREFIX) && owners::recorded()
+}
+
 /// What follows `user.overlay.` or `trusted.overlay.`.
 fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
     name.strip_prefix(b"user.overlay.")
@@ -432,9 +440,9 @@ fn overlay_mark(name: &[u8]) -> Option<&[u8]> {
 
 /// True for attributes that belong to the file's content and mean the same on any machine: the user's own, ACLs
 /// and file capabilities. Not: labels and measurements of the host's security modules, `trusted.*` (which only
-/// root sees), overlay's marks.
+/// root sees), overlay's marks, owners that are written down.
 pub fn is_content_xattr(name: &[u8]) -> bool {
-    if overlay_mark(name).is_some() {
+    if overlay_mark(name).is_some() || name.starts_with(owners::PREFIX) {
         return false;
     }
     name.starts_with(b"user.")

@@ -25,8 +25,7 @@ fn an_ordinary_user_builds_and_runs() {
     let binary = kit.path("rbuild");
     std::fs::copy(env!("CARGO_BIN_EXE_rbuild"), &binary).unwrap();
     std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
-    let dockerfile =
-        "FROM busybox\nRUN id -u > /id && touch /x && chown 0:0 /x\nCMD [\"cat\", \"/id\"]\n";
+    let dockerfile = "FROM busybox\nRUN id -u > /id && touch /x && chown 7:8 /x && stat -c %u:%g /x >> /id\nCMD [\"cat\", \"/id\"]\n";
     let arguments = kit.build_arguments(dockerfile, &["-t", "app"]);
     std::os::unix::fs::chown(kit_directory, Some(ORDINARY), Some(ORDINARY)).unwrap();
     let run = |arguments: &[String]| {
@@ -61,7 +60,7 @@ fn an_ordinary_user_builds_and_runs() {
     }
     run(&arguments).success();
     let output = run(&["run", "--rm", "app"].map(str::to_owned)).success();
-    assert_eq!(output.stdout, "0\n", "{output}");
+    assert_eq!(output.stdout, "0\n7:8\n", "{output}");
     let output = run(&["store", "check"].map(str::to_owned)).success();
     assert_eq!(output.stdout, "The store is whole.\n", "{output}");
 }

@@ -90,7 +90,7 @@ impl Worker {
         let output = log.finish();
         match result {
             Ok(snapshot) => Ok(Output::Snapshot(Some(snapshot))),
-            Err(error) => Err(failed(error, output).single_id(self.executor.host().privilege())),
+            Err(error) => Err(failed(error, output)),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rbuild_executor::Exit;
-use rbuild_executor::host::Privilege;
 
 /// What the worker's errors carry to [`crate::error::StepFailure`].
 #[derive(Debug, Clone)]
@@ -81,18 +80,6 @@ impl Failure {
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
         self
-    }
-
-    /// Adds what helps a command that insists on other users, where there is only one: changes of owner and user
-    /// succeed without effect then, and apt looks whether they had one.
-    #[must_use]
-    pub(crate) fn single_id(self, privilege: Privilege) -> Self {
-        const APT: &[u8] = b"Could not switch ";
-        let insists = self.output.windows(APT.len()).any(|part| part == APT);
-        if privilege != Privilege::SingleId || !insists {
-            return self;
-        }
-        self.help("this user has no range of ids in /etc/subuid and /etc/subgid, so that no other user exists in the build: ask for one, or tell apt to stay who it is with `-o APT::Sandbox::User=root`")
     }
 
     pub(crate) fn cancelled() -> Self {

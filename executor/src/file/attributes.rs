@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use rbuild_cache::root_dir::{Metadata, Node};
 use rbuild_cache::tree::{Entry, Kind};
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::ModeChange;
@@ -60,9 +60,8 @@ impl Attributes<'_> {
         let Ids { uid, gid } = self.owner_of(entry);
         let is_owned = (now.uid, now.gid) == (uid, gid);
         if !is_owned {
-            let (uid, gid) = checked(uid, gid)?;
-            rustix::fs::fchown(file, Some(uid), Some(gid))
-                .map_err(|error| unmapped(self.owner_of(entry), error.into()))?;
+            rbuild_cache::owners::set(file.as_fd(), uid, gid)
+                .map_err(|error| unmapped(self.owner_of(entry), error))?;
         }
         let mode = self.mode_of(entry);
         // A change of owner takes setuid and setgid away.
@@ -138,15 +137,4 @@ fn timespec((seconds, nanoseconds): (i64, u32)) -> Timespec {
         tv_sec: seconds,
         tv_nsec: nanoseconds.min(999_999_999).into(),
     }
-}
-
-/// 4294967295 means "leave as it is" to the kernel.
-fn checked(uid: u32, gid: u32) -> io::Result<(Uid, Gid)> {
-    if uid == u32::MAX || gid == u32::MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "4294967295 is not a user or group id",
-        ));
-    }
-    Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }

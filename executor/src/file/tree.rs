@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use rbuild_cache::RootDir;
+use rbuild_cache::owners;
 use rbuild_cache::root_dir::{Metadata, Node, Resolve, path_of};
 use rbuild_cache::tree::{Entry, Kind};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -291,7 +292,12 @@ pub(super) fn copy_one(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failur
                 _ => (FileType::Socket, 0),
             };
             let mode = Mode::from_raw_mode(0o600);
+            let stands_for = owners::recorded() && device != 0;
             replacing(one, || {
+                if stands_for {
+                    return owners::make_device(one.to, one.name, entry.kind, device)
+                        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+                }
                 rustix::fs::mknodat(one.to, one.name, kind, mode, device)
             })?;
             one.finish_node()
@@ -345,6 +351,15 @@ impl One<'_> {
         rustix::fs::openat(self.to, self.name, flags, Mode::empty())
             .map_err(io::Error::from)
             .and_then(|fd| self.attributes.set_on_node(&Node::from_fd(fd), self.entry))
+            .and_then(|()| {
+                // A link's owner is written down by name.
+                let ids = self.attributes.owner_of(self.entry);
+                if owners::recorded() {
+                    owners::set_at(self.to, self.name, ids.uid, ids.gid)
+                } else {
+                    Ok(())
+                }
+            })
             .map_err(|error| Failure::Target("set the attributes of", error))
     }
 }

@@ -17,7 +17,7 @@ pub enum Privilege {
     Root,
     /// An ordinary user with subordinate ids: a user namespace with 65536 ids or more.
     Subordinate,
-    /// An ordinary user without: a user namespace with one id; ownership changes inside succeed without effect.
+    /// An ordinary user without: a user namespace with one id; other users are emulated.
     SingleId,
 }
 
@@ -110,7 +110,12 @@ fn enter() -> Result<Privilege, InitError> {
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     let privilege = if rustix::process::geteuid().is_root() && capable {
-        Privilege::Root
+        // In a container that was given one id, root is as alone as an ordinary user.
+        if rbuild_cache::owners::recorded() {
+            Privilege::SingleId
+        } else {
+            Privilege::Root
+        }
     } else {
         ids::enter_user_namespace()?
     };

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rbuild_cache::{SnapshotId, Store};
+use rbuild_cache::{SnapshotId, Store, owners};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
@@ -13,20 +13,19 @@ use super::prepare::setup;
 use super::{ExecError, in_root};
 use crate::overlay;
 
-/// `owner` is `None` where there is one id only: then nothing changes hands.
 pub(super) fn fill(
     store: &Arc<Store>,
     directory: BorrowedFd<'_>,
     from: Option<&(Option<SnapshotId>, PathBuf)>,
     mode: u32,
-    owner: Option<(u32, u32)>,
+    owner: (u32, u32),
 ) -> Result<(), ExecError> {
     let step = "put the first content into a cache mount";
     if let Some((snapshot, path)) = from {
         let view = overlay::view(store, snapshot.as_ref()).map_err(|error| setup(step, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         in_root::open(view.as_fd(), path, flags)
-            .and_then(|source| copy_directory(source, directory, owner.is_some()))
+            .and_then(|source| copy_directory(source, directory))
             .map_err(|errno| {
                 setup(
                     format!("{step} from `{}`", path.display()),
@@ -37,16 +36,13 @@ pub(super) fn fill(
     own(directory, mode, owner).map_err(|errno| setup(step, std::io::Error::from(errno)))
 }
 
-fn own(directory: BorrowedFd<'_>, mode: u32, owner: Option<(u32, u32)>) -> Result<(), Errno> {
-    if let Some((uid, gid)) = owner {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::fchown(directory, Some(uid), Some(gid))?;
-    }
+fn own(directory: BorrowedFd<'_>, mode: u32, (uid, gid): (u32, u32)) -> Result<(), Errno> {
+    owners::set(directory, uid, gid).map_err(errno_of)?;
     rustix::fs::fchmod(directory, Mode::from_raw_mode(mode))
 }
 
 /// Copies what a directory holds; sources are snapshots, which do not change meanwhile.
-fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, owners: bool) -> Result<(), Errno> {
+fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut pending = vec![(from, to.try_clone_to_owned().map_err(|_| Errno::MFILE)?)];
     while let Some((from, to)) = pending.pop() {
         for entry in rustix::fs::Dir::read_from(&from)? {
@@ -67,7 +63,7 @@ fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, owners: bool) -> Result<(),
             } else {
                 copy_entry(&from, &to, name, &stat)?;
             }
-            take_attributes(&to, name, &stat, owners)?;
+            take_attributes(&from, &to, name, &stat)?;
         }
     }
     Ok(())
@@ -98,8 +94,14 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Result<
     }
 }
 
-fn take_attributes(to: &OwnedFd, name: &CStr, stat: &Stat, owners: bool) -> Result<(), Errno> {
-    if owners {
+fn take_attributes(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {
+    if owners::recorded() {
+        let open = |directory: &OwnedFd| {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(directory, name, flags, Mode::empty())
+        };
+        owners::copy(open(from)?.as_fd(), open(to)?.as_fd()).map_err(errno_of)?;
+    } else {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
@@ -116,4 +118,8 @@ fn take_attributes(to: &OwnedFd, name: &CStr, stat: &Stat, owners: bool) -> Resu
         last_modification: time,
     };
     rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use rustix::thread::{CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags};
 
 use super::in_root::{self, MountPoints};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
@@ -121,7 +121,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     take_streams(task, descriptors, master.as_ref())?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     enter_cwd(&cwd)?;
-    drop_privileges(task)?;
+    drop_privileges(task, status)?;
     if task.init {
         reaper::become_init(matches!(task.stdio, Stdio::Terminal { .. }))?;
     }
@@ -406,20 +406,32 @@ fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
     }
 }
 
-fn drop_privileges(task: &Task) -> Result<()> {
-    if task.privilege == Privilege::SingleId && (task.uid, task.gid) != (0, 0) {
-        appear_as(task.uid, task.gid)?;
-    }
+fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()> {
+    let single_id = task.privilege == Privilege::SingleId;
     sys::join_session_keyring()
         .or_else(ignore_missing)
         .step("make a keyring")?;
+    if single_id && task.uid != 0 {
+        // Whoever it appears to be, the kernel knows it as root, who would get capabilities by executing anything.
+        rustix::thread::set_capabilities_secure_bits(
+            CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
+        )
+        .step("give up what root has")?;
+    }
     capabilities::bound(task.capabilities)?;
     // Installed while the right to do so is still there, instead of by giving up new privileges: setuid programs of
     // an image work.
     if let Some(filter) = task.filter {
-        sys::install_filter(&seccomp::program(filter)).step("install the system call filter")?;
+        let program = seccomp::program(filter);
+        if filter.emulation {
+            emulate(&program, status)?;
+        } else {
+            sys::install_filter(&program).step("install the system call filter")?;
+        }
     }
-    take_ids(task)?;
+    if !single_id {
+        take_ids(task)?;
+    }
     capabilities::take(task.capabilities, task.uid)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .step("protect the first process")?;
@@ -427,24 +439,19 @@ fn drop_privileges(task: &Task) -> Result<()> {
     die_with_parent()
 }
 
-/// With one id there is no other to become: a user namespace below shows that one under another number. What the
-/// command makes is root's outside of it.
-fn appear_as(uid: u32, gid: u32) -> Result<()> {
-    let step = || format!("appear as user {uid}");
-    // /proc/self belongs to nobody while this process is protected; it is alone in its pid namespace here.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
-        .step(step())?;
-    sys::unshare(UnshareFlags::NEWUSER).step(step())?;
-    for (file, text) in [
-        ("/proc/self/uid_map", format!("{uid} 0 1")),
-        ("/proc/self/gid_map", format!("{gid} 0 1")),
-    ] {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, file, flags, Mode::empty())
-            .and_then(|map| rustix::io::write(map, text.as_bytes()))
-            .step(step())?;
-    }
-    Ok(())
+/// With one id there is no other to become: from here on, calls about ids and owners are answered by the builder.
+fn emulate(program: &[libc::sock_filter], status: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mounts = rustix::fs::openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty())
+        .step("open the mount namespace")?;
+    let listener = sys::install_filter_with_listener(program)
+        .step("install the system call filter (another may be listening already)")?;
+    wire::send(
+        status,
+        &Report::Emulate,
+        &[listener.as_fd(), mounts.as_fd()],
+    )
+    .step("report")
 }
 
 /// Kernels can be built without keyrings.
@@ -459,9 +466,7 @@ fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
 fn take_ids(task: &Task) -> Result<()> {
     let gid = |id: u32| Gid::from_raw(id);
     let groups: Vec<Gid> = task.groups.iter().copied().map(gid).collect();
-    if task.privilege != Privilege::SingleId {
-        rustix::thread::set_thread_groups(&groups).step("set supplementary groups")?;
-    }
+    rustix::thread::set_thread_groups(&groups).step("set supplementary groups")?;
     let (uid, gid) = (Uid::from_raw(task.uid), gid(task.gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).step(format!("become group {}", task.gid))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(format!("become user {}", task.uid))

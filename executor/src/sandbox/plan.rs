@@ -110,8 +110,12 @@ pub(super) enum Source {
 pub(super) struct Filter {
     /// Capabilities that open further calls.
     pub(super) capabilities: u64,
-    /// Changes of ownership and ids succeed without effect, for a user namespace with one id.
-    pub(super) fake_root: bool,
+    /// Calls about owners and ids are answered by [`crate::emulation`], for a user namespace with one id.
+    pub(super) emulation: bool,
+    /// The command is not root's there.
+    pub(super) emulates_user: bool,
+    /// Nothing is refused.
+    pub(super) unrestricted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +214,7 @@ pub(super) enum Reply {
     Failed { errno: i32 },
 }
 
-/// What the sandbox's first process tells. Everything but the last two comes before it becomes the command.
+/// What the sandbox's first process tells. The last two are its last words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
     /// All is set up; what was made for mount points. The master of the terminal rides on it.
@@ -218,6 +222,8 @@ pub(super) enum Report {
         stubs: Vec<Stub>,
         parents: Vec<Parent>,
     },
+    /// Calls wait for answers from now on. The listener and the mount namespace ride on it.
+    Emulate,
     /// A step failed.
     Failed { step: String, errno: i32 },
     /// `execve` failed.

@@ -64,6 +64,7 @@ pub(super) fn prepare(
         files: Files::new()?,
         mounts: Vec::new(),
     };
+    let single_id = builder.single_id;
     let root = builder.slot(root);
     builder.base_files(&exec)?;
     if exec.mounts.len() > MOST_MOUNTS {
@@ -128,9 +129,11 @@ pub(super) fn prepare(
         shm_size: exec.limits.shm_size.unwrap_or(DEFAULT_SHM),
         limits: limits(&exec.limits.ulimits)?,
         capabilities,
-        filter: (!insecure).then_some(Filter {
+        filter: (!insecure || single_id).then_some(Filter {
             capabilities,
-            fake_root: host.privilege() == Privilege::SingleId,
+            emulation: single_id,
+            emulates_user: single_id && user.uid != 0,
+            unrestricted: insecure,
         }),
         unmasked: insecure,
         stdio: plan::Stdio::Streams([0; 3]),
@@ -288,7 +291,7 @@ impl Builder {
                         directory.as_fd(),
                         from.as_ref(),
                         *mode,
-                        (!self.single_id).then_some((*uid, *gid)),
+                        (*uid, *gid),
                     )?;
                 }
                 let tree =
@@ -306,8 +309,7 @@ impl Builder {
                 gid,
             } => {
                 let name = format!("secret-{index}");
-                let owner = self.owner(*uid, *gid);
-                self.files.add(&name, data, *mode, owner)?;
+                self.files.add(&name, data, *mode, (*uid, *gid))?;
                 Ok(Source::File { name })
             }
             MountSource::Socket {
@@ -322,18 +324,14 @@ impl Builder {
                     &name,
                     path.clone(),
                     *mode,
-                    self.owner(*uid, *gid),
+                    // A socket can carry no owner where owners are written down; a command of root's sees its own.
+                    if self.single_id { (0, 0) } else { (*uid, *gid) },
                 )
                 .map_err(|error| setup(format!("forward the socket {}", path.display()), error))?;
                 self.kept._sockets.push(forwarded);
                 Ok(Source::File { name })
             }
         }
-    }
-
-    /// With one id everything is root's; a command sees that as its own.
-    fn owner(&self, uid: u32, gid: u32) -> (u32, u32) {
-        if self.single_id { (0, 0) } else { (uid, gid) }
     }
 
     fn tree(&mut self, tree: OwnedFd, path: &Path) -> Source {
@@ -436,11 +434,11 @@ impl Files {
         let mut file = std::fs::File::from(fd);
         file.write_all(content)?;
         if (uid, gid) != (0, 0) {
-            rustix::fs::fchown(
-                &file,
-                Some(rustix::fs::Uid::from_raw(uid)),
-                Some(rustix::fs::Gid::from_raw(gid)),
-            )?;
+            match rbuild_cache::owners::set(file.as_fd(), uid, gid) {
+                // Memory keeps no attributes before Linux 6.6; the file is then shown as root's.
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                result => result?,
+            }
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         Ok(())

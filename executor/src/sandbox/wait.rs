@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rbuild_cache::ActiveSnapshot;
@@ -17,6 +18,7 @@ use super::plan::{self, Parent, Report, Stub};
 use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
 use super::{ExecError, kernel_files, wire};
+use crate::emulation::{self, Identity};
 use crate::host::Host;
 use crate::spec::{Exit, Output, Sink, Stdio};
 
@@ -28,6 +30,7 @@ pub(super) struct Started {
     // Fields are dropped in this order: the process first, then what it used.
     session: Session,
     status: OwnedFd,
+    identity: Identity,
     cgroup: Option<Cgroup>,
     layer: ActiveSnapshot,
     kept: Kept,
@@ -136,6 +139,11 @@ pub(super) fn start(
         descriptors.extend(joined);
         cgroup
     });
+    let identity = Identity {
+        uid: task.uid,
+        gid: task.gid,
+        groups: task.groups.clone(),
+    };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let pidfd = host
         .spawn(&task, &borrowed)
@@ -143,6 +151,7 @@ pub(super) fn start(
     Ok(Started {
         session: Session::new(pidfd),
         status,
+        identity,
         cgroup,
         layer,
         kept,
@@ -156,11 +165,17 @@ struct Reported {
     stubs: Vec<Stub>,
     parents: Vec<Parent>,
     master: Option<OwnedFd>,
+    emulation: Option<JoinHandle<()>>,
     failure: Option<ExecError>,
 }
 
 /// Reads reports until the command runs or has failed. Blocking.
-fn read_reports(status: &OwnedFd, program: &str) -> Result<Reported, ExecError> {
+fn read_reports(
+    status: &OwnedFd,
+    identity: Identity,
+    program: &str,
+) -> Result<Reported, ExecError> {
+    let mut identity = Some(identity);
     let mut reported = Reported::default();
     loop {
         let message = wire::receive::<Report>(status.as_fd())
@@ -174,6 +189,14 @@ fn read_reports(status: &OwnedFd, program: &str) -> Result<Reported, ExecError> 
                 reported.master = descriptors.pop();
                 reported.stubs = stubs;
                 reported.parents = parents;
+            }
+            Report::Emulate => {
+                if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
+                    let identity = identity.take().unwrap_or_default();
+                    let started = emulation::start(listener, mounts, identity)
+                        .map_err(|error| setup("start to emulate owners", error))?;
+                    reported.emulation = Some(started);
+                }
             }
             Report::Failed { step, errno } => {
                 reported.failure = Some(setup(step, io::Error::from_raw_os_error(errno)));
@@ -211,13 +234,15 @@ pub(super) async fn finish(
     let Started {
         mut session,
         status,
+        identity,
         cgroup,
         layer,
         kept,
     } = started;
     let interactive = matches!(streams, Streams::Terminal { interactive: true });
     let mut terminal: Option<Joined> = None;
-    let mut reports = tokio::task::spawn_blocking(move || read_reports(&status, &program));
+    let mut reports =
+        tokio::task::spawn_blocking(move || read_reports(&status, identity, &program));
     let (mut reported, mut exit, mut cut, mut output_done) = (None, None, None, false);
     let deadline = async {
         match timeout {
@@ -268,7 +293,15 @@ pub(super) async fn finish(
         })
         .await?;
     }
-    let reported = reported.unwrap_or_default();
+    let mut reported = reported.unwrap_or_default();
+    if let Some(emulation) = reported.emulation.take() {
+        // It ends with the last process, and with it the last use of the layer.
+        super::blocking(move || {
+            let _ = emulation.join();
+            Ok(())
+        })
+        .await?;
+    }
     if cut == Some(Cut::Cancelled) {
         return Err(ExecError::Cancelled);
     }

@@ -1,6 +1,5 @@
 //! What a command gets and what it leaves: output, ends, layers, users, programs that cannot run.
 
-use rbuild_executor::host::Privilege;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::Exit;
 use std::time::Duration;
@@ -87,9 +86,6 @@ pub(crate) fn environment(kit: &Kit) -> Outcome {
 }
 
 pub(crate) fn users(kit: &Kit) -> Outcome {
-    if kit.privilege() == Privilege::SingleId {
-        return kit.skip("users", "there is one id only");
-    }
     for (user, expected) in [
         ("", "0 0 0 /root"),
         ("daemon", "1 1 1 /usr/sbin"),
@@ -119,22 +115,44 @@ pub(crate) fn users(kit: &Kit) -> Outcome {
     equal(&kit.exec(Some(&kit.base), exec).ok()?.stdout, "0 77 500\n")
 }
 
-pub(crate) fn one_id(kit: &Kit) -> Outcome {
-    if kit.privilege() != Privilege::SingleId {
-        return Ok(());
+/// Everybody sees and leaves the same; with one id it is emulated.
+pub(crate) fn owners(kit: &Kit) -> Outcome {
+    let ran = kit.sh(
+        "umask 022; chmod 1777 /tmp; touch /f && chown 5:6 /f && chmod 4755 /f && chown :7 /f; stat -c '%a %u %g' /f
+         ln -s f /l && chown -h 8:9 /l && mv /l /m; stat -c '%u %g' /m
+         mkdir /g && chown 0:50 /g && chmod 2775 /g && touch /g/f && mkdir /g/d; stat -c '%a %u %g' /g/f /g/d
+         chown -R user:500 /g; stat -c '%u %g' /g/d; cp -a /g /h; stat -c '%a %u %g' /h /h/f
+         su user -c 'id -u; id -G; touch /tmp/mine; stat -c %u /tmp/mine'",
+    );
+    let ran = ran?;
+    equal(
+        &ran.stdout,
+        "755 5 7\n8 9\n644 0 50\n2755 0 50\n1000 500\n2775 1000 500\n644 1000 500\n1000\n1000 500\n1000\n",
+    )?;
+    let top = ran.result.map_err(|error| describe(&error))?.id;
+    let tree = kit.store().tree(&top)?;
+    for (path, uid, gid, mode) in [
+        ("f", 5, 7, 0o755),
+        ("m", 8, 9, 0o777),
+        ("g/d", 1000, 500, 0o2755),
+        ("h/f", 1000, 500, 0o644),
+        ("tmp/mine", 1000, 1000, 0o644),
+    ] {
+        let entry = tree.get(path.as_bytes()).ok_or(path)?;
+        let found = (entry.uid, entry.gid, entry.mode);
+        holds(found == (uid, gid, mode), format!("{path}: {found:?}"))?;
+        holds(entry.xattrs.is_empty(), path)?;
     }
+    // What was written is there for the next command, and for one that is somebody else's.
     let mut exec = shell(
-        "echo $(id -u) $(id -g) $HOME; touch /tmp/f; stat -c %u /tmp/f; grep CapEff /proc/self/status",
+        "stat -c '%u %g' /f /m; touch /tmp/x; echo no > /etc/passwd || echo refused; chown 0 /tmp/x || echo kept
+         stat -c %u /tmp/x; grep CapEff /proc/self/status",
     );
     exec.user = "user".into();
-    let ran = kit.exec(Some(&kit.base), exec);
     equal(
-        &ran.ok()?.stdout,
-        "1000 1000 /home/user\n1000\nCapEff:\t0000000000000000\n",
-    )?;
-    // What package managers do.
-    let ran = kit.sh("touch /f && chown 5:6 /f && chown -R user /tmp && su user -c 'id -u' && mknod /n c 1 3 && chgrp 7 /f && echo ok")?;
-    holds(ran.stdout.ends_with("ok\n"), &ran.stdout)
+        &kit.exec(Some(&top), exec).ok()?.stdout,
+        "5 7\n8 9\nrefused\nkept\n1000\nCapEff:\t0000000000000000\n",
+    )
 }
 
 pub(crate) fn cwd(kit: &Kit) -> Outcome {

@@ -80,7 +80,7 @@ const TESTS: &[(&str, Test)] = &[
     ("limits of resources", life::limits),
     ("a read-only root", containment::read_only_root),
     ("an init process", life::init),
-    ("one id under another number", basics::one_id),
+    ("owners", basics::owners),
     ("sockets are forwarded", mounts::sockets),
     ("limits of memory and processes", life::cgroups),
     ("containers: exit codes and signals", life::run_signals),

@@ -1,10 +1,12 @@
 //! Owners, modes, extended attributes and times of what was just unpacked, in the order that keeps them: an owner
 //! takes setuid bits and capabilities away, so it comes first; the time comes last.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
+use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rbuild_cache::owners;
+use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, io, shown};
@@ -31,8 +33,8 @@ impl<'a> Metadata<'a> {
 
     /// Sets all but the time on an open file or directory.
     pub(super) fn apply_to(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-        let (uid, gid) = ids(self.owner);
-        tolerate(rustix::fs::fchown(fd, uid, gid), self.owner, path)?;
+        let (uid, gid) = self.owner;
+        owned(owners::set(fd, uid, gid), self.owner, path)?;
         for (name, value) in self.xattrs {
             if wanted(name) {
                 let set = rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
@@ -50,9 +52,9 @@ impl<'a> Metadata<'a> {
         path: &[u8],
         is_link: bool,
     ) -> Result<()> {
-        let (uid, gid) = ids(self.owner);
-        let owned = rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
-        tolerate(owned, self.owner, path)?;
+        let (uid, gid) = self.owner;
+        let set = owners::set_at(parent, OsStr::from_bytes(name), uid, gid);
+        owned(set, self.owner, path)?;
         if self.xattrs.iter().any(|(name, _)| wanted(name)) {
             self.xattrs_at(parent, name, path)?;
         }
@@ -105,30 +107,32 @@ fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     }
 }
 
-fn ids((uid, gid): (u32, u32)) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-}
-
-/// With a single id there is nobody to give a file to: it stays the user's.
-fn tolerate(result: Result<(), Errno>, owner: (u32, u32), path: &[u8]) -> Result<()> {
+fn owned(result: std::io::Result<()>, owner: (u32, u32), path: &[u8]) -> Result<()> {
     match result {
-        Err(Errno::PERM | Errno::INVAL) if single_id() => Ok(()),
-        Err(Errno::INVAL) => Err(Error::BadArchive {
-            what: format!("`{}`", shown(path)),
-            reason: format!(
-                "its owner {}:{} is outside of the ids that this user may use; give the user more of them in \
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+            Err(Error::BadArchive {
+                what: format!("`{}`", shown(path)),
+                reason: format!(
+                    "its owner {}:{} is outside of the ids that this user may use; give the user more of them in \
                  /etc/subuid and /etc/subgid",
-                owner.0, owner.1
-            ),
+                    owner.0, owner.1
+                ),
+            })
+        }
+        other => other.map_err(|source| Error::Io {
+            action: "set the owner of",
+            path: shown(path),
+            source,
         }),
-        other => other.map_err(io("set the owner of", path)),
     }
 }
 
 /// Whether an extended attribute of an archive is taken over. Overlay's own would change what the mounted root
-/// shows, and `trusted.*` is for the host's tools.
+/// shows, ours who owns what, and `trusted.*` is for the host's tools.
 pub(super) fn wanted(name: &[u8]) -> bool {
-    !name.starts_with(b"trusted.") && !name.starts_with(b"user.overlay.")
+    !name.starts_with(b"trusted.")
+        && !name.starts_with(b"user.overlay.")
+        && !name.starts_with(owners::PREFIX)
 }
 
 /// File systems without a kind of attributes, and kinds that only the host's root may set, are no reason to fail
@@ -152,48 +156,7 @@ fn xattr_result(result: Result<(), Errno>, name: &[u8], path: &[u8]) -> Result<(
             Ok(())
         }
         // A capability in a user namespace without the file's owner mapped.
-        Err(Errno::PERM) if single_id() => Ok(()),
+        Err(Errno::PERM) if owners::recorded() => Ok(()),
         other => other.map_err(io("set an extended attribute of", path)),
-    }
-}
-
-/// Whether this process is in a user namespace with one id.
-pub(super) fn single_id() -> bool {
-    static SINGLE: OnceLock<bool> = OnceLock::new();
-    *SINGLE.get_or_init(|| {
-        let read = |fd: std::os::fd::OwnedFd| {
-            let mut buffer = [0; 4096];
-            let length = rustix::io::read(&fd, &mut buffer).ok()?;
-            std::str::from_utf8(buffer.get(..length)?)
-                .ok()
-                .map(str::to_owned)
-        };
-        rustix::fs::open(
-            "/proc/self/uid_map",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .ok()
-        .and_then(read)
-        .is_some_and(|map| is_single(&map))
-    })
-}
-
-fn is_single(map: &str) -> bool {
-    let mut lines = map.lines();
-    let count = lines.next().and_then(|line| line.split_whitespace().nth(2));
-    lines.next().is_none() && count == Some("1")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn maps_with_one_id() {
-        assert!(is_single("         0       1000          1\n"));
-        assert!(!is_single("         0          0 4294967295\n"));
-        assert!(!is_single("0 1000 1\n1 100000 65536\n"));
-        assert!(!is_single(""));
     }
 }

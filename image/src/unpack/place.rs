@@ -9,12 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rbuild_cache::RootDir;
 use rbuild_cache::root_dir::{Resolve, path_of, remove_tree_at};
+use rbuild_cache::{RootDir, owners, tree};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::metadata::{self, Metadata, single_id};
+use super::metadata::{self, Metadata};
 use crate::error::{Error, Result, io, shown};
 use crate::tarfile::{Entry, Kind};
 
@@ -60,23 +60,9 @@ pub(super) fn destination(
     owner: Option<(u32, u32)>,
 ) -> Result<RootDir> {
     let (uid, gid) = owner.unwrap_or((0, 0));
-    root.create_dir_all(
-        path,
-        0o755,
-        Resolve::InRoot,
-        &mut |_, node| match node.set_owner(uid, gid) {
-            Err(error)
-                if single_id()
-                    && matches!(
-                        Errno::from_io_error(&error),
-                        Some(Errno::PERM | Errno::INVAL)
-                    ) =>
-            {
-                Ok(())
-            }
-            result => result,
-        },
-    )
+    root.create_dir_all(path, 0o755, Resolve::InRoot, &mut |_, node| {
+        node.set_owner(uid, gid)
+    })
     .map_err(|source| Error::Io {
         action: "make the directory",
         path: shown(path.as_os_str().as_bytes()),
@@ -517,7 +503,7 @@ impl<'a> Placer<'a> {
         self.clear(path, name)?;
         let parent = self.parent_fd()?;
         let device = rustix::fs::makedev(device.0, device.1);
-        match rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), device) {
+        match make_special(parent, name, file_type, device) {
             Ok(()) => metadata.apply_at(parent, name, path, false),
             Err(Errno::PERM) if entry.kind != Kind::Fifo && self.rules == Rules::Layer => {
                 tracing::warn!(
@@ -572,6 +558,25 @@ impl<'a> Placer<'a> {
             .map_err(io("mark the removal of", &target)),
         }
     }
+}
+
+/// Makes a node, or a file that stands for a device.
+fn make_special(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    file_type: FileType,
+    device: u64,
+) -> std::result::Result<(), Errno> {
+    let kind = match file_type {
+        FileType::CharacterDevice => tree::Kind::CharDevice,
+        FileType::BlockDevice => tree::Kind::BlockDevice,
+        _ => tree::Kind::Fifo,
+    };
+    if owners::recorded() && kind != tree::Kind::Fifo {
+        return owners::make_device(parent, OsStr::from_bytes(name), kind, device)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    }
+    rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), device)
 }
 
 /// Makes a directory of the upper directory's top hide what is below it.

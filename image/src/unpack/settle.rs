@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rbuild_cache::root_dir::{Place, Resolve, path_of};
 use rbuild_cache::tree::{Entry, Kind, Tree};
-use rbuild_cache::{RootDir, SnapshotId, Store};
+use rbuild_cache::{RootDir, SnapshotId, Store, owners};
 
 use super::metadata::{self, Metadata};
 use super::{Unpacked, place};
@@ -108,6 +108,9 @@ fn copy_up(upper: &RootDir, path: &[u8], entry: &Entry, view: &View) -> Result<(
             return metadata::set_time(&file, entry.mtime, path);
         }
         Kind::Symlink => to.symlink(&entry.target).map_err(make)?,
+        kind @ (Kind::CharDevice | Kind::BlockDevice) if owners::recorded() => {
+            owners::make_device(to.directory(), to.name(), kind, entry.device).map_err(make)?;
+        }
         kind => to.make_node(kind, entry.mode, entry.device).map_err(make)?,
     }
     let is_link = entry.kind == Kind::Symlink;

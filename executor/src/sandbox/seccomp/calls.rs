@@ -125,6 +125,54 @@ pub(super) const OWNERSHIP: &[Call] = &[
     ("setfsgid32", NONE, 216, NONE),
 ];
 
+/// What [`crate::emulation`] answers besides [`OWNERSHIP`]. Only calls of 64 bits.
+pub(super) const EMULATED: &[Call] = &[
+    ("access", 21, NONE, NONE),
+    ("creat", 85, NONE, NONE),
+    ("execve", 59, NONE, 221),
+    ("execveat", 322, NONE, 281),
+    ("faccessat", 269, NONE, 48),
+    ("faccessat2", 439, NONE, 439),
+    ("flistxattr", 196, NONE, 13),
+    ("fsetxattr", 190, NONE, 7),
+    ("fstat", 5, NONE, 80),
+    ("getegid", 108, NONE, 177),
+    ("geteuid", 107, NONE, 175),
+    ("getgid", 104, NONE, 176),
+    ("getgroups", 115, NONE, 158),
+    ("getresgid", 120, NONE, 150),
+    ("getresuid", 118, NONE, 148),
+    ("getuid", 102, NONE, 174),
+    ("listxattr", 194, NONE, 11),
+    ("llistxattr", 195, NONE, 12),
+    ("lsetxattr", 189, NONE, 6),
+    ("lstat", 6, NONE, NONE),
+    ("mkdir", 83, NONE, NONE),
+    ("mkdirat", 258, NONE, 34),
+    ("mknod", 133, NONE, NONE),
+    ("mknodat", 259, NONE, 33),
+    ("newfstatat", 262, NONE, 79),
+    ("rename", 82, NONE, NONE),
+    ("renameat", 264, NONE, 38),
+    ("renameat2", 316, NONE, 276),
+    ("setxattr", 188, NONE, 5),
+    ("stat", 4, NONE, NONE),
+    ("statx", 332, NONE, 291),
+    ("symlink", 88, NONE, NONE),
+    ("symlinkat", 266, NONE, 36),
+];
+
+/// Calls that make a file by their flags, and which argument has them.
+pub(super) const OPENING: &[(Call, u32)] =
+    &[(("open", 2, NONE, NONE), 1), (("openat", 257, NONE, 56), 2)];
+pub(super) const OPENAT2: Call = ("openat2", 437, NONE, 437);
+pub(super) const CHROOT: Call = ("chroot", 161, NONE, 51);
+/// Attributes by directory and name (Linux 6.13).
+pub(super) const ATTRIBUTES_AT: &[Call] = &[
+    ("setxattrat", 463, NONE, 463),
+    ("listxattrat", 465, NONE, 465),
+];
+
 /// Open to everybody.
 pub(super) const ALLOWED: &[Call] = &[
     ("_llseek", NONE, 140, NONE),

@@ -12,6 +12,8 @@ use super::plan::Filter;
 use calls::{Call, NONE};
 
 const SYS_ADMIN: u64 = 1 << 21;
+/// Flags of `open` that may make a file: O_CREAT and the bit that only O_TMPFILE has.
+const MAKING: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 /// Flags of `clone` that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 const NAMESPACES: u32 = 0x7e02_0000;
 const ADDRESS_FAMILIES_REFUSED: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u32];
@@ -78,6 +80,13 @@ enum Action {
     PretendDevices {
         argument: u32,
     },
+    /// Waits for an answer from outside.
+    Ask,
+    /// Asks if the argument has one of the bits.
+    AskBits {
+        argument: u32,
+        bits: u32,
+    },
 }
 
 const EPERM: Action = Action::Errno(libc::EPERM as u16);
@@ -89,7 +98,8 @@ pub(super) fn program(filter: Filter) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for machine in Machine::HERE {
         let mut block = vec![load(NUMBER)];
-        block.extend(compile(&ranges(&rules(*machine, filter))));
+        let rules = rules(*machine, filter);
+        block.extend(compile(&ranges(&rules, filter.unrestricted)));
         program.push(jump(BPF_JEQ, machine.audit(), 0, 1));
         // Over the jump that skips this block.
         program.push(skip(1));
@@ -109,6 +119,39 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
             rules.push((number, action));
         }
     };
+    // Programs of 32 bits have other structures; for them, changes of ownership succeed without effect.
+    let asks = filter.emulation && Machine::HERE.first() == Some(&machine);
+    if asks {
+        for call in calls::OWNERSHIP.iter().chain(calls::EMULATED) {
+            add(call, Action::Ask);
+        }
+        for (call, argument) in calls::OPENING {
+            let making = Action::AskBits {
+                argument: *argument,
+                bits: MAKING,
+            };
+            // Those who are not root from the beginning are also refused what they may not read.
+            add(
+                call,
+                if filter.emulates_user {
+                    Action::Ask
+                } else {
+                    making
+                },
+            );
+        }
+        if capabilities::by_name("SYS_CHROOT").is_some_and(|bit| filter.capabilities & bit != 0) {
+            add(&calls::CHROOT, Action::Ask);
+        }
+        // Its flags lie in memory: programs then use `openat`.
+        add(&calls::OPENAT2, ENOSYS);
+        for call in calls::ATTRIBUTES_AT {
+            add(call, ENOSYS);
+        }
+    }
+    if filter.unrestricted {
+        return sorted(rules);
+    }
     for call in calls::ALLOWED {
         add(call, Action::Allow);
     }
@@ -119,7 +162,7 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
             }
         }
     }
-    let ownership = if filter.fake_root {
+    let ownership = if filter.emulation {
         PRETEND
     } else {
         Action::Allow
@@ -128,7 +171,7 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
         add(call, ownership);
     }
     let device = |argument| {
-        if filter.fake_root {
+        if filter.emulation {
             Action::PretendDevices { argument }
         } else {
             Action::Allow
@@ -166,14 +209,24 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
     );
     // Libraries then use the single calls.
     add(&calls::SOCKETCALL, ENOSYS);
-    // Lists may name one number twice (aliases); the first, most specific, stays.
+    sorted(rules)
+}
+
+/// Lists may name one number twice (aliases); the first, most specific, stays.
+fn sorted(mut rules: Vec<(u32, Action)>) -> Vec<(u32, Action)> {
     rules.sort_by_key(|(number, _)| *number);
     rules.dedup_by_key(|(number, _)| *number);
     rules
 }
 
 /// Start of each range of numbers with one action; the first begins at 0, the last has no end.
-fn ranges(rules: &[(u32, Action)]) -> Vec<(u32, Action)> {
+fn ranges(rules: &[(u32, Action)], unrestricted: bool) -> Vec<(u32, Action)> {
+    let (between, beyond) = if unrestricted {
+        (Action::Allow, Action::Allow)
+    } else {
+        // Newer calls, x32 and nonsense: as if the kernel were older.
+        (EPERM, ENOSYS)
+    };
     let mut ranges: Vec<(u32, Action)> = Vec::new();
     let mut next = 0;
     let mut push = |start: u32, action: Action| {
@@ -183,16 +236,15 @@ fn ranges(rules: &[(u32, Action)]) -> Vec<(u32, Action)> {
     };
     for (number, action) in rules {
         if *number > next {
-            push(next, EPERM);
+            push(next, between);
         }
         push(*number, *action);
         next = number + 1;
     }
     if next <= calls::NEWEST {
-        push(next, EPERM);
+        push(next, between);
     }
-    // Newer calls, x32 and nonsense: as if the kernel were older.
-    push(calls::NEWEST + 1, ENOSYS);
+    push(calls::NEWEST + 1, beyond);
     ranges
 }
 
@@ -220,6 +272,13 @@ fn leaf(action: Action) -> Vec<sock_filter> {
     match action {
         Action::Allow => vec![give(libc::SECCOMP_RET_ALLOW)],
         Action::Errno(errno) => vec![give_errno(errno)],
+        Action::Ask => vec![give(libc::SECCOMP_RET_USER_NOTIF)],
+        Action::AskBits { argument, bits } => vec![
+            load(low_half(argument)),
+            jump(BPF_JSET, bits, 0, 1),
+            give(libc::SECCOMP_RET_USER_NOTIF),
+            give(libc::SECCOMP_RET_ALLOW),
+        ],
         Action::RefuseBits { argument, bits } => vec![
             load(low_half(argument)),
             jump(BPF_JSET, bits, 0, 1),
@@ -310,6 +369,7 @@ mod tests {
     use super::*;
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
     /// The x32 way of calling sets this bit.
     const X32: u32 = 0x4000_0000;
 
@@ -351,7 +411,9 @@ mod tests {
     fn default_filter() -> Filter {
         Filter {
             capabilities: capabilities::DEFAULT,
-            fake_root: false,
+            emulation: false,
+            emulates_user: false,
+            unrestricted: false,
         }
     }
 
@@ -384,7 +446,7 @@ mod tests {
                 check(default_filter(), call, [0; 3], expected);
                 let all = Filter {
                     capabilities: capabilities::ALL,
-                    fake_root: false,
+                    ..default_filter()
                 };
                 check(all, call, [0; 3], ALLOW);
             }
@@ -393,9 +455,10 @@ mod tests {
 
     #[test]
     fn the_search_agrees_with_the_rules_for_every_number() {
-        for fake_root in [false, true] {
+        for (emulation, unrestricted) in [(false, false), (true, false), (true, true)] {
             let filter = Filter {
-                fake_root,
+                emulation,
+                unrestricted,
                 ..default_filter()
             };
             let program = program(filter);
@@ -406,9 +469,11 @@ mod tests {
                     let (result, steps) = run(&program, *machine, number, [0; 3]);
                     let rule = rules.iter().find(|(known, _)| *known == number);
                     let expected = match rule {
+                        None if unrestricted => ALLOW,
                         None if number > calls::NEWEST => refuse(libc::ENOSYS),
                         None => refuse(libc::EPERM),
                         Some((_, Action::Errno(errno))) => refuse(i32::from(*errno)),
+                        Some((_, Action::Ask)) => ASK,
                         Some(_) => ALLOW,
                     };
                     assert_eq!(result, expected, "number {number} on {machine:?}");
@@ -456,32 +521,59 @@ mod tests {
     }
 
     #[test]
-    fn one_id_pretends() {
+    fn with_one_id_calls_of_owners_are_asked_about() {
         let filter = Filter {
-            fake_root: true,
+            emulation: true,
             ..default_filter()
         };
-        for call in calls::OWNERSHIP {
-            check(filter, call, [7; 3], refuse(0));
+        let here = Machine::HERE[0];
+        let result = |filter: Filter, machine: Machine, call: &Call, arguments: [u32; 3]| {
+            let number = machine.number(call)?;
+            Some(run(&program(filter), machine, number, arguments).0)
+        };
+        for call in calls::OWNERSHIP.iter().chain(calls::EMULATED) {
+            let asked = result(filter, here, call, [7; 3]);
+            assert!(asked.is_none_or(|result| result == ASK), "{}", call.0);
+            assert_ne!(result(default_filter(), here, call, [7; 3]), Some(ASK));
         }
-        check(
-            filter,
-            &calls::MKNODAT,
-            [0, 0, libc::S_IFCHR | 0o600],
-            refuse(0),
+        for (call, argument) in calls::OPENING {
+            let open = |flags: i32, filter| {
+                let mut arguments = [0; 3];
+                arguments[*argument as usize] = flags as u32;
+                result(filter, here, call, arguments)
+            };
+            let user = Filter {
+                emulates_user: true,
+                ..filter
+            };
+            for (flags, expected) in [
+                (libc::O_RDONLY, ALLOW),
+                (libc::O_DIRECTORY, ALLOW),
+                (libc::O_CREAT | libc::O_RDWR, ASK),
+                (libc::O_TMPFILE | libc::O_WRONLY, ASK),
+            ] {
+                assert!(open(flags, filter).is_none_or(|result| result == expected));
+                assert!(open(flags, user).is_none_or(|result| result == ASK));
+            }
+        }
+        assert_eq!(
+            result(filter, here, &calls::OPENAT2, [0; 3]),
+            Some(refuse(libc::ENOSYS))
         );
-        check(
-            filter,
-            &calls::MKNODAT,
-            [0, 0, libc::S_IFIFO | 0o600],
-            ALLOW,
-        );
-        check(
-            default_filter(),
-            &calls::MKNODAT,
-            [0, 0, libc::S_IFCHR],
-            ALLOW,
-        );
+        // Programs of 32 bits: success without effect.
+        for machine in &Machine::HERE[1..] {
+            for call in calls::OWNERSHIP {
+                let pretended = result(filter, *machine, call, [7; 3]);
+                assert!(
+                    pretended.is_none_or(|result| result == refuse(0)),
+                    "{}",
+                    call.0
+                );
+            }
+            let device = [0, 0, libc::S_IFCHR | 0o600];
+            let pretended = result(filter, *machine, &calls::MKNODAT, device);
+            assert_eq!(pretended, Some(refuse(0)));
+        }
     }
 
     #[test]

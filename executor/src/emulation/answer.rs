@@ -1,0 +1,333 @@
+//! What each call is answered.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rbuild_cache::owners::{self, Record};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::credentials::{Change, Credentials};
+use super::target::{At, Target, at, fd, name};
+use crate::sys::{self, Call, Reply};
+
+/// Ids are remembered in a limit that the kernel has long since ceased to use: it is inherited, survives execution,
+/// and can be read and set from outside. Those of the first process need no entry.
+const IDENTITY_BASE: u64 = 0x7262_0000_0000;
+const MOST_IDENTITIES: usize = 1 << 20;
+
+pub(super) type Result<T> = std::result::Result<T, Errno>;
+
+pub(super) struct Answering {
+    processes: OwnedFd,
+    descriptors: OwnedFd,
+    root: OwnedFd,
+    /// The root's device and inode number.
+    root_id: (u64, u64),
+    /// By number.
+    identities: Vec<Credentials>,
+    numbers: HashMap<Credentials, usize>,
+    /// Of what can keep no attributes: by device and inode number.
+    pub(super) noted: HashMap<(u64, u64), Record>,
+    /// Somebody may have another root than the sandbox's.
+    other_roots: bool,
+}
+
+impl Answering {
+    pub(super) fn new(
+        processes: OwnedFd,
+        descriptors: OwnedFd,
+        root: OwnedFd,
+        first: Credentials,
+    ) -> Self {
+        let root_id = rustix::fs::fstat(&root).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
+        Self {
+            processes,
+            descriptors,
+            root,
+            root_id,
+            numbers: HashMap::from([(first.clone(), 0)]),
+            identities: vec![first],
+            noted: HashMap::new(),
+            other_roots: false,
+        }
+    }
+
+    pub(super) fn answer(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Reply {
+        let Ok(processes) = self.processes.try_clone() else {
+            return Reply::Error(libc::EMFILE);
+        };
+        let target = Target {
+            pid: call.pid,
+            processes: processes.as_fd(),
+        };
+        let moved = self.other_roots && self.enter_root_of(&target);
+        let result = self.decide(&target, call);
+        if moved {
+            self.leave_root();
+        }
+        // Whatever was read may have been another process's, if this one died meanwhile.
+        if !sys::notify_is_valid(listener, call.id) {
+            return Reply::Continue;
+        }
+        match result {
+            Ok(reply) => reply,
+            // Memory that cannot be read: the kernel says so itself, or can read it where this process may not (the
+            // first process, before it becomes the command).
+            Err(Errno::FAULT) => Reply::Continue,
+            Err(errno) => Reply::Error(errno.raw_os_error()),
+        }
+    }
+
+    /// For a caller that has changed its root, this thread does likewise.
+    fn enter_root_of(&self, target: &Target<'_>) -> bool {
+        let Ok(root) = target.root() else {
+            return false;
+        };
+        let same =
+            rustix::fs::fstat(&root).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.root_id);
+        !same && self.chroot(&root)
+    }
+
+    fn leave_root(&self) {
+        self.chroot(&self.root);
+    }
+
+    fn chroot(&self, root: &OwnedFd) -> bool {
+        let entered = rustix::process::fchdir(root).and_then(|()| rustix::process::chroot("."));
+        let back = rustix::process::fchdir(&self.descriptors);
+        entered.is_ok() && back.is_ok()
+    }
+
+    fn decide(&mut self, target: &Target<'_>, call: &Call) -> Result<Reply> {
+        let [a, b, c, d, e, _] = call.arguments;
+        let number = i64::from(call.number);
+        #[cfg(target_arch = "x86_64")]
+        match number {
+            libc::SYS_stat => return self.stat(target, at(target, libc::AT_FDCWD, a, 0)?, b),
+            libc::SYS_lstat => {
+                let flags = libc::AT_SYMLINK_NOFOLLOW;
+                return self.stat(target, at(target, libc::AT_FDCWD, a, flags)?, b);
+            }
+            libc::SYS_access => {
+                return self.access(target, at(target, libc::AT_FDCWD, a, 0)?, b as u32, false);
+            }
+            libc::SYS_open => return self.open(target, libc::AT_FDCWD, a, b, c),
+            libc::SYS_creat => {
+                let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+                return self.open(target, libc::AT_FDCWD, a, flags as u64, b);
+            }
+            libc::SYS_mkdir => return self.mkdir(target, &name(target, libc::AT_FDCWD, a)?, b),
+            libc::SYS_mknod => {
+                return self.mknod(target, &name(target, libc::AT_FDCWD, a)?, b, c);
+            }
+            libc::SYS_symlink => {
+                return self.symlink(target, a, &name(target, libc::AT_FDCWD, b)?);
+            }
+            libc::SYS_chown => {
+                return self.chown(target, at(target, libc::AT_FDCWD, a, 0)?, b, c);
+            }
+            libc::SYS_lchown => {
+                let flags = libc::AT_SYMLINK_NOFOLLOW;
+                return self.chown(target, at(target, libc::AT_FDCWD, a, flags)?, b, c);
+            }
+            libc::SYS_rename => {
+                let (from, to) = (
+                    name(target, libc::AT_FDCWD, a)?,
+                    name(target, libc::AT_FDCWD, b)?,
+                );
+                return Ok(self.rename(target, &from, &to));
+            }
+            _ => {}
+        }
+        match number {
+            libc::SYS_getuid
+            | libc::SYS_geteuid
+            | libc::SYS_getgid
+            | libc::SYS_getegid
+            | libc::SYS_getresuid
+            | libc::SYS_getresgid
+            | libc::SYS_getgroups => self.tell_ids(target, call),
+            libc::SYS_setuid => self.change(target, &Change::Uid(a as u32)),
+            libc::SYS_setgid => self.change(target, &Change::Gid(a as u32)),
+            libc::SYS_setreuid => self.change(target, &Change::RealUid(a as u32, b as u32)),
+            libc::SYS_setregid => self.change(target, &Change::RealGid(a as u32, b as u32)),
+            libc::SYS_setresuid => {
+                self.change(target, &Change::ThreeUids([a, b, c].map(|id| id as u32)))
+            }
+            libc::SYS_setresgid => {
+                self.change(target, &Change::ThreeGids([a, b, c].map(|id| id as u32)))
+            }
+            libc::SYS_setfsuid => {
+                let old = self.credentials(target)?.users.files;
+                self.change(target, &Change::FilesUid(a as u32))?;
+                Ok(Reply::Value(i64::from(old)))
+            }
+            libc::SYS_setfsgid => {
+                let old = self.credentials(target)?.groups.files;
+                self.change(target, &Change::FilesGid(a as u32))?;
+                Ok(Reply::Value(i64::from(old)))
+            }
+            libc::SYS_setgroups => {
+                let count = usize::try_from(a).unwrap_or(usize::MAX);
+                if count > 65_536 {
+                    return Err(Errno::INVAL);
+                }
+                let bytes = target.bytes(b, count * 4)?;
+                self.change(target, &Change::Groups(words(&bytes)))
+            }
+            libc::SYS_fstat => self.stat(target, fd(a), b),
+            libc::SYS_newfstatat => self.stat(target, at(target, a as i32, b, d as i32)?, c),
+            libc::SYS_statx => {
+                let at = at(target, a as i32, b, c as i32)?;
+                self.statx(target, at, (c as i32, d as u32), e)
+            }
+            libc::SYS_fchown => self.chown(target, fd(a), b, c),
+            libc::SYS_fchownat => self.chown(target, at(target, a as i32, b, e as i32)?, c, d),
+            libc::SYS_openat => self.open(target, a as i32, b, c, d),
+            libc::SYS_mkdirat => self.mkdir(target, &name(target, a as i32, b)?, c),
+            libc::SYS_mknodat => self.mknod(target, &name(target, a as i32, b)?, c, d),
+            libc::SYS_symlinkat => self.symlink(target, a, &name(target, b as i32, c)?),
+            libc::SYS_faccessat => {
+                self.access(target, at(target, a as i32, b, 0)?, c as u32, false)
+            }
+            libc::SYS_faccessat2 => {
+                let effective = d as i32 & libc::AT_EACCESS != 0;
+                self.access(
+                    target,
+                    at(target, a as i32, b, d as i32)?,
+                    c as u32,
+                    effective,
+                )
+            }
+            libc::SYS_renameat | libc::SYS_renameat2 => {
+                let (from, to) = (name(target, a as i32, b)?, name(target, c as i32, d)?);
+                Ok(self.rename(target, &from, &to))
+            }
+            libc::SYS_setxattr | libc::SYS_lsetxattr | libc::SYS_fsetxattr => {
+                let name = target.string(b)?;
+                if name.to_bytes().starts_with(owners::PREFIX) {
+                    return Err(Errno::OPNOTSUPP);
+                }
+                Ok(Reply::Continue)
+            }
+            libc::SYS_listxattr => self.list(target, at(target, libc::AT_FDCWD, a, 0)?, b, c),
+            libc::SYS_llistxattr => {
+                let flags = libc::AT_SYMLINK_NOFOLLOW;
+                self.list(target, at(target, libc::AT_FDCWD, a, flags)?, b, c)
+            }
+            libc::SYS_flistxattr => self.list(target, fd(a), b, c),
+            libc::SYS_execve => self.execute(target, at(target, libc::AT_FDCWD, a, 0)?),
+            libc::SYS_execveat => self.execute(target, at(target, a as i32, b, e as i32)?),
+            libc::SYS_chroot => {
+                self.other_roots = true;
+                Ok(Reply::Continue)
+            }
+            _ => Ok(Reply::Continue),
+        }
+    }
+
+    // Ids.
+
+    pub(super) fn credentials(&self, target: &Target<'_>) -> Result<&Credentials> {
+        let limit = sys::unused_limit(target.pid)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
+        let number = limit
+            .checked_sub(IDENTITY_BASE)
+            .and_then(|number| usize::try_from(number).ok())
+            .unwrap_or(0);
+        self.identities
+            .get(number)
+            .or(self.identities.first())
+            .ok_or(Errno::PERM)
+    }
+
+    fn become_(&mut self, target: &Target<'_>, new: Credentials) -> Result<()> {
+        let number = match self.numbers.get(&new) {
+            Some(number) => *number,
+            None if self.identities.len() >= MOST_IDENTITIES => return Err(Errno::AGAIN),
+            None => {
+                self.identities.push(new.clone());
+                self.numbers.insert(new, self.identities.len() - 1);
+                self.identities.len() - 1
+            }
+        };
+        sys::set_unused_limit(target.pid, IDENTITY_BASE + number as u64)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
+    }
+
+    fn change(&mut self, target: &Target<'_>, change: &Change) -> Result<Reply> {
+        let old = self.credentials(target)?;
+        let new = old.changed(change)?;
+        if new != *old {
+            self.become_(target, new)?;
+        }
+        Ok(Reply::Value(0))
+    }
+
+    fn tell_ids(&self, target: &Target<'_>, call: &Call) -> Result<Reply> {
+        let it = self.credentials(target)?;
+        let [a, b, c, ..] = call.arguments;
+        let value = match i64::from(call.number) {
+            libc::SYS_getuid => it.users.real,
+            libc::SYS_geteuid => it.users.effective,
+            libc::SYS_getgid => it.groups.real,
+            libc::SYS_getegid => it.groups.effective,
+            libc::SYS_getgroups => {
+                let room = a as u32 as usize;
+                if room != 0 {
+                    if room < it.further.len() {
+                        return Err(Errno::INVAL);
+                    }
+                    target.write_words(b, &it.further)?;
+                }
+                it.further.len() as u32
+            }
+            number => {
+                let ids = if number == libc::SYS_getresuid {
+                    it.users
+                } else {
+                    it.groups
+                };
+                for (address, id) in [(a, ids.real), (b, ids.effective), (c, ids.saved)] {
+                    target.write_words(address, &[id])?;
+                }
+                0
+            }
+        };
+        Ok(Reply::Value(i64::from(value)))
+    }
+
+    /// A file that takes its owner's id makes its process its owner.
+    fn execute(&mut self, target: &Target<'_>, at: At) -> Result<Reply> {
+        let Ok(node) = self.node(target, &at) else {
+            return Ok(Reply::Continue);
+        };
+        let stat = rustix::fs::fstat(&node)?;
+        let mode = stat.st_mode;
+        if FileType::from_raw_mode(mode) != FileType::RegularFile
+            || mode & (libc::S_ISUID | libc::S_ISGID) == 0
+            || mode & 0o111 == 0
+        {
+            return Ok(Reply::Continue);
+        }
+        let record = self.record(&node, &stat, None);
+        let uid = (mode & libc::S_ISUID != 0).then_some(record.uid);
+        let groups = libc::S_ISGID | libc::S_IXGRP;
+        let gid = (mode & groups == groups).then_some(record.gid);
+        let old = self.credentials(target)?;
+        let new = old.executing(uid, gid);
+        if new != *old {
+            self.become_(target, new)?;
+        }
+        Ok(Reply::Continue)
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes
+        .chunks_exact(4)
+        .filter_map(|word| word.try_into().ok())
+        .map(u32::from_ne_bytes)
+        .collect()
+}

@@ -1,0 +1,481 @@
+//! Calls about files: who owns them, who may what with them, whose are new ones.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rbuild_cache::owners::{self, Record};
+use rbuild_cache::tree::Kind;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid};
+use rustix::io::Errno;
+
+use super::answer::{Answering, Result};
+use super::target::{At, Named, Target, name, name_of, node_at};
+use crate::sys::{self, Reply};
+
+/// Leaves an owner as it is.
+const KEEP: u32 = u32::MAX;
+
+impl Answering {
+    /// What is looked at; an error is for the kernel to find.
+    pub(super) fn node(&self, target: &Target<'_>, at: &At) -> Result<OwnedFd> {
+        if at.named.path.is_empty() {
+            if at.named.directory == libc::AT_FDCWD {
+                let here = Named {
+                    directory: libc::AT_FDCWD,
+                    path: c".".to_owned(),
+                };
+                return target.node(&here, true);
+            }
+            return target.descriptor(at.named.directory);
+        }
+        target.node(&at.named, at.follow)
+    }
+
+    /// What is written down about something. Of a link, pipe or socket its directory knows it, by name.
+    pub(super) fn record(
+        &self,
+        node: &OwnedFd,
+        stat: &Stat,
+        place: Option<(&Target<'_>, &Named)>,
+    ) -> Record {
+        if let Some(record) = self.noted.get(&(stat.st_dev, stat.st_ino)) {
+            return *record;
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {
+                let record = owners::read(name_of(node.as_fd()).as_str());
+                record.ok().flatten().unwrap_or_default()
+            }
+            FileType::Symlink | FileType::Fifo | FileType::Socket => {
+                let record = place.and_then(|(target, named)| {
+                    let (parent, name) = target.parent(named).ok()?;
+                    owners::link(name_of(parent.as_fd()).as_str(), &name).ok()
+                });
+                record.unwrap_or_default()
+            }
+            _ => Record::default(),
+        }
+    }
+
+    fn look(&self, target: &Target<'_>, at: &At) -> Option<(OwnedFd, Record)> {
+        let node = self.node(target, at).ok()?;
+        let stat = rustix::fs::fstat(&node).ok()?;
+        let place = (!at.named.path.is_empty()).then_some((target, &at.named));
+        let record = self.record(&node, &stat, place);
+        Some((node, record))
+    }
+
+    pub(super) fn stat(&self, target: &Target<'_>, at: At, buffer: u64) -> Result<Reply> {
+        match self.look(target, &at) {
+            Some((node, record)) if record != Record::default() => {
+                let device = record
+                    .device
+                    .map(|(kind, number)| (format_of(kind), number));
+                let bytes = sys::stat_with(node.as_fd(), (record.uid, record.gid), device)
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                target.write(buffer, &bytes)?;
+                Ok(Reply::Value(0))
+            }
+            // The kernel shows root's as root's.
+            _ => Ok(Reply::Continue),
+        }
+    }
+
+    pub(super) fn statx(
+        &self,
+        target: &Target<'_>,
+        at: At,
+        (flags, mask): (i32, u32),
+        buffer: u64,
+    ) -> Result<Reply> {
+        match self.look(target, &at) {
+            Some((node, record)) if record != Record::default() => {
+                let device = record
+                    .device
+                    .map(|(kind, number)| (format_of(kind), number));
+                let owner = (record.uid, record.gid);
+                let sync = flags & (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC);
+                let bytes = sys::statx_with(node.as_fd(), (sync, mask), owner, device)
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                target.write(buffer, &bytes)?;
+                Ok(Reply::Value(0))
+            }
+            _ => Ok(Reply::Continue),
+        }
+    }
+
+    pub(super) fn access(
+        &self,
+        target: &Target<'_>,
+        at: At,
+        mode: u32,
+        effective: bool,
+    ) -> Result<Reply> {
+        let mut credentials = self.credentials(target)?.clone();
+        if !effective {
+            credentials.users.files = credentials.users.real;
+            credentials.groups.files = credentials.groups.real;
+        }
+        if mode == 0 || credentials.users.files == 0 {
+            return Ok(Reply::Continue);
+        }
+        let Some((node, record)) = self.look(target, &at) else {
+            return Ok(Reply::Continue);
+        };
+        let stat = rustix::fs::fstat(&node)?;
+        if credentials.may(mode & 7, stat.st_mode, (record.uid, record.gid)) {
+            Ok(Reply::Continue)
+        } else {
+            Err(Errno::ACCESS)
+        }
+    }
+
+    pub(super) fn chown(
+        &mut self,
+        target: &Target<'_>,
+        at: At,
+        uid: u64,
+        gid: u64,
+    ) -> Result<Reply> {
+        let (uid, gid) = (uid as u32, gid as u32);
+        let node = self.node(target, &at)?;
+        let stat = rustix::fs::fstat(&node)?;
+        let place = (!at.named.path.is_empty()).then_some((target, &at.named));
+        let old = self.record(&node, &stat, place);
+        let credentials = self.credentials(target)?;
+        let is_own = credentials.users.files == old.uid;
+        let keeps_uid = uid == KEEP || uid == old.uid;
+        let may_gid = gid == KEEP || gid == old.gid || credentials.is_in(gid);
+        if credentials.users.files != 0 && !(is_own && keeps_uid && may_gid) {
+            return Err(Errno::PERM);
+        }
+        // The kernel does what comes with a change of owner: setuid and capabilities go, the time changes, and a file
+        // system that is read-only says so.
+        let zero = |id: u32| (id != KEEP).then_some(0);
+        rustix::fs::chownat(
+            &node,
+            c"",
+            zero(uid).map(Uid::from_raw),
+            zero(gid).map(Gid::from_raw),
+            AtFlags::EMPTY_PATH,
+        )?;
+        let or = |new: u32, old: u32| if new == KEEP { old } else { new };
+        let new = Record {
+            uid: or(uid, old.uid),
+            gid: or(gid, old.gid),
+            device: old.device,
+        };
+        if new != old {
+            self.set(target, &node, &stat, place.map(|(_, named)| named), new)?;
+        }
+        Ok(Reply::Value(0))
+    }
+
+    /// Writes a record down, or keeps it in mind where that is not possible.
+    fn set(
+        &mut self,
+        target: &Target<'_>,
+        node: &OwnedFd,
+        stat: &Stat,
+        named: Option<&Named>,
+        record: Record,
+    ) -> Result<()> {
+        let written = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {
+                owners::write(name_of(node.as_fd()).as_str(), record)
+            }
+            FileType::Symlink | FileType::Fifo | FileType::Socket => match named {
+                Some(named) => {
+                    let (parent, name) = target.parent(named)?;
+                    self.set_link(&parent, &name, record)
+                }
+                None => Err(Errno::OPNOTSUPP.into()),
+            },
+            _ => Err(Errno::OPNOTSUPP.into()),
+        };
+        match written {
+            Ok(()) => {
+                self.noted.remove(&(stat.st_dev, stat.st_ino));
+                Ok(())
+            }
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => Err(errno),
+                _ => {
+                    self.noted.insert((stat.st_dev, stat.st_ino), record);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn set_link(&self, parent: &OwnedFd, name: &[u8], record: Record) -> std::io::Result<()> {
+        let names = || owners::names_of_links(parent.as_fd());
+        owners::set_link(name_of(parent.as_fd()).as_str(), name, record, &names)
+    }
+
+    /// Who owns what the caller makes in a directory; an error where it may not make anything there.
+    fn owner_in(&self, target: &Target<'_>, parent: &OwnedFd) -> Result<(u32, u32)> {
+        let credentials = self.credentials(target)?;
+        let stat = rustix::fs::fstat(parent)?;
+        let is_group = stat.st_mode & libc::S_ISGID != 0;
+        let mut owner = (credentials.users.files, credentials.groups.files);
+        if is_group || credentials.users.files != 0 {
+            let record = self.record(parent, &stat, None);
+            if !credentials.may(3, stat.st_mode, (record.uid, record.gid)) {
+                return Err(Errno::ACCESS);
+            }
+            if is_group {
+                owner.1 = record.gid;
+            }
+        }
+        Ok(owner)
+    }
+
+    fn note_made(&mut self, target: &Target<'_>, node: &OwnedFd, owner: (u32, u32)) -> Result<()> {
+        let stat = rustix::fs::fstat(node)?;
+        let record = Record::owner(owner.0, owner.1);
+        self.noted.remove(&(stat.st_dev, stat.st_ino));
+        self.set(target, node, &stat, None, record)
+    }
+
+    pub(super) fn open(
+        &mut self,
+        target: &Target<'_>,
+        directory: i32,
+        path: u64,
+        flags: u64,
+        mode: u64,
+    ) -> Result<Reply> {
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
+        let named = name(target, directory, path)?;
+        let close = if flags.contains(OFlags::CLOEXEC) {
+            libc::O_CLOEXEC as u32
+        } else {
+            0
+        };
+        if flags.contains(OFlags::TMPFILE) {
+            let Ok(parent) = target.node(&named, true) else {
+                return Ok(Reply::Continue);
+            };
+            let owner = self.owner_in(target, &parent)?;
+            if owner == (0, 0) {
+                return Ok(Reply::Continue);
+            }
+            rustix::process::umask(target.umask()?);
+            let fd = target.open(&named, flags, mode)?;
+            self.note_made(target, &fd, owner)?;
+            return Ok(Reply::Descriptor { fd, flags: close });
+        }
+        if flags.contains(OFlags::PATH) {
+            return Ok(Reply::Continue);
+        }
+        let is_making = flags.contains(OFlags::CREATE);
+        let follow =
+            !flags.contains(OFlags::NOFOLLOW) && !flags.contains(OFlags::CREATE | OFlags::EXCL);
+        match target.node(&named, follow) {
+            Ok(node) => {
+                let credentials = self.credentials(target)?;
+                if credentials.users.files != 0 && !(is_making && flags.contains(OFlags::EXCL)) {
+                    let stat = rustix::fs::fstat(&node)?;
+                    let record = self.record(&node, &stat, None);
+                    let wanted = match flags.bits() & libc::O_ACCMODE as u32 {
+                        0 => 4,
+                        1 => 2,
+                        _ => 6,
+                    };
+                    let is_plain = matches!(
+                        FileType::from_raw_mode(stat.st_mode),
+                        FileType::RegularFile | FileType::Directory
+                    );
+                    let owner = (record.uid, record.gid);
+                    if is_plain && !credentials.may(wanted, stat.st_mode, owner) {
+                        return Err(Errno::ACCESS);
+                    }
+                }
+                return Ok(Reply::Continue);
+            }
+            Err(Errno::NOENT) if is_making => {}
+            Err(_) => return Ok(Reply::Continue),
+        }
+        let Ok((parent, name)) = target.parent(&named) else {
+            return Ok(Reply::Continue);
+        };
+        let owner = self.owner_in(target, &parent)?;
+        if owner == (0, 0) || named.path.to_bytes().ends_with(b"/") {
+            return Ok(Reply::Continue);
+        }
+        rustix::process::umask(target.umask()?);
+        let made = flags | OFlags::EXCL | OFlags::CREATE | OFlags::CLOEXEC;
+        match rustix::fs::openat(&parent, name.as_slice(), made, mode) {
+            Ok(fd) => {
+                self.note_made(target, &fd, owner)?;
+                Ok(Reply::Descriptor { fd, flags: close })
+            }
+            // A link that leads nowhere yet, or somebody was faster.
+            Err(Errno::EXIST) => Ok(Reply::Continue),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub(super) fn mkdir(&mut self, target: &Target<'_>, named: &Named, mode: u64) -> Result<Reply> {
+        let Some((parent, name, owner)) = self.making(target, named)? else {
+            return Ok(Reply::Continue);
+        };
+        if owner == (0, 0) {
+            return Ok(Reply::Continue);
+        }
+        rustix::process::umask(target.umask()?);
+        let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
+        rustix::fs::mkdirat(&parent, name.as_slice(), mode)?;
+        let node = node_at(&parent, &name)?;
+        self.note_made(target, &node, owner)?;
+        Ok(Reply::Value(0))
+    }
+
+    /// The directory and name of something new, and whose it will be; nothing where there is something already or
+    /// the kernel is to say what is wrong.
+    fn making(
+        &self,
+        target: &Target<'_>,
+        named: &Named,
+    ) -> Result<Option<(OwnedFd, Vec<u8>, (u32, u32))>> {
+        let Ok((parent, name)) = target.parent(named) else {
+            return Ok(None);
+        };
+        if node_at(&parent, &name).is_ok() {
+            return Ok(None);
+        }
+        let owner = self.owner_in(target, &parent)?;
+        Ok(Some((parent, name, owner)))
+    }
+
+    pub(super) fn mknod(
+        &mut self,
+        target: &Target<'_>,
+        named: &Named,
+        mode: u64,
+        device: u64,
+    ) -> Result<Reply> {
+        let mode = mode as RawMode;
+        let Some((parent, name, owner)) = self.making(target, named)? else {
+            return Ok(Reply::Continue);
+        };
+        let kind = match FileType::from_raw_mode(mode) {
+            FileType::CharacterDevice => Some(Kind::CharDevice),
+            FileType::BlockDevice => Some(Kind::BlockDevice),
+            _ => None,
+        };
+        if kind.is_none() && owner == (0, 0) {
+            return Ok(Reply::Continue);
+        }
+        // 0:0 would remove what lies below it.
+        if kind.is_some() && (!self.credentials(target)?.is_root() || device == 0) {
+            return Err(Errno::PERM);
+        }
+        let bits = Mode::from_raw_mode(mode & 0o7777);
+        let made = match FileType::from_raw_mode(mode) {
+            // What stands for one, and cannot be opened either.
+            FileType::CharacterDevice | FileType::BlockDevice => FileType::Socket,
+            FileType::Unknown => FileType::RegularFile,
+            known => known,
+        };
+        rustix::process::umask(target.umask()?);
+        rustix::fs::mknodat(&parent, name.as_slice(), made, bits, 0)?;
+        let node = node_at(&parent, &name)?;
+        let stat = rustix::fs::fstat(&node)?;
+        self.noted.remove(&(stat.st_dev, stat.st_ino));
+        let record = Record {
+            uid: owner.0,
+            gid: owner.1,
+            device: kind.map(|kind| (kind, sys::device_number(device))),
+        };
+        self.set(target, &node, &stat, Some(named), record)?;
+        Ok(Reply::Value(0))
+    }
+
+    pub(super) fn symlink(
+        &mut self,
+        target: &Target<'_>,
+        leads_to: u64,
+        named: &Named,
+    ) -> Result<Reply> {
+        let Some((parent, name, owner)) = self.making(target, named)? else {
+            return Ok(Reply::Continue);
+        };
+        // A record about an earlier link of this name may say something else.
+        let noted = owners::link(name_of(parent.as_fd()).as_str(), &name).unwrap_or_default();
+        let record = Record::owner(owner.0, owner.1);
+        if record == noted {
+            return Ok(Reply::Continue);
+        }
+        let leads_to = target.string(leads_to)?;
+        rustix::fs::symlinkat(&leads_to, &parent, name.as_slice())?;
+        let node = node_at(&parent, &name)?;
+        let stat = rustix::fs::fstat(&node)?;
+        self.noted.remove(&(stat.st_dev, stat.st_ino));
+        self.set(target, &node, &stat, Some(named), record)?;
+        Ok(Reply::Value(0))
+    }
+
+    /// A link keeps its owner under its new name.
+    pub(super) fn rename(&mut self, target: &Target<'_>, from: &Named, to: &Named) -> Reply {
+        let moved = || -> Option<()> {
+            let (parent, name) = target.parent(from).ok()?;
+            let node = node_at(&parent, &name).ok()?;
+            let stat = rustix::fs::fstat(&node).ok()?;
+            if matches!(
+                FileType::from_raw_mode(stat.st_mode),
+                FileType::RegularFile | FileType::Directory
+            ) {
+                return None;
+            }
+            let record = owners::link(name_of(parent.as_fd()).as_str(), &name).ok()?;
+            let (parent, name) = target.parent(to).ok()?;
+            self.set_link(&parent, &name, record).ok()
+        };
+        moved();
+        Reply::Continue
+    }
+
+    /// The names of attributes, without ours.
+    pub(super) fn list(
+        &self,
+        target: &Target<'_>,
+        at: At,
+        buffer: u64,
+        size: u64,
+    ) -> Result<Reply> {
+        let Ok(node) = self.node(target, &at) else {
+            return Ok(Reply::Continue);
+        };
+        let mut names = vec![0; 64 << 10];
+        let path = name_of(node.as_fd());
+        let Ok(length) = rustix::fs::listxattr(path.as_str(), &mut names) else {
+            return Ok(Reply::Continue);
+        };
+        let all = names.get(..length).unwrap_or_default();
+        let mut shown = Vec::with_capacity(all.len());
+        for name in all.split_inclusive(|byte| *byte == 0) {
+            if !name.starts_with(owners::PREFIX) {
+                shown.extend_from_slice(name);
+            }
+        }
+        if shown.len() == all.len() {
+            return Ok(Reply::Continue);
+        }
+        if size != 0 {
+            if (shown.len() as u64) > size {
+                return Err(Errno::RANGE);
+            }
+            target.write(buffer, &shown)?;
+        }
+        Ok(Reply::Value(shown.len() as i64))
+    }
+}
+
+fn format_of(kind: Kind) -> u32 {
+    match kind {
+        Kind::BlockDevice => libc::S_IFBLK,
+        _ => libc::S_IFCHR,
+    }
+}

@@ -1,0 +1,112 @@
+//! Other users, where there is one id: an ordinary user without subordinate ids has one in its user namespace, so the
+//! kernel can neither give a file to somebody else nor let a process become somebody else. A filter hands the calls
+//! that are about owners and ids to a thread here, which answers them: owners are written down beside the files
+//! ([`rbuild_cache::owners`]), ids are remembered for each process. What an image's programs see, and what the layers
+//! hold, is what a build by root gives.
+//!
+//! **This is no boundary.** All of the sandbox is one user to the kernel, and what a process is refused here (to write
+//! a file of emulated root's, say) it may reach in other ways. The boundary is the sandbox around it.
+//!
+//! [`answer`] decides ([`files`] what is about files); [`credentials`] are ids as values; [`target`] reads and writes the caller's memory and opens
+//! what it names, from a thread that has moved into the sandbox's mount namespace.
+
+mod answer;
+mod credentials;
+mod files;
+mod target;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use crate::sys::{self, Reply};
+
+use answer::Answering;
+use credentials::Credentials;
+
+/// Who the sandbox's first process believes to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// Answers until nobody with the filter is left. `mounts` is the sandbox's mount namespace.
+pub(crate) fn start(
+    listener: OwnedFd,
+    mounts: OwnedFd,
+    identity: Identity,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("rbuild-owners".to_owned())
+        .spawn(move || {
+            // Without an answer, callers get ENOSYS as soon as the listener is closed: nothing hangs.
+            if let Err(error) = serve(&listener, &mounts, identity) {
+                tracing::warn!(%error, "ownership is no longer emulated");
+            }
+        })
+}
+
+fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(), Errno> {
+    let processes = open_directory("/proc")?;
+    let descriptors = open_directory("/proc/self/fd")?;
+    let unshared = sys::unshare(UnshareFlags::FS);
+    unshared.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    rustix::thread::move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    let root = open_directory("/")?;
+    // Attributes are reached through names of descriptors, which only the outer /proc has.
+    rustix::process::fchdir(&descriptors)?;
+    sys::notify_on_same_processor(listener.as_fd());
+    let first = Credentials::new(identity.uid, identity.gid, identity.groups);
+    let mut answering = Answering::new(processes, descriptors, root, first);
+    loop {
+        if !wait(listener)? {
+            return Ok(());
+        }
+        let call = match sys::notify_receive(listener.as_fd()) {
+            Ok(call) => call,
+            // The caller has died meanwhile.
+            Err(error) if is(&error, &[libc::ENOENT, libc::EINTR]) => continue,
+            Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        };
+        let reply = answering.answer(listener.as_fd(), &call);
+        // It may have died while it was answered.
+        let _ = match reply {
+            Reply::Descriptor { ref fd, flags } => {
+                sys::notify_give(listener.as_fd(), call.id, fd.as_fd(), flags)
+            }
+            ref reply => sys::notify_reply(listener.as_fd(), call.id, reply),
+        };
+    }
+}
+
+/// False when nobody is left who could call.
+fn wait(listener: &OwnedFd) -> Result<bool, Errno> {
+    loop {
+        let mut polled = [PollFd::new(listener, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, None) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => {
+                let [polled] = polled;
+                let events = polled.revents();
+                return Ok(events.contains(PollFlags::IN));
+            }
+        }
+    }
+}
+
+fn is(error: &std::io::Error, numbers: &[i32]) -> bool {
+    error
+        .raw_os_error()
+        .is_some_and(|number| numbers.contains(&number))
+}
+
+fn open_directory(path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+}

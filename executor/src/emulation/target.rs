@@ -1,0 +1,264 @@
+//! The caller: its memory, what it names, who it is.
+//!
+//! Names are resolved by the kernel in the caller's root, from the caller's directories. All of it is the sandbox's:
+//! this thread's root is the sandbox's, and /proc in there knows nothing of this process.
+
+use std::ffi::CString;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::sys;
+
+/// The longest path, with its final zero.
+const PATH_BYTES: usize = 4096;
+const PAGE_BYTES: u64 = 4096;
+
+/// The process (or thread) behind one call.
+pub(super) struct Target<'a> {
+    pub(super) pid: u32,
+    /// The outer /proc.
+    pub(super) processes: BorrowedFd<'a>,
+}
+
+/// A name in the caller's terms.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    /// As in `openat`; what it is does not matter where the path is absolute.
+    pub(super) directory: i32,
+    pub(super) path: CString,
+}
+
+/// What a call is about, where it is about a name.
+pub(super) struct At {
+    pub(super) named: Named,
+    pub(super) follow: bool,
+}
+
+impl Target<'_> {
+    /// A string of the caller's.
+    pub(super) fn string(&self, address: u64) -> Result<CString, Errno> {
+        let mut bytes = Vec::with_capacity(256);
+        let mut at = address;
+        while bytes.len() < PATH_BYTES {
+            // Never across the end of a page: the next one need not be there.
+            let length = (PAGE_BYTES - at % PAGE_BYTES).min(256);
+            let piece = self.bytes(at, length as usize)?;
+            if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+                bytes.extend_from_slice(piece.get(..end).unwrap_or_default());
+                return CString::new(bytes).map_err(|_| Errno::INVAL);
+            }
+            bytes.extend_from_slice(&piece);
+            at = at.checked_add(length).ok_or(Errno::FAULT)?;
+        }
+        Err(Errno::NAMETOOLONG)
+    }
+
+    pub(super) fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length];
+        match sys::read_memory(self.pid, address, &mut bytes) {
+            Ok(read) if read == length => Ok(bytes),
+            _ => Err(Errno::FAULT),
+        }
+    }
+
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        match sys::write_memory(self.pid, address, bytes) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            _ => Err(Errno::FAULT),
+        }
+    }
+
+    pub(super) fn write_words(&self, address: u64, words: &[u32]) -> Result<(), Errno> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.write(address, &bytes)
+    }
+
+    /// What one of its descriptors stands for.
+    pub(super) fn descriptor(&self, number: i32) -> Result<OwnedFd, Errno> {
+        if number < 0 {
+            return Err(Errno::BADF);
+        }
+        self.process_file(&format!("fd/{number}"))
+            .map_err(|errno| match errno {
+                Errno::NOENT => Errno::BADF,
+                errno => errno,
+            })
+    }
+
+    pub(super) fn root(&self) -> Result<OwnedFd, Errno> {
+        self.process_file("root")
+    }
+
+    fn process_file(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let path = format!("{}/{name}", self.pid);
+        rustix::fs::openat(self.processes, path, flags, Mode::empty())
+    }
+
+    fn base(&self, named: &Named) -> Result<OwnedFd, Errno> {
+        if named.directory == libc::AT_FDCWD {
+            self.process_file("cwd")
+        } else {
+            self.descriptor(named.directory)
+        }
+    }
+
+    /// Opens a name. `flags` are those of `openat`.
+    pub(super) fn open(&self, named: &Named, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC;
+        let path = named.path.to_bytes();
+        if let Some(number) = own_descriptor(path) {
+            // The sandbox's /proc does not know this thread. The link itself is the kernel's to show.
+            if flags.contains(OFlags::NOFOLLOW) || !flags.contains(OFlags::PATH) {
+                return Err(Errno::NOENT);
+            }
+            return self.descriptor(number);
+        }
+        if path.starts_with(b"/") {
+            return rustix::fs::openat(CWD, &named.path, flags, mode);
+        }
+        let base = self.base(named)?;
+        rustix::fs::openat(&base, &named.path, flags, mode)
+    }
+
+    pub(super) fn node(&self, named: &Named, follow: bool) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::PATH;
+        if !follow {
+            flags |= OFlags::NOFOLLOW;
+        }
+        self.open(named, flags, Mode::empty())
+    }
+
+    /// The directory that holds a name, and the name in it.
+    pub(super) fn parent(&self, named: &Named) -> Result<(OwnedFd, Vec<u8>), Errno> {
+        let mut path = named.path.to_bytes();
+        while path.len() > 1
+            && let Some(rest) = path.strip_suffix(b"/")
+        {
+            path = rest;
+        }
+        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            None => (&b"."[..], path),
+            Some(slash) => (
+                path.get(..=slash).unwrap_or_default(),
+                path.get(slash + 1..).unwrap_or_default(),
+            ),
+        };
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(Errno::EXIST);
+        }
+        let parent = Named {
+            directory: named.directory,
+            path: CString::new(parent).map_err(|_| Errno::INVAL)?,
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let directory = self.open(&parent, flags, Mode::empty())?;
+        Ok((directory, name.to_vec()))
+    }
+
+    pub(super) fn umask(&self) -> Result<Mode, Errno> {
+        let path = format!("{}/status", self.pid);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.processes, path, flags, Mode::empty())?;
+        let mut text = String::new();
+        std::fs::File::from(file)
+            .take(4096)
+            .read_to_string(&mut text)
+            .map_err(|_| Errno::IO)?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("Umask:"))
+            .and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+            .map(Mode::from_raw_mode)
+            .ok_or(Errno::IO)
+    }
+}
+
+/// The number of a descriptor that a process names by what it calls its own in /proc.
+fn own_descriptor(path: &[u8]) -> Option<i32> {
+    let number = match path {
+        b"/dev/stdin" => return Some(0),
+        b"/dev/stdout" => return Some(1),
+        b"/dev/stderr" => return Some(2),
+        _ => path
+            .strip_prefix(b"/dev/fd/")
+            .or_else(|| path.strip_prefix(b"/proc/self/fd/"))?,
+    };
+    // Digits and nothing else: no path of the caller's is ever resolved in the outer /proc.
+    if number.is_empty() || !number.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// The name of a descriptor of this process, from the directory that this thread stays in.
+pub(super) fn name_of(fd: BorrowedFd<'_>) -> String {
+    fd.as_raw_fd().to_string()
+}
+
+/// Opens a name in a directory itself, also if it is a link.
+pub(super) fn node_at(directory: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory.as_fd(), name, flags, Mode::empty())
+}
+
+pub(super) fn name(target: &Target<'_>, directory: i32, path: u64) -> Result<Named, Errno> {
+    Ok(Named {
+        directory,
+        path: target.string(path)?,
+    })
+}
+
+pub(super) fn at(target: &Target<'_>, directory: i32, path: u64, flags: i32) -> Result<At, Errno> {
+    // Kernels since 6.11 take no path for an empty one.
+    let named = if path == 0 && flags & libc::AT_EMPTY_PATH != 0 {
+        Named {
+            directory,
+            path: CString::default(),
+        }
+    } else {
+        name(target, directory, path)?
+    };
+    if named.path.is_empty() && flags & libc::AT_EMPTY_PATH == 0 {
+        return Err(Errno::NOENT);
+    }
+    Ok(At {
+        named,
+        follow: flags & libc::AT_SYMLINK_NOFOLLOW == 0,
+    })
+}
+
+pub(super) fn fd(number: u64) -> At {
+    At {
+        named: Named {
+            directory: number as i32,
+            path: CString::default(),
+        },
+        follow: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_descriptor;
+
+    #[test]
+    fn own_descriptors_are_numbers_only() {
+        let own = |path: &str| own_descriptor(path.as_bytes());
+        assert_eq!(own("/dev/stdout"), Some(1));
+        assert_eq!(own("/dev/fd/7"), Some(7));
+        assert_eq!(own("/proc/self/fd/3"), Some(3));
+        for path in [
+            "/proc/1/fd/3",
+            "/dev/stdoutx",
+            "/proc/self/fd/",
+            "/proc/self/fd/../../..",
+            "/proc/self/fd/3/..",
+            "/proc/self/fd/99999999999",
+        ] {
+            assert_eq!(own(path), None, "{path}");
+        }
+    }
+}
