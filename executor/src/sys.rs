@@ -513,7 +513,7 @@ fn bytes_of<T: Copy>(value: &T) -> Vec<u8> {
             (&raw const *value).cast::<u8>(),
             bytes.as_mut_ptr(),
             bytes.len(),
-        )
+        );
     };
     bytes
 }

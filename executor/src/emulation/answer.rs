@@ -104,13 +104,13 @@ impl Answering {
         let number = i64::from(call.number);
         #[cfg(target_arch = "x86_64")]
         match number {
-            libc::SYS_stat => return self.stat(target, at(target, libc::AT_FDCWD, a, 0)?, b),
+            libc::SYS_stat => return self.stat(target, &at(target, libc::AT_FDCWD, a, 0)?, b),
             libc::SYS_lstat => {
                 let flags = libc::AT_SYMLINK_NOFOLLOW;
-                return self.stat(target, at(target, libc::AT_FDCWD, a, flags)?, b);
+                return self.stat(target, &at(target, libc::AT_FDCWD, a, flags)?, b);
             }
             libc::SYS_access => {
-                return self.access(target, at(target, libc::AT_FDCWD, a, 0)?, b as u32, false);
+                return self.access(target, &at(target, libc::AT_FDCWD, a, 0)?, b as u32, false);
             }
             libc::SYS_open => return self.open(target, libc::AT_FDCWD, a, b, c),
             libc::SYS_creat => {
@@ -125,11 +125,11 @@ impl Answering {
                 return self.symlink(target, a, &name(target, libc::AT_FDCWD, b)?);
             }
             libc::SYS_chown => {
-                return self.chown(target, at(target, libc::AT_FDCWD, a, 0)?, b, c);
+                return self.chown(target, &at(target, libc::AT_FDCWD, a, 0)?, b, c);
             }
             libc::SYS_lchown => {
                 let flags = libc::AT_SYMLINK_NOFOLLOW;
-                return self.chown(target, at(target, libc::AT_FDCWD, a, flags)?, b, c);
+                return self.chown(target, &at(target, libc::AT_FDCWD, a, flags)?, b, c);
             }
             libc::SYS_rename => {
                 let (from, to) = (
@@ -176,26 +176,26 @@ impl Answering {
                 let bytes = target.bytes(b, count * 4)?;
                 self.change(target, &Change::Groups(words(&bytes)))
             }
-            libc::SYS_fstat => self.stat(target, fd(a), b),
-            libc::SYS_newfstatat => self.stat(target, at(target, a as i32, b, d as i32)?, c),
+            libc::SYS_fstat => self.stat(target, &fd(a), b),
+            libc::SYS_newfstatat => self.stat(target, &at(target, a as i32, b, d as i32)?, c),
             libc::SYS_statx => {
                 let at = at(target, a as i32, b, c as i32)?;
-                self.statx(target, at, (c as i32, d as u32), e)
+                self.statx(target, &at, (c as i32, d as u32), e)
             }
-            libc::SYS_fchown => self.chown(target, fd(a), b, c),
-            libc::SYS_fchownat => self.chown(target, at(target, a as i32, b, e as i32)?, c, d),
+            libc::SYS_fchown => self.chown(target, &fd(a), b, c),
+            libc::SYS_fchownat => self.chown(target, &at(target, a as i32, b, e as i32)?, c, d),
             libc::SYS_openat => self.open(target, a as i32, b, c, d),
             libc::SYS_mkdirat => self.mkdir(target, &name(target, a as i32, b)?, c),
             libc::SYS_mknodat => self.mknod(target, &name(target, a as i32, b)?, c, d),
             libc::SYS_symlinkat => self.symlink(target, a, &name(target, b as i32, c)?),
             libc::SYS_faccessat => {
-                self.access(target, at(target, a as i32, b, 0)?, c as u32, false)
+                self.access(target, &at(target, a as i32, b, 0)?, c as u32, false)
             }
             libc::SYS_faccessat2 => {
                 let effective = d as i32 & libc::AT_EACCESS != 0;
                 self.access(
                     target,
-                    at(target, a as i32, b, d as i32)?,
+                    &at(target, a as i32, b, d as i32)?,
                     c as u32,
                     effective,
                 )
@@ -211,14 +211,14 @@ impl Answering {
                 }
                 Ok(Reply::Continue)
             }
-            libc::SYS_listxattr => self.list(target, at(target, libc::AT_FDCWD, a, 0)?, b, c),
+            libc::SYS_listxattr => self.list(target, &at(target, libc::AT_FDCWD, a, 0)?, b, c),
             libc::SYS_llistxattr => {
                 let flags = libc::AT_SYMLINK_NOFOLLOW;
-                self.list(target, at(target, libc::AT_FDCWD, a, flags)?, b, c)
+                self.list(target, &at(target, libc::AT_FDCWD, a, flags)?, b, c)
             }
-            libc::SYS_flistxattr => self.list(target, fd(a), b, c),
-            libc::SYS_execve => self.execute(target, at(target, libc::AT_FDCWD, a, 0)?),
-            libc::SYS_execveat => self.execute(target, at(target, a as i32, b, e as i32)?),
+            libc::SYS_flistxattr => self.list(target, &fd(a), b, c),
+            libc::SYS_execve => self.execute(target, &at(target, libc::AT_FDCWD, a, 0)?),
+            libc::SYS_execveat => self.execute(target, &at(target, a as i32, b, e as i32)?),
             libc::SYS_chroot => {
                 self.other_roots = true;
                 Ok(Reply::Continue)
@@ -299,8 +299,8 @@ impl Answering {
     }
 
     /// A file that takes its owner's id makes its process its owner.
-    fn execute(&mut self, target: &Target<'_>, at: At) -> Result<Reply> {
-        let Ok(node) = self.node(target, &at) else {
+    fn execute(&mut self, target: &Target<'_>, at: &At) -> Result<Reply> {
+        let Ok(node) = self.node(target, at) else {
             return Ok(Reply::Continue);
         };
         let stat = rustix::fs::fstat(&node)?;

@@ -116,7 +116,9 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    pub(super) fn new(uid: u32, gid: u32, further: Vec<u32>) -> Self {
+    pub(super) fn new(uid: u32, gid: u32, mut further: Vec<u32>) -> Self {
+        // As the kernel keeps and shows them.
+        further.sort_unstable();
         Self {
             users: Ids::all(uid),
             groups: Ids::all(gid),
@@ -153,6 +155,7 @@ impl Credentials {
                     return Err(Errno::INVAL);
                 }
                 new.further.clone_from(groups);
+                new.further.sort_unstable();
             }
         }
         Ok(new)

@@ -14,6 +14,9 @@ use crate::sys::{self, Reply};
 /// Leaves an owner as it is.
 const KEEP: u32 = u32::MAX;
 
+/// Something that is to be made: the directory, the name in it, and whose it will be.
+type New = (OwnedFd, Vec<u8>, (u32, u32));
+
 impl Answering {
     /// What is looked at; an error is for the kernel to find.
     pub(super) fn node(&self, target: &Target<'_>, at: &At) -> Result<OwnedFd> {
@@ -64,8 +67,8 @@ impl Answering {
         Some((node, record))
     }
 
-    pub(super) fn stat(&self, target: &Target<'_>, at: At, buffer: u64) -> Result<Reply> {
-        match self.look(target, &at) {
+    pub(super) fn stat(&self, target: &Target<'_>, at: &At, buffer: u64) -> Result<Reply> {
+        match self.look(target, at) {
             Some((node, record)) if record != Record::default() => {
                 let device = record
                     .device
@@ -83,11 +86,11 @@ impl Answering {
     pub(super) fn statx(
         &self,
         target: &Target<'_>,
-        at: At,
+        at: &At,
         (flags, mask): (i32, u32),
         buffer: u64,
     ) -> Result<Reply> {
-        match self.look(target, &at) {
+        match self.look(target, at) {
             Some((node, record)) if record != Record::default() => {
                 let device = record
                     .device
@@ -106,7 +109,7 @@ impl Answering {
     pub(super) fn access(
         &self,
         target: &Target<'_>,
-        at: At,
+        at: &At,
         mode: u32,
         effective: bool,
     ) -> Result<Reply> {
@@ -118,7 +121,7 @@ impl Answering {
         if mode == 0 || credentials.users.files == 0 {
             return Ok(Reply::Continue);
         }
-        let Some((node, record)) = self.look(target, &at) else {
+        let Some((node, record)) = self.look(target, at) else {
             return Ok(Reply::Continue);
         };
         let stat = rustix::fs::fstat(&node)?;
@@ -132,12 +135,12 @@ impl Answering {
     pub(super) fn chown(
         &mut self,
         target: &Target<'_>,
-        at: At,
+        at: &At,
         uid: u64,
         gid: u64,
     ) -> Result<Reply> {
         let (uid, gid) = (uid as u32, gid as u32);
-        let node = self.node(target, &at)?;
+        let node = self.node(target, at)?;
         let stat = rustix::fs::fstat(&node)?;
         let place = (!at.named.path.is_empty()).then_some((target, &at.named));
         let old = self.record(&node, &stat, place);
@@ -332,13 +335,8 @@ impl Answering {
         Ok(Reply::Value(0))
     }
 
-    /// The directory and name of something new, and whose it will be; nothing where there is something already or
-    /// the kernel is to say what is wrong.
-    fn making(
-        &self,
-        target: &Target<'_>,
-        named: &Named,
-    ) -> Result<Option<(OwnedFd, Vec<u8>, (u32, u32))>> {
+    /// Nothing where there is something already or the kernel is to say what is wrong.
+    fn making(&self, target: &Target<'_>, named: &Named) -> Result<Option<New>> {
         let Ok((parent, name)) = target.parent(named) else {
             return Ok(None);
         };
@@ -441,11 +439,11 @@ impl Answering {
     pub(super) fn list(
         &self,
         target: &Target<'_>,
-        at: At,
+        at: &At,
         buffer: u64,
         size: u64,
     ) -> Result<Reply> {
-        let Ok(node) = self.node(target, &at) else {
+        let Ok(node) = self.node(target, at) else {
             return Ok(Reply::Continue);
         };
         let mut names = vec![0; 64 << 10];

@@ -37,7 +37,7 @@ pub(super) fn fill(
 }
 
 fn own(directory: BorrowedFd<'_>, mode: u32, (uid, gid): (u32, u32)) -> Result<(), Errno> {
-    owners::set(directory, uid, gid).map_err(errno_of)?;
+    owners::set(directory, uid, gid).map_err(|error| errno_of(&error))?;
     rustix::fs::fchmod(directory, Mode::from_raw_mode(mode))
 }
 
@@ -100,7 +100,7 @@ fn take_attributes(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Re
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(directory, name, flags, Mode::empty())
         };
-        owners::copy(open(from)?.as_fd(), open(to)?.as_fd()).map_err(errno_of)?;
+        owners::copy(open(from)?.as_fd(), open(to)?.as_fd()).map_err(|error| errno_of(&error))?;
     } else {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -120,6 +120,6 @@ fn take_attributes(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Re
     rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn errno_of(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
