@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of Dockerfiles, graphs and registries. [`host::init`] comes first in `main`; then [`Executor`].
 //! * [`host`]: private namespaces of the whole process, id maps, the spawner;
+//! * [`network`]: private networks;
 //! * [`overlay`]: a chain of snapshots as a detached mount;
 //! * [`spec`]: what a command is to be given; [`sandbox`]: how it is given that, step by step;
 //! * `emulation`: other users, where there is one id;
@@ -12,6 +13,7 @@
 mod emulation;
 pub mod file;
 pub mod host;
+pub mod network;
 pub mod overlay;
 pub mod sandbox;
 pub mod spec;

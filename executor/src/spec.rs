@@ -91,6 +91,8 @@ pub enum Network {
     None,
     /// The host's.
     Host,
+    /// A private one, with the way out and names; it may be shared.
+    Private(Arc<crate::network::Private>),
     /// A network namespace that the caller holds open.
     Namespace(Arc<OwnedFd>),
     /// The network namespace of a process (`--network container:ID`).

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rbuild_cache::tree::Kind;
 use rbuild_cache::{RootDir, SnapshotId};
 use rbuild_executor::Exit;
+use rbuild_executor::network::Private;
 use rbuild_executor::spec::{Exec, Mount, MountSource, Network, Security, Stdio};
 use rbuild_image::config::ContainerConfig;
 use rbuild_image::source::{self, Location, Progress};
@@ -50,11 +51,14 @@ impl Engine {
         let network = match request.network {
             NetworkChoice::None => Network::None,
             NetworkChoice::Host => Network::Host,
-            NetworkChoice::Default => {
-                // Builds say this to everybody; a program's own output is not to be mixed with it.
-                tracing::info!("a private network is not supported yet: this is the host's");
-                Network::Host
-            }
+            NetworkChoice::Default => match blocking(Private::start).await {
+                Ok(private) => Network::Private(Arc::new(private)),
+                Err(error) => {
+                    // Builds say this to everybody; a program's own output is not to be mixed with it.
+                    tracing::info!(%error, cause = %error.source, "this is the host's network");
+                    Network::Host
+                }
+            },
         };
         let (mounts, request) = {
             let (store, top) = (Arc::clone(self.store()), root.top.clone());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rbuild_cache::mounts::{CacheMount, Sharing};
 use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
 use rbuild_cache::{Key, KeyWriter, Snapshot};
+use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{Exec, Mount, MountSource, Network, Output as Stream, Security, Stdio};
 use rbuild_image::Platform;
@@ -67,7 +68,7 @@ impl Worker {
             user: op.user.clone(),
             groups: Vec::new(),
             mounts: mounted.mounts,
-            network: self.network(op.network),
+            network: self.network(op.network).await,
             security: if op.insecure {
                 Security::Insecure
             } else {
@@ -94,23 +95,30 @@ impl Worker {
         }
     }
 
-    fn network(&self, network: NetworkOp) -> Network {
+    async fn network(&self, network: NetworkOp) -> Network {
         match (network, self.settings.network) {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
-            (NetworkOp::Default, NetworkChoice::Default) => {
-                if !self.said_network.swap(true, Ordering::Relaxed) {
-                    self.events.event(Event::Warning {
-                        located: None,
-                        message:
-                            "RUN steps use the host's network: a private one is not supported \
-                                  yet; `--network host` agrees, `--network none` gives them none"
-                                .to_owned(),
-                    });
-                }
-                Network::Host
-            }
+            (NetworkOp::Default, NetworkChoice::Default) => match blocking(Private::start).await {
+                Ok(private) => Network::Private(Arc::new(private)),
+                Err(error) => self.host_instead(&error),
+            },
         }
+    }
+
+    /// Said once a build.
+    fn host_instead(&self, error: &rbuild_executor::network::Error) -> Network {
+        if !self.said_network.swap(true, Ordering::Relaxed) {
+            self.events.event(Event::Warning {
+                located: None,
+                message: format!(
+                    "RUN steps use the host's network, because a private one is not possible here: {error}: {}; \
+                     `--network host` agrees, `--network none` gives them none",
+                    error.source
+                ),
+            });
+        }
+        Network::Host
     }
 
     async fn mounts(&self, op: &ExecOp, inputs: &[Output]) -> Result<Mounted> {

@@ -13,7 +13,7 @@ use super::socket::{self, Forwarded};
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
 use crate::host::{Host, Privilege};
 use crate::spec::{Exec, Mount, MountSource, Network, Security};
-use crate::{overlay, users};
+use crate::{network, overlay, users};
 
 /// Mounts that one command may have; their descriptors travel in one message.
 const MOST_MOUNTS: usize = 200;
@@ -35,6 +35,7 @@ pub(super) struct Kept {
     _mounts: Vec<Mount>,
     _layers: Vec<ActiveSnapshot>,
     _sockets: Vec<Forwarded>,
+    _network: Option<Arc<crate::network::Private>>,
 }
 
 pub(super) fn setup(
@@ -79,12 +80,12 @@ pub(super) fn prepare(
     let network = match &exec.network {
         Network::None => plan::Network::Own,
         Network::Host => plan::Network::Host,
-        Network::Namespace(namespace) => {
-            let namespace = namespace
-                .try_clone()
-                .map_err(|error| setup("keep the network namespace", error))?;
-            plan::Network::Join(builder.slot(namespace))
+        Network::Private(network) => {
+            let slot = builder.namespace(network.namespace())?;
+            builder.kept._network = Some(Arc::clone(network));
+            slot
         }
+        Network::Namespace(namespace) => builder.namespace(namespace)?,
         Network::Process(pid) => plan::Network::Join(builder.network_of(*pid)?),
     };
     let insecure = exec.security == Security::Insecure;
@@ -211,8 +212,8 @@ impl Builder {
     /// resolv.conf, hosts and hostname.
     fn base_files(&mut self, exec: &Exec) -> Result<(), ExecError> {
         let contents = [
-            ("resolv.conf", resolv_conf(&exec.dns)),
-            ("hosts", hosts(&exec.hostname, &exec.hosts)),
+            ("resolv.conf", resolv_conf(exec)),
+            ("hosts", hosts(exec)),
             ("hostname", format!("{}\n", exec.hostname).into_bytes()),
         ];
         for (name, content) in contents {
@@ -341,6 +342,13 @@ impl Builder {
         }
     }
 
+    fn namespace(&mut self, namespace: &OwnedFd) -> Result<plan::Network, ExecError> {
+        let namespace = namespace
+            .try_clone()
+            .map_err(|error| setup("keep the network namespace", error))?;
+        Ok(plan::Network::Join(self.slot(namespace)))
+    }
+
     fn network_of(&mut self, pid: u32) -> Result<Slot, ExecError> {
         let path = format!("/proc/{pid}/ns/net");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -360,11 +368,15 @@ fn refused(target: &Path) -> bool {
     exactly.iter().any(|path| target == Path::new(path)) || target.starts_with("/proc")
 }
 
-fn resolv_conf(dns: &[String]) -> Vec<u8> {
-    if dns.is_empty() {
-        return read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default();
+fn resolv_conf(exec: &Exec) -> Vec<u8> {
+    if exec.dns.is_empty() {
+        return match &exec.network {
+            Network::Private(network) => network.resolv_conf(),
+            _ => read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default(),
+        };
     }
-    let lines: Vec<String> = dns
+    let lines: Vec<String> = exec
+        .dns
         .iter()
         .map(|server| format!("nameserver {server}\n"))
         .collect();
@@ -380,10 +392,28 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn hosts(hostname: &str, more: &[(String, String)]) -> Vec<u8> {
+fn hosts(exec: &Exec) -> Vec<u8> {
+    let hostname = &exec.hostname;
+    let private = matches!(exec.network, Network::Private(_));
+    // In a network of its own, a host is known by its address there.
+    let own = if private {
+        String::new()
+    } else {
+        format!(" {hostname}")
+    };
     let mut text =
-        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (host, address) in more {
+        format!("127.0.0.1\tlocalhost{own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    if private {
+        text.push_str(&format!("{}\t{hostname}\n", network::ADDRESS));
+    }
+    for (host, address) in &exec.hosts {
+        // The host as seen from inside.
+        let gateway = network::GATEWAY.to_string();
+        let address = match address.as_str() {
+            "host-gateway" if private => &gateway,
+            "host-gateway" => "127.0.0.1",
+            address => address,
+        };
         text.push_str(&format!("{address}\t{host}\n"));
     }
     text.into_bytes()

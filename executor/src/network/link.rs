@@ -1,0 +1,178 @@
+//! The namespace of a command's network, and a socket that has its packets: a veth pair whose other end lies in a
+//! second namespace, where nothing else is.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use super::{ADDRESS, Error, GATEWAY, MTU, PREFIX_BITS, packet};
+use crate::sys;
+
+pub(super) struct Link {
+    pub(super) namespace: OwnedFd,
+    pub(super) packets: OwnedFd,
+}
+
+const INSIDE: &str = "eth0";
+const OUTSIDE: &str = "peer";
+
+/// On a thread of its own, which ends in the namespaces that it made.
+pub(super) fn make() -> Result<Link, Error> {
+    std::thread::scope(|scope| scope.spawn(make_here).join()).unwrap_or_else(|_| {
+        Err(Error::new(
+            "make a network namespace",
+            io::Error::other("its thread panicked"),
+        ))
+    })
+}
+
+fn make_here() -> Result<Link, Error> {
+    let unshare = || {
+        sys::unshare(UnshareFlags::NEWNET)
+            .map_err(|error| Error::new("make a network namespace", error))
+    };
+    unshare()?;
+    let outside = own_namespace()?;
+    unshare()?;
+    let namespace = own_namespace()?;
+    add_pair(&outside).map_err(|error| {
+        Error::new(
+            "make a pair of virtual network interfaces (is the kernel's module veth there?)",
+            error,
+        )
+    })?;
+    sys::loopback_up().map_err(|error| Error::new("bring the loopback interface up", error))?;
+    configure().map_err(|error| Error::new("configure the network interface", error))?;
+    rustix::thread::move_into_link_name_space(outside.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|errno| Error::new("enter the network namespace", errno))?;
+    let packets = sys::interface_up(OUTSIDE)
+        .and_then(|()| sys::packet_socket(OUTSIDE))
+        .map_err(|error| Error::new("listen to the network interface", error))?;
+    Ok(Link { namespace, packets })
+}
+
+fn own_namespace() -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, "/proc/thread-self/ns/net", flags, Mode::empty())
+        .map_err(|errno| Error::new("open the network namespace", errno))
+}
+
+fn configure() -> io::Result<()> {
+    // Checksums are for wires; and without them being left out, packets come as they are meant.
+    sys::interface_checksums_off(INSIDE)?;
+    sys::interface_address(INSIDE, ADDRESS, PREFIX_BITS)?;
+    sys::interface_up(INSIDE)?;
+    sys::default_route(GATEWAY)
+}
+
+/// Asks the kernel, by netlink, for `eth0` here and its other end in a namespace.
+fn add_pair(outside: &OwnedFd) -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let request = pair_request(outside.as_raw_fd() as u32);
+    rustix::net::send(&socket, &request, SendFlags::empty())?;
+    let mut answer = [0; 4096];
+    let length = rustix::io::read(&socket, &mut answer)?;
+    match error_of(answer.get(..length).unwrap_or_default()) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+        None => Err(io::Error::other("the kernel's answer was not understood")),
+    }
+}
+
+/// The error number of an acknowledgement (0 is success).
+fn error_of(answer: &[u8]) -> Option<i32> {
+    const ERROR: u16 = 2;
+    let kind = answer.get(4..6)?.try_into().ok().map(u16::from_ne_bytes)?;
+    let errno = answer
+        .get(16..20)?
+        .try_into()
+        .ok()
+        .map(i32::from_ne_bytes)?;
+    (kind == ERROR).then_some(-errno)
+}
+
+/// `RTM_NEWLINK` of a veth pair.
+fn pair_request(outside: u32) -> Vec<u8> {
+    const NEW_LINK: u16 = 16;
+    const REQUEST_ACK_CREATE_EXCLUSIVE: u16 = 1 | 4 | 0x200 | 0x400;
+    const IFLA_ADDRESS: u16 = 1;
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_MTU: u16 = 4;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_NET_NS_FD: u16 = 28;
+    const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_INFO_DATA: u16 = 2;
+    const VETH_INFO_PEER: u16 = 1;
+    const INTERFACE_BYTES: usize = 16;
+    let mtu = (MTU as u32).to_ne_bytes();
+    let name = |name: &str| [name.as_bytes(), b"\0"].concat();
+    let peer = [
+        vec![0; INTERFACE_BYTES],
+        attribute(IFLA_IFNAME, &name(OUTSIDE)),
+        attribute(IFLA_MTU, &mtu),
+        attribute(IFLA_ADDRESS, &packet::OUTSIDE_MAC),
+        attribute(IFLA_NET_NS_FD, &outside.to_ne_bytes()),
+    ]
+    .concat();
+    let info = [
+        attribute(IFLA_INFO_KIND, b"veth"),
+        attribute(IFLA_INFO_DATA, &attribute(VETH_INFO_PEER, &peer)),
+    ]
+    .concat();
+    let body = [
+        vec![0; INTERFACE_BYTES],
+        attribute(IFLA_IFNAME, &name(INSIDE)),
+        attribute(IFLA_MTU, &mtu),
+        attribute(IFLA_ADDRESS, &packet::INSIDE_MAC),
+        attribute(IFLA_LINKINFO, &info),
+    ]
+    .concat();
+    let mut request = Vec::with_capacity(16 + body.len());
+    request.extend_from_slice(&((16 + body.len()) as u32).to_ne_bytes());
+    request.extend_from_slice(&NEW_LINK.to_ne_bytes());
+    request.extend_from_slice(&REQUEST_ACK_CREATE_EXCLUSIVE.to_ne_bytes());
+    // Sequence and sender: one question, one answer.
+    request.extend_from_slice(&[0; 8]);
+    request.extend_from_slice(&body);
+    request
+}
+
+/// Length, kind, value, padding to 4 bytes.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + value.len());
+    bytes.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_answers_read() {
+        assert_eq!(attribute(3, b"a\0"), [6, 0, 3, 0, b'a', 0, 0, 0]);
+        let request = pair_request(7);
+        assert_eq!(request.len() % 4, 0);
+        assert_eq!(
+            request.get(..4),
+            Some(&(request.len() as u32).to_ne_bytes()[..])
+        );
+        let mut answer = vec![0; 20];
+        answer[4] = 2;
+        assert_eq!(error_of(&answer), Some(0));
+        answer[16..20].copy_from_slice(&(-17_i32).to_ne_bytes());
+        assert_eq!(error_of(&answer), Some(17));
+        assert_eq!(error_of(b"short"), None);
+    }
+}

@@ -1,0 +1,192 @@
+//! The thread: waits for frames and sockets, and carries.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use smoltcp::iface::{Config, Interface};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+
+use super::packet::{self, HEADER_BYTES, Seen};
+use super::tcp::Connections;
+use super::udp::Conversations;
+use super::{GATEWAY, MTU, PREFIX_BITS};
+
+/// Frames that are read before others have their turn.
+const FRAMES_AT_ONCE: usize = 64;
+/// How often things are looked at that nothing reports.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Carries until `stop` can be read.
+pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
+    let mut line = Line {
+        packets,
+        arrived: VecDeque::new(),
+    };
+    let mut interface = interface(&mut line);
+    let mut connections = Connections::new();
+    let mut conversations = Conversations::default();
+    let mut buffer = vec![0; MTU + HEADER_BYTES + 64];
+    loop {
+        let now = Instant::now();
+        let soon = interface
+            .poll_delay(now, &connections.sockets)
+            .map_or(TICK, |delay| Duration::from_micros(delay.total_micros()));
+        let mut polled = vec![
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::new(packets, PollFlags::IN),
+        ];
+        connections.watch(&mut polled);
+        conversations.watch(&mut polled);
+        let timeout = Timespec::try_from(soon.min(TICK)).unwrap_or(Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        });
+        match rustix::event::poll(&mut polled, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |place: usize| {
+            polled
+                .get(place)
+                .is_some_and(|polled| !polled.revents().is_empty())
+        };
+        if is_ready(0) {
+            return Ok(());
+        }
+        let has_frames = is_ready(1);
+        drop(polled);
+        if has_frames {
+            line.read(&mut buffer, &mut connections, &mut conversations)?;
+        }
+        // A connection that was made outside is let in by its first packet, which was kept.
+        while connections.settle(&mut line.arrived) {
+            interface.poll(Instant::now(), &mut line, &mut connections.sockets);
+        }
+        interface.poll(Instant::now(), &mut line, &mut connections.sockets);
+        connections.carry();
+        conversations.carry(&mut buffer, &|frame| line.write(frame));
+        interface.poll(Instant::now(), &mut line, &mut connections.sockets);
+    }
+}
+
+fn interface(line: &mut Line<'_>) -> Interface {
+    let mut interface = Interface::new(Config::new(HardwareAddress::Ip), line, Instant::now());
+    interface.update_ip_addrs(|addresses| {
+        // There is room for one.
+        let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(GATEWAY), PREFIX_BITS));
+    });
+    // Whoever the command speaks to, it is us; and everything for it goes the one way.
+    interface.set_any_ip(true);
+    let _ = interface.routes_mut().add_default_ipv4_route(GATEWAY);
+    interface
+}
+
+/// The other end of the command's interface.
+struct Line<'a> {
+    packets: &'a OwnedFd,
+    /// Packets for the stack.
+    arrived: VecDeque<Vec<u8>>,
+}
+
+impl Line<'_> {
+    fn read(
+        &mut self,
+        buffer: &mut [u8],
+        connections: &mut Connections,
+        conversations: &mut Conversations,
+    ) -> io::Result<()> {
+        for _ in 0..FRAMES_AT_ONCE {
+            let length = match rustix::io::read(self.packets, &mut *buffer) {
+                Ok(length) => length,
+                // The interface is down as soon as the command's namespace is gone.
+                Err(Errno::AGAIN | Errno::INTR | Errno::NETDOWN) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            };
+            let frame = buffer.get(..length).unwrap_or_default();
+            let packet = || frame.get(HEADER_BYTES..).unwrap_or_default().to_vec();
+            match packet::look(frame) {
+                Seen::Arp(answer) => self.write(&answer),
+                Seen::Connect(ends) => {
+                    if let Some(packet) = connections.asked(ends, packet()) {
+                        self.arrived.push_back(packet);
+                    }
+                }
+                Seen::Other => self.arrived.push_back(packet()),
+                Seen::Datagram(ends, data) => conversations.send(ends, data),
+                Seen::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot be written is lost, as packets may be.
+    fn write(&self, frame: &[u8]) {
+        let _ = rustix::io::write(self.packets, frame);
+    }
+}
+
+impl Device for Line<'_> {
+    type RxToken<'a>
+        = Arrived
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = Leaving<'a>
+    where
+        Self: 'a;
+
+    fn receive(&mut self, _: Instant) -> Option<(Arrived, Leaving<'_>)> {
+        let packet = self.arrived.pop_front()?;
+        Some((
+            Arrived(packet),
+            Leaving {
+                packets: self.packets,
+            },
+        ))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Leaving<'_>> {
+        Some(Leaving {
+            packets: self.packets,
+        })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = MTU;
+        // No wire is in between: what arrives is whole, and may have been sent without checksums.
+        capabilities.checksum.ipv4 = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities.checksum.udp = Checksum::Tx;
+        capabilities.checksum.icmpv4 = Checksum::Tx;
+        capabilities
+    }
+}
+
+struct Arrived(Vec<u8>);
+
+impl RxToken for Arrived {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(&self.0)
+    }
+}
+
+struct Leaving<'a> {
+    packets: &'a OwnedFd,
+}
+
+impl TxToken for Leaving<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let mut frame = packet::frame_for(length);
+        let result = fill(frame.get_mut(HEADER_BYTES..).unwrap_or_default());
+        let _ = rustix::io::write(self.packets, &frame);
+        result
+    }
+}
