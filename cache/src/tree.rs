@@ -116,6 +116,12 @@ impl Tree {
         merge::merge(chain)
     }
 
+    /// Joins neighbours of a chain, bottom first, into the entries of one layer that means the same, removals and
+    /// opaque directories kept; each with the place of the tree that it is from, by which its hard links are told.
+    pub fn stack(chain: &[&Tree]) -> Vec<(usize, Entry)> {
+        merge::entries(chain)
+    }
+
     /// The entry at a path as written (links are not followed).
     pub fn get(&self, path: &[u8]) -> Option<&Entry> {
         let index = self

@@ -49,6 +49,16 @@ impl GlobalArgs {
         })
     }
 
+    /// As [`GlobalArgs::options`], with more registries that need no TLS.
+    pub(crate) fn options_without_tls(
+        &self,
+        registries: impl IntoIterator<Item = String>,
+    ) -> Result<rbuild_engine::Options> {
+        let mut options = self.options()?;
+        options.registry.insecure.extend(registries);
+        Ok(options)
+    }
+
     /// How registries are spoken to.
     pub(crate) fn registry_options(&self) -> Result<registry::Options> {
         Ok(self.registries(self.file()?))
@@ -116,6 +126,16 @@ fn config_files() -> Vec<PathBuf> {
     let system = PathBuf::from("/etc/rbuild/config.toml");
     let own = config_home().map(|config| config.join("rbuild/config.toml"));
     std::iter::once(system).chain(own).collect()
+}
+
+/// Where things are kept between commands that are of no use to anybody else: drafts of indexes.
+pub(crate) fn state_directory() -> Result<PathBuf> {
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .map(|state| state.join("rbuild"))
+        .ok_or_else(|| {
+            Error::failed("there is no place to keep it: neither XDG_STATE_HOME nor HOME is set")
+        })
 }
 
 fn certificate_directories() -> Vec<PathBuf> {

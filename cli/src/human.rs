@@ -63,6 +63,13 @@ pub(crate) fn at(rfc3339: Option<&str>) -> String {
     )
 }
 
+/// `2026-11-24T12:00:00Z`, or nothing.
+pub(crate) fn rfc3339(rfc3339: Option<&str>) -> String {
+    moment(rfc3339).map_or_else(String::new, |then| {
+        then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    })
+}
+
 fn moment(rfc3339: Option<&str>) -> Option<Timestamp> {
     rfc3339?.parse::<Timestamp>().ok().filter(|then| {
         then.as_second() > Timestamp::MIN.as_second()

@@ -84,13 +84,26 @@ fn header(template: &Template, columns: Columns<'_>) -> Result<Vec<String>> {
         .into_iter()
         .map(|field| {
             let known = columns.iter().find(|(_, name)| *name == field);
-            let title =
-                known.map_or_else(|| field.to_uppercase(), |(title, _)| (*title).to_owned());
+            let title = known.map_or_else(|| words(&field), |(title, _)| (*title).to_owned());
             (field, title.into())
         })
         .collect();
     let line = template.render_row(&titles)?;
     Ok(line.split('\t').map(str::to_owned).collect())
+}
+
+/// `CreatedAt` → `CREATED AT`
+fn words(field: &str) -> String {
+    let mut words = String::new();
+    let mut before = 'A';
+    for character in field.chars() {
+        if character.is_uppercase() && before.is_lowercase() {
+            words.push(' ');
+        }
+        words.extend(character.to_uppercase());
+        before = character;
+    }
+    words
 }
 
 fn table(header: Vec<String>, template: &Template, rows: &[Row]) -> Result<String> {
@@ -180,6 +193,8 @@ mod tests {
 
     #[test]
     fn text_is_cut_to_length() {
+        assert_eq!(words("CreatedAt"), "CREATED AT");
+        assert_eq!(words("ID"), "ID");
         assert_eq!(shorten("abcdef", 6), "abcdef");
         assert_eq!(shorten("abcdefg", 6), "abcde…");
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");

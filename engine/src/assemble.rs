@@ -3,16 +3,16 @@
 //! Times are BuildKit's: an instruction that made a layer has the time of that layer, one that made none has that of
 //! the layer before it, and the image that of its last entry. Where SOURCE_DATE_EPOCH holds, nothing is later than it.
 
-use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{ChainId, Digest, Snapshot, Store};
+use rbuild_cache::{Digest, Snapshot, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::config::History;
-use rbuild_image::layer::{LayerOptions, layer};
 use rbuild_image::{Descriptor, ImageConfig, store_image};
 
 use crate::Result;
 use crate::evidence::Evidence;
+use crate::layering;
 use crate::lower::{HistoryEntry, LoweredImage};
+use crate::request::Squash;
 
 /// Comment of our history entries, as everything that reads histories of Dockerfile builds knows it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -26,6 +26,9 @@ pub(crate) struct Form {
     pub(crate) oci_media_types: bool,
     pub(crate) rewrite_timestamp: bool,
     pub(crate) annotations: Annotations,
+    pub(crate) squash: Squash,
+    /// More layers are merged.
+    pub(crate) layers_limit: usize,
 }
 
 /// Annotations by where they go; written as `[TYPE[PLATFORM]:]KEY`.
@@ -83,7 +86,7 @@ impl Annotations {
 }
 
 /// `manifest[linux/amd64]` → (`manifest`, `linux/amd64`).
-fn split_type(text: &str) -> Option<(&str, Option<String>)> {
+pub(crate) fn split_type(text: &str) -> Option<(&str, Option<String>)> {
     let (name, platform) = match text.split_once('[') {
         Some((name, rest)) => (name, Some(rest.strip_suffix(']')?.to_owned())),
         None => (text, None),
@@ -126,9 +129,11 @@ pub(crate) fn assemble(
     let mut blobs = Vec::new();
     let mut config = None;
     for one in solved {
-        let layers = layers(store, one, form)?;
+        let groups = layering::groups(one, form);
+        let layers = layering::layers(store, one, form, &groups)?;
         let annotations = of_platform(&form.annotations.manifest, &one.image.platform.to_string());
-        let image_config = image_config(one.image, &one.layers);
+        let mut image_config = image_config(one.image, &one.layers);
+        layering::tell(&mut image_config.history, &groups);
         let (mut manifest, config_descriptor) = store_image::write(
             store,
             &image_config,
@@ -173,37 +178,6 @@ pub(crate) fn assemble(
     })
 }
 
-fn layers(store: &Store, solved: &Solved<'_>, form: &Form) -> Result<Vec<LayerBlob>> {
-    let mut layers: Vec<LayerBlob> = Vec::with_capacity(solved.layers.len());
-    // `None` as soon as a blob says something else than its snapshot.
-    let mut chain = Some(None);
-    for (place, snapshot) in solved.layers.iter().enumerate() {
-        // The base image's layers are not ours to date.
-        let clamp_mtime = solved
-            .image
-            .epoch
-            .filter(|_| form.rewrite_timestamp && place >= solved.image.base_layers);
-        let options = LayerOptions {
-            compression: form.compression,
-            oci_media_types: form.oci_media_types,
-            clamp_mtime,
-        };
-        let force = form.force_compression || clamp_mtime.is_some();
-        let blob = layer(store, &snapshot.id, &options, force)?;
-        chain = chain.filter(|_| clamp_mtime.is_none());
-        if let Some(parent) = chain {
-            let this = ChainId::of(parent, blob.diff_id);
-            chain = Some(Some(this));
-            // So that a build from this image finds its layers unpacked.
-            if place >= solved.image.base_layers && store.snapshot_by_chain(&this)?.is_none() {
-                store.set_chain(&snapshot.id, &this)?;
-            }
-        }
-        layers.push(blob);
-    }
-    Ok(layers)
-}
-
 /// The config with its history and times; `rootfs` is written with the layers.
 pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageConfig {
     let mut config = image.config.clone();
@@ -214,7 +188,9 @@ pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageCo
         .iter()
         .map(|entry| match entry {
             HistoryEntry::Inherited(history) => history.clone(),
-            HistoryEntry::Own { created_by, layer } => History {
+            HistoryEntry::Own {
+                created_by, layer, ..
+            } => History {
                 created: if *layer {
                     own_layers.next().and_then(|layer| rfc3339(layer.created))
                 } else {

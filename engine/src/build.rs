@@ -204,10 +204,20 @@ impl Engine {
             let found = rbuild_image::source::resolve(store, &self.client, &stored, platform).await;
             // One for another platform, or one that is damaged: the registry may have better.
             if let Ok(found) = found {
-                return Ok(found);
+                // Where layers are brought from that are not here any more.
+                let location = location.clone();
+                return Ok(Resolved { location, ..found });
             }
         }
-        rbuild_image::source::resolve(store, &self.client, location, platform).await
+        let resolved =
+            rbuild_image::source::resolve(store, &self.client, location, platform).await?;
+        if let Location::Registry(reference) = location
+            && let Err(error) = self.remember(reference, &resolved).await
+        {
+            // It is asked for again next time.
+            tracing::warn!(%reference, %error, "a base image is not remembered");
+        }
+        Ok(resolved)
     }
 
     /// Opens the contexts that something in the graph uses.
@@ -393,9 +403,6 @@ fn outputs(request: &BuildRequest) -> Vec<Output> {
         });
         let docker = like.is_some_and(|like| matches!(like.kind, OutputKind::Docker { .. }));
         let image = Output {
-            kind: OutputKind::Image,
-            destination: None,
-            names: Vec::new(),
             compression: like.map(|like| {
                 like.compression
                     .unwrap_or(CompressionChoice::Gzip { level: None })
@@ -404,6 +411,7 @@ fn outputs(request: &BuildRequest) -> Vec<Output> {
             oci_media_types: like.map(|like| like.oci_media_types.unwrap_or(!docker)),
             rewrite_timestamp: like.is_some_and(|like| like.rewrite_timestamp),
             annotations: like.map_or_else(Vec::new, |like| like.annotations.clone()),
+            ..Output::new(OutputKind::Image)
         };
         outputs.push(image);
     }

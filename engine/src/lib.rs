@@ -18,6 +18,7 @@ mod fetch;
 mod idle;
 pub mod images;
 mod inputs;
+mod layering;
 pub mod lint;
 pub mod lower;
 pub mod op;

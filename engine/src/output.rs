@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::assemble::{Annotations, Assembled, Form, Solved, assemble};
 use crate::evidence::Evidence;
 use crate::images::push::send;
-use crate::request::{BuildRequest, CompressionChoice, Output, OutputKind};
+use crate::layering;
+use crate::request::{BuildRequest, CompressionChoice, Output, OutputKind, Squash};
 use crate::worker::now;
 use crate::{Error, Result};
 
@@ -124,7 +125,9 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
     let compression = match output.compression {
         Some(choice) => self::compression(choice),
         // What stays here is not made smaller first: it is unpacked again, or compressed when it leaves.
-        None if output.kind == OutputKind::Image => Compression::None,
+        None if output.kind == OutputKind::Image && request.squash == Squash::No => {
+            Compression::None
+        }
         None => Compression::default(),
     };
     let annotations = request.annotations.iter().chain(&output.annotations);
@@ -136,6 +139,8 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
         ),
         rewrite_timestamp: output.rewrite_timestamp,
         annotations: Annotations::sort(annotations.cloned()),
+        squash: request.squash,
+        layers_limit: request.max_layers.unwrap_or(layering::LAYERS_LIMIT),
     }
 }
 
@@ -169,19 +174,26 @@ impl Publisher {
         store: &Arc<Store>,
         image: &Assembled,
         names: &[Reference],
+        by_digest: bool,
         moved: &Moved,
     ) -> Result<()> {
         let moved = Arc::clone(moved);
         let progress: push::Progress = Arc::new(move |blob, state| {
             let done = match state {
-                push::State::Sending(done) => done,
+                push::State::Fetching(done) | push::State::Sending(done) => done,
                 push::State::Exists | push::State::Mounted(_) | push::State::Sent => blob.size,
             };
             moved(&format!("pushing {}", blob.digest), done, blob.size);
         });
         for name in names {
             let root = &image.descriptor;
-            let sending = send(store, &self.client, root, name, &self.known, &progress);
+            let untagged = Reference {
+                tag: None,
+                digest: Some(root.digest),
+                ..name.clone()
+            };
+            let to = if by_digest { &untagged } else { name };
+            let sending = send(store, &self.client, root, to, &self.known, &progress);
             self.runtime.block_on(async {
                 tokio::select! {
                     biased;
@@ -227,7 +239,9 @@ pub(crate) fn deliver(
             let root = &image.descriptor;
             Ok(export::oci_directory(store, root, &canonical, directory)?)
         }
-        (OutputKind::Registry, Some(image)) => publisher.push(store, image, &names, moved),
+        (OutputKind::Registry, Some(image)) => {
+            publisher.push(store, image, &names, output.by_digest, moved)
+        }
         (OutputKind::Image, Some(image)) => keep(store, solved, &canonical, image),
         (OutputKind::Tar, _) => {
             let one = solved.first();
@@ -236,17 +250,19 @@ pub(crate) fn deliver(
         }
         (OutputKind::Local, _) => {
             let directory = destination(output)?;
-            for one in solved {
-                let root = one.layers.last().map(|top| &top.id);
-                let clamp = clamp(Some(one), output);
-                if let [_] = solved {
-                    export::local(store, root, directory, clamp)?;
-                } else {
-                    let name = one.image.platform.to_string().replace('/', "_");
-                    export::local(store, root, &directory.join(name), clamp)?;
-                }
-            }
-            Ok(())
+            let roots: Vec<export::LocalRoot<'_>> = solved
+                .iter()
+                .map(|one| export::LocalRoot {
+                    snapshot: one.layers.last().map(|top| &top.id),
+                    clamp_mtime: clamp(Some(one), output),
+                    directory: match solved {
+                        [_] => None,
+                        _ if !output.platform_split => None,
+                        _ => Some(one.image.platform.to_string().replace('/', "_")),
+                    },
+                })
+                .collect();
+            Ok(export::local(store, &roots, directory, output.delete)?)
         }
         (OutputKind::CacheOnly, _) => Ok(()),
         (

@@ -42,6 +42,9 @@ pub struct BuildRequest {
     pub allow: Vec<Entitlement>,
     pub limits: Limits,
     pub outputs: Vec<Output>,
+    pub squash: Squash,
+    /// How many layers an image may have: what is more is merged. `None`: as many as every tool takes.
+    pub max_layers: Option<usize>,
     /// What is said of the result, beside it.
     pub attestations: Attestations,
     /// Steps at once, at least 1. `None`: as many as there are cores, and more while cores are idle.
@@ -74,6 +77,8 @@ impl BuildRequest {
             allow: Vec::new(),
             limits: Limits::default(),
             outputs: Vec::new(),
+            squash: Squash::No,
+            max_layers: None,
             attestations: Attestations::default(),
             jobs: None,
             source_date_epoch: None,
@@ -302,6 +307,26 @@ pub struct Provenance {
     pub reproducible: bool,
 }
 
+/// Whether annotations of a type, as in `manifest[linux/amd64]`, have a place in an image.
+pub fn is_annotation_type(text: &str) -> bool {
+    crate::assemble::split_type(text).is_some()
+}
+
+/// Which layers become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Squash {
+    #[default]
+    No,
+    /// Those that are not the base image's.
+    Own,
+    /// All of them.
+    All,
+    /// Those of the last stage.
+    Stage,
+    /// Those of the instructions from this line on.
+    FromLine(usize),
+}
+
 /// One `--output`.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -314,7 +339,33 @@ pub struct Output {
     pub force_compression: bool,
     pub oci_media_types: Option<bool>,
     pub rewrite_timestamp: bool,
+    /// Keys with their types, as in `index:KEY`.
     pub annotations: Vec<(String, String)>,
+    /// What is pushed gets no tag.
+    pub by_digest: bool,
+    /// Of files in a directory: what else is there goes.
+    pub delete: bool,
+    /// Of files for several platforms: each in a directory of its own.
+    pub platform_split: bool,
+}
+
+impl Output {
+    /// With nothing said about it.
+    pub fn new(kind: OutputKind) -> Self {
+        Self {
+            kind,
+            destination: None,
+            names: Vec::new(),
+            compression: None,
+            force_compression: false,
+            oci_media_types: None,
+            rewrite_timestamp: false,
+            annotations: Vec::new(),
+            by_digest: false,
+            delete: false,
+            platform_split: true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -68,6 +68,7 @@ pub fn write(store: &Store, of: &Descriptor, attestations: &[Attestation]) -> Re
         architecture: "unknown".to_owned(),
         os: "unknown".to_owned(),
         os_version: None,
+        os_features: None,
         variant: None,
     });
     descriptor.annotations = Some(BTreeMap::from([

@@ -12,12 +12,17 @@ mod sink;
 
 use std::path::Path;
 
-use rbuild_cache::{SnapshotId, Store};
+use rbuild_cache::Store;
 
 use crate::Result;
-use crate::manifest::Descriptor;
+use crate::manifest::{Descriptor, Manifest};
 pub(crate) use blobs::{add_names, copy_blob, temporary};
 pub use sink::Sink;
+
+/// The images below a manifest or index that are here, attestations too.
+pub fn manifests(store: &Store, root: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
+    blobs::manifests(store, root)
+}
 
 /// An OCI layout as a tar; `names` become `org.opencontainers.image.ref.name` / `io.containerd.image.name`.
 pub fn oci_archive(
@@ -63,13 +68,10 @@ pub fn docker_archive(
     })
 }
 
-/// The files of a root into a directory (made where missing; what is there stays unless it is replaced). As an
-/// ordinary user, ownership is the caller's.
-pub fn local(
-    store: &Store,
-    snapshot: Option<&SnapshotId>,
-    directory: &Path,
-    clamp_mtime: Option<i64>,
-) -> Result<()> {
-    local::write(store, snapshot, directory, clamp_mtime)
+pub use local::LocalRoot;
+
+/// The files of roots into a directory (made where missing; what is there stays unless it is replaced, or unless it
+/// is to go with `delete`). As an ordinary user, ownership is the caller's.
+pub fn local(store: &Store, roots: &[LocalRoot<'_>], directory: &Path, delete: bool) -> Result<()> {
+    local::write(store, roots, directory, delete)
 }

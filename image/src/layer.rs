@@ -3,9 +3,11 @@
 //! whole seconds. Whiteouts and opaque directories are written as OCI layer.md says. Sockets are left out, as every
 //! builder does: a tar cannot hold them.
 //!
-//! The order of entries and what is written of each: `entries`; the threads in between: `pipeline`.
+//! The order of entries and what is written of each: `entries`; the threads in between: `pipeline`; several snapshots
+//! in one layer: `merged`.
 
 mod entries;
+mod merged;
 mod pipeline;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use crate::compression::{Compression, Compressor};
 use crate::error::{Error, Result, shown};
 use crate::tarfile::writer::Writer;
 use entries::EntryWriter;
+pub use merged::merged;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerOptions {
@@ -160,6 +163,24 @@ fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<
     let tree = store.tree(snapshot)?;
     let root = open_root(store, snapshot)?;
     let total: u64 = tree.entries.iter().map(|entry| entry.size).sum();
+    let write = |output: &mut dyn Write| -> Result<()> {
+        let mut entries = EntryWriter::new(Writer::new(output), options.clamp_mtime, true);
+        for entry in &tree.entries {
+            entries.write(entry, &root, 0)?;
+        }
+        entries.finish()
+    };
+    write_blob(store, snapshot, options, total, write)
+}
+
+/// Runs `write` into a blob, by way of the compressor.
+fn write_blob(
+    store: &Store,
+    snapshot: &SnapshotId,
+    options: &LayerOptions,
+    total_bytes: u64,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<LayerBlob> {
     let ingest = store.ingest()?;
     let unwritable = |source| Error::Io {
         action: "write the layer of snapshot",
@@ -167,15 +188,7 @@ fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<
         source,
     };
     let compressor = Compressor::new(options.compression, ingest).map_err(unwritable)?;
-    let clamp = options.clamp_mtime;
-    let write = |output: &mut dyn Write| -> Result<()> {
-        let mut entries = EntryWriter::new(Writer::new(output), clamp, true);
-        for entry in &tree.entries {
-            entries.write(entry, &root, 0)?;
-        }
-        entries.finish()
-    };
-    let threads = total >= SMALL_LAYER_BYTES;
+    let threads = total_bytes >= SMALL_LAYER_BYTES;
     let (compressor, diff_id) = pipeline::run(compressor, threads, write)?;
     let ingest = compressor.finish().map_err(unwritable)?;
     let (digest, size) = ingest.commit(None, None)?;

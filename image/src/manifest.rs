@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rbuild_cache::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::config::ImageConfig;
 use crate::platform::Platform;
 use crate::{Error, Result};
 
@@ -26,6 +27,8 @@ pub const CONFIG_LIMIT_BYTES: u64 = 8 << 20;
 /// How the tag of an image in a layout is annotated, and its whole name.
 pub const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
+/// By which annotation an attestation says which image it is about.
+pub const ABOUT: &str = "vnd.docker.reference.digest";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,6 +69,11 @@ impl Descriptor {
         self.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// Layers that may not be distributed are in no registry.
+    pub fn is_foreign(&self) -> bool {
+        self.media_type.contains(".nondistributable.") || self.media_type.contains(".foreign.")
+    }
+
     /// BuildKit's provenance and SBOM manifests lie in the same index as the images they speak of.
     pub fn is_attestation(&self) -> bool {
         self.annotation("vnd.docker.reference.type").is_some()
@@ -86,11 +94,28 @@ pub struct DescriptorPlatform {
         skip_serializing_if = "Option::is_none"
     )]
     pub os_version: Option<String>,
+    #[serde(
+        rename = "os.features",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub os_features: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 
 impl DescriptorPlatform {
+    /// What a config says.
+    pub fn of(config: &ImageConfig) -> Self {
+        Self {
+            architecture: config.architecture.clone(),
+            os: config.os.clone(),
+            os_version: config.os_version.clone(),
+            os_features: config.os_features.clone(),
+            variant: config.variant.clone().filter(|variant| !variant.is_empty()),
+        }
+    }
+
     pub fn normalised(&self) -> Platform {
         let variant = self.variant.as_deref().unwrap_or_default();
         Platform::normalised(&self.os, &self.architecture, variant)

@@ -6,7 +6,7 @@
 //!
 //! One request: `transport`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
 //! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`], `upload` and `standby`. Files behind
-//! any address, for ADD: [`file`].
+//! any address, for ADD: [`file`]. Which tags there are: `tags`.
 
 mod auth;
 mod certificates;
@@ -17,6 +17,7 @@ mod helper;
 mod pull;
 pub mod push;
 mod standby;
+mod tags;
 mod transport;
 mod upload;
 

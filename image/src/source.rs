@@ -2,9 +2,11 @@
 //!
 //! [`resolve`] walks from what a [`Location`] names to one manifest and one config; [`snapshots`] and [`fetch`] bring
 //! the layers. Everything is compared with the digest and size that led to it before it is used; URLs in descriptors
-//! are never followed. The walk: `walk`; layers: `layers`; Docker's archives, which have no manifest: `docker`.
+//! are never followed. The walk: `walk`; layers: `layers`; whole images, with all their platforms: `gather`; Docker's
+//! archives, which have no manifest: `docker`.
 
 mod docker;
+mod gather;
 mod layers;
 mod walk;
 
@@ -55,6 +57,10 @@ pub struct Resolved {
     pub descriptor: Descriptor,
     pub manifest: Manifest,
     pub config: ImageConfig,
+    /// What the name meant: the manifest, or an index that led to it.
+    pub root: Descriptor,
+    /// The indexes that led to it, outermost first. They are in the store.
+    pub indexes: Vec<Digest>,
     /// What the config says. It differs from what was asked for where there was no choice.
     pub platform: Platform,
 }
@@ -133,14 +139,57 @@ pub async fn stack(
     layers::stack(store, client, layers, progress).await
 }
 
-/// Brings the layers' blobs into the content store without unpacking.
+/// What is kept of a name: all platforms, or some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Platforms {
+    /// Of a registry all of them; of an archive those that it holds.
+    All,
+    /// With the attestations about them.
+    Some(Vec<Platform>),
+}
+
+/// A name with all that was asked for of it, in the store.
+#[derive(Debug, Clone)]
+pub struct Gathered {
+    /// What the name means: a manifest or an index.
+    pub root: Descriptor,
+    /// Of the first platform that was asked for; of all, the one for this machine, else the first.
+    pub image: Resolved,
+    /// Everything below the root that is here now, the root too.
+    pub blobs: Vec<Digest>,
+}
+
+/// Brings whole images into the store, without unpacking them: documents, configs and layers.
+pub async fn gather(
+    store: &Arc<Store>,
+    client: &Client,
+    location: &Location,
+    platforms: &Platforms,
+    progress: Progress,
+) -> Result<Gathered> {
+    gather::gather(store, client, location, platforms, progress).await
+}
+
+/// Brings the documents below a name into the store, but no layers. Returns the images, each with its platform, and
+/// what else an index holds beside them.
+pub async fn documents(
+    store: &Arc<Store>,
+    client: &Client,
+    location: &Location,
+) -> Result<Vec<Descriptor>> {
+    gather::documents(store, client, location).await
+}
+
+/// Brings blobs of an image that were taken away since it was resolved.
 pub async fn fetch(
     store: &Arc<Store>,
     client: &Client,
-    resolved: &Resolved,
+    location: &Location,
+    blobs: Vec<Descriptor>,
     progress: Progress,
 ) -> Result<()> {
-    layers::fetch(store, client, resolved, progress).await
+    let origin = walk::Origin::again(store, client, location).await?;
+    layers::fetch(store, &origin, blobs, progress).await
 }
 
 /// Runs file system work on a blocking thread.

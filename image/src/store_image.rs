@@ -51,12 +51,7 @@ pub fn write(
         annotations: map(annotations),
     };
     let mut descriptor = put(store, &manifest, media_type)?;
-    descriptor.platform = Some(DescriptorPlatform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        os_version: config.os_version.clone(),
-        variant: config.variant.clone().filter(|variant| !variant.is_empty()),
-    });
+    descriptor.platform = Some(DescriptorPlatform::of(&config));
     Ok((descriptor, config_descriptor))
 }
 

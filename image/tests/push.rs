@@ -32,9 +32,15 @@ async fn image(kit: &Kit, sizes: &[usize]) -> Descriptor {
     let resolved = source::resolve(&kit.store, &kit.client, &location, &platform)
         .await
         .unwrap();
-    source::fetch(&kit.store, &kit.client, &resolved, Arc::new(|_, _, _| {}))
-        .await
-        .unwrap();
+    source::fetch(
+        &kit.store,
+        &kit.client,
+        &resolved.location,
+        resolved.manifest.layers.clone(),
+        Arc::new(|_, _, _| {}),
+    )
+    .await
+    .unwrap();
     Descriptor::new(
         &resolved.descriptor.media_type,
         resolved.descriptor.digest,
@@ -47,6 +53,7 @@ fn push(root: &Descriptor, name: &str) -> Push {
         root: root.clone(),
         to: name.parse().unwrap(),
         mounts: std::collections::HashMap::new(),
+        from: None,
     }
 }
 
@@ -54,7 +61,14 @@ async fn pulls(client: &Client, name: &str) -> Result<(), Error> {
     let kit = Kit::new();
     let location = Location::Registry(name.parse().unwrap());
     let resolved = source::resolve(&kit.store, client, &location, &Platform::host()).await?;
-    source::fetch(&kit.store, client, &resolved, Arc::new(|_, _, _| {})).await
+    source::fetch(
+        &kit.store,
+        client,
+        &resolved.location,
+        resolved.manifest.layers.clone(),
+        Arc::new(|_, _, _| {}),
+    )
+    .await
 }
 
 #[tokio::test]

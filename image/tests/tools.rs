@@ -384,7 +384,12 @@ async fn a_root_as_a_tar_and_as_a_directory() {
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("there"), "stays").unwrap();
     std::os::unix::fs::symlink("/nowhere", directory.join("etc")).unwrap();
-    export::local(&kit.store, Some(top), &directory, Some(1_500_000_000)).unwrap();
+    let root = export::LocalRoot {
+        snapshot: Some(top),
+        clamp_mtime: Some(1_500_000_000),
+        directory: None,
+    };
+    export::local(&kit.store, &[root], &directory, false).unwrap();
     assert_eq!(
         std::fs::read_to_string(directory.join("etc/a")).unwrap(),
         "a"

@@ -18,6 +18,21 @@ struct Item<'a> {
 }
 
 pub(super) fn merge(chain: &[&Tree]) -> Tree {
+    view(stacked(chain))
+}
+
+/// The entries of one layer that means the same as all of them, with the place in the chain that each is from. Marks
+/// stay, for what lies below.
+pub(super) fn entries(chain: &[&Tree]) -> Vec<(usize, Entry)> {
+    let own = |item: Item<'_>| {
+        let mut entry = item.entry.clone();
+        entry.opaque = item.opaque;
+        (item.layer, entry)
+    };
+    stacked(chain).into_iter().map(own).collect()
+}
+
+fn stacked<'a>(chain: &[&'a Tree]) -> Vec<Item<'a>> {
     let mut layers: Vec<Vec<Item<'_>>> = chain
         .iter()
         .enumerate()
@@ -41,7 +56,7 @@ pub(super) fn merge(chain: &[&Tree]) -> Tree {
         }
         layers = next;
     }
-    view(layers.pop().unwrap_or_default())
+    layers.pop().unwrap_or_default()
 }
 
 impl Entry {

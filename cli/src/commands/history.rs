@@ -35,6 +35,14 @@ const COLUMNS: Columns<'_> = &[
     ("COMMENT", "Comment"),
 ];
 
+const COLUMNS_FOR_PROGRAMS: Columns<'_> = &[
+    ("IMAGE", "ID"),
+    ("CREATED AT", "CreatedAt"),
+    ("CREATED BY", "CreatedBy"),
+    ("SIZE", "Size"),
+    ("COMMENT", "Comment"),
+];
+
 pub(crate) fn execute(args: &HistoryArgs, global: &GlobalArgs) -> Result<Exit> {
     let format = Format::parse(args.format.as_deref())?;
     let history = machine::engine(global.options()?)?.image_history(&args.image)?;
@@ -51,23 +59,27 @@ pub(crate) fn execute(args: &HistoryArgs, global: &GlobalArgs) -> Result<Exit> {
         }
         return Ok(Exit::Success);
     }
+    let columns = match args.human {
+        true => COLUMNS,
+        false => COLUMNS_FOR_PROGRAMS,
+    };
     let rows: Vec<Row> = history
         .iter()
         .filter_map(|row| {
             let created = row.created.as_deref();
             let command = row.created_by.replace(['\n', '\t'], " ");
             json!({
-                "ID": id(row),
-                "CreatedSince": if args.human { human::since(created) } else { created.unwrap_or("N/A").to_owned() },
-                "CreatedAt": created.unwrap_or("N/A"),
-                "CreatedBy": if args.no_trunc { command } else { table::shorten(&command, 45) },
-                "Size": if args.human { human::size(row.size) } else { row.size.to_string() },
                 "Comment": row.comment,
+                "CreatedAt": human::rfc3339(created),
+                "CreatedBy": if args.no_trunc { command } else { table::shorten(&command, 45) },
+                "CreatedSince": human::since(created),
+                "ID": id(row),
+                "Size": if args.human { human::size(row.size) } else { row.size.to_string() },
             })
             .as_object()
             .cloned()
         })
         .collect();
-    format.print(COLUMNS, &rows)?;
+    format.print(columns, &rows)?;
     Ok(Exit::Success)
 }

@@ -1,6 +1,6 @@
 //! `rbuild images`, `image ls`.
 
-use rbuild_engine::images::ImageSummary;
+use rbuild_engine::images::{ImageFilter, ImageSummary, check_pattern};
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -12,7 +12,8 @@ use crate::{human, machine, stdio};
 /// List the images of the store
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImagesArgs {
-    /// Only images of this name
+    /// Only images of this name, or of this pattern of names
+    #[arg(value_name = "REPOSITORY[:TAG]")]
     repository: Option<String>,
     /// As Docker's; the store keeps no intermediate images
     #[arg(short, long)]
@@ -26,7 +27,7 @@ pub(crate) struct ImagesArgs {
     /// Show manifest digests
     #[arg(long)]
     digests: bool,
-    /// `dangling=true`, `reference=PATTERN`
+    /// `dangling=true`, `reference=PATTERN`, `label=K[=V]`, `before=IMAGE`, `since=IMAGE`, `until=TIME`
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
     /// `json`, or a template such as `{{.Repository}}:{{.Tag}}`
@@ -50,29 +51,19 @@ const COLUMNS_WITH_DIGESTS: Columns<'_> = &[
     ("SIZE", "Size"),
 ];
 
-enum Filter {
-    Dangling(bool),
-    Reference(String),
-}
-
 pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
     let format = Format::parse(args.format.as_deref())?;
-    let filters: Vec<Filter> = args
+    let mut filters: Vec<ImageFilter> = args
         .filter
         .iter()
         .map(|text| filter(text))
         .collect::<Result<_>>()?;
+    if let Some(pattern) = &args.repository {
+        check_pattern(pattern)?;
+        filters.push(ImageFilter::Reference(pattern.clone()));
+    }
     let engine = machine::engine(global.options()?)?;
-    let mut images = engine.images()?;
-    images.retain(|image| {
-        args.repository
-            .as_deref()
-            .is_none_or(|wanted| is_named(image, wanted))
-            && filters.iter().all(|filter| match filter {
-                Filter::Dangling(dangling) => (image.repository == "<none>") == *dangling,
-                Filter::Reference(pattern) => matches(image, pattern),
-            })
-    });
+    let images = engine.images(&filters)?;
     let id = |image: &ImageSummary| {
         let id = image.id.to_string();
         if args.no_trunc {
@@ -102,43 +93,58 @@ pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
 
 fn row(image: &ImageSummary, id: &str) -> Option<Row> {
     let created = image.created.as_deref();
+    let size = human::size(image.size);
+    // The fields that Docker has, also those that it knows only where it was asked for them at length.
     json!({
-        "Repository": image.repository,
-        "Tag": image.tag,
-        "ID": id,
-        "Digest": image.digest,
-        "CreatedSince": human::since(created),
+        "Containers": "N/A",
         "CreatedAt": human::at(created),
-        "Size": human::size(image.size),
+        "CreatedSince": human::since(created),
+        "Digest": image.digest,
+        "ID": id,
+        "Repository": image.repository,
+        "SharedSize": "N/A",
+        "Size": size,
+        "Tag": image.tag,
+        "UniqueSize": "N/A",
+        "VirtualSize": size,
     })
     .as_object()
     .cloned()
 }
 
-/// `name` or `name:tag`.
-fn is_named(image: &ImageSummary, wanted: &str) -> bool {
-    image.repository == wanted || format!("{}:{}", image.repository, image.tag) == wanted
-}
-
-fn matches(image: &ImageSummary, pattern: &str) -> bool {
-    let matches = |name: &str| {
-        rbuild_engine::parser::glob::matches(pattern.as_bytes(), name.as_bytes()).unwrap_or(false)
+fn filter(text: &str) -> Result<ImageFilter> {
+    let Some((key, value)) = text.split_once('=') else {
+        return Err(Error::usage(format!(
+            "--filter `{text}`: expected `KEY=VALUE`"
+        )));
     };
-    matches(&image.repository) || matches(&format!("{}:{}", image.repository, image.tag))
-}
-
-fn filter(text: &str) -> Result<Filter> {
-    match text.split_once('=') {
-        Some(("dangling", value)) => crate::spec::parse_bool(value)
-            .map(Filter::Dangling)
-            .ok_or_else(|| Error::usage(format!("--filter `{text}`: expected `true` or `false`"))),
-        Some(("reference", pattern)) => Ok(Filter::Reference(pattern.to_owned())),
-        Some((key @ ("label" | "before" | "since" | "until"), _)) => {
-            Err(Error::unsupported(format!("--filter {key}")))
+    let value = value.to_owned();
+    Ok(match key {
+        "dangling" => crate::spec::parse_bool(&value)
+            .map(ImageFilter::Dangling)
+            .ok_or_else(|| {
+                Error::usage(format!("--filter `{text}`: expected `true` or `false`"))
+            })?,
+        "reference" => {
+            check_pattern(&value)?;
+            ImageFilter::Reference(value)
         }
-        _ => Err(
-            Error::usage(format!("--filter `{text}`: there is no such filter"))
-                .help("it is `dangling=true` or `reference=PATTERN`"),
-        ),
-    }
+        "label" => match value.split_once('=') {
+            Some((key, value)) => ImageFilter::Label(key.to_owned(), Some(value.to_owned())),
+            None => ImageFilter::Label(value, None),
+        },
+        "before" => ImageFilter::Before(value),
+        "since" => ImageFilter::Since(value),
+        "until" => ImageFilter::Until(human::until(&value).ok_or_else(|| {
+            Error::usage(format!(
+                "--filter `{text}`: expected a time, or how long ago"
+            ))
+        })?),
+        _ => {
+            return Err(
+                Error::usage(format!("--filter `{text}`: there is no such filter"))
+                    .help("it is `dangling`, `reference`, `label`, `before`, `since` or `until`"),
+            );
+        }
+    })
 }

@@ -12,7 +12,7 @@ use crate::{machine, stdio, values};
 /// Make an image of one layer from a tar of a root file system
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
-    /// A tar, compressed or not; `-` is standard input
+    /// A tar, compressed or not, or its address; `-` is standard input
     file: String,
     /// The image's name
     #[arg(value_name = "NAME[:TAG]")]
@@ -20,17 +20,15 @@ pub(crate) struct ImportArgs {
     /// A Dockerfile instruction to apply to the config, as in `CMD ["/bin/sh"]`
     #[arg(short, long, value_name = "INSTRUCTION")]
     change: Vec<String>,
-    /// The comment in the image's history
-    #[arg(short, long, default_value = "")]
-    message: String,
+    /// The comment in the image's history (default: where it came from)
+    #[arg(short, long)]
+    message: Option<String>,
     #[arg(long, value_name = "P")]
     platform: Option<String>,
 }
 
 pub(crate) fn execute(args: &ImportArgs, global: &GlobalArgs) -> Result<Exit> {
-    if args.file.starts_with("http://") || args.file.starts_with("https://") {
-        return Err(Error::unsupported("import from a URL"));
-    }
+    let is_address = args.file.starts_with("http://") || args.file.starts_with("https://");
     let request = ImportRequest {
         reference: args
             .reference
@@ -38,9 +36,20 @@ pub(crate) fn execute(args: &ImportArgs, global: &GlobalArgs) -> Result<Exit> {
             .map(|text| super::build::tag("the name", text))
             .transpose()?,
         changes: args.change.clone(),
-        message: args.message.clone(),
+        message: args
+            .message
+            .clone()
+            .unwrap_or_else(|| imported_from(&args.file)),
         platform: args.platform.as_deref().map(values::platform).transpose()?,
     };
+    if is_address {
+        let id = machine::with_engine(global.options()?, async |engine, cancel| {
+            let importing = engine.import_from(&args.file, request);
+            machine::unless_cancelled(&cancel, importing).await
+        })?;
+        stdio::out(format!("{id}\n"));
+        return Ok(Exit::Success);
+    }
     let mut tar: Box<dyn Read + Send> = if args.file == "-" {
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
@@ -59,4 +68,18 @@ pub(crate) fn execute(args: &ImportArgs, global: &GlobalArgs) -> Result<Exit> {
     machine::keep_within_limits(&engine);
     stdio::out(format!("{id}\n"));
     Ok(Exit::Success)
+}
+
+/// As Docker has it; an address without what may be secret.
+fn imported_from(file: &str) -> String {
+    let shown = file.split(['?', '#']).next().unwrap_or_default();
+    let shown = match shown.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = host.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => shown.to_owned(),
+    };
+    format!("Imported from {shown}")
 }

@@ -37,7 +37,7 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         "Version": env!("CARGO_PKG_VERSION"),
         "Root": root,
         "Privilege": privilege,
-        "Images": engine.images()?.len(),
+        "Images": engine.images(&[])?.len(),
         "Platform": Platform::host().to_string(),
         "CPUs": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         "KernelVersion": kernel.release().to_string_lossy(),

@@ -4,34 +4,42 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use rbuild_engine::Engine;
+use rbuild_engine::image::source::Platforms;
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::machine::{self, Signals};
-use crate::stdio;
+use crate::{stdio, values};
 
 /// Take images from an archive of `save`, `docker save`, or an OCI layout in a tar
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadArgs {
-    /// The archive (default: standard input)
+    /// The archive, or a directory of `podman save` or skopeo (default: standard input)
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Print nothing but the names
     #[arg(short, long)]
     quiet: bool,
+    /// Only the images for these platforms, as in `linux/amd64,linux/arm64`
+    #[arg(long, value_name = "P[,P...]")]
+    platform: Vec<String>,
 }
 
 pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
+    let platforms = match values::platforms(&args.platform)? {
+        all if all.is_empty() => Platforms::All,
+        some => Platforms::Some(some),
+    };
     let engine = machine::engine(global.options()?)?;
     let names = match args.input.as_deref() {
-        Some(path) if path != Path::new("-") => load(&engine, path)?,
+        Some(path) if path != Path::new("-") => load(&engine, path, &platforms)?,
         _ => {
             // An archive is read in any order, so a stream is kept first; the guard takes it away.
             let directory = engine.store().temporary_directory()?;
             let path = directory.path().join("archive.tar");
             spool(&path)?;
-            load(&engine, &path)?
+            load(&engine, &path, &platforms)?
         }
     };
     machine::keep_within_limits(&engine);
@@ -45,9 +53,9 @@ pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn load(engine: &Engine, path: &Path) -> Result<Vec<String>> {
+fn load(engine: &Engine, path: &Path, platforms: &Platforms) -> Result<Vec<String>> {
     machine::block_on(Signals::Cancel, async |cancel| {
-        machine::unless_cancelled(&cancel, engine.load(path)).await
+        machine::unless_cancelled(&cancel, engine.load_platforms(path, platforms)).await
     })
 }
 

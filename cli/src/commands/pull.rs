@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use rbuild_engine::image::Reference;
-use rbuild_engine::image::source::Progress;
+use rbuild_engine::Engine;
+use rbuild_engine::cache::images::StoredImage;
+use rbuild_engine::image::source::{Platforms, Progress};
+use rbuild_engine::image::{Platform, Reference};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -19,8 +22,15 @@ pub(crate) struct PullArgs {
     /// Print only the name
     #[arg(short, long)]
     quiet: bool,
-    #[arg(long, value_name = "P")]
-    platform: Option<String>,
+    /// For other platforms than this machine's, as in `linux/amd64,linux/arm64`
+    #[arg(long, value_name = "P[,P...]")]
+    platform: Vec<String>,
+    /// For all platforms that the image has
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+    /// Pull all tags of the repository
+    #[arg(short, long)]
+    all_tags: bool,
 }
 
 pub(crate) fn execute(args: &PullArgs, global: &GlobalArgs) -> Result<Exit> {
@@ -28,31 +38,79 @@ pub(crate) fn execute(args: &PullArgs, global: &GlobalArgs) -> Result<Exit> {
         .image
         .parse()
         .map_err(|error| Error::usage(format!("{error}")))?;
-    let platform = args.platform.as_deref().map(values::platform).transpose()?;
+    let platforms = match values::platforms(&args.platform)? {
+        _ if args.all_platforms => Platforms::All,
+        none if none.is_empty() => Platforms::Some(vec![Platform::host()]),
+        some => Platforms::Some(some),
+    };
+    let is_bare = reference.tag.is_none() && reference.digest.is_none();
+    if args.all_tags && !is_bare {
+        return Err(Error::usage(
+            "--all-tags: the name must have no tag and no digest",
+        ));
+    }
+    machine::with_engine(global.options()?, async |engine, cancel| {
+        if !args.all_tags {
+            if is_bare && !args.quiet {
+                stdio::out("Using default tag: latest\n");
+            }
+            one(&engine, &cancel, args, &reference, &platforms).await?;
+            return Ok(Exit::Success);
+        }
+        let listing = engine.tags(&reference);
+        let tags = machine::unless_cancelled(&cancel, listing).await?;
+        for tag in tags {
+            let reference = Reference {
+                tag: Some(tag),
+                ..reference.clone()
+            };
+            one(&engine, &cancel, args, &reference, &platforms).await?;
+        }
+        Ok(Exit::Success)
+    })
+}
+
+async fn one(
+    engine: &Engine,
+    cancel: &CancellationToken,
+    args: &PullArgs,
+    reference: &Reference,
+    platforms: &Platforms,
+) -> Result<()> {
     let name = reference.canonical();
-    let repository = reference.repository.clone();
-    if let (false, Some(tag)) = (args.quiet, reference.tag_or_default()) {
-        stdio::out(format!("{tag}: Pulling from {repository}\n"));
+    if !args.quiet {
+        let wanted = match (reference.tag_or_default(), &reference.digest) {
+            (Some(tag), None) => tag.to_owned(),
+            (_, Some(digest)) => digest.to_string(),
+            (None, None) => String::new(),
+        };
+        let repository = match reference.registry.as_str() {
+            "docker.io" => reference.repository.clone(),
+            registry => format!("{registry}/{}", reference.repository),
+        };
+        stdio::out(format!("{wanted}: Pulling from {repository}\n"));
     }
     let shown = Arc::new(Transfer::new(args.quiet));
-    let (digest, before) = machine::with_engine(global.options()?, async |engine, cancel| {
-        let before = engine.find_image(&name).ok().map(|image| image.manifest);
-        let progress: Progress = Arc::new(move |blob, done, total| match done == total {
-            true => shown.done(blob, "Pull complete"),
-            false => shown.moved(blob, "Downloading", done, total),
-        });
-        let pulling = engine.pull(&reference, platform.as_ref(), progress);
-        let digest = machine::unless_cancelled(&cancel, pulling).await?;
-        Ok((digest, before))
-    })?;
+    let before = engine.find_image(&name).ok();
+    let progress: Progress = Arc::new(move |blob, done, total| match done == total {
+        true => shown.done(blob, "Pull complete"),
+        false => shown.moved(blob, "Downloading", done, total),
+    });
+    let pulling = engine.pull_platforms(reference, platforms, progress);
+    let digest = machine::unless_cancelled(cancel, pulling).await?;
+    let after = engine.find_image(&name).ok();
     if !args.quiet {
+        let familiar = reference.familiar();
         stdio::out(format!("Digest: {digest}\n"));
-        let status = match before == Some(digest) {
+        let blobs = |image: &Option<StoredImage>| image.as_ref().map(|image| image.blobs.len());
+        let same = before.as_ref().map(|image| image.manifest) == Some(digest)
+            && blobs(&before) == blobs(&after);
+        let status = match same {
             true => "Image is up to date for",
             false => "Downloaded newer image for",
         };
-        stdio::out(format!("Status: {status} {}\n", args.image));
+        stdio::out(format!("Status: {status} {familiar}\n"));
     }
     stdio::out(format!("{name}\n"));
-    Ok(Exit::Success)
+    Ok(())
 }

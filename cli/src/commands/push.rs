@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::progress::Transfer;
-use crate::{machine, stdio};
+use crate::{machine, stdio, values};
 
 /// Send an image of the store to the registry of its name
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,9 @@ pub(crate) struct PushArgs {
     /// Push all tags of the name
     #[arg(short, long)]
     all_tags: bool,
+    /// Of an image for several platforms, only the one for this
+    #[arg(long, value_name = "P")]
+    platform: Option<String>,
     /// Print only the name
     #[arg(short, long)]
     quiet: bool,
@@ -34,6 +37,7 @@ pub(crate) fn execute(args: &PushArgs, global: &GlobalArgs) -> Result<Exit> {
             "--all-tags: the name must have no tag and no digest",
         ));
     }
+    let platform = args.platform.as_deref().map(values::platform).transpose()?;
     let quiet = args.quiet;
     machine::with_engine(global.options()?, async |engine, cancel| {
         let names = match args.all_tags {
@@ -48,12 +52,25 @@ pub(crate) fn execute(args: &PushArgs, global: &GlobalArgs) -> Result<Exit> {
         }
         if !quiet {
             let repository = format!("{}/{}", reference.registry, reference.repository);
+            let is_bare = reference.tag.is_none() && reference.digest.is_none();
+            if is_bare && !args.all_tags {
+                stdio::out("Using default tag: latest\n");
+            }
             stdio::out(format!("The push refers to repository [{repository}]\n"));
         }
         for name in &names {
-            let progress = progress(quiet);
-            let pushing = engine.push(name, &progress);
-            let root = machine::unless_cancelled(&cancel, pushing).await?;
+            let progress = progress(Arc::new(Transfer::new(quiet)));
+            let pushing = engine.push(name, platform.as_ref(), &progress);
+            let pushed = machine::unless_cancelled(&cancel, pushing).await?;
+            let root = pushed.root;
+            if !pushed.left_out.is_empty() {
+                let left_out = pushed.left_out.join(", ");
+                stdio::err(format!(
+                    "warning: `{}` is here without {left_out}: what is here was pushed, under another digest\n  \
+                     help: `rbuild pull --all-platforms` brings the others\n",
+                    name.familiar()
+                ));
+            }
             match (quiet, name.tag_or_default()) {
                 (true, _) => stdio::out(format!("{}\n", name.canonical())),
                 (false, tag) => {
@@ -67,8 +84,7 @@ pub(crate) fn execute(args: &PushArgs, global: &GlobalArgs) -> Result<Exit> {
     })
 }
 
-fn progress(quiet: bool) -> Progress {
-    let shown = Transfer::new(quiet);
+pub(super) fn progress(shown: Arc<Transfer>) -> Progress {
     Arc::new(move |blob: &Descriptor, state: State| {
         // As Docker: the config goes along with the layers, unnamed.
         if blob.media_type.contains("config") || blob.media_type.contains("container.image") {
@@ -76,6 +92,7 @@ fn progress(quiet: bool) -> Progress {
         }
         let digest = blob.digest.to_string();
         match state {
+            State::Fetching(done) => shown.moved(&digest, "Downloading", done, blob.size),
             State::Sending(done) => shown.moved(&digest, "Pushing", done, blob.size),
             State::Exists => shown.done(&digest, "Layer already exists"),
             State::Mounted(from) => shown.done(&digest, &format!("Mounted from {from}")),

@@ -15,10 +15,15 @@ pub(crate) struct RmiArgs {
     /// Remove an ID with all its names
     #[arg(short, long)]
     force: bool,
+    /// As Docker's; the store keeps no untagged parents
+    #[arg(long)]
+    no_prune: bool,
 }
 
 /// Removes all that can be removed, and fails where one could not.
 pub(crate) fn execute(args: &RmiArgs, global: &GlobalArgs) -> Result<Exit> {
+    // Nothing but what is named is removed, with it or without.
+    let _ = args.no_prune;
     let engine = machine::engine(global.options()?)?;
     let mut exit = Exit::Success;
     for name in &args.images {

@@ -13,6 +13,7 @@ use crate::machine;
 /// Write images to an archive that `load`, Docker and OCI tools read
 #[derive(Debug, clap::Args)]
 pub(crate) struct SaveArgs {
+    /// Names or IDs; a name without a tag stands for all its tags
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
     /// The file to write (default: standard output)
@@ -21,19 +22,19 @@ pub(crate) struct SaveArgs {
 }
 
 pub(crate) fn execute(args: &SaveArgs, global: &GlobalArgs) -> Result<Exit> {
-    let engine = machine::engine(global.options()?)?;
-    match &args.output {
-        Some(path) => engine.save(&args.images, Sink::File(path))?,
-        None => {
-            let mut stdout = std::io::stdout().lock();
-            if stdout.is_terminal() {
-                return Err(
-                    Error::failed("the archive will not be written to a terminal")
-                        .help("use --output FILE, or redirect standard output"),
-                );
-            }
-            engine.save(&args.images, Sink::Stream(&mut stdout))?;
-        }
+    if args.output.is_none() && std::io::stdout().is_terminal() {
+        return Err(
+            Error::failed("the archive will not be written to a terminal")
+                .help("use --output FILE, or redirect standard output"),
+        );
     }
-    Ok(Exit::Success)
+    machine::with_engine(global.options()?, async |engine, cancel| {
+        let finding = engine.to_save(&args.images);
+        let images = machine::unless_cancelled(&cancel, finding).await?;
+        match &args.output {
+            Some(path) => engine.save(&images, Sink::File(path))?,
+            None => engine.save(&images, Sink::Stream(&mut std::io::stdout().lock()))?,
+        }
+        Ok(Exit::Success)
+    })
 }

@@ -66,11 +66,17 @@ impl Engine {
             "Parent": "",
             "Comment": comment.unwrap_or_default(),
             "Created": config.created,
+            "DockerVersion": "",
             "Author": config.author.unwrap_or_default(),
             "Config": config.config,
             "Architecture": config.architecture,
+        });
+        let more = json!({
             "Os": config.os,
+            "OsVersion": config.os_version,
             "Size": size,
+            "VirtualSize": size,
+            "GraphDriver": {"Data": {}, "Name": "rbuild"},
             "RootFS": {
                 "Type": config.rootfs.kind,
                 "Layers": config.rootfs.diff_ids.unwrap_or_default(),
@@ -82,8 +88,12 @@ impl Engine {
                 "size": image.size,
             },
         });
-        if let (Some(variant), Some(object)) = (config.variant, object.as_object_mut()) {
-            object.insert("Variant".to_owned(), variant.into());
+        // In Docker's order; what a config does not say is not shown.
+        if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+            if let Some(variant) = config.variant.filter(|variant| !variant.is_empty()) {
+                object.insert("Variant".to_owned(), variant.into());
+            }
+            object.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
         }
         Ok(object)
     }

@@ -1,12 +1,21 @@
-//! The images of the store: listing and names (Docker's `images`, `tag`, `rmi`). `describe`: `history` and
-//! `inspect`; `transfer`: `save`, `load`, `import` and `pull`; `push`.
+//! The images of the store: finding and naming them. `list`: Docker's `images`; `remove`: `rmi`; `describe`: `history`
+//! and `inspect`; `transfer`: `save`, `load`, `import` and `pull`; `push`; `join`: indexes over images that are in
+//! registries.
 
 mod describe;
+mod join;
+mod list;
 pub(crate) mod push;
+mod remove;
 mod transfer;
 
-use rbuild_cache::Digest;
+pub use join::{Joined, Member, Platform as MemberPlatform};
+pub use list::{ImageFilter, ImageSummary, check_pattern};
+pub use push::Pushed;
+pub use remove::Removed;
+
 use rbuild_cache::images::StoredImage;
+use rbuild_cache::{ChainId, DiffId, Digest, SnapshotId, Store};
 use rbuild_image::manifest::{DOCKER_INDEX, Index, OCI_INDEX};
 use rbuild_image::{ImageConfig, Manifest, Platform, Reference};
 use serde::Serialize;
@@ -17,21 +26,6 @@ use crate::{Engine, Error, Result};
 /// Of a manifest, an index or a config.
 const DOCUMENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// A row of `images`.
-#[derive(Debug, Clone, Serialize)]
-pub struct ImageSummary {
-    /// `<none>` for unnamed images.
-    pub repository: String,
-    pub tag: String,
-    pub id: Digest,
-    /// Of the manifest or index.
-    pub digest: Digest,
-    /// RFC 3339, as the config says.
-    pub created: Option<String>,
-    /// Of the unpacked layers, in bytes.
-    pub size: u64,
-}
-
 /// A row of `history`, newest first.
 #[derive(Debug, Clone, Serialize)]
 pub struct HistoryRow {
@@ -41,13 +35,6 @@ pub struct HistoryRow {
     pub created_by: String,
     pub size: u64,
     pub comment: String,
-}
-
-/// What `rmi` did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    Untagged(String),
-    Deleted(Digest),
 }
 
 /// `import`
@@ -62,22 +49,6 @@ pub struct ImportRequest {
 }
 
 impl Engine {
-    pub fn images(&self) -> Result<Vec<ImageSummary>> {
-        let mut rows = Vec::new();
-        for image in self.store().images()? {
-            let (repository, tag) = split_name(&image.name);
-            rows.push(ImageSummary {
-                repository,
-                tag,
-                id: image.config,
-                digest: image.manifest,
-                created: self.config_of(&image)?.created,
-                size: self.sizes(&image)?.into_iter().sum(),
-            });
-        }
-        Ok(rows)
-    }
-
     /// By name, ID, ID prefix or digest.
     pub fn find_image(&self, name: &str) -> Result<StoredImage> {
         let not_found = || Error::Image(rbuild_image::Error::NotFound(name.to_owned()));
@@ -110,44 +81,6 @@ impl Engine {
             tagged: now(),
             ..image
         })?)
-    }
-
-    /// Takes a name away, and the image with its last name. An ID that has several names goes only with `force`.
-    pub fn remove_image(&self, name: &str, force: bool) -> Result<Vec<Removed>> {
-        let image = self.find_image(name)?;
-        let all: Vec<StoredImage> = self
-            .store()
-            .images()?
-            .into_iter()
-            .filter(|other| other.config == image.config)
-            .collect();
-        let by_name = name.parse::<Reference>().is_ok_and(|reference| {
-            reference.digest.is_none() && reference.canonical() == image.name
-        });
-        let going: Vec<&StoredImage> = if by_name {
-            all.iter()
-                .filter(|other| other.name == image.name)
-                .collect()
-        } else {
-            let names = all.iter().filter(|other| !other.name.is_empty()).count();
-            if names > 1 && !force {
-                return Err(Error::Usage(format!(
-                    "`{name}` has {names} names: remove them one by one, or all with --force"
-                )));
-            }
-            all.iter().collect()
-        };
-        let mut removed = Vec::new();
-        for one in &going {
-            let gone = self.store().remove_image(&one.name, &one.manifest)?;
-            if let Some(gone) = gone.filter(|gone| !gone.name.is_empty()) {
-                removed.push(Removed::Untagged(familiar(&gone.name)));
-            }
-        }
-        if going.len() == all.len() {
-            removed.push(Removed::Deleted(image.config));
-        }
-        Ok(removed)
     }
 
     pub(crate) fn config_of(&self, image: &StoredImage) -> Result<ImageConfig> {
@@ -184,10 +117,19 @@ impl Engine {
         )))
     }
 
+    /// The topmost snapshot, where the image is unpacked.
+    fn top_of(&self, image: &StoredImage) -> Result<Option<SnapshotId>> {
+        match &image.snapshot {
+            Some(top) => Ok(Some(top.clone())),
+            None => top(self.store(), &self.config_of(image)?),
+        }
+    }
+
     /// Bytes of each layer, bottom first: of its files where it is unpacked, else of its blob.
     fn sizes(&self, image: &StoredImage) -> Result<Vec<u64>> {
-        if let Some(top) = &image.snapshot {
-            let chain = self.store().chain(top)?;
+        if let Some(top) = self.top_of(image)?
+            && let Ok(chain) = self.store().chain(&top)
+        {
             return Ok(chain.iter().map(|layer| layer.size_bytes).collect());
         }
         let manifest = self.manifest_of(image)?;
@@ -195,24 +137,20 @@ impl Engine {
     }
 }
 
+/// The snapshot of an image's layers, where they are unpacked.
+fn top(store: &Store, config: &ImageConfig) -> Result<Option<SnapshotId>> {
+    let diff_ids = config.rootfs.diff_ids.iter().flatten();
+    let chain = diff_ids.fold(None, |below, diff_id| {
+        Some(ChainId::of(below, DiffId(*diff_id)))
+    });
+    match chain {
+        Some(chain) => Ok(store.snapshot_by_chain(&chain)?.map(|top| top.id)),
+        None => Ok(None),
+    }
+}
+
 /// As people write a canonical name.
 fn familiar(name: &str) -> String {
     name.parse::<Reference>()
         .map_or_else(|_| name.to_owned(), |reference| reference.familiar())
-}
-
-/// Repository and tag for a table.
-fn split_name(name: &str) -> (String, String) {
-    let none = || "<none>".to_owned();
-    let Ok(mut reference) = name.parse::<Reference>() else {
-        return (none(), none());
-    };
-    let tag = reference.tag_or_default().map_or_else(none, str::to_owned);
-    reference.tag = None;
-    reference.digest = None;
-    let repository = reference.familiar();
-    let default = format!(":{tag}");
-    let repository = repository.strip_suffix(&default).unwrap_or(&repository);
-    let repository = repository.strip_suffix(":latest").unwrap_or(repository);
-    (repository.to_owned(), tag)
 }

@@ -6,26 +6,71 @@ use std::sync::Arc;
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::{Digest, Store};
 use rbuild_image::compression::Compression;
+use rbuild_image::export;
 use rbuild_image::layer::{LayerOptions, layer};
-use rbuild_image::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
+use rbuild_image::manifest::{Index, OCI_INDEX, OCI_MANIFEST};
 use rbuild_image::registry::Client;
 use rbuild_image::registry::push::{Progress, Push};
-use rbuild_image::{Descriptor, Reference, store_image};
+use rbuild_image::source::{self, Location};
+use rbuild_image::{Descriptor, ImageConfig, Manifest, Platform, Reference, store_image};
 
 use crate::worker::blocking;
 use crate::{Engine, Error, Result};
 
+/// What went to a registry.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    pub root: Descriptor,
+    /// Platforms of the index that are not here, and did not go.
+    pub left_out: Vec<String>,
+}
+
 impl Engine {
-    /// Sends an image of the store to the registry of its name. Returns what the name means there now.
-    pub async fn push(&self, name: &Reference, progress: &Progress) -> Result<Descriptor> {
+    /// Sends an image of the store to the registry of its name; of an index, one platform alone where that is asked.
+    /// Returns what the name means there now.
+    pub async fn push(
+        &self,
+        name: &Reference,
+        platform: Option<&Platform>,
+        progress: &Progress,
+    ) -> Result<Pushed> {
         let image = self.find_image(&name.canonical())?;
-        let root = {
-            let (store, image) = (Arc::clone(self.store()), image.clone());
-            blocking(move || compressed(&store, &image)).await?
+        self.complete(&image).await?;
+        let pushed = {
+            let (store, image, platform) =
+                (Arc::clone(self.store()), image.clone(), platform.cloned());
+            blocking(move || sendable(&store, &image, platform.as_ref())).await?
         };
-        let known = self.other_names(&image, &root)?;
-        send(self.store(), &self.client, &root, name, &known, progress).await?;
-        Ok(root)
+        let root = &pushed.root;
+        let known = self.other_names(&image, root)?;
+        send(self.store(), &self.client, root, name, &known, progress).await?;
+        Ok(pushed)
+    }
+
+    /// Brings back what collection took of an image that only a build looked up: it holds its documents alone.
+    pub(crate) async fn complete(&self, image: &StoredImage) -> Result<()> {
+        let Ok(reference) = image.name.parse::<Reference>() else {
+            return Ok(());
+        };
+        let missing = {
+            let (store, image) = (Arc::clone(self.store()), image.clone());
+            blocking(move || {
+                let root = Descriptor::new(&image.media_type, image.manifest, image.size);
+                let manifests = export::manifests(&store, &root)?;
+                let layers = manifests
+                    .into_iter()
+                    .flat_map(|(_, manifest)| manifest.layers);
+                let missing = layers.filter(|layer| !store.has_blob(&layer.digest));
+                Ok::<Vec<Descriptor>, Error>(missing.collect())
+            })
+            .await?
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let location = Location::Registry(reference);
+        let quiet: source::Progress = Arc::new(|_, _, _| {});
+        Ok(source::fetch(self.store(), &self.client, &location, missing, quiet).await?)
     }
 
     /// Where the blobs of an image may be already: in the repositories of its other names.
@@ -44,9 +89,10 @@ impl Engine {
             .filter(|other| other.manifest == image.manifest);
         let names: Vec<Reference> = same.filter_map(|other| other.name.parse().ok()).collect();
         // What leaves compressed is in no image of the store.
-        let manifest: rbuild_image::Manifest = read(self.store(), &root.digest)?;
-        for layer in &manifest.layers {
-            known.insert(layer.digest, names.clone());
+        for (_, manifest) in export::manifests(self.store(), root)? {
+            for layer in &manifest.layers {
+                known.insert(layer.digest, names.clone());
+            }
         }
         Ok(known)
     }
@@ -73,6 +119,22 @@ pub(crate) async fn send(
     known: &HashMap<Digest, Vec<Reference>>,
     progress: &Progress,
 ) -> Result<()> {
+    let mounts = mounts(store, to, known)?;
+    let push = Push {
+        root: root.clone(),
+        to: to.clone(),
+        mounts,
+        from: None,
+    };
+    Ok(client.push(store, &push, progress).await?)
+}
+
+/// In which repositories of the same registry the blobs of this store may be.
+pub(super) fn mounts(
+    store: &Store,
+    to: &Reference,
+    known: &HashMap<Digest, Vec<Reference>>,
+) -> Result<HashMap<Digest, Vec<String>>> {
     let mut mounts: HashMap<Digest, Vec<String>> = HashMap::new();
     let mut note = |digest: Digest, reference: &Reference| {
         let repositories = mounts.entry(digest).or_default();
@@ -92,33 +154,131 @@ pub(crate) async fn send(
             }
         }
     }
-    let push = Push {
-        root: root.clone(),
-        to: to.clone(),
-        mounts,
+    Ok(mounts)
+}
+
+/// What of an image can be sent. Of an index that is only partly here, what is here; for one platform its image.
+fn sendable(store: &Store, image: &StoredImage, platform: Option<&Platform>) -> Result<Pushed> {
+    let as_it_is = Descriptor::new(&image.media_type, image.manifest, image.size);
+    let whole = |root: Descriptor| Pushed {
+        root,
+        left_out: Vec::new(),
     };
-    Ok(client.push(store, &push, progress).await?)
+    if !as_it_is.is_index() {
+        let manifest: Manifest = read(store, &as_it_is.digest)?;
+        let config: ImageConfig = read(store, &manifest.config.digest)?;
+        if let Some(platform) = platform
+            && platform.rank(&config.platform()).is_none()
+        {
+            return Err(no_platform(
+                image,
+                platform,
+                &[config.platform().to_string()],
+            ));
+        }
+        return Ok(whole(compressed(store, &as_it_is)?.unwrap_or(as_it_is)));
+    }
+    let index: Index = read(store, &as_it_is.digest)?;
+    let platform_of = |descriptor: &Descriptor| {
+        let platform = descriptor.platform.as_ref();
+        platform.map_or_else(|| "unknown".to_owned(), |it| it.normalised().to_string())
+    };
+    let (here, missing): (Vec<Descriptor>, Vec<Descriptor>) = index
+        .manifests
+        .iter()
+        .cloned()
+        .partition(|child| is_whole(store, child));
+    if let Some(platform) = platform {
+        let rank = |child: &Descriptor| platform.rank(&child.platform.as_ref()?.normalised());
+        let images = here.iter().filter(|child| !child.is_attestation());
+        let best = images
+            .filter_map(|child| Some((rank(child)?, child)))
+            .min_by_key(|(rank, _)| *rank);
+        let Some((_, child)) = best else {
+            let available: Vec<String> = here
+                .iter()
+                .filter(|child| !child.is_attestation())
+                .map(platform_of)
+                .collect();
+            return Err(no_platform(image, platform, &available));
+        };
+        let child = child.clone();
+        return Ok(whole(compressed(store, &child)?.unwrap_or(child)));
+    }
+    let left_out: Vec<String> = missing
+        .iter()
+        .filter(|child| !child.is_attestation())
+        .map(platform_of)
+        .collect();
+    let has_attestations = here.iter().any(Descriptor::is_attestation);
+    let mut children = Vec::new();
+    let mut is_changed = !missing.is_empty();
+    for child in here {
+        // An attestation is about the digest of an image: that stays.
+        let smaller = match has_attestations || child.is_index() {
+            true => None,
+            false => compressed(store, &child)?,
+        };
+        is_changed |= smaller.is_some();
+        children.push(smaller.unwrap_or(child));
+    }
+    if !is_changed {
+        return Ok(whole(as_it_is));
+    }
+    let root = match children.as_slice() {
+        [one] => one.clone(),
+        several => {
+            let annotations = index.annotations.unwrap_or_default();
+            let annotations: Vec<(String, String)> = annotations.into_iter().collect();
+            let oci = image.media_type == OCI_INDEX;
+            store_image::write_index(store, several, &annotations, oci)?
+        }
+    };
+    Ok(Pushed { root, left_out })
+}
+
+fn no_platform(image: &StoredImage, platform: &Platform, available: &[String]) -> Error {
+    Error::Image(rbuild_image::Error::NoPlatform {
+        what: super::familiar(&image.name),
+        platform: platform.to_string(),
+        available: match available {
+            [] => "none".to_owned(),
+            some => some.join(", "),
+        },
+    })
+}
+
+/// Whether everything below a manifest or index is here.
+fn is_whole(store: &Store, descriptor: &Descriptor) -> bool {
+    if descriptor.is_index() {
+        let Ok(index) = read::<Index>(store, &descriptor.digest) else {
+            return false;
+        };
+        return index.manifests.iter().all(|child| is_whole(store, child));
+    }
+    let Ok(manifest) = read::<Manifest>(store, &descriptor.digest) else {
+        return false;
+    };
+    let mut blobs = manifest.layers.iter().chain([&manifest.config]);
+    blobs.all(|blob| blob.is_foreign() || store.has_blob(&blob.digest))
 }
 
 /// What is built here lies uncompressed in the store, and leaves it compressed; the same bytes as a build that
-/// pushes makes. What was pulled or loaded leaves as it came.
-fn compressed(store: &Store, image: &StoredImage) -> Result<Descriptor> {
-    let as_it_is = Descriptor::new(&image.media_type, image.manifest, image.size);
-    let oci = match image.media_type.as_str() {
-        OCI_MANIFEST => true,
-        DOCKER_MANIFEST => false,
-        // Of an index, each image was made in its form.
-        _ => return Ok(as_it_is),
-    };
-    let Some(top) = &image.snapshot else {
-        return Ok(as_it_is);
-    };
-    let manifest: rbuild_image::Manifest = read(store, &image.manifest)?;
-    let config = read(store, &image.config)?;
-    let chain = store.chain(top)?;
+/// pushes makes. What was pulled or loaded leaves as it came: `None`.
+fn compressed(store: &Store, descriptor: &Descriptor) -> Result<Option<Descriptor>> {
+    let oci = descriptor.media_type == OCI_MANIFEST;
+    let manifest: Manifest = read(store, &descriptor.digest)?;
     let plain = |descriptor: &Descriptor| descriptor.media_type.ends_with(".tar");
-    if chain.len() != manifest.layers.len() || !manifest.layers.iter().any(plain) {
-        return Ok(as_it_is);
+    if !manifest.layers.iter().any(plain) {
+        return Ok(None);
+    }
+    let config: ImageConfig = read(store, &manifest.config.digest)?;
+    let Some(top) = super::top(store, &config)? else {
+        return Ok(None);
+    };
+    let chain = store.chain(&top)?;
+    if chain.len() != manifest.layers.len() {
+        return Ok(None);
     }
     let options = LayerOptions {
         compression: Compression::default(),
@@ -126,32 +286,31 @@ fn compressed(store: &Store, image: &StoredImage) -> Result<Descriptor> {
         clamp_mtime: None,
     };
     let mut layers = Vec::new();
-    for (snapshot, descriptor) in chain.iter().zip(&manifest.layers) {
-        let before = layer(
-            store,
-            &snapshot.id,
-            &LayerOptions {
-                compression: Compression::None,
-                ..options
-            },
-            false,
-        )?;
+    for (snapshot, known) in chain.iter().zip(&manifest.layers) {
+        let blob = layer(store, &snapshot.id, &options, false)?;
         // Layers whose times were rewritten are not what their snapshots would make.
-        if before.digest != descriptor.digest {
-            return Ok(as_it_is);
+        let before = LayerOptions {
+            compression: Compression::None,
+            ..options
+        };
+        if plain(known) && layer(store, &snapshot.id, &before, false)?.digest != known.digest {
+            return Ok(None);
         }
-        layers.push(layer(store, &snapshot.id, &options, false)?);
+        layers.push(blob);
     }
     let annotations: Vec<(String, String)> = manifest
         .annotations
         .unwrap_or_default()
         .into_iter()
         .collect();
-    let (descriptor, new_config) = store_image::write(store, &config, &layers, &annotations, oci)?;
-    if new_config.digest != image.config {
-        return Ok(as_it_is);
+    let (new, new_config) = store_image::write(store, &config, &layers, &annotations, oci)?;
+    if new_config.digest != manifest.config.digest {
+        return Ok(None);
     }
-    Ok(descriptor)
+    Ok(Some(Descriptor {
+        annotations: descriptor.annotations.clone(),
+        ..new
+    }))
 }
 
 fn read<T: serde::de::DeserializeOwned>(store: &Store, digest: &Digest) -> Result<T> {

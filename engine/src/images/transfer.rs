@@ -1,16 +1,18 @@
 //! Images in and out of the store: `save`, `load`, `import`, `pull`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
-use rbuild_cache::{Digest, RootDir};
+use rbuild_cache::{Digest, RootDir, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
 use rbuild_image::layer::{LayerOptions, layer};
-use rbuild_image::source::{self, Location, Progress, Resolved};
+use rbuild_image::registry::file;
+use rbuild_image::source::{self, Gathered, Location, Platforms, Progress, Resolved};
 use rbuild_image::{Descriptor, Platform, Reference, store_image, unpack};
 use rbuild_parser::Source;
 
@@ -21,32 +23,78 @@ use crate::request::NoCache;
 use crate::worker::{blocking, now};
 use crate::{Engine, Error, Result};
 
+/// A root file system that is larger is none.
+const IMPORT_LIMIT_BYTES: u64 = 1 << 40;
+
 impl Engine {
-    /// A Docker archive (that is an OCI layout too).
-    pub fn save(&self, names: &[String], sink: Sink<'_>) -> Result<()> {
+    /// What names and IDs stand for, with the names that each is saved under, for [`Engine::save`]. A repository
+    /// without a tag stands for all its tags. What a build only looked up is brought here whole.
+    pub async fn to_save(&self, names: &[String]) -> Result<Vec<(Descriptor, Vec<String>)>> {
         let mut images: Vec<(Descriptor, Vec<String>)> = Vec::new();
         for name in names {
-            let image = self.find_image(name)?;
-            let given = name
-                .parse::<Reference>()
-                .is_ok_and(|reference| reference.canonical() == image.name);
-            let shown = given.then(|| image.name.clone());
-            match images
-                .iter_mut()
-                .find(|(root, _)| root.digest == image.manifest)
-            {
-                Some((_, names)) => names.extend(shown),
-                None => images.push((
-                    Descriptor::new(&image.media_type, image.manifest, image.size),
-                    shown.into_iter().collect(),
-                )),
+            for (image, shown) in self.named(name)? {
+                self.complete(&image).await?;
+                match images
+                    .iter_mut()
+                    .find(|(root, _)| root.digest == image.manifest)
+                {
+                    Some((_, names)) => {
+                        if let Some(shown) = shown.filter(|shown| !names.contains(shown)) {
+                            names.push(shown);
+                        }
+                    }
+                    None => images.push((
+                        Descriptor::new(&image.media_type, image.manifest, image.size),
+                        shown.into_iter().collect(),
+                    )),
+                }
             }
         }
-        Ok(export::docker_archive(self.store(), &images, sink)?)
+        Ok(images)
     }
 
-    /// From a Docker or OCI archive; returns the names set, or IDs where there are none.
+    /// The images of a name or an ID, and under which name each was meant.
+    fn named(&self, name: &str) -> Result<Vec<(StoredImage, Option<String>)>> {
+        if let Ok(reference) = name.parse::<Reference>()
+            && reference.tag.is_none()
+            && reference.digest.is_none()
+        {
+            let mut all = Vec::new();
+            for name in self.names_of(&reference)? {
+                let name = name.canonical();
+                if let Some(image) = self.store().image_by_name(&name)? {
+                    all.push((image, Some(name)));
+                }
+            }
+            if !all.is_empty() {
+                return Ok(all);
+            }
+        }
+        let image = self.find_image(name)?;
+        let given = name
+            .parse::<Reference>()
+            .is_ok_and(|reference| reference.canonical() == image.name);
+        let shown = given.then(|| image.name.clone());
+        Ok(vec![(image, shown)])
+    }
+
+    /// A Docker archive (that is an OCI layout too).
+    pub fn save(&self, images: &[(Descriptor, Vec<String>)], sink: Sink<'_>) -> Result<()> {
+        Ok(export::docker_archive(self.store(), images, sink)?)
+    }
+
+    /// From a Docker or OCI archive, with all platforms that it holds; returns the names set, or IDs where there are
+    /// none.
     pub async fn load(&self, archive: &Path) -> Result<Vec<String>> {
+        self.load_platforms(archive, &Platforms::All).await
+    }
+
+    /// As [`Engine::load`], for some platforms only.
+    pub async fn load_platforms(
+        &self,
+        archive: &Path,
+        platforms: &Platforms,
+    ) -> Result<Vec<String>> {
         let contained = source::archived(self.store(), archive).await?;
         let mut loaded = Vec::new();
         for one in contained {
@@ -54,53 +102,144 @@ impl Engine {
             for name in &one.names {
                 names.push(name.parse::<Reference>()?);
             }
-            let resolved =
-                source::resolve(self.store(), &self.client, &one.location, &Platform::host())
-                    .await?;
-            self.keep(&resolved, &names, Arc::new(|_, _, _| {})).await?;
+            let quiet: Progress = Arc::new(|_, _, _| {});
+            let gathered = self.gather(&one.location, platforms, &names, quiet).await?;
             if names.is_empty() {
-                loaded.push(resolved.manifest.config.digest.to_string());
+                loaded.push(gathered.image.manifest.config.digest.to_string());
             }
             loaded.extend(names.iter().map(Reference::familiar));
         }
         Ok(loaded)
     }
 
-    /// Returns the digest of what was pulled.
+    /// Brings the image for one platform. Returns the digest of what the name means: an index, where it is one.
     pub async fn pull(
         &self,
         reference: &Reference,
         platform: Option<&Platform>,
         progress: Progress,
     ) -> Result<Digest> {
-        let location = Location::Registry(reference.clone());
-        let host = Platform::host();
-        let platform = platform.unwrap_or(&host);
-        let resolved = source::resolve(self.store(), &self.client, &location, platform).await?;
-        self.keep(&resolved, std::slice::from_ref(reference), progress)
-            .await?;
-        Ok(resolved.digest)
+        let platform = platform.cloned().unwrap_or_else(Platform::host);
+        self.pull_platforms(reference, &Platforms::Some(vec![platform]), progress)
+            .await
     }
 
-    /// Brings an image's blobs here and names it.
-    async fn keep(
+    /// As [`Engine::pull`], for several platforms.
+    pub async fn pull_platforms(
         &self,
-        resolved: &Resolved,
+        reference: &Reference,
+        platforms: &Platforms,
+        progress: Progress,
+    ) -> Result<Digest> {
+        let location = Location::Registry(reference.clone());
+        let names = std::slice::from_ref(reference);
+        let gathered = self.gather(&location, platforms, names, progress).await?;
+        Ok(gathered.root.digest)
+    }
+
+    /// The tags that a repository has in its registry.
+    pub async fn tags(&self, repository: &Reference) -> Result<Vec<String>> {
+        Ok(self.client.tags(repository).await?)
+    }
+
+    /// Brings what a location means here and names it.
+    async fn gather(
+        &self,
+        location: &Location,
+        platforms: &Platforms,
         names: &[Reference],
         progress: Progress,
-    ) -> Result<()> {
-        source::fetch(self.store(), &self.client, resolved, progress).await?;
-        let unnamed = [String::new()];
-        let named: Vec<String> = names.iter().map(Reference::canonical).collect();
-        for name in if named.is_empty() {
-            &unnamed[..]
-        } else {
-            &named
-        } {
-            self.store().put_image(&stored(resolved, name))?;
-        }
+    ) -> Result<Gathered> {
+        let store = self.store();
+        let gathered = source::gather(store, &self.client, location, platforms, progress).await?;
+        let (store, names, kept) = (Arc::clone(store), names.to_vec(), gathered.clone());
+        blocking(move || {
+            let unnamed = [String::new()];
+            let named: Vec<String> = names.iter().map(Reference::canonical).collect();
+            for name in if named.is_empty() {
+                &unnamed[..]
+            } else {
+                &named
+            } {
+                let before = match name.is_empty() {
+                    true => None,
+                    false => store.image_by_name(name)?,
+                };
+                let mut image = stored(&kept.image, name, kept.blobs.clone());
+                // Another platform of the same index: those that were here stay.
+                if let Some(before) = before.filter(|it| it.manifest == image.manifest) {
+                    image.blobs.extend(before.blobs);
+                    image.blobs.push(before.config);
+                }
+                image.blobs.sort_unstable();
+                image.blobs.dedup();
+                store.put_image(&image)?;
+            }
+            store.sync()?;
+            Ok::<_, Error>(())
+        })
+        .await?;
+        Ok(gathered)
+    }
+
+    /// Keeps what a name means in its registry, so that it is not asked for again. Only the documents are held:
+    /// collection may take the layers, which are brought again when they are needed. A name that somebody gave, by
+    /// building, tagging or pulling, is not moved.
+    pub(crate) async fn remember(&self, reference: &Reference, resolved: &Resolved) -> Result<()> {
+        let (name, resolved) = (reference.canonical(), resolved.clone());
         let store = Arc::clone(self.store());
-        Ok(blocking(move || store.sync()).await?)
+        blocking(move || {
+            let mut image = stored(&resolved, &name, resolved.indexes.clone());
+            image.blobs.push(resolved.digest);
+            if let Some(before) = store.image_by_name(&name)? {
+                if !is_only_remembered(&store, &before) {
+                    return Ok(());
+                }
+                if before.manifest == image.manifest {
+                    image.blobs.extend(before.blobs);
+                    image.blobs.push(before.config);
+                    image.blobs.sort_unstable();
+                    image.blobs.dedup();
+                }
+            }
+            Ok(store.put_image(&image)?)
+        })
+        .await
+    }
+
+    /// As [`Engine::import`], of what an address gives.
+    pub async fn import_from(&self, address: &str, request: ImportRequest) -> Result<Digest> {
+        // Before anything is fetched: a mistake in the changes is told at once.
+        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        changed(&request.changes, platform)?;
+        let url = url::Url::parse(address)
+            .map_err(|error| Error::Usage(format!("`{address}` is no address: {error}")))?;
+        let directory = self.store().temporary_directory()?;
+        let failed = |source| Error::Io {
+            message: format!(
+                "cannot keep what {} gives",
+                url.host_str().unwrap_or_default()
+            ),
+            source,
+        };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(directory.path().join("root.tar"))
+            .map_err(failed)?;
+        let fetching = file::Request {
+            url: &url,
+            known: &file::Validators::default(),
+            authorization: None,
+            limit_bytes: IMPORT_LIMIT_BYTES,
+        };
+        self.client.fetch(fetching, &file, &|_, _| {}).await?;
+        let mut tar = file;
+        tar.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let id = tokio::task::block_in_place(|| self.import(&mut tar, &request));
+        drop(directory);
+        id
     }
 
     /// A root file system tar (compressed or not) as an image of one layer.
@@ -136,6 +275,7 @@ impl Engine {
         image.history = vec![HistoryEntry::Own {
             created_by: String::new(),
             layer: true,
+            line: 1,
         }];
         let mut config = image_config(&image, std::slice::from_ref(&snapshot));
         for entry in &mut config.history {
@@ -163,20 +303,36 @@ impl Engine {
     }
 }
 
-fn stored(resolved: &Resolved, name: &str) -> StoredImage {
+/// Whether a name is one that a build looked up, and nothing more.
+pub(super) fn is_only_remembered(store: &Store, image: &StoredImage) -> bool {
+    let document = |digest: &Digest| -> Option<serde_json::Value> {
+        let bytes = store.read_blob(digest, super::DOCUMENT_BYTES_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    let layers = image
+        .needs()
+        .filter(|digest| **digest != image.config)
+        .filter_map(document)
+        .filter_map(|document| document.get("layers")?.as_array().cloned())
+        .flatten();
+    let held = |layer: &serde_json::Value| {
+        let digest = layer.get("digest").and_then(serde_json::Value::as_str);
+        let digest = digest.and_then(|digest| digest.parse::<Digest>().ok());
+        digest.is_some_and(|digest| image.blobs.contains(&digest))
+    };
+    let layers: Vec<serde_json::Value> = layers.collect();
+    image.snapshot.is_none() && !layers.is_empty() && !layers.iter().any(held)
+}
+
+fn stored(resolved: &Resolved, name: &str, blobs: Vec<Digest>) -> StoredImage {
     StoredImage {
         name: name.to_owned(),
-        manifest: resolved.digest,
-        media_type: resolved.descriptor.media_type.clone(),
-        size: resolved.descriptor.size,
+        manifest: resolved.root.digest,
+        media_type: resolved.root.media_type.clone(),
+        size: resolved.root.size,
         config: resolved.manifest.config.digest,
         snapshot: None,
-        blobs: resolved
-            .manifest
-            .layers
-            .iter()
-            .map(|layer| layer.digest)
-            .collect(),
+        blobs,
         tagged: now(),
     }
 }

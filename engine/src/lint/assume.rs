@@ -46,6 +46,8 @@ fn image(need: &ImageNeed) -> Resolved {
     Resolved {
         location: need.location.clone(),
         digest,
+        root: descriptor.clone(),
+        indexes: Vec::new(),
         descriptor: descriptor.clone(),
         manifest: Manifest {
             schema_version: 2,

@@ -38,6 +38,8 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         limits: rbuild_executor::spec::Limits::default(),
         attestations: Attestations::default(),
         outputs: Vec::new(),
+        squash: crate::request::Squash::No,
+        max_layers: None,
         jobs: None,
         source_date_epoch: None,
     }

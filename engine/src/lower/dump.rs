@@ -251,7 +251,9 @@ fn image(out: &mut String, image: &LoweredImage, number: &dyn Fn(VertexId) -> St
                 let created_by = history.created_by.as_deref().unwrap_or_default();
                 line(out, format_args!("  ^ {created_by}"));
             }
-            HistoryEntry::Own { created_by, layer } => {
+            HistoryEntry::Own {
+                created_by, layer, ..
+            } => {
                 let mark = if *layer { 'L' } else { 'e' };
                 line(out, format_args!("  {mark} {created_by}"));
             }

@@ -44,6 +44,7 @@ impl Lowering<'_> {
             history: state.history.clone(),
             base_layers: state.base_layers,
             base_created: state.base_created.clone(),
+            stage_line: state.stage_line,
             epoch: self.epoch,
         }
     }

@@ -122,6 +122,8 @@ pub struct LoweredImage {
     /// How many of the layers are the base image's.
     pub base_layers: usize,
     pub base_created: Option<String>,
+    /// Where the last stage begins.
+    pub stage_line: usize,
     /// Value of SOURCE_DATE_EPOCH where one holds.
     pub epoch: Option<i64>,
 }
@@ -130,8 +132,12 @@ pub struct LoweredImage {
 pub enum HistoryEntry {
     /// As the base image has it.
     Inherited(rbuild_image::config::History),
-    /// `created_by` and whether the instruction made a layer.
-    Own { created_by: String, layer: bool },
+    /// `created_by`, whether the instruction made a layer, and its line.
+    Own {
+        created_by: String,
+        layer: bool,
+        line: usize,
+    },
 }
 
 /// What to say of a vertex.

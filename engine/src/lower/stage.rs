@@ -95,6 +95,7 @@ impl Lowering<'_> {
             }
         };
         state.begin();
+        state.stage_line = from.start_line;
         let body = self.file.stages[index].body.clone();
         let base_step = usize::from(matches!(self.bases.get(index), Some(Some(Base::Image(_)))));
         state.step = base_step;
@@ -115,6 +116,7 @@ impl Lowering<'_> {
                 stage: index,
                 ordinal: ordinal + 1,
             };
+            state.line = blame.unwrap_or(instruction).start_line;
             if let Err(mistake) = self.instruction(&mut state, site) {
                 self.mistake_at(site, *mistake, depends_on_base(&state, site));
             }

@@ -31,6 +31,10 @@ pub(crate) struct State {
     pub(crate) own_workdir: bool,
     /// An image below is not known yet: what variables say may be wrong.
     pub(crate) tentative: bool,
+    /// Where the instruction stands that is being lowered; a trigger stands at its FROM.
+    pub(crate) line: usize,
+    /// Where the stage begins.
+    pub(crate) stage_line: usize,
     /// Steps made and to be made, for their names.
     pub(crate) step: usize,
     pub(crate) steps: usize,
@@ -50,6 +54,7 @@ impl State {
         self.history.push(HistoryEntry::Own {
             created_by: created_by.into(),
             layer,
+            line: self.line,
         });
     }
 
@@ -100,6 +105,8 @@ impl State {
             own_cmd: false,
             own_workdir: false,
             tentative: false,
+            line: 0,
+            stage_line: 0,
             step: 0,
             steps: 0,
             ordinals: Vec::new(),

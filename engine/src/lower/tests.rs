@@ -148,6 +148,8 @@ impl Kit {
         Some(Resolved {
             location: need.location.clone(),
             digest,
+            root: descriptor.clone(),
+            indexes: Vec::new(),
             descriptor: descriptor.clone(),
             manifest: Manifest {
                 schema_version: 2,
@@ -178,9 +180,9 @@ impl Kit {
             .iter()
             .filter_map(|entry| match entry {
                 HistoryEntry::Inherited(_) => None,
-                HistoryEntry::Own { created_by, layer } => {
-                    Some(format!("{} {created_by}", if *layer { 'L' } else { 'e' }))
-                }
+                HistoryEntry::Own {
+                    created_by, layer, ..
+                } => Some(format!("{} {created_by}", if *layer { 'L' } else { 'e' })),
             })
             .collect()
     }

@@ -60,7 +60,10 @@ fn visit(
             });
         }
         for descriptor in &index.manifests {
-            visit(store, descriptor, depth + 1, each)?;
+            // Of what was pulled for one platform, the others are not here. The index leaves as it is.
+            if store.has_blob(&descriptor.digest) {
+                visit(store, descriptor, depth + 1, each)?;
+            }
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The files of a root into a directory of the host. Every path is resolved inside that directory and through no
 //! link, also through none that was there before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -12,11 +12,21 @@ use rbuild_cache::{RootDir, SnapshotId, Store};
 use crate::error::{Error, Result, shown};
 use crate::layer::View;
 
+/// A root whose files are written.
+#[derive(Debug)]
+pub struct LocalRoot<'a> {
+    /// `None` is an empty root.
+    pub snapshot: Option<&'a SnapshotId>,
+    pub clamp_mtime: Option<i64>,
+    /// The name of a directory of its own, where there are several.
+    pub directory: Option<String>,
+}
+
 pub(super) fn write(
     store: &Store,
-    snapshot: Option<&SnapshotId>,
+    roots: &[LocalRoot<'_>],
     directory: &Path,
-    clamp_mtime: Option<i64>,
+    delete: bool,
 ) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(failed(
         "make the directory",
@@ -26,23 +36,64 @@ pub(super) fn write(
         "open the directory",
         directory.as_os_str().as_bytes(),
     ))?;
-    let Some(snapshot) = snapshot else {
+    let mut written = HashSet::new();
+    for root in roots {
+        match &root.directory {
+            None => one(store, root, &to, b"", &mut written)?,
+            Some(name) => {
+                let place = to
+                    .place(Path::new(name), Resolve::Beneath)
+                    .map_err(failed("write", name.as_bytes()))?;
+                make_directory(&place, name.as_bytes(), 0o755)?;
+                let below = to
+                    .directory(Path::new(name), Resolve::Beneath)
+                    .map_err(failed("open the directory", name.as_bytes()))?;
+                written.insert(name.clone().into_bytes());
+                let prefix = format!("{name}/");
+                one(store, root, &below, prefix.as_bytes(), &mut written)?;
+            }
+        }
+    }
+    if delete {
+        remove_others(&to, &written)?;
+    }
+    Ok(())
+}
+
+fn one(
+    store: &Store,
+    root: &LocalRoot<'_>,
+    to: &RootDir,
+    prefix: &[u8],
+    written: &mut HashSet<Vec<u8>>,
+) -> Result<()> {
+    let Some(snapshot) = root.snapshot else {
         return Ok(());
     };
     let view = View::open(store, snapshot)?;
     let tree = store.merged_tree(snapshot)?;
     let mut writer = LocalWriter {
         view: &view,
-        to: &to,
-        clamp_mtime,
+        to,
+        clamp_mtime: root.clamp_mtime,
         // Owners are kept where they can be: by root on the host itself.
         owners: rustix::process::geteuid().is_root(),
         first_names: HashMap::new(),
     };
     let mut directories = Vec::new();
     for entry in tree.entries.iter().filter(|entry| !entry.path.is_empty()) {
+        let is_directory = entry.kind == Kind::Directory;
+        let is_new = written.insert([prefix, entry.path.as_slice()].concat());
+        if !is_new && !is_directory {
+            return Err(Error::BadArchive {
+                what: format!("`{}`", shown(&entry.path)),
+                reason:
+                    "the results for two platforms have it: write each to a directory of its own"
+                        .to_owned(),
+            });
+        }
         writer.entry(entry)?;
-        if entry.kind == Kind::Directory {
+        if is_directory {
             directories.push(entry);
         }
     }
@@ -50,6 +101,48 @@ pub(super) fn write(
         writer.finish_directory(entry)?;
     }
     Ok(())
+}
+
+/// Removes what is in a directory and was not written.
+fn remove_others(to: &RootDir, written: &HashSet<Vec<u8>>) -> Result<()> {
+    let mut directories = vec![Vec::new()];
+    while let Some(directory) = directories.pop() {
+        let listed = to
+            .read_dir(path_of(&directory), Resolve::Beneath)
+            .map_err(failed("list", &directory))?;
+        for entry in listed {
+            let mut path = directory.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(entry.name.as_bytes());
+            if !written.contains(&path) {
+                to.remove_tree(path_of(&path), Resolve::Beneath)
+                    .map_err(failed("remove", &path))?;
+                continue;
+            }
+            let metadata = to
+                .metadata(path_of(&path), Resolve::Beneath)
+                .map_err(failed("look at", &path))?;
+            if metadata.kind == Kind::Directory {
+                directories.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sees to it that there is a directory, whatever was there.
+fn make_directory(place: &Place, path: &[u8], mode: u32) -> Result<()> {
+    match place.metadata() {
+        Ok(metadata) if metadata.kind == Kind::Directory => return Ok(()),
+        Ok(_) => place.remove_file().map_err(failed("replace", path))?,
+        Err(_) => {}
+    }
+    place
+        .create_dir(mode)
+        .map(drop)
+        .map_err(failed("make the directory", path))
 }
 
 struct LocalWriter<'a> {
@@ -69,7 +162,8 @@ impl LocalWriter<'_> {
             .place(path_of(path), Resolve::Beneath)
             .map_err(failed("write", path))?;
         if entry.kind == Kind::Directory {
-            return self.directory(&place, path);
+            // Open for its owner until everything is in it.
+            return make_directory(&place, path, 0o700);
         }
         place.remove_tree().map_err(failed("replace", path))?;
         if own.hard_link != 0 {
@@ -109,19 +203,6 @@ impl LocalWriter<'_> {
             Kind::Directory | Kind::Socket | Kind::Whiteout => return Ok(()),
         }
         self.metadata(&place, own)
-    }
-
-    fn directory(&self, place: &Place, path: &[u8]) -> Result<()> {
-        match place.metadata() {
-            Ok(metadata) if metadata.kind == Kind::Directory => return Ok(()),
-            Ok(_) => place.remove_file().map_err(failed("replace", path))?,
-            Err(_) => {}
-        }
-        // Open for its owner until everything is in it.
-        place
-            .create_dir(0o700)
-            .map(drop)
-            .map_err(failed("make the directory", path))
     }
 
     fn finish_directory(&self, entry: &Entry) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::reference::Reference;
 const TOKEN_LIMIT_BYTES: u64 = 1 << 20;
 /// What a token lives where its issuer does not say.
 const TOKEN_SECONDS: u64 = 60;
-/// A token this close to its end is not used for something new.
+/// A token this close to its end is not used for something new; of one that lives shortly, less.
 const TOKEN_MARGIN: Duration = Duration::from_secs(5);
 
 /// What a call wants to do, as far as it matters to who issues tokens.
@@ -70,7 +70,7 @@ struct Authorization {
 impl Authorization {
     fn is_fresh(&self) -> bool {
         let until = self.renewal.as_ref().map(|(until, _)| *until);
-        until.is_none_or(|until| until > Instant::now() + TOKEN_MARGIN)
+        until.is_none_or(|until| until > Instant::now())
     }
 }
 
@@ -274,12 +274,9 @@ impl Client {
             .or(answer.access_token)
             .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
         let token = token.ok_or_else(|| lasting(&url, "it gives no token"))?;
-        // At least as long as the specification promises.
-        let seconds = answer
-            .expires_in
-            .unwrap_or(TOKEN_SECONDS)
-            .clamp(TOKEN_SECONDS, 86_400);
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let seconds = answer.expires_in.unwrap_or(TOKEN_SECONDS).clamp(1, 86_400);
+        let lives = Duration::from_secs(seconds);
+        let until = Instant::now() + lives.saturating_sub(TOKEN_MARGIN.min(lives / 4));
         Ok((format!("Bearer {token}"), until))
     }
 }

@@ -36,6 +36,8 @@ pub enum State {
     Exists,
     /// The registry has it in this repository, and took it from there.
     Mounted(String),
+    /// So many bytes of it are here, from where it is sent on.
+    Fetching(u64),
     /// So many bytes are there; less than before where the registry lost some.
     Sending(u64),
     Sent,
@@ -52,6 +54,9 @@ pub struct Push {
     pub to: Reference,
     /// Repositories of the same registry that may have a blob.
     pub mounts: HashMap<Digest, Vec<String>>,
+    /// Where the blobs are that are not in the store. Those that the registry cannot take from there itself come
+    /// through the store.
+    pub from: Option<Reference>,
 }
 
 /// Where to, and with what leave.
@@ -59,6 +64,7 @@ pub(super) struct Target<'a> {
     pub(super) reference: &'a Reference,
     pub(super) access: Access,
     pub(super) mounts: HashMap<Digest, Vec<String>>,
+    pub(super) from: Option<&'a Reference>,
 }
 
 struct Plan {
@@ -66,6 +72,8 @@ struct Plan {
     blobs: Vec<Descriptor>,
     /// Children first.
     documents: Vec<(Descriptor, Bytes)>,
+    /// Blobs may be elsewhere.
+    elsewhere: bool,
 }
 
 impl Client {
@@ -81,7 +89,8 @@ impl Client {
         }
         let plan = {
             let (store, root) = (Arc::clone(store), push.root.clone());
-            blocking(move || Plan::of(&store, &root)).await?
+            let elsewhere = push.from.is_some();
+            blocking(move || Plan::of(&store, &root, elsewhere)).await?
         };
         let target = Target::of(push, &plan);
         let mut sending = futures_util::stream::iter(&plan.blobs)
@@ -115,7 +124,7 @@ impl Client {
     }
 
     /// Puts a document whose blobs are there under a tag.
-    pub(crate) async fn put_manifest(
+    pub async fn put_manifest(
         &self,
         to: &Reference,
         descriptor: &Descriptor,
@@ -125,6 +134,7 @@ impl Client {
             reference: to,
             access: Access::Push { from: Vec::new() },
             mounts: HashMap::new(),
+            from: None,
         };
         let tag = to.tag_or_default();
         let name = tag.map_or_else(|| descriptor.digest.to_string(), str::to_owned);
@@ -178,6 +188,7 @@ impl<'a> Target<'a> {
             reference: to,
             access: Access::Push { from: from.clone() },
             mounts: HashMap::from([(blob.digest, from)]),
+            from: None,
         }
     }
 
@@ -186,8 +197,15 @@ impl<'a> Target<'a> {
         let mut from = BTreeSet::new();
         let mut mounts: HashMap<Digest, Vec<String>> = HashMap::new();
         for blob in &plan.blobs {
+            let source = push.from.as_ref();
+            let source = source.filter(|source| source.registry == push.to.registry);
+            let source = source.map(|source| &source.repository);
             let known = push.mounts.get(&blob.digest).into_iter().flatten();
-            for repository in known.filter(|repository| *repository != own) {
+            for repository in source
+                .into_iter()
+                .chain(known)
+                .filter(|repository| *repository != own)
+            {
                 if from.len() < MOUNT_SOURCES_LIMIT || from.contains(repository) {
                     from.insert(repository.clone());
                     mounts
@@ -203,15 +221,17 @@ impl<'a> Target<'a> {
                 from: from.into_iter().collect(),
             },
             mounts,
+            from: push.from.as_ref(),
         }
     }
 }
 
 impl Plan {
-    fn of(store: &Store, root: &Descriptor) -> Result<Self> {
+    fn of(store: &Store, root: &Descriptor, elsewhere: bool) -> Result<Self> {
         let mut plan = Self {
             blobs: Vec::new(),
             documents: Vec::new(),
+            elsewhere,
         };
         plan.add(store, root, &mut HashSet::new(), 0)?;
         Ok(plan)
@@ -257,7 +277,8 @@ impl Plan {
         let size = match store.blob_size(&blob.digest) {
             Ok(size) => size,
             // Layers that may not be distributed are not in the store, and in no registry.
-            Err(_) if is_foreign(&blob.media_type) => return Ok(()),
+            Err(_) if blob.is_foreign() => return Ok(()),
+            Err(_) if self.elsewhere => blob.size,
             Err(error) => return Err(error.into()),
         };
         if size != blob.size {
@@ -271,8 +292,4 @@ impl Plan {
         self.blobs.push(blob.clone());
         Ok(())
     }
-}
-
-fn is_foreign(media_type: &str) -> bool {
-    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
 }

@@ -23,6 +23,7 @@ use super::push::{Progress, State, Target};
 use super::transport::{Call, Failure, TRIES, failed, refused};
 use crate::error::{Error, Result};
 use crate::manifest::Descriptor;
+use crate::reference::Reference;
 use crate::source::blocking;
 
 /// What a broken connection may cost is a chunk: they grow while all goes well and shrink when it does not.
@@ -75,6 +76,9 @@ impl Client {
                 Mount::Refused => {}
             }
         }
+        if let Some(from) = target.from {
+            self.bring(store, from, blob, progress).await?;
+        }
         let bytes = Arc::new(Reader::open(store, blob).await?);
         let mut sessions = 0;
         loop {
@@ -98,6 +102,24 @@ impl Client {
             }
             tracing::debug!(digest = %blob.digest, sessions, "an upload begins anew");
         }
+    }
+
+    /// Brings a blob here that is to be sent on.
+    async fn bring(
+        &self,
+        store: &Arc<Store>,
+        from: &Reference,
+        blob: &Descriptor,
+        progress: &Progress,
+    ) -> Result<()> {
+        let (local, digest) = (Arc::clone(store), blob.digest);
+        if blocking(move || Ok(local.has_blob(&digest))).await? {
+            return Ok(());
+        }
+        let (told, whole) = (Arc::clone(progress), blob.clone());
+        let told: crate::source::Progress =
+            Arc::new(move |_, done, _| told(&whole, State::Fetching(done)));
+        self.blob(store, from, blob, &told).await
     }
 
     async fn has(&self, target: &Target<'_>, blob: &Descriptor) -> Result<bool> {

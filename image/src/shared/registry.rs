@@ -74,7 +74,7 @@ impl Repository {
         let progress = Arc::clone(progress);
         let told: push::Progress = Arc::new(move |blob, state| {
             let done = match state {
-                push::State::Sending(done) => done,
+                push::State::Fetching(done) | push::State::Sending(done) => done,
                 push::State::Exists | push::State::Mounted(_) | push::State::Sent => blob.size,
             };
             progress(&blob.digest.to_string(), done, blob.size);

@@ -50,10 +50,13 @@ pub(super) fn import(store: &Store, path: &Path, tag: Option<&str>) -> Result<Re
         reason: error.to_string(),
     })?;
     let digest = store.put_blob(&bytes)?;
+    let descriptor = Descriptor::new(DOCKER_MANIFEST, digest, bytes.len() as u64);
     Ok(Resolved {
         location: Location::Stored(digest),
         digest,
-        descriptor: Descriptor::new(DOCKER_MANIFEST, digest, bytes.len() as u64),
+        root: descriptor.clone(),
+        indexes: Vec::new(),
+        descriptor,
         manifest,
         platform: config.platform(),
         config,

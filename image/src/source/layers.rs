@@ -4,7 +4,10 @@
 //! nothing of the layers below it. Committing goes from the bottom up, and what a layer left open (parents that it
 //! implies, links to files below) is settled then.
 
+use std::fs::File;
+use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use rbuild_cache::snapshot::LayerBlob;
@@ -29,12 +32,11 @@ const LAYER_LIMIT_BYTES: u64 = 1 << 40;
 
 pub(super) async fn fetch(
     store: &Arc<Store>,
-    client: &Client,
-    resolved: &Resolved,
+    origin: &Origin,
+    blobs: Vec<Descriptor>,
     progress: Progress,
 ) -> Result<()> {
-    let origin = Origin::again(store, client, &resolved.location).await?;
-    let mut jobs = futures_util::stream::iter(resolved.manifest.layers.clone())
+    let mut jobs = futures_util::stream::iter(blobs)
         .map(|descriptor| {
             let (store, origin, progress) = (store.clone(), origin.clone(), progress.clone());
             async move { bring(&store, &origin, &descriptor, &progress).await }
@@ -144,7 +146,10 @@ pub(super) async fn stack(
                 bring(&store, &origin, &layer.descriptor, &progress).await?;
                 let (active, open) = {
                     let (store, layer) = (store.clone(), layer.clone());
-                    blocking(move || unpack(&store, &layer)).await?
+                    // Who is not waited for any more stops: a thread cannot be dropped as a future is.
+                    let wanted = Wanted::default();
+                    let still = Arc::clone(&wanted.0);
+                    blocking(move || unpack(&store, &layer, still)).await?
                 };
                 Ok::<_, Error>((layer, chain, active, open))
             }
@@ -312,10 +317,45 @@ async fn bring(
     }
 }
 
-fn unpack(store: &Store, layer: &StackLayer) -> Result<(ActiveSnapshot, Unpacked)> {
+/// Says to a thread, by being dropped, that its result is not wanted any more.
+struct Wanted(Arc<AtomicBool>);
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A file that ends in an error when nobody wants it any more.
+struct WhileWanted {
+    file: File,
+    wanted: Arc<AtomicBool>,
+}
+
+impl Read for WhileWanted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if !self.wanted.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("it was cancelled"));
+        }
+        self.file.read(buffer)
+    }
+}
+
+fn unpack(
+    store: &Store,
+    layer: &StackLayer,
+    wanted: Arc<AtomicBool>,
+) -> Result<(ActiveSnapshot, Unpacked)> {
     let digest: Digest = layer.descriptor.digest;
     let what = format!("layer {digest}");
-    let blob = store.open_blob(&digest)?;
+    let file = store.open_blob(&digest)?;
+    let blob = WhileWanted { file, wanted };
     let active = store.prepare()?;
     let root = open_upper(&active)?;
     let open = unpack::layer(Box::new(blob), &root, unpack::Limits::default(), &what)?;

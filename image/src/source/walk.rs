@@ -18,7 +18,7 @@ use crate::shared::Place;
 use crate::{Error, Result};
 
 /// Indexes that lead to indexes; nobody nests more than twice.
-const DEPTH_LIMIT: u32 = 8;
+pub(super) const DEPTH_LIMIT: usize = 8;
 
 /// Where documents and blobs are read from.
 #[derive(Debug, Clone)]
@@ -58,7 +58,15 @@ impl Origin {
                 .await
             }
             Location::Registry(reference) => {
-                let root = client.head(&reference).await?;
+                // A digest means the same everywhere.
+                let here = match reference.digest {
+                    Some(digest) => blocking(move || Ok(stored(&store, &digest).ok())).await?,
+                    None => None,
+                };
+                let root = match here {
+                    Some(root) => root,
+                    None => client.head(&reference).await?,
+                };
                 Ok((Self::Registry(client.clone(), reference), root))
             }
             // What a Docker archive had is in the store once it is resolved.
@@ -96,7 +104,7 @@ impl Origin {
     }
 
     /// A document whole, verified against its descriptor.
-    async fn document(
+    pub(super) async fn document(
         &self,
         store: &Arc<Store>,
         descriptor: &Descriptor,
@@ -147,6 +155,13 @@ impl Origin {
     }
 }
 
+pub(super) fn too_deep(digest: &Digest) -> Error {
+    bad(
+        digest,
+        format!("indexes are nested more than {DEPTH_LIMIT} deep"),
+    )
+}
+
 fn bad(digest: &Digest, reason: String) -> Error {
     Error::BadDocument {
         document: digest.to_string(),
@@ -182,11 +197,33 @@ pub(super) async fn resolve(
     platform: &Platform,
 ) -> Result<Resolved> {
     let what = describe(location);
-    let (descriptor, manifest, manifest_bytes) = walk(store, origin, root, platform, &what).await?;
-    if !matches!(
-        manifest.config.media_type.as_str(),
-        OCI_CONFIG | DOCKER_CONFIG
-    ) {
+    let found = walk(store, origin, root.clone(), platform, &what).await?;
+    image(store, origin, location, root, found).await
+}
+
+/// A manifest, and the indexes that led to it, outermost first.
+pub(super) struct Found {
+    pub(super) descriptor: Descriptor,
+    pub(super) manifest: Manifest,
+    pub(super) bytes: Vec<u8>,
+    pub(super) indexes: Vec<Digest>,
+}
+
+/// Reads the config of an image that was found, and keeps both.
+pub(super) async fn image(
+    store: &Arc<Store>,
+    origin: &Origin,
+    location: &Location,
+    root: Descriptor,
+    found: Found,
+) -> Result<Resolved> {
+    let Found {
+        descriptor,
+        manifest,
+        bytes,
+        indexes,
+    } = found;
+    if !is_image(&manifest) {
         let media_type = crate::error::shown(manifest.config.media_type.as_bytes());
         return Err(bad(
             &descriptor.digest,
@@ -199,7 +236,7 @@ pub(super) async fn resolve(
     let config = parse_config(&config_bytes, &manifest)?;
     let keep = Arc::clone(store);
     blocking(move || {
-        keep.put_blob(&manifest_bytes)?;
+        keep.put_blob(&bytes)?;
         keep.put_blob(&config_bytes)?;
         Ok(())
     })
@@ -211,7 +248,17 @@ pub(super) async fn resolve(
         descriptor,
         manifest,
         config,
+        root,
+        indexes,
     })
+}
+
+/// Whether a manifest is one of an image, and not of something else that a registry keeps.
+pub(super) fn is_image(manifest: &Manifest) -> bool {
+    matches!(
+        manifest.config.media_type.as_str(),
+        OCI_CONFIG | DOCKER_CONFIG
+    )
 }
 
 /// Reads a config and holds it against the manifest that named it.
@@ -244,25 +291,36 @@ async fn walk(
     root: Descriptor,
     platform: &Platform,
     what: &str,
-) -> Result<(Descriptor, Manifest, Vec<u8>)> {
-    let mut candidates = vec![(root, 0)];
+) -> Result<Found> {
+    let mut candidates: Vec<(Descriptor, Vec<Digest>)> = vec![(root, Vec::new())];
     let mut available = Vec::new();
-    while let Some((descriptor, depth)) = candidates.pop() {
-        if depth > DEPTH_LIMIT {
-            return Err(bad(
-                &descriptor.digest,
-                format!("indexes are nested more than {DEPTH_LIMIT} deep"),
-            ));
+    while let Some((descriptor, mut indexes)) = candidates.pop() {
+        if indexes.len() > DEPTH_LIMIT {
+            return Err(too_deep(&descriptor.digest));
         }
         let bytes = origin
             .document(store, &descriptor, DOCUMENT_LIMIT_BYTES)
             .await?;
         let name = descriptor.digest.to_string();
         match Document::parse(&bytes, &descriptor.media_type, &name)? {
-            Document::Manifest(manifest) => return Ok((descriptor, *manifest, bytes)),
+            Document::Manifest(manifest) => {
+                return Ok(Found {
+                    descriptor,
+                    manifest: *manifest,
+                    bytes,
+                    indexes,
+                });
+            }
             Document::Index(index) => {
                 let chosen = choose(&index, platform, &mut available);
-                candidates.extend(chosen.into_iter().map(|descriptor| (descriptor, depth + 1)));
+                indexes.push(descriptor.digest);
+                let keep = Arc::clone(store);
+                blocking(move || Ok(keep.put_blob(&bytes)?)).await?;
+                candidates.extend(
+                    chosen
+                        .into_iter()
+                        .map(|descriptor| (descriptor, indexes.clone())),
+                );
             }
         }
     }
@@ -309,7 +367,7 @@ fn choose(index: &Index, platform: &Platform, available: &mut Vec<String>) -> Ve
     unknown
 }
 
-fn describe(location: &Location) -> String {
+pub(super) fn describe(location: &Location) -> String {
     match location {
         Location::OciLayout { path, .. }
         | Location::OciArchive { path, .. }

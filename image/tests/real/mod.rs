@@ -1,6 +1,8 @@
 //! The real registry on a port of its own, and a proxy that cuts connections at random bytes.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod front;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;

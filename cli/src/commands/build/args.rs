@@ -1,5 +1,6 @@
 //! The flags of `build` as typed by a person: strings, not yet understood.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -28,7 +29,8 @@ pub(crate) struct BuildArgs {
     /// A label of the image
     #[arg(long, value_name = "K=V")]
     pub(crate) label: Vec<String>,
-    /// An annotation of the manifest
+    /// An annotation; TYPE is `manifest`, `manifest-descriptor`, `index` or `index-descriptor`, for one platform as in
+    /// `manifest[linux/amd64]`, and several with commas
     #[arg(long, value_name = "[TYPE:]K=V")]
     pub(crate) annotation: Vec<String>,
     /// A named context: a directory, docker-image://, oci-layout://, oci-archive:// or target:
@@ -61,7 +63,8 @@ pub(crate) struct BuildArgs {
     /// A line of /etc/hosts for RUN
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
-    /// Allow what the Dockerfile asks for: network.host, security.insecure
+    /// Allow what the Dockerfile asks for: network.host, security.insecure; or what an output may do:
+    /// buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
     #[command(flatten)]
@@ -75,6 +78,13 @@ pub(crate) struct BuildArgs {
     /// Short for --output=type=image
     #[arg(long)]
     pub(crate) load: bool,
+    /// Make one layer of several: `own` (those that are not the base image's; also without a value), `stage`, `all`
+    /// or `from:LINE`
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "own")]
+    pub(crate) squash: Option<String>,
+    /// How many layers the image may have; the smallest neighbours of more are merged (default: 125)
+    #[arg(long, value_name = "N")]
+    pub(crate) max_layers: Option<NonZeroUsize>,
     /// Write the image ID to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) iidfile: Option<PathBuf>,
@@ -135,7 +145,14 @@ pub(crate) enum CallFormat {
     Sarif,
 }
 
+/// Allows `mode=delete` outside of the working directory.
+pub(super) const DELETE: &str = "buildx.local.delete";
+
 impl BuildArgs {
+    pub(crate) fn may_delete(&self) -> bool {
+        self.allow.iter().any(|allowed| allowed == DELETE)
+    }
+
     pub(crate) fn call(&self) -> Result<Call> {
         let Some(text) = &self.call else {
             return Ok(if self.check {

@@ -1,7 +1,7 @@
 //! `--output`, `--push` and `--load`.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_engine::request::{CompressionChoice, Output, OutputKind};
 
@@ -10,11 +10,17 @@ use super::request::tag;
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 17] = [
     "type",
     "dest",
     "name",
     "push",
+    "push-by-digest",
+    "name-canonical",
+    "store",
+    "unpack",
+    "mode",
+    "platform-split",
     "tar",
     "compression",
     "compression-level",
@@ -28,13 +34,13 @@ const KEYS: [&str; 11] = [
 pub(crate) fn outputs(args: &BuildArgs) -> Result<Vec<Output>> {
     let mut outputs = Vec::new();
     for text in &args.output {
-        outputs.push(output(text)?);
+        outputs.extend(output(text, args.may_delete())?);
     }
     if args.push {
-        outputs.push(empty(OutputKind::Registry));
+        outputs.push(Output::new(OutputKind::Registry));
     }
     if args.load {
-        outputs.push(empty(OutputKind::Image));
+        outputs.push(Output::new(OutputKind::Image));
     }
     let streams = outputs
         .iter()
@@ -47,18 +53,19 @@ pub(crate) fn outputs(args: &BuildArgs) -> Result<Vec<Output>> {
     Ok(outputs)
 }
 
-fn output(text: &str) -> Result<Output> {
+/// One, or two where an image is pushed and stays here, too: then in the same form.
+fn output(text: &str, may_delete: bool) -> Result<Vec<Output>> {
     // `-o DIR` and `-o -` stand for what is wanted most.
     if !text.contains('=') && !text.contains(',') {
         return if text == "-" {
-            refuse_terminal(empty(OutputKind::Tar))
+            refuse_terminal(Output::new(OutputKind::Tar)).map(|output| vec![output])
         } else if text.is_empty() {
             Err(Error::usage("--output: the value is empty"))
         } else {
-            Ok(Output {
+            Ok(vec![Output {
                 destination: Some(PathBuf::from(text)),
-                ..empty(OutputKind::Local)
-            })
+                ..Output::new(OutputKind::Local)
+            }])
         };
     }
     let mut spec = Spec::parse("--output", text)?;
@@ -69,7 +76,14 @@ fn output(text: &str) -> Result<Output> {
     let names = spec.take(&["name"])?;
     let compression = spec.take(&["compression"])?;
     let level = spec.take(&["compression-level"])?;
-    let mut output = empty(match (kind.as_deref(), destination.as_deref()) {
+    // Names are canonical in any case, and what is kept is unpacked already.
+    spec.take_bool(&["name-canonical"])?;
+    spec.take_bool(&["unpack"])?;
+    let store = spec.take_bool(&["store"])?.unwrap_or(true);
+    let mode = spec.take(&["mode"])?;
+    let split = spec.take_bool(&["platform-split"])?;
+    let by_digest = spec.take_bool(&["push-by-digest"])?.unwrap_or(false);
+    let mut output = Output::new(match (kind.as_deref(), destination.as_deref()) {
         (Some("oci"), _) => OutputKind::Oci { tar },
         // Docker hands an archive without destination to its daemon: the store is what we have in its place.
         (Some("docker"), None) => OutputKind::Image,
@@ -97,6 +111,28 @@ fn output(text: &str) -> Result<Output> {
     for name in names.iter().flat_map(|names| names.split(',')) {
         output.names.push(tag("--output name", name.trim())?);
     }
+    output.by_digest = by_digest;
+    if by_digest && output.kind != OutputKind::Registry {
+        return Err(spec.error("`push-by-digest` needs `push=true`, or `type=registry`"));
+    }
+    if (mode.is_some() || split.is_some()) && output.kind != OutputKind::Local {
+        return Err(spec.error("`mode` and `platform-split` are for `type=local`"));
+    }
+    output.platform_split = split.unwrap_or(true);
+    output.delete = match mode.as_deref() {
+        None | Some("copy") => false,
+        Some("delete") => true,
+        Some(other) => {
+            return Err(spec.error(format!("`mode={other}`: expected `copy` or `delete`")));
+        }
+    };
+    if let (true, false, Some(path)) = (output.delete, may_delete, &destination)
+        && !is_below_here(Path::new(path))?
+    {
+        return Err(spec
+            .error(format!("`mode=delete` would empty `{path}`"))
+            .help("it is no directory below this one: allow it with --allow=buildx.local.delete"));
+    }
     let takes_file = is_file(output.kind);
     match (output.kind, destination) {
         (
@@ -117,22 +153,78 @@ fn output(text: &str) -> Result<Output> {
         }
     }
     spec.finish(&KEYS)?;
-    refuse_terminal(output)
+    let output = refuse_terminal(output)?;
+    let is_kept_too = kind.as_deref() == Some("image") && push && store && !by_digest;
+    let kept = is_kept_too.then(|| Output {
+        kind: OutputKind::Image,
+        compression: output
+            .compression
+            .or(Some(CompressionChoice::Gzip { level: None })),
+        ..output.clone()
+    });
+    Ok(std::iter::once(output).chain(kept).collect())
 }
 
-/// `annotation.K=V`, `annotation-manifest.K=V`
-fn annotations(spec: &mut Spec) -> Result<Vec<(String, String)>> {
-    for level in [
-        "annotation-index.",
-        "annotation-index-descriptor.",
-        "annotation-manifest-descriptor.",
-    ] {
-        if !spec.take_prefixed(level).is_empty() {
-            return Err(Error::unsupported(format!("--output with `{level}KEY`")));
+/// Whether a path leads to a directory below the working directory, links followed as far as it is there.
+fn is_below_here(path: &Path) -> Result<bool> {
+    let here = std::env::current_dir()
+        .and_then(std::fs::canonicalize)
+        .map_err(|error| Error::io("find", ".", error))?;
+    let mut existing = here.join(path);
+    let mut rest = Vec::new();
+    loop {
+        match std::fs::canonicalize(&existing) {
+            Ok(found) => {
+                let clean = rest.iter().all(|part| *part != "..");
+                let goes_down = found != here || !rest.is_empty();
+                return Ok(clean && goes_down && found.starts_with(&here));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let Some(name) = existing.components().next_back() else {
+                    return Ok(false);
+                };
+                rest.push(name.as_os_str().to_owned());
+                if !existing.pop() {
+                    return Ok(false);
+                }
+            }
+            Err(error) => return Err(Error::io("find", &existing, error)),
         }
     }
-    let mut annotations = spec.take_prefixed("annotation.");
-    annotations.extend(spec.take_prefixed("annotation-manifest."));
+}
+
+/// `annotation.K=V`, `annotation-index.K=V`, `annotation-manifest[linux/amd64].K=V`, written as `--annotation` has them.
+fn annotations(spec: &mut Spec) -> Result<Vec<(String, String)>> {
+    let mut annotations = Vec::new();
+    for (written, value) in spec.take_prefixed("annotation") {
+        // A platform has no dot.
+        let split = match written.strip_prefix('[') {
+            Some(_) => written
+                .split_once("].")
+                .map(|(kind, key)| (format!("{kind}]"), key)),
+            None => written.split_once('.').map(|(kind, key)| {
+                let whole = kind.contains('[') && !kind.contains(']');
+                match whole.then(|| written.split_once("].")).flatten() {
+                    Some((kind, key)) => (format!("{kind}]"), key),
+                    None => (kind.to_owned(), key),
+                }
+            }),
+        };
+        let Some((kind, key)) = split.filter(|(_, key)| !key.is_empty()) else {
+            return Err(spec.error(format!("`annotation{written}`: expected `annotation.KEY`")));
+        };
+        let kind = match kind.strip_prefix('-') {
+            Some(kind) => kind.to_owned(),
+            // `annotation[linux/amd64].K`
+            None => format!("manifest{kind}"),
+        };
+        if !rbuild_engine::request::is_annotation_type(&kind) {
+            return Err(spec
+                .error(format!("`annotation-{kind}`: there is no such place"))
+                .help("it is `manifest`, `manifest-descriptor`, `index` or `index-descriptor`"));
+        }
+        annotations.push((format!("{kind}:{key}"), value));
+    }
     Ok(annotations)
 }
 
@@ -184,26 +276,15 @@ fn is_file(kind: OutputKind) -> bool {
     }
 }
 
-fn empty(kind: OutputKind) -> Output {
-    Output {
-        kind,
-        destination: None,
-        names: Vec::new(),
-        compression: None,
-        force_compression: false,
-        oci_media_types: None,
-        rewrite_timestamp: false,
-        annotations: Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn specs_become_outputs() {
-        let one = |text: &str| output(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        let all =
+            |text: &str| output(text, false).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        let one = |text: &str| all(text).swap_remove(0);
         let archive = one("type=oci,dest=a.tar,compression=zstd,compression-level=3");
         assert_eq!(archive.kind, OutputKind::Oci { tar: true });
         assert_eq!(archive.destination, Some("a.tar".into()));
@@ -225,8 +306,40 @@ mod tests {
         let annotated = one("type=image,annotation.a=1,annotation-manifest.b=2");
         assert_eq!(
             annotated.annotations,
-            [("a".into(), "1".into()), ("b".into(), "2".into())]
+            [
+                ("manifest:a".into(), "1".into()),
+                ("manifest:b".into(), "2".into())
+            ]
         );
+        let everywhere = one(
+            "type=oci,dest=x,annotation-index.a.b=1,annotation-manifest[linux/arm64].c=2,annotation-manifest-descriptor.d=3",
+        );
+        let keys: Vec<&str> = everywhere
+            .annotations
+            .iter()
+            .map(|(key, _)| key.as_str())
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "index:a.b",
+                "manifest[linux/arm64]:c",
+                "manifest-descriptor:d"
+            ]
+        );
+        // What is pushed and kept is the same.
+        let both = all("type=image,push=true");
+        assert_eq!(both.len(), 2);
+        assert_eq!(both[1].kind, OutputKind::Image);
+        assert_eq!(all("type=image,push=true,store=false").len(), 1);
+        assert!(
+            one("type=image,name=x/y,push=true,push-by-digest=true,name-canonical=true").by_digest
+        );
+        assert!(one("type=local,dest=out,mode=delete").delete);
+        assert!(output("type=local,dest=/,mode=delete", false).is_err());
+        assert!(output("type=local,dest=.,mode=delete", false).is_err());
+        assert!(output("type=local,dest=../x,mode=delete", false).is_err());
+        assert!(output("type=local,dest=/,mode=delete", true).is_ok());
     }
 
     #[test]
@@ -242,9 +355,15 @@ mod tests {
             "type=oci,dest=x,compression=lzma",
             "type=oci,dest=x,compression-level=fast",
             "type=oci,dest=x,whatever=1",
+            "type=oci,dest=x,mode=delete",
+            "type=oci,dest=x,annotation-layer.a=1",
+            "type=image,push-by-digest=true",
             "type=oci,dest=",
         ] {
-            assert!(matches!(output(text), Err(Error::Usage(_))), "{text}");
+            assert!(
+                matches!(output(text, false), Err(Error::Usage(_))),
+                "{text}"
+            );
         }
     }
 }

@@ -1,14 +1,15 @@
 //! From the flags of `build` to [`BuildRequest`]: every string is understood here, and only here.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_engine::BuildRequest;
 use rbuild_engine::image::Reference;
-use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Ssh};
+use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Squash, Ssh};
 
-use super::args::BuildArgs;
+use super::args::{BuildArgs, DELETE};
 use super::{attest, caches, output, sources};
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -37,6 +38,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
     let allow = args
         .allow
         .iter()
+        .filter(|text| *text != DELETE)
         .map(|text| entitlement(text))
         .collect::<Result<_>>()?;
     let network = args
@@ -51,7 +53,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
     let platforms = values::platforms(&args.platform)?;
     let build_args = build_args(&args.build_arg)?;
     let labels = pairs("--label", &args.label)?;
-    let annotations = annotations(&args.annotation)?;
+    let annotations = pairs("--annotation", &args.annotation)?;
     let limits = args.limits.limits()?;
     let outputs = output::outputs(args)?;
     let attestations = attest::attestations(args)?;
@@ -81,6 +83,8 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         limits,
         outputs,
         attestations,
+        squash: squash(args.squash.as_deref())?,
+        max_layers: args.max_layers.map(NonZeroUsize::get),
         jobs: args.jobs,
         source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
             .ok()
@@ -146,32 +150,27 @@ fn pairs(flag: &str, texts: &[String]) -> Result<Vec<(String, String)>> {
     texts.iter().map(|text| values::pair(flag, text)).collect()
 }
 
-/// `[TYPE:]K=V`. A key may hold a colon itself, so only the known types count.
-fn annotations(texts: &[String]) -> Result<Vec<(String, String)>> {
-    let mut annotations = Vec::new();
-    for text in texts {
-        let (key, value) = values::pair("--annotation", text)?;
-        let key = match key.split_once(':') {
-            Some(("manifest", key)) => key.to_owned(),
-            Some((kind, _))
-                if kind.split(',').all(|kind| {
-                    let kind = kind.split('[').next().unwrap_or_default();
-                    [
-                        "index",
-                        "manifest",
-                        "index-descriptor",
-                        "manifest-descriptor",
-                    ]
-                    .contains(&kind)
-                }) =>
-            {
-                return Err(Error::unsupported(format!("--annotation of type `{kind}`")));
-            }
-            _ => key,
-        };
-        annotations.push((key, value));
+/// `from:LINE`, `own`, `stage`, `all`; or yes or no, as Docker has it.
+fn squash(text: Option<&str>) -> Result<Squash> {
+    let unknown = |text: &str| {
+        Error::usage(format!("--squash `{text}`: there is no such way"))
+            .help("it is `own` (what is not the base image's), `stage`, `all` or `from:LINE`")
+    };
+    match text {
+        None => Ok(Squash::No),
+        Some("own") => Ok(Squash::Own),
+        Some("all") => Ok(Squash::All),
+        Some("stage") => Ok(Squash::Stage),
+        Some(text) => match (text.strip_prefix("from:"), crate::spec::parse_bool(text)) {
+            (Some(line), _) => line
+                .parse()
+                .map(Squash::FromLine)
+                .map_err(|_| unknown(text)),
+            (None, Some(true)) => Ok(Squash::Own),
+            (None, Some(false)) => Ok(Squash::No),
+            (None, None) => Err(unknown(text)),
+        },
     }
-    Ok(annotations)
 }
 
 fn entitlement(text: &str) -> Result<Entitlement> {
@@ -346,11 +345,10 @@ mod tests {
     }
 
     #[test]
-    fn annotations_are_of_the_manifest() {
-        let texts = ["manifest:a.b=1", "org.x:y=2", "c=3"].map(String::from);
-        let expected =
-            [("a.b", "1"), ("org.x:y", "2"), ("c", "3")].map(|(k, v)| (k.into(), v.into()));
-        assert_eq!(annotations(&texts).unwrap(), expected);
-        assert!(annotations(&["index:a=1".into()]).is_err());
+    fn layers_to_squash() {
+        assert_eq!(squash(Some("true")).unwrap(), Squash::Own);
+        assert_eq!(squash(Some("from:12")).unwrap(), Squash::FromLine(12));
+        assert_eq!(squash(Some("false")).unwrap(), Squash::No);
+        assert!(squash(Some("from:x")).is_err() && squash(Some("most")).is_err());
     }
 }

@@ -1,0 +1,162 @@
+//! Which of a build's snapshots become a layer each, and which become one together: `--squash`, and the number of
+//! layers that an image may have.
+
+use std::ops::Range;
+
+use rbuild_cache::snapshot::LayerBlob;
+use rbuild_cache::{ChainId, SnapshotId, Store};
+use rbuild_image::config::History;
+use rbuild_image::layer::{LayerOptions, merged};
+
+use crate::Result;
+use crate::assemble::{Form, Solved};
+use crate::lower::{HistoryEntry, LoweredImage};
+use crate::request::Squash;
+
+/// Docker refuses images with more layers than this, and the kernel mounts that need more directories than about so
+/// many.
+pub(crate) const LAYERS_LIMIT: usize = 125;
+
+/// Neighbouring snapshots that become one layer, bottom first. Every snapshot is in one of them.
+pub(crate) fn groups(solved: &Solved<'_>, form: &Form) -> Vec<Range<usize>> {
+    let count = solved.layers.len();
+    let first = match form.squash {
+        Squash::No => count,
+        Squash::Own => solved.image.base_layers,
+        Squash::All => 0,
+        Squash::Stage => first_layer_from(solved.image, solved.image.stage_line),
+        Squash::FromLine(line) => first_layer_from(solved.image, line),
+    };
+    let first = first.min(count);
+    let mut groups: Vec<Range<usize>> = (0..first).map(|place| place..place + 1).collect();
+    if first < count {
+        groups.push(first..count);
+    }
+    let sizes: Vec<u64> = solved.layers.iter().map(|layer| layer.size_bytes).collect();
+    let own = solved.image.base_layers.min(groups.len());
+    limit(&mut groups, &sizes, own, form.layers_limit.max(1));
+    groups
+}
+
+/// The place of the first layer that an instruction at `line` or below it made.
+fn first_layer_from(image: &LoweredImage, line: usize) -> usize {
+    let own = image.history.iter().filter_map(|entry| match entry {
+        HistoryEntry::Own {
+            layer: true, line, ..
+        } => Some(*line),
+        HistoryEntry::Own { .. } | HistoryEntry::Inherited(_) => None,
+    });
+    image.base_layers + own.take_while(|own| *own < line).count()
+}
+
+/// Merges the smallest neighbours until there are few enough. The base image's layers, which others may have already,
+/// stay as they are as long as that is enough.
+fn limit(groups: &mut Vec<Range<usize>>, sizes: &[u64], base: usize, limit: usize) {
+    let size = |group: &Range<usize>| -> u64 {
+        let sizes = sizes.get(group.clone()).unwrap_or_default();
+        sizes.iter().fold(0, |sum, size| sum.saturating_add(*size))
+    };
+    let is_base_alone = groups.len() == base;
+    while groups.len() > limit {
+        // What is as it came is not ours to change.
+        if is_base_alone {
+            return;
+        }
+        let from = if groups.len() > base + 1 { base } else { 0 };
+        let pairs = groups.iter().zip(groups.iter().skip(1)).enumerate();
+        let smallest = pairs
+            .skip(from)
+            .min_by_key(|(_, (lower, upper))| size(lower).saturating_add(size(upper)));
+        let Some((place, (lower, upper))) = smallest else {
+            return;
+        };
+        let joined = lower.start..upper.end;
+        groups.splice(place..place + 2, [joined]);
+    }
+}
+
+/// The layers of all groups, made where they are not known.
+pub(crate) fn layers(
+    store: &Store,
+    solved: &Solved<'_>,
+    form: &Form,
+    groups: &[Range<usize>],
+) -> Result<Vec<LayerBlob>> {
+    let mut layers: Vec<LayerBlob> = Vec::with_capacity(groups.len());
+    // `None` as soon as a blob says something else than its snapshot.
+    let mut chain = Some(None);
+    for group in groups {
+        let snapshots = solved.layers.get(group.clone()).unwrap_or_default();
+        let Some(top) = snapshots.last() else {
+            continue;
+        };
+        let is_own = group.end > solved.image.base_layers;
+        // The base image's layers are not ours to date.
+        let clamp_mtime = solved
+            .image
+            .epoch
+            .filter(|_| form.rewrite_timestamp && is_own);
+        let options = LayerOptions {
+            compression: form.compression,
+            oci_media_types: form.oci_media_types,
+            clamp_mtime,
+        };
+        let force = form.force_compression || clamp_mtime.is_some();
+        let ids: Vec<SnapshotId> = snapshots.iter().map(|layer| layer.id.clone()).collect();
+        let blob = merged(store, &ids, group.start == 0, &options, force)?;
+        chain = chain.filter(|_| clamp_mtime.is_none() && ids.len() == 1);
+        if let Some(parent) = chain {
+            let this = ChainId::of(parent, blob.diff_id);
+            chain = Some(Some(this));
+            // So that a build from this image finds its layers unpacked.
+            if is_own && store.snapshot_by_chain(&this)?.is_none() {
+                store.set_chain(&top.id, &this)?;
+            }
+        }
+        layers.push(blob);
+    }
+    Ok(layers)
+}
+
+/// Has the history tell of as many layers as there are: of a group, the last entry has made it.
+pub(crate) fn tell(history: &mut [History], groups: &[Range<usize>]) {
+    let made = history.iter_mut().filter(|entry| !entry.empty_layer);
+    for (place, entry) in made.enumerate() {
+        // A history that says less than there is says nothing of those that it leaves out.
+        entry.empty_layer = !groups.iter().any(|group| group.end == place + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(sizes: &[u64], base: usize, most: usize) -> Vec<Range<usize>> {
+        let mut groups: Vec<Range<usize>> = (0..sizes.len()).map(|one| one..one + 1).collect();
+        limit(&mut groups, sizes, base, most);
+        groups
+    }
+
+    #[test]
+    fn the_smallest_neighbours_are_merged() {
+        assert_eq!(limited(&[9, 1, 1, 9], 0, 3), [0..1, 1..3, 3..4]);
+        assert_eq!(limited(&[9, 1, 1, 9], 0, 1).first(), Some(&(0..4)));
+        // The base stays as long as that is enough.
+        assert_eq!(limited(&[1, 1, 9, 9], 2, 3), [0..1, 1..2, 2..4]);
+        assert_eq!(limited(&[1, 1, 9, 9], 2, 2), [0..2, 2..4]);
+        // An image that is another's is left alone.
+        assert_eq!(limited(&[1, 1, 1], 3, 2).len(), 3);
+    }
+
+    #[test]
+    fn the_history_has_a_layer_for_each_group() {
+        let entry = |empty_layer| History {
+            empty_layer,
+            ..History::default()
+        };
+        let mut history = [entry(false), entry(true), entry(false), entry(false)];
+        tell(&mut history, &[0..1, 1..3]);
+        let empty: Vec<bool> = history.iter().map(|entry| entry.empty_layer).collect();
+        assert_eq!(empty, [false, true, true, false]);
+    }
+}
