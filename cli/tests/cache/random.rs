@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
+use crate::dice::{Random, number};
 use crate::require_machine;
 use crate::twin::{Twin, assert_same};
 
@@ -19,18 +20,6 @@ COPY src /all
 ";
 
 const ROUNDS: u64 = 30;
-
-/// Small and good enough: xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % limit
-    }
-}
 
 /// Makes one change; says which.
 fn change(random: &mut Random, context: &std::path::Path) -> String {
@@ -97,16 +86,13 @@ fn change(random: &mut Random, context: &std::path::Path) -> String {
 #[test]
 fn any_sequence_of_changes_gives_what_an_empty_store_gives() {
     require_machine!();
-    let number = |name: &str, default: u64| {
-        std::env::var(name).map_or(default, |text| text.parse().unwrap())
-    };
-    let rounds = number("RBUILD_CACHE_ROUNDS", ROUNDS);
-    let seed = number("RBUILD_CACHE_SEED", 0x9e37_79b9_7f4a_7c15);
+    let rounds = number("RBUILD_PROPERTY_ROUNDS", ROUNDS);
+    let seed = number("RBUILD_PROPERTY_SEED", 0x9e37_79b9_7f4a_7c15);
     let twin = Twin::new();
     for name in ["a", "b", "src/top", "src/d1/deep1", "src/d2/x"] {
         twin.write(name, "0");
     }
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut history = Vec::new();
     let (mut ran, mut steps, mut failed) = (0, 0, 0);
     for round in 0..rounds {
@@ -123,6 +109,9 @@ fn any_sequence_of_changes_gives_what_an_empty_store_gives() {
             &cold,
             &format!("round {round}, seed {seed}: {last:#?}"),
         );
+        if round % 100 == 99 {
+            println!("{} of {rounds} rounds", round + 1);
+        }
         ran += warm.ran().len();
         steps += warm.steps.len();
     }
