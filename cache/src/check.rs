@@ -4,18 +4,24 @@
 //! What a killed process left (files without a row, entries of `tmp/`) is no damage and no finding: collection
 //! takes it. A finding is checked again before it is reported, because others may collect meanwhile.
 
+mod names;
+mod rebuild;
+mod repair;
+
+pub(crate) use rebuild::recover;
+
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::Digest as _;
 
-use crate::collect::is_hex;
 use crate::digest::Digest;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::key::Key;
-use crate::lease;
+use crate::record;
 use crate::root_dir::RootDir;
 use crate::snapshot::{self, Snapshot, content_key};
 use crate::store::{Result, Store};
@@ -31,24 +37,18 @@ pub struct Finding {
     pub repaired: bool,
 }
 
-/// What the store's directories may hold besides what the index accounts for.
-const KNOWN: [&str; 15] = [
-    "containers",
-    "content",
-    "contexts",
-    "explain",
-    "index.db",
-    "index.db-shm",
-    "index.db-wal",
-    "leases",
-    "locks",
-    "mounts",
-    "quarantine",
-    "reserve",
-    "snapshots",
-    "tmp",
-    "volumes",
-];
+/// What the index is called where it is found to be damaged.
+const INDEX: &str = "the index";
+
+/// Something in the store's directories that should not be there, or not like this.
+#[derive(Debug)]
+struct Foreign {
+    /// Below the store's root.
+    path: PathBuf,
+    /// As people call it.
+    what: String,
+    reason: String,
+}
 
 /// Rows that point at nothing: how they are called, and a query for their names.
 const DANGLING: [(&str, &str); 9] = [
@@ -102,18 +102,65 @@ const DANGLING: [(&str, &str); 9] = [
 ];
 
 impl Store {
+    /// Opens a store and checks it. With `repair`, an index that cannot be read is put away and made anew, of what is
+    /// left in it and of what is on the disk.
+    ///
+    /// Errors: as [`Store::open`]; without `repair`, damage of the index that keeps it from being read is one.
+    pub fn look_after(root: &Path, repair: bool) -> Result<Vec<Finding>> {
+        let mut findings: Vec<Finding> = names::missing_directories(root)
+            .into_iter()
+            .map(|name| Finding {
+                what: format!("directory `{name}`"),
+                reason: "it was gone; it is there again, empty".to_owned(),
+                repaired: true,
+            })
+            .collect();
+        let look = || Self::open(root).and_then(|store| store.check(repair));
+        let reason = match look() {
+            Err(error) if repair && error.is_damage() => match std::error::Error::source(&error) {
+                Some(source) => source.to_string(),
+                None => error.to_string(),
+            },
+            Ok(found) if repair => match found.iter().find(|it| it.what == INDEX) {
+                Some(damage) => damage.reason.clone(),
+                None => {
+                    findings.extend(found);
+                    return Ok(findings);
+                }
+            },
+            result => {
+                findings.extend(result?);
+                return Ok(findings);
+            }
+        };
+        let lost = rebuild::rebuild(root)?;
+        findings.push(Finding {
+            what: INDEX.to_owned(),
+            reason: format!("{reason}; it was made anew"),
+            repaired: true,
+        });
+        findings.extend(lost);
+        findings.extend(look()?);
+        Ok(findings)
+    }
+
     /// Reads everything. With `repair`, damaged things are moved to `quarantine/` and what needs them forgotten:
     /// records, names of images whose manifest or config is damaged. Containers are never forgotten.
     pub fn check(&self, repair: bool) -> Result<Vec<Finding>> {
         let mut findings = self.check_index()?;
         let blobs = self.check_blobs()?;
         let snapshots = self.check_snapshots()?;
+        let unreadable = self.check_records()?;
+        let rows = snapshot::damaged_rows(&self.index())?;
         let dangling = self.check_rows()?;
-        let unknown = self.check_names()?;
+        let layout = self.check_layout()?;
+        let foreign = self.check_names()?;
         let repairable = repair && findings.is_empty();
         if repairable {
+            self.forget_records(&unreadable)?;
+            snapshot::forget_rows(&self.index(), &rows)?;
             self.repair(&blobs, &snapshots, !dangling.is_empty())?;
-            self.write_layout_index()?;
+            self.mend_layout()?;
         }
         let found = |what: String, reason: String, repaired: bool| Finding {
             what,
@@ -127,29 +174,44 @@ impl Store {
             let what = format!("snapshot {}", snapshot.id.as_str());
             findings.push(found(what, reason, repairable));
         }
+        for (key, reason) in unreadable {
+            findings.push(found(format!("record {key}"), reason, repairable));
+        }
+        for (table, name) in rows {
+            let what = match table {
+                "chains" => format!("unpacked image {name}"),
+                _ => format!("layer of snapshot {name}"),
+            };
+            let reason = "its row is not what was saved".to_owned();
+            findings.push(found(what, reason, repairable));
+        }
         for (what, reason) in dangling {
             let repaired = repairable && !what.starts_with("container ");
             findings.push(found(what, reason, repaired));
         }
-        for name in unknown {
-            let reason = "the store did not make it; it was left as it is".to_owned();
-            findings.push(found(name, reason, false));
+        for (what, reason) in layout {
+            findings.push(found(what.to_owned(), reason, repairable));
+        }
+        for foreign in foreign {
+            let repaired = repairable && self.put_foreign_away(&foreign);
+            findings.push(found(foreign.what, foreign.reason, repaired));
         }
         Ok(findings)
     }
 
-    /// SQLite's own check.
+    /// SQLite's own check, and whether its tables are ours.
     fn check_index(&self) -> Result<Vec<Finding>> {
-        let reasons: Vec<String> = self
+        let mut reasons: Vec<String> = self
             .index()
             .prepare("PRAGMA quick_check")
             .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
             .doing("check it")?;
+        reasons.extend(index::foreign_tables(&self.index())?);
         Ok(reasons
             .into_iter()
             .filter(|reason| reason != "ok")
             .map(|reason| Finding {
-                what: "the index".to_owned(),
+                what: INDEX.to_owned(),
                 reason,
                 repaired: false,
             })
@@ -189,26 +251,7 @@ impl Store {
 
     /// What is wrong with a blob's file.
     fn blob_damage(&self, digest: &Digest, size: u64) -> Option<String> {
-        let path = self.blob_path(digest);
-        let hash = || -> std::io::Result<(Digest, u64)> {
-            let metadata = std::fs::symlink_metadata(&path)?;
-            if !metadata.is_file() {
-                return Err(std::io::Error::other("it is not a regular file"));
-            }
-            let mut file = std::fs::File::open(&path)?;
-            let mut hasher = sha2::Sha256::new();
-            let mut buffer = vec![0; 256 << 10];
-            let mut length = 0;
-            loop {
-                let count = file.read(&mut buffer)?;
-                if count == 0 {
-                    return Ok((Digest::from_bytes(hasher.finalize().into()), length));
-                }
-                length += count as u64;
-                hasher.update(buffer.get(..count).unwrap_or_default());
-            }
-        };
-        match hash() {
+        match hash(&self.blob_path(digest)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Some("its file is gone".to_owned())
             }
@@ -284,6 +327,40 @@ impl Store {
         }
     }
 
+    /// Records that are not what was saved.
+    fn check_records(&self) -> Result<Vec<(Key, String)>> {
+        let keys: Vec<Vec<u8>> = self
+            .index()
+            .prepare("SELECT key FROM keys ORDER BY key")
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .doing("list the keys of records")?;
+        let mut found = Vec::new();
+        for key in keys {
+            let Ok(key) = <[u8; 32]>::try_from(key.as_slice()) else {
+                continue;
+            };
+            if let Some(reason) = record::damage(&self.index(), Key(key))? {
+                found.push((Key(key), reason));
+            }
+        }
+        Ok(found)
+    }
+
+    fn forget_records(&self, unreadable: &[(Key, String)]) -> Result<()> {
+        let action = "forget damaged records";
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        index::durably(&mut self.index(), action, |transaction| {
+            for (key, _) in unreadable {
+                transaction
+                    .execute("DELETE FROM keys WHERE key = ?1", [&key.0])
+                    .doing(action)?;
+            }
+            index::drop_dangling(transaction)
+        })
+    }
+
     fn check_rows(&self) -> Result<Vec<(String, String)>> {
         let connection = self.index();
         let mut found = Vec::new();
@@ -306,100 +383,25 @@ impl Store {
         }
         Ok(found)
     }
+}
 
-    /// Names that nobody of us gives.
-    fn check_names(&self) -> Result<Vec<String>> {
-        let root = self.root();
-        let mut found = Vec::new();
-        let mut look = |directory: &str, known: &dyn Fn(&str) -> bool| -> Result<()> {
-            for entry in std::fs::read_dir(root.join(directory)).at("list", root)? {
-                let name = entry.at("list", root)?.file_name();
-                let name = name.to_string_lossy();
-                if !known(&name) {
-                    found.push(
-                        format!("{directory}/{name}")
-                            .trim_start_matches('/')
-                            .to_owned(),
-                    );
-                }
-            }
-            Ok(())
-        };
-        look("", &|name| KNOWN.contains(&name))?;
-        look("content", &|name| {
-            ["blobs", "index.json", "oci-layout"].contains(&name)
-        })?;
-        look("content/blobs", &|name| name == "sha256")?;
-        look("content/blobs/sha256", &|name| is_hex(name, 64))?;
-        look("snapshots", &|name| is_hex(name, 32))?;
-        look("contexts", &|name| is_hex(name, 64))?;
-        look("mounts", &|name| is_hex(name, 64))?;
-        if root.join("explain").exists() {
-            look("explain", &|name| ["builds", "paths"].contains(&name))?;
-            look("explain/builds", &|name| is_hex(name, 64))?;
-            look("explain/paths", &|name| is_hex(name, 64))?;
-        }
-        found.sort();
-        Ok(found)
+/// The digest and the length of a regular file.
+fn hash(path: &Path) -> std::io::Result<(Digest, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
     }
-
-    /// Puts away what is damaged and forgets what needs it.
-    fn repair(
-        &self,
-        blobs: &[(Digest, String)],
-        snapshots: &[(Snapshot, String)],
-        dangling: bool,
-    ) -> Result<()> {
-        if blobs.is_empty() && snapshots.is_empty() && !dangling {
-            return Ok(());
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut length = 0;
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok((Digest::from_bytes(hasher.finalize().into()), length));
         }
-        let action = "forget what is damaged";
-        let quarantine = self.root().join("quarantine");
-        std::fs::create_dir_all(&quarantine).at("create", &quarantine)?;
-        let doomed = self.shared.temporary_path();
-        crate::store::make_directory(&doomed)?;
-        {
-            let _publishing = self.shared.publish_lock(true)?;
-            index::durably(&mut self.index(), action, |transaction| {
-                for (digest, _) in blobs {
-                    for sql in [
-                        "DELETE FROM blobs WHERE digest = ?1",
-                        "DELETE FROM layers WHERE digest = ?1",
-                        "DELETE FROM images WHERE manifest = ?1 OR config = ?1",
-                    ] {
-                        transaction
-                            .execute(sql, [digest.as_bytes()])
-                            .doing(action)?;
-                    }
-                }
-                for (snapshot, _) in snapshots {
-                    transaction
-                        .execute(
-                            "DELETE FROM snapshots WHERE id = ?1",
-                            [snapshot.id.as_str()],
-                        )
-                        .doing(action)?;
-                }
-                index::drop_dangling(transaction)
-            })?;
-            let blobs = blobs
-                .iter()
-                .map(|(digest, _)| (self.blob_path(digest), digest.hex()));
-            let snapshots = snapshots.iter().map(|(snapshot, _)| {
-                let holder = self.shared.snapshot_holder(&snapshot.id);
-                (holder, snapshot.id.as_str().to_owned())
-            });
-            for (from, name) in blobs.chain(snapshots) {
-                let to = quarantine.join(format!("{name}-{}", lease::random_word()?));
-                match rustix::fs::rename(&from, &to) {
-                    Err(rustix::io::Errno::NOENT) => {}
-                    result => result.at("put away", &from)?,
-                }
-            }
-            // What stood on them.
-            self.move_away(&doomed)?;
-        }
-        lease::remove(&doomed)
+        length += count as u64;
+        hasher.update(buffer.get(..count).unwrap_or_default());
     }
 }
 

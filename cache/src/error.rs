@@ -56,7 +56,7 @@ impl Error {
             Self::Newer { .. } => Some(
                 "use the newer version, or another store with `--root`; this store was left as it is",
             ),
-            Self::Damaged { .. } => {
+            _ if self.is_damage() => {
                 Some("`store check --repair` puts damaged things away; they are made again")
             }
             _ if self.is_storage_full() => {
@@ -69,6 +69,29 @@ impl Error {
                 Some("the store belongs to another user; choose another with `--root`")
             }
             _ => None,
+        }
+    }
+
+    /// The index itself is not what SQLite wrote.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Index { source, .. } => match source {
+                // A table or a row is gone, or a value is of another type.
+                rusqlite::Error::SqliteFailure(error, _) => {
+                    matches!(error.code, DatabaseCorrupt | NotADatabase)
+                        || error.extended_code == rusqlite::ffi::SQLITE_ERROR
+                }
+                rusqlite::Error::SqlInputError { .. }
+                | rusqlite::Error::Utf8Error(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::QueryReturnedNoRows
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::FromSqlConversionFailure(..) => true,
+                _ => false,
+            },
+            _ => false,
         }
     }
 

@@ -9,6 +9,9 @@ use crate::index::{self, EPOCH};
 use crate::snapshot::{self, SnapshotId};
 use crate::store::{Result, Store, lock_file};
 
+/// `oci-layout`, which says that a directory is an image layout.
+pub(crate) const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+
 /// `index.json` of a store without images.
 pub(crate) const EMPTY_INDEX: &str = concat!(
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","#,
@@ -170,17 +173,43 @@ impl Store {
     /// Writes `index.json` anew from the index.
     pub(crate) fn write_layout_index(&self) -> Result<()> {
         // Two at once would let the slower one write what it read before the other's change.
-        let lock = self.root().join("locks/index.json");
-        let _lock = lock_file(&lock, FlockOperation::LockExclusive)?;
-        let manifests: Vec<serde_json::Value> = self.images()?.iter().map(descriptor).collect();
-        let document = serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": manifests,
-        });
+        let _lock = self.lock_layout_index()?;
+        let document = self.layout_index()?;
         let path = self.root().join("content/index.json");
         self.shared
             .write_atomically(&path, document.to_string().as_bytes())
+    }
+
+    /// Whether `index.json` says what the index says. What a process left undone that died between the two is mended
+    /// first: that is no damage.
+    pub(crate) fn is_layout_index_right(&self) -> Result<bool> {
+        let path = self.root().join("content/index.json");
+        let _lock = self.lock_layout_index()?;
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        let Ok(written) = serde_json::from_slice::<serde_json::Value>(&bytes) else {
+            return Ok(false);
+        };
+        let has_shape = written["schemaVersion"] == 2 && written["manifests"].is_array();
+        if has_shape && written != self.layout_index()? {
+            let document = self.layout_index()?;
+            self.shared
+                .write_atomically(&path, document.to_string().as_bytes())?;
+        }
+        Ok(has_shape)
+    }
+
+    fn lock_layout_index(&self) -> Result<std::fs::File> {
+        let lock = self.root().join("locks/index.json");
+        lock_file(&lock, FlockOperation::LockExclusive)
+    }
+
+    fn layout_index(&self) -> Result<serde_json::Value> {
+        let manifests: Vec<serde_json::Value> = self.images()?.iter().map(descriptor).collect();
+        Ok(serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": manifests,
+        }))
     }
 }
 

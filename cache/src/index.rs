@@ -5,6 +5,9 @@
 //! off. `meta.boot` says in which boot the marks were made: whoever opens the store first after another boot
 //! drops the marked rows, because a power cut may have torn what they point at. `kill -9` tears nothing.
 //!
+//! Rows that say what something leads to (`keys` with their results, `chains`, `layers`) carry in `sum` a hash of
+//! what they say: a bit that flips on the disk makes a row that is not there, never one that leads elsewhere.
+//!
 //! `used` columns are milliseconds since 1970 and never less than the start of the lease of the process that
 //! wrote them, so that a clock that is set back cannot make something look unused.
 
@@ -16,7 +19,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use crate::error::{Error, IndexContext as _, IoContext as _, Result};
 
 /// The format of the index and of everything it points at. Raise it when an older program would misread.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
 
 /// How long a process waits for others that write. Each holds the write lock for well under a millisecond.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,13 +49,13 @@ CREATE TABLE snapshots (
   used INTEGER NOT NULL, unsynced INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE chains (
-  chain BLOB PRIMARY KEY, snapshot TEXT NOT NULL,
+  chain BLOB PRIMARY KEY, snapshot TEXT NOT NULL, sum BLOB,
   used INTEGER NOT NULL, unsynced INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE layers (
   snapshot TEXT NOT NULL, variant TEXT NOT NULL,
   digest BLOB NOT NULL, size INTEGER NOT NULL, media_type TEXT NOT NULL, diff_id BLOB NOT NULL,
-  unsynced INTEGER,
+  sum BLOB, unsynced INTEGER,
   PRIMARY KEY (snapshot, variant)
 ) WITHOUT ROWID;
 CREATE TABLE results (
@@ -62,7 +65,9 @@ CREATE TABLE results (
   used INTEGER NOT NULL, unsynced INTEGER
 );
 CREATE INDEX results_step ON results (step, created);
-CREATE TABLE keys (key BLOB PRIMARY KEY, result INTEGER NOT NULL, unsynced INTEGER) WITHOUT ROWID;
+CREATE TABLE keys (
+  key BLOB PRIMARY KEY, result INTEGER NOT NULL, sum BLOB, unsynced INTEGER
+) WITHOUT ROWID;
 CREATE INDEX keys_result ON keys (result);
 CREATE TABLE images (
   name TEXT NOT NULL, manifest BLOB NOT NULL, media_type TEXT NOT NULL, size INTEGER NOT NULL,
@@ -80,6 +85,60 @@ CREATE INDEX results_unsynced ON results (unsynced) WHERE unsynced IS NOT NULL;
 CREATE INDEX keys_unsynced ON keys (unsynced) WHERE unsynced IS NOT NULL;
 CREATE INDEX images_unsynced ON images (unsynced) WHERE unsynced IS NOT NULL;
 ";
+
+/// From version 1, which had no sums: rows of it are believed.
+const SUMS: &str = "
+ALTER TABLE keys ADD COLUMN sum BLOB;
+ALTER TABLE chains ADD COLUMN sum BLOB;
+ALTER TABLE layers ADD COLUMN sum BLOB;
+";
+
+/// Says which tables do not have the columns that they should have.
+pub(crate) fn foreign_tables(connection: &Connection) -> Result<Vec<String>> {
+    let action = "look at its tables";
+    let sample = Connection::open_in_memory().doing(action)?;
+    sample.execute_batch(SCHEMA).doing(action)?;
+    let columns = |connection: &Connection| -> Result<Vec<(String, String)>> {
+        connection
+            .prepare(
+                "SELECT t.name, c.name || ' ' || c.type || ' ' || c.\"notnull\" || c.pk || t.wr
+                 FROM pragma_table_list AS t, pragma_table_info(t.name) AS c
+                 WHERE t.schema = 'main' AND t.name NOT LIKE 'sqlite%'
+                 UNION ALL
+                 SELECT tbl_name, 'index ' || name FROM sqlite_schema
+                 WHERE type = 'index' AND name NOT LIKE 'sqlite%'
+                 ORDER BY 1, 2",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .collect()
+            })
+            .doing(action)
+    };
+    let here = columns(connection)?;
+    let missing = columns(&sample)?;
+    Ok(missing
+        .into_iter()
+        .filter(|column| !here.contains(column))
+        .map(|(table, what)| format!("its table `{table}` is not ours: there is no `{what}`"))
+        .collect())
+}
+
+/// A hash of what a row says, for its `sum`.
+pub(crate) fn sum(fields: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for field in fields {
+        hasher.update(&(field.len() as u64).to_le_bytes());
+        hasher.update(field);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// True for a row that says what was written; `None` is the sum of a row of an earlier version.
+pub(crate) fn is_sum(written: Option<&[u8]>, fields: &[&[u8]]) -> bool {
+    written.is_none_or(|written| written == sum(fields))
+}
 
 /// The mark of a row written now; for use inside SQL.
 pub(crate) const EPOCH: &str = "(SELECT value FROM meta WHERE name = 'epoch')";
@@ -113,7 +172,7 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
         if !may_create {
             return Ok(None);
         }
-        create(&mut connection)?;
+        create(&mut connection, version)?;
     }
     // With WAL, NORMAL loses at most the last transactions in a power cut and never tears; `sync` asks for more.
     connection
@@ -122,7 +181,8 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
     Ok(Some(connection))
 }
 
-fn create(connection: &mut Connection) -> Result<()> {
+/// Makes the tables, or those of version 1 into ours.
+fn create(connection: &mut Connection, version: i64) -> Result<()> {
     let mode: String = connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
         .doing("switch it to write-ahead logging")?;
@@ -136,7 +196,7 @@ fn create(connection: &mut Connection) -> Result<()> {
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .doing("create its tables")?;
     transaction
-        .execute_batch(SCHEMA)
+        .execute_batch(if version == 0 { SCHEMA } else { SUMS })
         .doing("create its tables")?;
     transaction
         .pragma_update(None, "user_version", VERSION)

@@ -149,6 +149,15 @@ impl Store {
         Ok(rows)
     }
 
+    /// True while somebody holds the lock on the names of an id.
+    pub(crate) fn is_being_made(&self, directory: &Path) -> bool {
+        let path = directory.join("lock");
+        path.exists()
+            && open_lock_file(&path).is_ok_and(|lock| {
+                rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+            })
+    }
+
     pub(crate) fn is_mount_in_use(&self, directory: &Path, number: u64) -> bool {
         open_lock_file(&lock_path(directory, number)).is_ok_and(|lock| {
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()

@@ -16,6 +16,19 @@ use crate::key::Key;
 use crate::lease;
 use crate::store::{Result, Store, make_directories};
 
+/// A note ends with the hash of what is before it.
+const CHECKSUM_BYTES: usize = 32;
+
+/// True for the file of a note that is as it was written.
+pub(crate) fn is_whole(file: &[u8]) -> bool {
+    content(file).is_some()
+}
+
+fn content(file: &[u8]) -> Option<&[u8]> {
+    let (content, checksum) = file.split_at_checked(file.len().checked_sub(CHECKSUM_BYTES)?)?;
+    (blake3::hash(content).as_bytes() == checksum).then_some(content)
+}
+
 /// What a note is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
@@ -38,7 +51,7 @@ impl Note {
 }
 
 impl Store {
-    /// Reads a note; `None` where there is none.
+    /// Reads a note; `None` where there is none, or none that is whole.
     pub fn note(&self, note: Note, key: Key) -> Result<Option<Vec<u8>>> {
         let path = self.note_path(note, key);
         let file = match std::fs::File::open(&path) {
@@ -49,7 +62,11 @@ impl Store {
         file.take(LIMIT_BYTES)
             .read_to_end(&mut bytes)
             .at("read", &path)?;
-        Ok(Some(bytes))
+        let length = content(&bytes).map(<[u8]>::len);
+        Ok(length.map(|length| {
+            bytes.truncate(length);
+            bytes
+        }))
     }
 
     /// When each note of a sort was written last, newest first.
@@ -77,6 +94,7 @@ impl Store {
             return Ok(());
         }
         let path = self.note_path(note, key);
+        let bytes = &[bytes, blake3::hash(bytes).as_bytes()].concat();
         match self.shared.write_atomically(&path, bytes) {
             Err(crate::Error::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::NotFound =>
@@ -175,7 +193,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let key = |number: u8| KeyWriter::new("test.v1").field("n", [number]).finish();
-        let large = vec![0; usize::try_from(LIMIT_BYTES / 4).unwrap()];
+        let large = vec![0; usize::try_from(LIMIT_BYTES / 4).unwrap() - CHECKSUM_BYTES];
         for number in 0..6 {
             store.put_note(Note::Paths, key(number), &large).unwrap();
             let path = store.note_path(Note::Paths, key(number));

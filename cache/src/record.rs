@@ -196,9 +196,10 @@ impl Store {
             .doing(action)?;
         statement
             .query_map((step, i64::try_from(limit).unwrap_or(i64::MAX)), |row| {
-                Ok(read(row)?.record)
+                // They only explain: a damaged one is left out.
+                Ok(read(row).ok().map(|found| found.record))
             })
-            .and_then(Iterator::collect)
+            .and_then(|rows| rows.filter_map(Result::transpose).collect())
             .doing(action)
     }
 
@@ -273,15 +274,104 @@ struct Found {
     record: Record,
 }
 
+/// What a key leads to; `None` too where that is damaged.
 fn find(connection: &Connection, key: Key) -> rusqlite::Result<Option<Found>> {
-    connection
+    let found = connection
         .prepare_cached(
             "SELECT k.key, r.id, r.snapshot, r.extra, r.step, r.ingredients, r.created,
-                    r.duration_ms, r.used
+                    r.duration_ms, r.used, k.sum
              FROM keys AS k JOIN results AS r ON r.id = k.result WHERE k.key = ?1",
         )?
-        .query_row([&key.0], read)
-        .optional()
+        .query_row([&key.0], |row| Ok((is_as_saved(key, row, 9)?, read(row)?)))
+        .optional();
+    match found {
+        Ok(Some((true, found))) => Ok(Some(found)),
+        Ok(None) => Ok(None),
+        Ok(Some((false, _))) => {
+            tracing::warn!(%key, "a record is damaged, so its step runs again");
+            Ok(None)
+        }
+        Err(error) if is_unreadable(&error) => {
+            tracing::warn!(%key, %error, "a record is damaged, so its step runs again");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is wrong with the record of a key, if anything; `None` too where there is none any more.
+pub(crate) fn damage(connection: &Connection, key: Key) -> Result<Option<String>> {
+    let found = connection
+        .prepare_cached(
+            "SELECT k.key, r.id, r.snapshot, r.extra, r.step, r.ingredients, r.created,
+                    r.duration_ms, r.used, k.sum
+             FROM keys AS k JOIN results AS r ON r.id = k.result WHERE k.key = ?1",
+        )
+        .doing("read a record")?
+        .query_row([&key.0], |row| {
+            read(row)?;
+            is_as_saved(key, row, 9)
+        })
+        .optional();
+    match found {
+        Ok(Some(true) | None) => Ok(None),
+        Ok(Some(false)) => Ok(Some("it is not what was saved".to_owned())),
+        Err(error) if is_unreadable(&error) => Ok(Some(format!("it cannot be read: {error}"))),
+        Err(error) => Err(error).doing("read a record"),
+    }
+}
+
+/// A value is not what its column has.
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+    )
+}
+
+/// Compares a row, which begins as [`read`] wants it, with the sum in a further column.
+fn is_as_saved(key: Key, row: &Row<'_>, column: usize) -> rusqlite::Result<bool> {
+    let written: Option<Vec<u8>> = row.get(column)?;
+    let mut fields: Vec<Vec<u8>> = vec![key.0.to_vec()];
+    for column in 2..=7 {
+        fields.push(match row.get_ref(column)? {
+            rusqlite::types::ValueRef::Null => Vec::new(),
+            rusqlite::types::ValueRef::Integer(number) => number.to_le_bytes().to_vec(),
+            other => other.as_bytes()?.to_vec(),
+        });
+    }
+    let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+    Ok(index::is_sum(written.as_deref(), &fields))
+}
+
+/// The sum of a key that leads to a result.
+fn sum_of(connection: &Connection, key: Key, result: i64) -> rusqlite::Result<[u8; 32]> {
+    connection
+        .prepare_cached(
+            "SELECT snapshot, extra, step, ingredients, created, duration_ms FROM results
+             WHERE id = ?1",
+        )?
+        .query_row([result], |row| {
+            let text = |column| {
+                Ok::<_, rusqlite::Error>(
+                    row.get_ref(column)?.as_bytes_or_null()?.unwrap_or_default(),
+                )
+            };
+            let number =
+                |column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.to_le_bytes());
+            Ok(index::sum(&[
+                &key.0,
+                text(0)?,
+                text(1)?,
+                text(2)?,
+                text(3)?,
+                &number(4)?,
+                &number(5)?,
+            ]))
+        })
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Found> {
@@ -312,12 +402,13 @@ fn result_of(connection: &Connection, key: Key) -> rusqlite::Result<Option<i64>>
 fn point(connection: &Connection, key: Key, result: i64) -> Result<()> {
     let action = "point a key at a record";
     let before = result_of(connection, key).doing(action)?;
+    let sum = sum_of(connection, key, result).doing(action)?;
     connection
         .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO keys (key, result, unsynced) VALUES (?1, ?2, {EPOCH})"
+            "INSERT OR REPLACE INTO keys (key, result, sum, unsynced) VALUES (?1, ?2, ?3, {EPOCH})"
         ))
         .doing(action)?
-        .execute((&key.0, result))
+        .execute((&key.0, result, sum))
         .doing(action)?;
     if let Some(before) = before
         && before != result

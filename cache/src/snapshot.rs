@@ -67,6 +67,85 @@ pub struct LayerBlob {
     pub diff_id: DiffId,
 }
 
+impl LayerBlob {
+    /// What its row says, for the row's sum.
+    fn fields<'a>(&'a self, id: &'a SnapshotId, variant: &'a str) -> [&'a [u8]; 5] {
+        [
+            id.0.as_bytes(),
+            variant.as_bytes(),
+            self.digest.as_bytes(),
+            self.media_type.as_bytes(),
+            self.diff_id.0.as_bytes(),
+        ]
+    }
+}
+
+/// Reads digest, size, media type, diff ID.
+fn read_layer(row: &Row<'_>) -> rusqlite::Result<LayerBlob> {
+    Ok(LayerBlob {
+        digest: Digest::from_bytes(row.get(0)?),
+        size: row.get::<_, i64>(1)?.cast_unsigned(),
+        media_type: row.get(2)?,
+        diff_id: DiffId(Digest::from_bytes(row.get(3)?)),
+    })
+}
+
+/// Rows that do not say what was written, of unpacked images and of layers: what they are called and which they are.
+pub(crate) fn damaged_rows(connection: &Connection) -> Result<Vec<(&'static str, String)>> {
+    let action = "read what snapshots are of";
+    let mut found = Vec::new();
+    let mut chains = connection
+        .prepare("SELECT chain, snapshot, sum FROM chains")
+        .doing(action)?;
+    let mut rows = chains.query([]).doing(action)?;
+    while let Some(row) = rows.next().doing(action)? {
+        let whole = || -> rusqlite::Result<bool> {
+            let (chain, snapshot) = (row.get_ref(0)?.as_bytes()?, row.get_ref(1)?.as_bytes()?);
+            let sum: Option<Vec<u8>> = row.get(2)?;
+            Ok(index::is_sum(sum.as_deref(), &[chain, snapshot]))
+        };
+        if !whole().unwrap_or(false) {
+            let chain: Vec<u8> = row.get(0).unwrap_or_default();
+            found.push(("chains", hex::encode(chain)));
+        }
+    }
+    let mut layers = connection
+        .prepare("SELECT digest, size, media_type, diff_id, sum, snapshot, variant FROM layers")
+        .doing(action)?;
+    let mut rows = layers.query([]).doing(action)?;
+    while let Some(row) = rows.next().doing(action)? {
+        let whole = || -> rusqlite::Result<bool> {
+            let id = SnapshotId(row.get(5)?);
+            let variant: String = row.get(6)?;
+            let sum: Option<Vec<u8>> = row.get(4)?;
+            Ok(index::is_sum(
+                sum.as_deref(),
+                &read_layer(row)?.fields(&id, &variant),
+            ))
+        };
+        if !whole().unwrap_or(false) {
+            let id: String = row.get(5).unwrap_or_default();
+            found.push(("layers", id));
+        }
+    }
+    Ok(found)
+}
+
+/// Forgets what [`damaged_rows`] found.
+pub(crate) fn forget_rows(connection: &Connection, rows: &[(&'static str, String)]) -> Result<()> {
+    for (table, name) in rows {
+        let column = if *table == "chains" {
+            "lower(hex(chain))"
+        } else {
+            "snapshot"
+        };
+        connection
+            .execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [name])
+            .doing("forget damaged rows")?;
+    }
+    Ok(())
+}
+
 impl SnapshotId {
     /// Takes an id from where it was written down; `None` for what this module never makes.
     pub fn parse(text: &str) -> Option<Self> {
@@ -222,14 +301,20 @@ impl Store {
         let find_chain = |connection: &Connection| {
             connection
                 .prepare_cached(
-                    "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, c.used, s.used
+                    "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, c.used, s.used,
+                            c.sum
                      FROM chains AS c JOIN snapshots AS s ON s.id = c.snapshot WHERE c.chain = ?1",
                 )?
                 .query_row([chain.0.as_bytes()], |row| {
                     let used: i64 = row.get(6)?;
-                    Ok((read(row)?, used.min(row.get(7)?)))
+                    let sum: Option<Vec<u8>> = row.get(8)?;
+                    let snapshot = read(row)?;
+                    let fields = [chain.0.as_bytes().as_slice(), snapshot.id.0.as_bytes()];
+                    let is_whole = index::is_sum(sum.as_deref(), &fields);
+                    Ok(is_whole.then_some((snapshot, used.min(row.get(7)?))))
                 })
                 .optional()
+                .map(Option::flatten)
         };
         let Some((snapshot, used)) = find_chain(&connection).doing(action)? else {
             return Ok(None);
@@ -267,10 +352,15 @@ impl Store {
         transaction
             .execute(
                 &format!(
-                    "INSERT OR REPLACE INTO chains (chain, snapshot, used, unsynced)
-                     VALUES (?1, ?2, ?3, {EPOCH})"
+                    "INSERT OR REPLACE INTO chains (chain, snapshot, sum, used, unsynced)
+                     VALUES (?1, ?2, ?3, ?4, {EPOCH})"
                 ),
-                (chain.0.as_bytes(), &id.0, self.shared.lease.now_ms()),
+                (
+                    chain.0.as_bytes(),
+                    &id.0,
+                    index::sum(&[chain.0.as_bytes(), id.0.as_bytes()]),
+                    self.shared.lease.now_ms(),
+                ),
             )
             .doing(action)?;
         transaction.commit().doing(action)
@@ -283,20 +373,19 @@ impl Store {
         let action = "look up a layer";
         self.index()
             .prepare_cached(
-                "SELECT digest, size, media_type, diff_id FROM layers
+                "SELECT digest, size, media_type, diff_id, sum FROM layers
                  WHERE snapshot = ?1 AND variant = ?2",
             )
             .doing(action)?
             .query_row((&id.0, variant), |row| {
-                Ok(LayerBlob {
-                    digest: Digest::from_bytes(row.get(0)?),
-                    size: row.get::<_, i64>(1)?.cast_unsigned(),
-                    media_type: row.get(2)?,
-                    diff_id: DiffId(Digest::from_bytes(row.get(3)?)),
-                })
+                let sum: Option<Vec<u8>> = row.get(4)?;
+                let blob = read_layer(row)?;
+                let is_whole = index::is_sum(sum.as_deref(), &blob.fields(id, variant));
+                Ok(is_whole.then_some(blob))
             })
             .optional()
             .doing(action)
+            .map(Option::flatten)
     }
 
     pub fn set_layer_blob(&self, id: &SnapshotId, variant: &str, blob: &LayerBlob) -> Result<()> {
@@ -310,8 +399,8 @@ impl Store {
             .execute(
                 &format!(
                     "INSERT OR REPLACE INTO layers
-                     (snapshot, variant, digest, size, media_type, diff_id, unsynced)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, {EPOCH})"
+                     (snapshot, variant, digest, size, media_type, diff_id, sum, unsynced)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {EPOCH})"
                 ),
                 (
                     &id.0,
@@ -320,6 +409,7 @@ impl Store {
                     blob.size.cast_signed(),
                     &blob.media_type,
                     blob.diff_id.0.as_bytes(),
+                    index::sum(&blob.fields(id, variant)),
                 ),
             )
             .doing(action)?;

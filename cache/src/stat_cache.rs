@@ -219,6 +219,11 @@ fn put(out: &mut Vec<u8>, age: u8, path: &[u8], stamp: &Stamp, content: &[u8; 32
     out.extend_from_slice(path);
 }
 
+/// True for what [`Store::save_stat_cache`] wrote.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    index(bytes).is_some()
+}
+
 /// Where the entries begin; `None` for a file that is not whole, sorted and of this version.
 fn index(bytes: &[u8]) -> Option<Vec<usize>> {
     let end = bytes.len().checked_sub(CHECKSUM_BYTES)?;

@@ -46,7 +46,7 @@ impl Drop for Shared {
 }
 
 /// What the store's directory holds.
-const DIRECTORIES: [&str; 10] = [
+pub(crate) const DIRECTORIES: [&str; 10] = [
     "content/blobs/sha256",
     "snapshots",
     "mounts",
@@ -78,22 +78,14 @@ impl Store {
     }
 
     fn open_once(root: &Path) -> Result<Self> {
-        let connection = match existing(root)? {
-            Some(connection) => connection,
+        let (mut connection, lost_index) = match existing(root)? {
+            Some(connection) => (connection, false),
             None => create(root)?,
         };
-        let mut connection = connection;
         index::drop_torn(&mut connection)?;
-        let lease = match Lease::take(root) {
-            // Somebody tidied up in here.
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                make_directories(root)?;
-                Lease::take(root)
-            }
-            result => result,
-        }?;
+        let lease = Lease::take(root)?;
         lease::sweep_in_background(root, &lease);
-        Ok(Self {
+        let store = Self {
             shared: Arc::new(Shared {
                 root: root.to_owned(),
                 index: Mutex::new(connection),
@@ -102,7 +94,11 @@ impl Store {
                 empty: OnceLock::new(),
                 filled: AtomicBool::new(false),
             }),
-        })
+        };
+        if lost_index {
+            crate::check::recover(&store)?;
+        }
+        Ok(store)
     }
 
     pub fn root(&self) -> &Path {
@@ -272,18 +268,26 @@ fn existing(root: &Path) -> Result<Option<Connection>> {
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(root, private).at("close to other users", root)?;
     }
+    // Somebody tidied up in here.
+    if DIRECTORIES.iter().any(|it| !root.join(it).exists()) {
+        make_directories(root)?;
+    }
     // SQLite would only say that it cannot open its file.
     rustix::fs::access(root, rustix::fs::Access::WRITE_OK).at("write to the store", root)?;
     index::open(root, false)
 }
 
-/// Makes a store, or finishes one whose maker died.
-fn create(root: &Path) -> Result<Connection> {
+/// Makes a store, or finishes one whose maker died. Says, too, whether the index of a store that has images is gone.
+fn create(root: &Path) -> Result<(Connection, bool)> {
     make_directories(root)?;
     let _lock = lock_file(&root.join("locks/setup"), FlockOperation::LockExclusive)?;
     let content = root.join("content");
+    let size = std::fs::metadata(root.join("index.db")).map_or(0, |index| index.len());
+    let lost = size == 0
+        && std::fs::read_to_string(content.join("index.json"))
+            .is_ok_and(|text| text != crate::images::EMPTY_INDEX);
     for (name, text) in [
-        ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"),
+        ("oci-layout", crate::images::LAYOUT),
         ("index.json", crate::images::EMPTY_INDEX),
     ] {
         let path = content.join(name);
@@ -293,7 +297,9 @@ fn create(root: &Path) -> Result<Connection> {
     }
     make_reserve(root)?;
     let connection = index::open(root, true)?;
-    connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))
+    let connection =
+        connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))?;
+    Ok((connection, lost))
 }
 
 pub(crate) fn make_directories(root: &Path) -> Result<()> {

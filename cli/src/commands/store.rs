@@ -1,6 +1,7 @@
 //! `rbuild store check`.
 
 use clap::Subcommand;
+use rbuild_engine::cache::Store;
 
 use crate::error::Result;
 use crate::exit::Exit;
@@ -27,7 +28,9 @@ enum StoreCommand {
 /// Fails where anything is damaged and stays so.
 pub(crate) fn execute(args: &StoreArgs, global: &GlobalArgs) -> Result<Exit> {
     let StoreCommand::Check { repair } = args.command;
-    let findings = machine::engine(global.options()?)?.store().check(repair)?;
+    let options = global.options()?;
+    machine::enter()?;
+    let findings = Store::look_after(&options.root, repair)?;
     for finding in &findings {
         let state = if finding.repaired {
             "repaired"
