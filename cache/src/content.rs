@@ -125,6 +125,11 @@ impl Store {
         self.shared.blob_path(digest)
     }
 
+    /// The OCI layout that all blobs lie in. Not everything that a manifest names must be there.
+    pub fn content_directory(&self) -> PathBuf {
+        self.shared.root.join("content")
+    }
+
     /// The size that the row tells. Marks the blob as used by this process.
     fn blob_row(&self, digest: &Digest) -> Result<u64> {
         let action = "look up a blob";

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::{join_all, try_join_all};
-use rbuild_cache::{Store, TemporaryDirectory};
+use rbuild_cache::{Key, Snapshot, Store, TemporaryDirectory};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_parser::{Parsed, Severity, Source};
@@ -44,6 +44,18 @@ impl Engine {
         events: Arc<dyn Sink>,
         cancel: CancellationToken,
     ) -> Result<BuildOutcome> {
+        let performed = self.perform(request, HashMap::new(), events, cancel);
+        Ok(performed.await?.outcome)
+    }
+
+    /// As [`Engine::build`], with images that are resolved already; tells all of it.
+    pub(crate) async fn perform(
+        &self,
+        request: BuildRequest,
+        known: HashMap<ImageNeed, Arc<Resolved>>,
+        events: Arc<dyn Sink>,
+        cancel: CancellationToken,
+    ) -> Result<Performed> {
         let started = worker::now();
         let request = Arc::new(request);
         let main = tokio::select! {
@@ -67,7 +79,7 @@ impl Engine {
         let images = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            images = self.images_of(&request, &source, &parsed, &options) => images?,
+            images = self.images_of(&request, &source, &parsed, &options, known) => images?,
         };
         let lowered =
             lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
@@ -101,12 +113,13 @@ impl Engine {
             cancel: cancel.clone(),
             known: repositories(&images),
         };
+        let notebook = Arc::clone(&worker.notebook);
         let solving = Solving {
             worker: &worker,
             plan: &plan,
             events: &events,
             cancel: &cancel,
-            needs_files: outputs.iter().any(output::needs_files),
+            needs_files: outputs.iter().any(output::needs_files) || request.attestations.sbom,
         };
         let built = solving.solve(lowered, &request).await?;
         let (steps, cached) = (built.steps.len(), built.cached);
@@ -126,7 +139,7 @@ impl Engine {
                 };
                 let evidence = Evidence::new(&request, &outputs, &capture);
                 let solved = chains(&store, &built.images, &built.tops)?;
-                export(
+                let image = export(
                     &store,
                     &publisher,
                     &solved,
@@ -135,19 +148,45 @@ impl Engine {
                     &plan,
                     &events,
                     evidence.as_ref(),
-                )
+                )?;
+                drop(solved);
+                drop(evidence);
+                Ok::<_, Error>((image, capture, built.images, built.tops))
             })
         };
-        let image = exporting.await?;
+        let (image, capture, images, tops) = exporting.await?;
         if let Some(exports) = &caches.exports {
             give(exports, &graph, &held, &plan.caches, &events, &cancel).await?;
         }
-        Ok(BuildOutcome {
-            image,
-            steps,
-            cached,
-            warnings,
+        Ok(Performed {
+            outcome: BuildOutcome {
+                image,
+                steps,
+                cached,
+                warnings,
+            },
+            capture,
+            images,
+            tops: tops
+                .into_iter()
+                .map(|top| top.and_then(worker::Output::into_snapshot))
+                .collect(),
+            keys: notebook.keys(),
         })
+    }
+
+    /// Resolves the images that a build would begin with.
+    pub(crate) async fn images_needed_by(
+        &self,
+        request: &BuildRequest,
+    ) -> Result<HashMap<ImageNeed, Arc<Resolved>>> {
+        let main = self.main_context(request).await?;
+        let source = Arc::new(main.dockerfile);
+        let parsed = rbuild_parser::parse(&source);
+        require_sound(&source, &parsed)?;
+        let options = options(request);
+        self.images_of(request, &source, &parsed, &options, HashMap::new())
+            .await
     }
 
     /// Resolves every image that the build needs: at once those that are known to be needed, and again for what they
@@ -158,8 +197,8 @@ impl Engine {
         source: &Arc<Source>,
         parsed: &Parsed,
         options: &lower::Options,
+        mut known: HashMap<ImageNeed, Arc<Resolved>>,
     ) -> Result<HashMap<ImageNeed, Arc<Resolved>>> {
-        let mut known = HashMap::new();
         loop {
             let needs =
                 lower::images_needed(source, parsed, options, &known).map_err(Error::Dockerfile)?;
@@ -478,6 +517,25 @@ impl Plan {
             exports,
             caches: given,
         }
+    }
+}
+
+/// A build that is done, and what is known of it then.
+pub(crate) struct Performed {
+    pub(crate) outcome: BuildOutcome,
+    pub(crate) capture: Capture,
+    /// One a platform.
+    pub(crate) images: Vec<lower::LoweredImage>,
+    pub(crate) tops: Vec<Option<Snapshot>>,
+    /// Definition keys, under which the results of steps are found.
+    pub(crate) keys: HashMap<VertexId, Key>,
+}
+
+impl Performed {
+    /// All vertices that the images needed, inputs before what uses them.
+    pub(crate) fn needed(&self) -> Vec<VertexId> {
+        let targets: Vec<VertexId> = self.images.iter().filter_map(|it| it.vertex).collect();
+        self.capture.graph.needed(&targets)
     }
 }
 

@@ -8,6 +8,7 @@
 mod assemble;
 mod build;
 mod cache_mounts;
+pub mod compare;
 mod containers;
 pub mod context;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod lower;
 pub mod op;
 mod output;
 mod remote_context;
+pub mod repro;
 pub mod request;
 pub mod select;
 mod shared_cache;

@@ -9,6 +9,8 @@ mod du;
 mod fmt;
 mod graph;
 mod history;
+mod image_diff;
+mod image_layers;
 mod images;
 mod import;
 mod info;
@@ -21,6 +23,7 @@ mod parse;
 mod prune;
 mod pull;
 mod push;
+mod repro;
 mod rmi;
 mod run;
 mod save;
@@ -60,6 +63,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    Repro(Box<repro::ReproArgs>),
     Prune(prune::PruneArgs),
     Du(du::DuArgs),
     Store(store::StoreArgs),
@@ -89,6 +93,8 @@ pub(crate) enum ImageCommand {
     Import(import::ImportArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
+    Diff(image_diff::ImageDiffArgs),
+    Layers(image_layers::ImageLayersArgs),
 }
 
 impl Command {
@@ -139,9 +145,16 @@ impl Command {
             | Self::Image {
                 command: ImageCommand::Push(args),
             } => push::execute(&args, global),
+            Self::Image {
+                command: ImageCommand::Diff(args),
+            } => image_diff::execute(&args, global),
+            Self::Image {
+                command: ImageCommand::Layers(args),
+            } => image_layers::execute(&args, global),
             Self::Login(args) => login::execute(&args, global),
             Self::Logout(args) => logout::execute(&args),
             Self::Manifest(args) => manifest::execute(&args, global),
+            Self::Repro(args) => repro::execute(&args, global),
             Self::Prune(args) => prune::execute(&args, global),
             Self::Du(args) => du::execute(&args, global),
             Self::Store(args) => store::execute(&args, global),

@@ -52,6 +52,13 @@ impl Notebook {
         self.state().planned.insert(vertex, planned);
     }
 
+    /// Definition keys of all vertices that were planned.
+    pub(crate) fn keys(&self) -> HashMap<VertexId, Key> {
+        let state = self.state();
+        let planned = state.planned.iter();
+        planned.map(|(vertex, it)| (*vertex, it.key)).collect()
+    }
+
     pub(crate) fn status(&self, vertex: VertexId, status: Status) {
         let outcome = match status {
             Status::Started | Status::Cancelled => StepOutcome::NotReached,

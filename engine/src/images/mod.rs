@@ -2,14 +2,19 @@
 //! and `inspect`; `transfer`: `save`, `load`, `import` and `pull`; `push`; `join`: indexes over images that are in
 //! registries.
 
+pub(crate) mod compare;
 mod describe;
 mod join;
+mod layers;
 mod list;
 pub(crate) mod push;
 mod remove;
+pub(crate) mod roots;
 mod transfer;
 
+pub use compare::{ConfigDifference, ImageDifferences};
 pub use join::{Joined, Member, Platform as MemberPlatform};
+pub use layers::{LayerFile, LayerSummary};
 pub use list::{ImageFilter, ImageSummary, check_pattern};
 pub use push::Pushed;
 pub use remove::Removed;

@@ -202,6 +202,24 @@ impl BuildArgs {
         Ok(call)
     }
 
+    /// The first flag given that has no meaning for builds that begin from nothing and leave nothing behind.
+    pub(crate) fn writes(&self) -> Option<&'static str> {
+        let given = [
+            (!self.output.is_empty(), "--output"),
+            (self.push, "--push"),
+            (self.load, "--load"),
+            (self.iidfile.is_some(), "--iidfile"),
+            (self.metadata_file.is_some(), "--metadata-file"),
+            (!self.cache_from.is_empty(), "--cache-from"),
+            (!self.cache_to.is_empty(), "--cache-to"),
+            (self.explain, "--explain"),
+            (self.check, "--check"),
+            (self.call.is_some(), "--call"),
+        ];
+        let found = given.into_iter().find(|(given, _)| *given);
+        found.map(|(_, flag)| flag)
+    }
+
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
         for (given, flag) in [(self.trace.is_some(), "--trace")] {

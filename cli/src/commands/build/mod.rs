@@ -17,7 +17,7 @@ use rbuild_engine::{BuildOutcome, explain};
 
 pub(crate) use args::BuildArgs;
 use args::Call;
-pub(crate) use request::{build_args, environment, tag};
+pub(crate) use request::{build_args, build_request, environment, tag};
 pub(crate) use sources::{locate, locate_context, named_context};
 
 use crate::error::{Error, Result};
@@ -79,7 +79,7 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn mode(args: &BuildArgs) -> Result<Mode> {
+pub(crate) fn mode(args: &BuildArgs) -> Result<Mode> {
     if args.quiet {
         return Ok(Mode::Quiet);
     }

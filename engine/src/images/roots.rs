@@ -1,0 +1,76 @@
+//! An image's config and unpacked layers, wherever it is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_cache::Snapshot;
+use rbuild_image::source::{self, Location};
+use rbuild_image::{ImageConfig, Platform, Reference};
+
+use crate::{Engine, Error, Result};
+
+pub(crate) struct ImageRoot {
+    pub(crate) config: ImageConfig,
+    /// Bottom first.
+    pub(crate) chain: Vec<Snapshot>,
+}
+
+impl Engine {
+    /// `image` is a name, an ID or a digest of the store, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:TAG]`, or a name to pull. Unpacks what is not.
+    pub(crate) async fn image_root(
+        &self,
+        image: &str,
+        platform: Option<&Platform>,
+    ) -> Result<ImageRoot> {
+        let host = Platform::host();
+        let location = match explicit(image) {
+            Some(location) => location,
+            None => match self.find_image(image) {
+                Ok(image) => {
+                    if platform.is_none()
+                        && let Some(top) = &image.snapshot
+                        && let Ok(chain) = self.store().chain(top)
+                    {
+                        let config = self.config_of(&image)?;
+                        return Ok(ImageRoot { config, chain });
+                    }
+                    Location::Stored(image.manifest)
+                }
+                Err(Error::Image(rbuild_image::Error::NotFound(_))) => {
+                    let reference = image.parse::<Reference>()?;
+                    self.pull(&reference, platform, Arc::new(|_, _, _| {}))
+                        .await?;
+                    Location::Registry(reference)
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let platform = platform.unwrap_or(&host);
+        let resolved = self.resolve(&location, platform, false).await?;
+        let progress = Arc::new(|_: &str, _, _| {});
+        let chain = source::snapshots(self.store(), &self.client, &resolved, progress).await?;
+        let config = resolved.config;
+        Ok(ImageRoot { config, chain })
+    }
+}
+
+fn explicit(image: &str) -> Option<Location> {
+    let (transport, rest) = image.split_once(':')?;
+    let (path, tag) = match rest.rsplit_once(':') {
+        // What is behind a slash is a path.
+        Some((path, tag)) if !tag.contains('/') && !path.is_empty() => (path, Some(tag.to_owned())),
+        _ => (rest, None),
+    };
+    let path = PathBuf::from(path);
+    Some(match transport {
+        "oci" => Location::OciLayout {
+            path,
+            tag,
+            digest: None,
+        },
+        "oci-archive" => Location::OciArchive { path, tag },
+        "docker-archive" => Location::DockerArchive { path, tag },
+        _ => return None,
+    })
+}
