@@ -20,7 +20,7 @@ pub(crate) struct ImageDiffArgs {
     /// Of images for several platforms
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
-    /// Also files that differ only in when they were changed
+    /// Also when the images were made, and files that differ only in when they were changed
     #[arg(long)]
     times: bool,
     /// Only paths

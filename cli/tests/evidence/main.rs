@@ -6,5 +6,7 @@
 mod kit;
 mod layout;
 
+mod differences;
 mod provenance;
+mod repro;
 mod sbom;

@@ -28,7 +28,7 @@ pub struct ConfigDifference {
 }
 
 impl Engine {
-    /// With `times`, also files that differ in nothing but when they were changed.
+    /// With `times`, also when the images were made, and files that differ only in when they were changed.
     pub async fn image_diff(
         &self,
         before: &str,
@@ -38,7 +38,8 @@ impl Engine {
     ) -> Result<ImageDifferences> {
         let before = self.image_root(before, platform).await?;
         let after = self.image_root(after, platform).await?;
-        let config = config_differences(&before.config, &after.config);
+        let mut config = config_differences(&before.config, &after.config);
+        config.retain(|one| times || one.field != "created");
         let tops = |root: &super::roots::ImageRoot| root.chain.last().cloned();
         let (one, other) = (tops(&before), tops(&after));
         let same = one.as_ref().map(|top| &top.content) == other.as_ref().map(|top| &top.content);
