@@ -156,7 +156,7 @@ impl Engine {
                 Arc::clone(&store),
             )),
             client: self.client.clone(),
-            limits: self.limits.clone(),
+            limits: self.limits,
         };
         let request = BuildRequest {
             jobs: Some(circumstances.jobs),
