@@ -180,16 +180,23 @@ impl Engine {
     ) -> Result<HashMap<ImageNeed, Arc<Resolved>>> {
         let mut images = self.images_needed_by(request).await?;
         let content = self.store().content_directory();
-        for resolved in images.values_mut() {
+        for (need, resolved) in &mut images {
             match &resolved.location {
-                Location::Registry(_) => {
-                    let progress = Arc::new(|_: &str, _, _| {});
-                    source::fetch(self.store(), &self.client, resolved, progress).await?;
-                }
-                Location::Stored(_) => {}
+                Location::Registry(_) | Location::Stored(_) => {}
                 Location::OciLayout { .. }
                 | Location::OciArchive { .. }
                 | Location::DockerArchive { .. } => continue,
+            }
+            // Of an image that is unpacked, the blobs may be gone.
+            let layers = resolved.manifest.layers.iter();
+            let missing: Vec<_> = layers
+                .filter(|layer| !self.store().has_blob(&layer.digest))
+                .cloned()
+                .collect();
+            if !missing.is_empty() {
+                let progress = Arc::new(|_: &str, _, _| {});
+                let from = &need.location;
+                source::fetch(self.store(), &self.client, from, missing, progress).await?;
             }
             *resolved = Arc::new(Resolved {
                 location: Location::OciLayout {
@@ -213,14 +220,9 @@ struct Once {
 /// The image as it would be pushed.
 fn result() -> Output {
     Output {
-        kind: OutputKind::Image,
-        destination: None,
-        names: Vec::new(),
         compression: Some(CompressionChoice::Gzip { level: None }),
-        force_compression: false,
-        oci_media_types: None,
         rewrite_timestamp: true,
-        annotations: Vec::new(),
+        ..Output::new(OutputKind::Image)
     }
 }
 
