@@ -52,7 +52,8 @@ impl LimitArgs {
             cpus: self.cpus,
             cpu_shares: None,
             pids: match self.pids_limit {
-                None | Some(-1 | 0) => None,
+                None => None,
+                Some(-1 | 0) => Some(u64::MAX),
                 Some(limit) => Some(u64::try_from(limit).map_err(|_| {
                     Error::usage(format!(
                         "--pids-limit `{limit}`: expected a number above 0, or -1"

@@ -128,6 +128,11 @@ pub struct Volume {
 }
 
 impl Engine {
+    /// What this machine has for sandboxes: name, and what there is of it or why there is none. Blocking.
+    pub fn features(&self) -> Vec<(&'static str, std::result::Result<String, String>)> {
+        self.executor.features()
+    }
+
     /// Opens the store and stands ready. `host` comes from `rbuild_executor::host::init`.
     pub fn open(host: Host, options: Options) -> Result<Self> {
         let store = Arc::new(Store::open(&options.root)?);

@@ -48,6 +48,33 @@ impl Executor {
         &self.store
     }
 
+    /// What this machine has for sandboxes: name, and what there is of it or why there is none. Tries each; blocking.
+    pub fn features(&self) -> Vec<(&'static str, Result<String, String>)> {
+        let network = network::Private::start();
+        let network = network
+            .map(|_| "private".to_owned())
+            .map_err(|error| format!("the host's: {error}: {}", error.source));
+        let overlay = overlay::features(&self.store)
+            .map(str::to_owned)
+            .map_err(|error| error.to_string());
+        let mut features = vec![("Network", network), ("Overlay", overlay)];
+        let filter = if sys::can_notify() {
+            Ok("filter, with answers from outside (Linux 5.0)".to_owned())
+        } else {
+            Err("no answers from outside: with one id, other users cannot be emulated".to_owned())
+        };
+        features.push(("Seccomp", filter));
+        for (controller, version) in sandbox::controllers() {
+            let name = match controller {
+                "memory" => "MemoryLimit",
+                "cpu" => "CpuLimit",
+                _ => "PidsLimit",
+            };
+            features.push((name, version.map(|version| format!("cgroups {version}"))));
+        }
+        features
+    }
+
     /// Mounts a chain read-only, detached from any namespace: it is gone when the root is dropped.
     /// `None` is an empty root. Blocking.
     pub fn view(&self, snapshot: Option<&SnapshotId>) -> Result<RootDir, overlay::Error> {

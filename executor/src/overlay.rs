@@ -49,6 +49,16 @@ pub fn view(store: &Store, snapshot: Option<&SnapshotId>) -> Result<RootDir, Err
     mount(&lowers, None).map(RootDir::from_fd)
 }
 
+/// How this kernel is told the layers of a mount; mounts an empty root to find out.
+pub fn features(store: &Store) -> Result<&'static str, Error> {
+    view(store, None)?;
+    Ok(match DIALECT.load(Ordering::Relaxed) {
+        0 => "layers by descriptors (Linux 6.13)",
+        1 => "layers by paths (Linux 6.5)",
+        _ => "layers in one option (before Linux 6.5)",
+    })
+}
+
 /// The chain with `active` on top; writes land in its upper directory. The descriptor is a detached mount.
 pub fn writable(
     store: &Store,

@@ -115,6 +115,7 @@ pub struct Limits {
     /// 1.5 is one and a half cores.
     pub cpus: Option<f64>,
     pub cpu_shares: Option<u64>,
+    /// `u64::MAX` is no limit; 4096 where not given and a cgroup can be made.
     pub pids: Option<u64>,
     /// Bytes; 64 MiB where not given.
     pub shm_size: Option<u64>,

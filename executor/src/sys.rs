@@ -258,6 +258,14 @@ pub(crate) fn install_filter_with_listener(program: &[libc::sock_filter]) -> io:
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Whether filters can have calls answered from outside.
+pub(crate) fn can_notify() -> bool {
+    const ACTION_AVAILABLE: libc::c_uint = 2;
+    let action = libc::SECCOMP_RET_USER_NOTIF;
+    // SAFETY: the kernel reads one number.
+    unsafe { libc::syscall(libc::SYS_seccomp, ACTION_AVAILABLE, 0, &raw const action) == 0 }
+}
+
 /// A system call that waits for an answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {

@@ -31,17 +31,25 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         Privilege::Subordinate => "rootless, with subordinate ids",
         Privilege::SingleId => "rootless, with one id",
     };
+    let reason = host.reason().to_owned();
     let engine = machine::open(host, options)?;
     let kernel = rustix::system::uname();
-    let value = json!({
+    let mut value = json!({
         "Version": env!("CARGO_PKG_VERSION"),
         "Root": root,
         "Privilege": privilege,
+        "PrivilegeReason": reason,
         "Images": engine.images(&[])?.len(),
         "Platform": Platform::host().to_string(),
         "CPUs": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         "KernelVersion": kernel.release().to_string_lossy(),
     });
+    for (name, feature) in engine.features() {
+        value[name] = match feature {
+            Ok(found) => found.into(),
+            Err(why) => format!("none: {why}").into(),
+        };
+    }
     let text = match template {
         Some(template) => format!("{}\n", template.render(&value)?),
         None if args.format.is_some() => format!("{value}\n"),

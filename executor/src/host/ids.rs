@@ -33,22 +33,35 @@ struct Ranges {
     newgidmap: PathBuf,
 }
 
-pub(super) fn enter_user_namespace() -> Result<Privilege, InitError> {
+/// What was entered, and why it was not more.
+pub(super) fn enter_user_namespace() -> Result<(Privilege, String), InitError> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    if let Some(ranges) = ranges(uid) {
-        let mapped = with_ranges(uid, gid, &ranges)?;
-        if mapped {
-            become_root()?;
-            return Ok(Privilege::Subordinate);
+    let why = match ranges(uid) {
+        Ok(ranges) => {
+            if with_ranges(uid, gid, &ranges)? {
+                become_root()?;
+                let Range { start, count } = ranges.uids;
+                let why = format!(
+                    "{count} ids from {start} on, by {}",
+                    ranges.newuidmap.display()
+                );
+                return Ok((Privilege::Subordinate, why));
+            }
+            // The namespace exists by now, with nothing mapped; one id can still be.
+            format!(
+                "{} did not map the ids that the user has (is it setuid, or has it its capability?)",
+                ranges.newuidmap.display()
+            )
         }
-        // The namespace exists by now, with nothing mapped; one id can still be.
-    } else {
-        unshare_user()?;
-    }
+        Err(why) => {
+            unshare_user()?;
+            why
+        }
+    };
     map_one(uid, gid)?;
     become_root()?;
-    Ok(Privilege::SingleId)
+    Ok((Privilege::SingleId, why))
 }
 
 fn unshare_user() -> Result<(), InitError> {
@@ -59,18 +72,24 @@ fn unshare_user() -> Result<(), InitError> {
     })
 }
 
-/// The ranges and the programs that map them, where both are there.
-fn ranges(uid: u32) -> Option<Ranges> {
+/// The ranges and the programs that map them, or what of it is missing.
+fn ranges(uid: u32) -> Result<Ranges, String> {
     let name = user_name(uid);
     let range = |path: &str| {
-        let text = read_bounded(Path::new(path)).ok()?;
-        find_range(&text, name.as_deref(), uid)
+        let text = read_bounded(Path::new(path)).unwrap_or_default();
+        find_range(&text, name.as_deref(), uid).ok_or_else(|| {
+            let user = name.clone().unwrap_or_else(|| uid.to_string());
+            format!("{path} has no range of {FEWEST} ids or more for `{user}`")
+        })
     };
-    Some(Ranges {
+    let program = |name: &str| {
+        find_program(name).ok_or_else(|| format!("there is no {name} (package uidmap) in PATH"))
+    };
+    Ok(Ranges {
         uids: range("/etc/subuid")?,
         gids: range("/etc/subgid")?,
-        newuidmap: find_program("newuidmap")?,
-        newgidmap: find_program("newgidmap")?,
+        newuidmap: program("newuidmap")?,
+        newgidmap: program("newgidmap")?,
     })
 }
 

@@ -25,6 +25,8 @@ pub enum Privilege {
 #[derive(Debug, Clone)]
 pub struct Host {
     privilege: Privilege,
+    /// Why it is this privilege.
+    reason: Arc<str>,
     /// The spawner's socket; one conversation at a time.
     spawner: Arc<Mutex<OwnedFd>>,
 }
@@ -45,7 +47,7 @@ pub struct InitError {
 pub fn init() -> Result<Host, InitError> {
     single_threaded()?;
     recent_kernel()?;
-    let privilege = enter()?;
+    let (privilege, reason) = enter()?;
     let spawner = spawner::start().map_err(|source| InitError {
         step: "start the process that starts commands",
         advice: "the limit of processes may be reached",
@@ -53,6 +55,7 @@ pub fn init() -> Result<Host, InitError> {
     })?;
     Ok(Host {
         privilege,
+        reason: reason.into(),
         spawner: Arc::new(Mutex::new(spawner)),
     })
 }
@@ -106,15 +109,16 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn enter() -> Result<Privilege, InitError> {
+fn enter() -> Result<(Privilege, String), InitError> {
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-    let privilege = if rustix::process::geteuid().is_root() && capable {
+    let entered = if rustix::process::geteuid().is_root() && capable {
         // In a container that was given one id, root is as alone as an ordinary user.
         if rbuild_cache::owners::recorded() {
-            Privilege::SingleId
+            let why = "root of a user namespace that has one id";
+            (Privilege::SingleId, why.to_owned())
         } else {
-            Privilege::Root
+            (Privilege::Root, "started by root".to_owned())
         }
     } else {
         ids::enter_user_namespace()?
@@ -133,12 +137,17 @@ fn enter() -> Result<Privilege, InitError> {
         advice: "this environment does not allow it (a security module may forbid mounts)",
         source: errno.into(),
     })?;
-    Ok(privilege)
+    Ok(entered)
 }
 
 impl Host {
     pub fn privilege(&self) -> Privilege {
         self.privilege
+    }
+
+    /// Why it is this one and not another, for people.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Has the spawner start a sandbox.

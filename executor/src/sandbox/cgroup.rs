@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::ExecError;
@@ -31,6 +31,9 @@ struct Setting {
     unified: (&'static str, String),
     legacy: (&'static str, String),
 }
+
+/// Of a command that asks for nothing else: enough for any build, too few to take the machine down.
+const DEFAULT_PIDS: u64 = 4096;
 
 /// What is to be written for some limits.
 fn settings(limits: &Limits) -> Vec<Setting> {
@@ -79,7 +82,7 @@ fn settings(limits: &Limits) -> Vec<Setting> {
             ("cpu.shares", shares.to_string()),
         );
     }
-    if let Some(pids) = limits.pids {
+    if let Some(pids) = limits.pids.filter(|pids| *pids != u64::MAX) {
         add(
             "pids",
             ("pids.max", pids.to_string()),
@@ -90,8 +93,28 @@ fn settings(limits: &Limits) -> Vec<Setting> {
 }
 
 impl Cgroup {
-    /// Makes it, with its limits; `None` where none is asked for. The descriptors are what a process joins by.
+    /// Makes it, with its limits. The descriptors are what a process joins by. `None` where none is asked for and this
+    /// user can make none for the usual ones.
     pub(super) fn make(limits: &Limits) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
+        static NO_DEFAULT: AtomicBool = AtomicBool::new(false);
+        if limits.pids.is_some() || NO_DEFAULT.load(Ordering::Relaxed) {
+            return Self::make_asked(limits);
+        }
+        let usual = Limits {
+            pids: Some(DEFAULT_PIDS),
+            ..limits.clone()
+        };
+        let made = Self::make_asked(&usual);
+        if made.is_ok() {
+            return made;
+        }
+        let made = Self::make_asked(limits);
+        // What was asked for is possible: then it is the usual that is not, now and later.
+        NO_DEFAULT.store(made.is_ok(), Ordering::Relaxed);
+        made
+    }
+
+    fn make_asked(limits: &Limits) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
         let settings = settings(limits);
         if settings.is_empty() && limits.cgroup_parent.is_none() {
             return Ok(None);
@@ -171,6 +194,27 @@ impl Cgroup {
             .and_then(|path| fs::read_to_string(path).ok())
             .is_some_and(|text| kills(&text) > 0)
     }
+}
+
+/// Which version of cgroups limits each of these here, or why none does.
+pub fn controllers() -> Vec<(&'static str, Result<&'static str, String>)> {
+    let hierarchies = Hierarchies::read();
+    let look = |controller| {
+        let hierarchies = hierarchies.as_ref().map_err(ToString::to_string)?;
+        let place = hierarchies
+            .place(controller, None, &unique_name())
+            .map_err(|error| error.to_string())?;
+        let made = Cgroup {
+            directories: vec![place.directory],
+            kills: None,
+        };
+        drop(made);
+        Ok(if place.unified { "v2" } else { "v1" })
+    };
+    ["memory", "cpu", "pids"]
+        .into_iter()
+        .map(|controller| (controller, look(controller)))
+        .collect()
 }
 
 fn missing(controller: &str, error: io::Error) -> ExecError {
@@ -426,6 +470,23 @@ mod tests {
         let (controllers, _, directory) = found.legacy.first().expect("one");
         assert!(controllers.contains(&"memory".to_owned()));
         assert_eq!(directory, Path::new("/sys/fs/cgroup/memory/y"));
+    }
+
+    #[test]
+    fn processes_are_limited_where_that_is_possible() {
+        let made = Cgroup::make(&Limits::default()).expect("no error where nothing is asked for");
+        let Some((cgroup, _)) = made else {
+            println!("SKIPPED: this user can make no cgroup that limits processes");
+            return;
+        };
+        let directory = cgroup.directories.first().expect("one");
+        let limit = fs::read_to_string(directory.join("pids.max")).expect("a limit");
+        assert_eq!(limit.trim(), "4096");
+        let unlimited = Limits {
+            pids: Some(u64::MAX),
+            ..Limits::default()
+        };
+        assert!(Cgroup::make(&unlimited).expect("no error").is_none());
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::spec::{Exec, Exit, Stdio};
 use rbuild_cache::{Snapshot, SnapshotId};
 
 use cgroup::Cgroup;
+pub use cgroup::controllers;
 use forward::Signals;
 use prepare::setup;
 

@@ -105,11 +105,13 @@ pub(crate) fn cgroups(kit: &Kit) -> Outcome {
         ran.stdout.contains("fork") || ran.stderr.contains("fork"),
         format!("{} {}", ran.stdout, ran.stderr),
     )?;
+    // Of this process: others may be at work.
+    let own = format!("rbuild-{}-", std::process::id());
     let left = |path: &str| {
         std::fs::read_dir(path).map_or(0, |entries| {
             entries
                 .filter_map(Result::ok)
-                .filter(|entry| entry.file_name().to_string_lossy().starts_with("rbuild-"))
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))
                 .count()
         })
     };

@@ -8,6 +8,7 @@ mod figures;
 mod kit;
 mod life;
 mod mounts;
+mod network;
 
 use kit::{Kit, Outcome};
 
@@ -60,6 +61,9 @@ const TESTS: &[(&str, Test)] = &[
     ("capabilities and the filter", containment::capabilities),
     ("descriptors", containment::descriptors),
     ("network", containment::network),
+    ("private networks: the way out", network::way_out),
+    ("private networks: out of reach", network::out_of_reach),
+    ("private networks: published ports", network::published),
     ("working directories", basics::cwd),
     ("programs that cannot run are explained", basics::explained),
     ("mounts of every kind", mounts::mounts),
