@@ -12,6 +12,8 @@ use futures_util::future::{join_all, try_join_all};
 use rbuild_cache::{Key, Snapshot, Store, TemporaryDirectory};
 use rbuild_image::Platform;
 use rbuild_image::source::{Location, Resolved};
+use rbuild_parser::ast::Command;
+use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Parsed, Severity, Source};
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
@@ -67,25 +69,26 @@ impl Engine {
         let pins = Arc::new(Pins::default());
         pins.context("", main.pin);
         let parsed = rbuild_parser::parse(&source);
-        require_sound(&source, &parsed)?;
+        let options = options(&request);
+        require_sound(&source, &parsed, &options)?;
         let settings = lint::Settings::of(&parsed, &request.build_args).map_err(|mistake| {
             Error::Dockerfile(vec![Located {
                 source: Arc::clone(&source),
                 diagnostic: *mistake,
             }])
         })?;
-        let options = options(&request);
         let caches = Caches::new(self, &request, &events);
         let images = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
             images = self.images_of(&request, &source, &parsed, &options, known) => images?,
         };
-        let lowered =
+        let mut lowered =
             lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
         let mut warnings = lint::look(&source, &parsed, &request)?;
-        warnings.extend(lowered.warnings.iter().cloned());
+        warnings.append(&mut lowered.warnings);
         settings.select(&mut warnings);
+        lowered.warnings.clone_from(&warnings);
         if let Some(violation) = settings.violation(&warnings) {
             warnings.push(violation);
             return Err(Error::Dockerfile(warnings));
@@ -376,7 +379,11 @@ fn needed(lowered: &Lowered) -> Vec<VertexId> {
 }
 
 /// An error that the parser found ends the build.
-pub(crate) fn require_sound(source: &Arc<Source>, parsed: &Parsed) -> Result<()> {
+pub(crate) fn require_sound(
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &lower::Options,
+) -> Result<()> {
     let all = &parsed.diagnostics;
     if all.iter().all(|one| one.severity != Severity::Error) {
         return Ok(());
@@ -385,7 +392,41 @@ pub(crate) fn require_sound(source: &Arc<Source>, parsed: &Parsed) -> Result<()>
         source: Arc::clone(source),
         diagnostic: diagnostic.clone(),
     });
-    Err(Error::Dockerfile(located.collect()))
+    let mut located: Vec<Located> = located.collect();
+    located.extend(further_mistakes(source, parsed, options));
+    located.sort_by_key(|one| one.diagnostic.primary.span.start);
+    Err(Error::Dockerfile(located))
+}
+
+/// What is wrong besides, with instructions that parse: so that all mistakes are told at once. Not where a stage may
+/// be missing for what the parser found.
+pub(crate) fn further_mistakes(
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &lower::Options,
+) -> Vec<Located> {
+    let instructions = &parsed.dockerfile.instructions;
+    let is_lost = instructions.iter().any(|instruction| {
+        let keyword = instruction.keyword.value.as_str();
+        matches!(instruction.command, Command::Invalid)
+            && nearest(keyword, ["FROM", "ARG"].into_iter()).is_some()
+    });
+    if is_lost {
+        return Vec::new();
+    }
+    let known = HashMap::new();
+    let mistakes = lower::images_needed(source, parsed, options, &known).err();
+    let is_said = |one: &Located| {
+        let place = one.diagnostic.primary.span;
+        parsed.diagnostics.iter().any(|said| {
+            let said = said.primary.span;
+            said.start < place.end && place.start < said.end
+        })
+    };
+    let mistakes = mistakes.unwrap_or_default().into_iter();
+    mistakes
+        .filter(|one| one.diagnostic.severity == Severity::Error && !is_said(one))
+        .collect()
 }
 
 fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
@@ -399,7 +440,15 @@ fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
         }
         cause = error.source();
     }
-    place.diagnostic.primary.text = words;
+    if place.diagnostic.code == "unknown-stage" {
+        // Most likely a slip: what a registry says of it matters less.
+        place = Located {
+            diagnostic: place.diagnostic.help(format!("as an image: {words}")),
+            ..place
+        };
+    } else {
+        place.diagnostic.primary.text = words;
+    }
     place
 }
 

@@ -85,6 +85,20 @@ pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection, Error> {
     Ok(Selection { sources })
 }
 
+/// Whether a path as written has a `..` that the root swallows.
+pub(crate) fn climbs_out(path: &str) -> bool {
+    let mut depth = 0_usize;
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." if depth == 0 => return true,
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
 impl Selection {
     /// The content digest: equal selections copy equal things. Names are in it as far as they matter, times and
     /// everything outside of the selection are not.

@@ -234,7 +234,7 @@ fn wrong_mounts_are_explained() {
         ("type=cache,target=/a,gid=x", "number", ""),
         ("type=tmpfs,target=/a,size=big", "size", ""),
         ("", "empty", ""),
-        ("target=/a,", "no option", ""),
+        ("target=/a,", "an empty option", "without blanks"),
         ("a\"b", "quotes", ""),
         ("\"a", "not closed", ""),
         ("\"a\"b", "not closed", ""),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::try_join_all;
 use rbuild_cache::{Ingredient, Key};
+use rbuild_parser::Span;
 use rbuild_solver::{Graph, Observer, SolveError, Solver, Status, VertexId};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ use crate::explain;
 use crate::explain::notebook::Notebook;
 use crate::explain::report::Ended;
 use crate::inputs;
+use crate::lint;
 use crate::lower::{self, Lowered, StepInfo};
 use crate::op::Op;
 use crate::request::BuildRequest;
@@ -89,6 +91,7 @@ impl Solving<'_> {
             graph,
             images,
             steps,
+            warnings,
             ..
         } = lowered;
         let graph = Arc::new(graph);
@@ -112,7 +115,7 @@ impl Solving<'_> {
                     message: source.to_string(),
                 });
             }
-            failed(error, &steps)
+            failed(error, &steps, &warnings)
         })?;
         let mut outputs = outputs.into_iter();
         let tops: Vec<Option<worker::Output>> = images
@@ -203,7 +206,7 @@ impl Solving<'_> {
 }
 
 /// Joins a failure with its place in the Dockerfile.
-fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
+fn failed(error: SolveError<Failure>, steps: &[StepInfo], warnings: &[Located]) -> Error {
     let SolveError::Vertex { vertex, source } = error else {
         return Error::Cancelled;
     };
@@ -211,8 +214,25 @@ fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
     let Some(info) = steps.iter().find(|info| info.vertex == vertex) else {
         return Error::Other(failure.message);
     };
-    let mut diagnostic = rbuild_parser::Diagnostic::error(failure.code, failure.message, info.span);
+    let place = failure
+        .word
+        .and_then(|word| place_of(info, &word))
+        .unwrap_or(info.span);
+    let mut diagnostic = rbuild_parser::Diagnostic::error(failure.code, failure.message, place);
     diagnostic.help = failure.help;
+    for warning in warnings {
+        let suspicion = &warning.diagnostic;
+        let span = suspicion.primary.span;
+        let is_here = info.span.start <= span.start && span.end <= info.span.end;
+        // What was suspicious about this very instruction may well be why.
+        if is_here
+            && lint::rule::tells_causes(suspicion.code)
+            && Arc::ptr_eq(&warning.source, &info.source)
+        {
+            diagnostic.help.push(suspicion.message.clone());
+            diagnostic.help.extend(suspicion.help.iter().cloned());
+        }
+    }
     Error::Step(Box::new(StepFailure {
         located: Located {
             source: Arc::clone(&info.source),
@@ -223,4 +243,17 @@ fn failed(error: SolveError<Failure>, steps: &[StepInfo]) -> Error {
         output: failure.output,
         cause: failure.cause,
     }))
+}
+
+/// Where a word stands in an instruction.
+fn place_of(info: &StepInfo, word: &str) -> Option<Span> {
+    let text = info.source.slice(info.span);
+    let is_edge = |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || "\"'=,[]".contains(c));
+    let (at, _) = text.match_indices(word).find(|(at, _)| {
+        !word.is_empty()
+            && is_edge(text[..*at].chars().next_back())
+            && is_edge(text[at + word.len()..].chars().next())
+    })?;
+    let start = info.span.start + at;
+    Some(Span::new(start, start + word.len()))
 }

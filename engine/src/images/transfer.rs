@@ -365,7 +365,6 @@ fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let source = Arc::new(Source::new("--change", text.as_bytes()));
     let parsed = rbuild_parser::parse(&source);
-    crate::build::require_sound(&source, &parsed)?;
     let options = lower::Options {
         target: None,
         platforms: vec![platform],
@@ -380,6 +379,7 @@ fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage
         every_stage: false,
         assumed: false,
     };
+    crate::build::require_sound(&source, &parsed, &options)?;
     let lowered =
         lower::lower(&source, &parsed, &options, &HashMap::new()).map_err(Error::Dockerfile)?;
     let image = lowered.images.into_iter().next();

@@ -125,7 +125,12 @@ pub(super) fn legacy_pairs(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
             "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
         );
         let span = Span::new(pair.key.span.start, pair.value.span.end);
-        let value = &pair.value.value;
+        // `NAME = value`: the `=` is meant to be one.
+        let value = pair
+            .value
+            .value
+            .strip_prefix('=')
+            .map_or(pair.value.value.as_str(), |value| value.trim_start());
         let quote = if value.contains([' ', '\t']) && !value.starts_with(['"', '\'']) {
             "\""
         } else {

@@ -6,6 +6,7 @@
 //! that `assume` makes up; slips of typography by the parser. All are named in [`rule::RULES`], and [`Settings`] says
 //! which are shown. Drawing them is the command line's business.
 
+mod arrays;
 mod assume;
 mod casing;
 mod comment;
@@ -107,7 +108,9 @@ const CHECKS: &[(&str, Look)] = &[
     ("HeredocContinuesAfterError", shell::heredoc_without_e),
     ("UseCopyInsteadOfAdd", transfer::add),
     ("CopyIgnoredFile", transfer::ignored),
+    ("BackslashInPath", transfer::backslash),
     ("CrlfScriptCopied", transfer::crlf),
+    ("InvalidJsonArray", arrays::almost),
     ("CommentAfterInstruction", comment::after_instruction),
 ];
 
@@ -122,11 +125,14 @@ pub fn check(request: &BuildRequest) -> Result<Check> {
     let mut found = look(&source, &parsed, request)?;
     let is_error = |one: &Located| one.diagnostic.severity == Severity::Error;
     errors.extend(found.extract_if(.., |one| is_error(one)));
-    if errors.is_empty() {
-        let mut options = build::options(request);
-        options.every_stage = true;
-        options.assumed = true;
-        options.allow = vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure];
+    let mut options = build::options(request);
+    options.every_stage = true;
+    options.assumed = true;
+    options.allow = vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure];
+    if !errors.is_empty() {
+        errors.extend(build::further_mistakes(&source, &parsed, &options));
+        errors.sort_by_key(|one| one.diagnostic.primary.span.start);
+    } else {
         match assume::lower(&source, &parsed, &options) {
             Ok(lowered) => found.extend(lowered.warnings),
             Err(mistakes) => errors = mistakes,

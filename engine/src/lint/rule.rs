@@ -26,6 +26,23 @@ pub fn find(name: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.name == name)
 }
 
+/// Whether what a rule finds may be why an instruction fails.
+pub(crate) fn tells_causes(name: &str) -> bool {
+    [
+        "UndefinedVar",
+        "InvalidJsonArray",
+        "ArgBeforeFromNotVisible",
+        "CopyOutsideContext",
+        "BackslashInPath",
+        "CommentAfterInstruction",
+        "CrlfScriptCopied",
+        "HtmlEntity",
+        "TypographicQuote",
+        "TypographicDash",
+    ]
+    .contains(&name)
+}
+
 const fn buildkit(name: &'static str, slug: &'static str, description: &'static str) -> Rule {
     Rule {
         name,
@@ -181,6 +198,22 @@ pub const RULES: &[Rule] = &[
     own(
         "CommentAfterInstruction",
         "A `#` within a line is no comment for the Dockerfile",
+    ),
+    own(
+        "InvalidJsonArray",
+        "What looks like a JSON array and is none is taken for words, or for a command of the shell",
+    ),
+    own(
+        "ArgBeforeFromNotVisible",
+        "An ARG before FROM is known to FROM lines only; a stage that uses it declares it again",
+    ),
+    own(
+        "BackslashInPath",
+        "A backslash escapes what follows it and is no separator of paths",
+    ),
+    own(
+        "CopyOutsideContext",
+        "A path does not lead out of the build context: `..` at its root is the root",
     ),
     own(
         "HtmlEntity",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rbuild_parser::ast::{Command, Instruction, Text, Transfer, TransferSource};
+use rbuild_parser::ast::{Command, Escape, Instruction, Text, Transfer, TransferSource};
 use rbuild_parser::ignore::Verdict;
 use rbuild_parser::{Diagnostic, expand};
 
@@ -48,11 +48,44 @@ pub(super) fn add(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     }
 }
 
+/// `src\main.c`, as paths are written on Windows.
+pub(super) fn backslash(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
+    if subject.file.escape != Escape::Backslash {
+        return;
+    }
+    for instruction in subject.instructions.iter().filter(|one| !one.json_form) {
+        let (Command::Copy(transfer) | Command::Add(transfer)) = &instruction.command else {
+            continue;
+        };
+        let sources = transfer.sources.iter().filter_map(|source| match source {
+            TransferSource::Path(path) => Some(path),
+            TransferSource::Heredoc(_) => None,
+        });
+        for path in sources.chain([&transfer.destination]) {
+            let text = &path.value;
+            let is_separator = text.match_indices('\\').any(|(at, _)| {
+                let next = text[at + 1..].chars().next();
+                next.is_some_and(|c| c.is_alphanumeric() || c == '.' || c == '_')
+            });
+            if is_separator && !text.contains(['\'', '"']) {
+                let message = format!(
+                    "`\\` escapes here: `{text}` is `{}`",
+                    text.replace('\\', "")
+                );
+                found.push(
+                    Diagnostic::warning("BackslashInPath", message, path.span)
+                        .help(format!("write `{}`", text.replace('\\', "/"))),
+                );
+            }
+        }
+    }
+}
+
 /// Surely neither an archive nor remote.
 fn is_plain(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     let lower = lower.trim_matches(['"', '\'']);
-    !lower.contains("://")
+    !lower.contains(":/")
         && !lower.starts_with("git@")
         && !lower.contains(".git")
         && !lower.contains(['$', '*', '?', '['])

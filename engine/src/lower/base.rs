@@ -148,6 +148,10 @@ impl Lowering<'_> {
                     ));
                 } else if let Some(near) = nearest(name, self.file.stage_names()) {
                     mistake = mistake.help(format!("there is a stage `{near}`"));
+                } else if name.ends_with(':') {
+                    mistake = mistake.help("take the `:` away, or write a tag after it");
+                } else if text.value.contains('$') {
+                    mistake = mistake.help(self.why_empty(text));
                 }
                 Box::new(mistake)
             })

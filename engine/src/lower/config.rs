@@ -150,11 +150,14 @@ impl Lowering<'_> {
             for word in words {
                 self.warn_of_port(site, port, &word);
                 found.extend(values::parse_port_spec(&word).map_err(|error| {
-                    Box::new(Diagnostic::error(
-                        "bad-port",
-                        format!("EXPOSE: {error}"),
-                        port.span,
-                    ))
+                    let mistake =
+                        Diagnostic::error("bad-port", format!("EXPOSE: {error}"), port.span);
+                    Box::new(if word.contains(',') {
+                        let ports: Vec<&str> = word.split(',').map(str::trim).collect();
+                        mistake.help(format!("write `EXPOSE {}`", ports.join(" ").trim()))
+                    } else {
+                        mistake
+                    })
                 })?);
             }
         }

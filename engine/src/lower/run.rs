@@ -57,6 +57,9 @@ impl Lowering<'_> {
             }
             (command, _) => with_shell(state, command),
         };
+        if let (CommandLine::Shell(_), Some(script)) = (&run.command, argv.last()) {
+            self.warn_of_globals(state, site, script);
+        }
         let network = network(run)?;
         let insecure = security(run)?;
         self.check_entitlements(run, network, insecure)?;

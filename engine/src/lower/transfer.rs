@@ -252,6 +252,19 @@ impl Lowering<'_> {
                     (vertex, "/".to_owned(), Some(Unpack::Never))
                 }
                 Remote::Local => {
+                    if from.is_none() && crate::select::climbs_out(source) {
+                        let inside = paths::clean(&format!("/{source}"));
+                        let inside = inside.trim_start_matches('/');
+                        let message = format!(
+                            "`{source}` does not lead out of the build context: it is `{inside}` of it"
+                        );
+                        self.warning_at(
+                            site,
+                            Diagnostic::warning("CopyOutsideContext", message, span).help(
+                                "to copy from elsewhere, name that directory with `--build-context NAME=DIR` and write `COPY --from=NAME`",
+                            ),
+                        );
+                    }
                     let vertex = match from {
                         Some(input) => self.vertex_of(input, site),
                         None => self.context("", site.shown()),

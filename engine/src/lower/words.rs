@@ -81,6 +81,64 @@ impl Lowering<'_> {
     }
 }
 
+impl Lowering<'_> {
+    /// A command that uses an ARG of before FROM, which is not set in the stage, gets nothing for it.
+    pub(crate) fn warn_of_globals(&mut self, state: &State, site: Site<'_>, script: &str) {
+        if state.tentative || !script.contains('$') {
+            return;
+        }
+        let mut names: Vec<String> = self.target.global_names.iter().cloned().collect();
+        names.sort_unstable();
+        for name in names {
+            let is_known = state.scope.value(&name).is_some()
+                || state.args.iter().any(|(known, _)| *known == name);
+            if is_known || !uses(script, &name) || sets(script, &name) {
+                continue;
+            }
+            let text = self.file.source.slice(site.instruction.span);
+            let forms = [format!("${name}"), format!("${{{name}")];
+            let place = forms
+                .iter()
+                .find_map(|form| Some((text.find(form.as_str())?, form.len())))
+                .filter(|_| site.blame.is_none());
+            let span = place.map_or(site.shown().keyword.span, |(at, length)| {
+                let start = site.instruction.span.start + at;
+                Span::new(start, start + length)
+            });
+            self.warning_at(
+                site,
+                Diagnostic::warning(
+                    "ArgBeforeFromNotVisible",
+                    format!("`{name}` is not set here: its ARG stands before FROM"),
+                    span,
+                )
+                .help(format!("declare it again in this stage with `ARG {name}`")),
+            );
+        }
+    }
+}
+
+/// Whether a script has `$NAME` or `${NAME`.
+fn uses(script: &str, name: &str) -> bool {
+    script.match_indices('$').any(|(at, _)| {
+        let rest = &script[at + 1..];
+        let rest = rest.strip_prefix('{').unwrap_or(rest);
+        rest.strip_prefix(name).is_some_and(|after| {
+            !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        })
+    })
+}
+
+/// Whether a script may set a variable itself.
+fn sets(script: &str, name: &str) -> bool {
+    script.match_indices(name).any(|(at, _)| {
+        let rest = &script[at + name.len()..];
+        let before = script[..at].chars().next_back();
+        rest.starts_with('=') && before != Some('$')
+    }) || script.contains(&format!("read {name}"))
+        || script.contains(&format!("for {name} "))
+}
+
 /// Whether images often bring a variable of this name. What is near to one that is set is rather a slip.
 fn often_set(name: &str, has_near: bool) -> bool {
     const NAMES: [&str; 6] = ["GOPATH", "LANG", "LANGUAGE", "LC_ALL", "PGDATA", "PG_MAJOR"];

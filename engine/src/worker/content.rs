@@ -198,9 +198,51 @@ fn failed(error: &select::Error, input: &Output) -> Failure {
         Output::Snapshot(_) | Output::There(_) => None,
     };
     let mut failure = Failure::new("not-found", error.to_string());
-    if let (select::Error::Missing { path, .. }, Some(view)) = (error, view) {
-        let path = String::from_utf8_lossy(path);
-        failure = failure.help(view.context.why_missing(&path).to_string());
+    let pattern = match error {
+        select::Error::Missing { pattern, path, .. } => {
+            if let Some(view) = view {
+                let path = String::from_utf8_lossy(path);
+                failure = failure.help(view.context.why_missing(&path).to_string());
+            }
+            pattern
+        }
+        select::Error::BadPattern { pattern, .. } => pattern,
+        select::Error::TooManyLinks { pattern } => pattern,
+    };
+    if let Some(help) = misunderstood(pattern, view.is_some()) {
+        failure = failure.help(help);
     }
-    failure
+    failure.about(pattern)
+}
+
+/// What people take a source for that is none.
+fn misunderstood(pattern: &str, is_context: bool) -> Option<String> {
+    let flag = pattern
+        .strip_prefix("--")
+        .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()));
+    if flag.is_some() {
+        return Some(format!(
+            "`{pattern}` is taken for a path: flags stand right after the keyword"
+        ));
+    }
+    if !is_context {
+        return None;
+    }
+    if rbuild_parser::Keyword::find(pattern).is_some() && pattern.to_ascii_uppercase() == pattern {
+        return Some(format!(
+            "`{pattern}` is no instruction here: the line above goes on, it ends in an escape character"
+        ));
+    }
+    if pattern.starts_with("http:/") || pattern.starts_with("https:/") {
+        return Some("a URL has two slashes after its scheme".to_owned());
+    }
+    if pattern.starts_with('~') {
+        return Some(
+            "`~` is no home directory here: paths begin at the root of the build context"
+                .to_owned(),
+        );
+    }
+    pattern
+        .starts_with('/')
+        .then(|| "paths begin at the root of the build context, not of this machine".to_owned())
 }

@@ -31,6 +31,8 @@ const HOSTNAME: &str = "rbuild";
 struct Mounted {
     mounts: Vec<Mount>,
     env: Vec<Vec<u8>>,
+    /// Secrets that the command can do without, and that nobody gave.
+    absent: Vec<String>,
 }
 
 impl Worker {
@@ -47,7 +49,7 @@ impl Worker {
         } else {
             None
         };
-        let mounted = tokio::select! {
+        let mut mounted = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Failure::cancelled()),
             mounted = self.mounts(op, &inputs) => mounted?,
@@ -56,7 +58,7 @@ impl Worker {
         for variable in op.env.iter().chain(&op.env_unkeyed) {
             env.push(variable.clone().into_bytes());
         }
-        env.extend(mounted.env);
+        env.append(&mut mounted.env);
         let exec = Exec {
             argv: op
                 .argv
@@ -67,7 +69,7 @@ impl Worker {
             cwd: PathBuf::from(&op.cwd),
             user: op.user.clone(),
             groups: Vec::new(),
-            mounts: mounted.mounts,
+            mounts: std::mem::take(&mut mounted.mounts),
             network: self.network(op.network).await,
             security: if op.insecure {
                 Security::Insecure
@@ -91,7 +93,18 @@ impl Worker {
         let output = log.finish();
         match result {
             Ok(snapshot) => Ok(Output::Snapshot(Some(snapshot))),
-            Err(error) => Err(failed(error, output)),
+            Err(error) => {
+                let mut failure = failed(error, output, &op.argv);
+                for id in mounted.absent {
+                    failure = failure.help(format!(
+                        "the secret `{id}` was not given; give it with `--secret id={id},src=FILE`"
+                    ));
+                }
+                if let Some(why) = self.why_not_found(&failure, base.as_ref(), &op.cwd) {
+                    failure = failure.help(why);
+                }
+                Err(failure)
+            }
         }
     }
 
@@ -197,6 +210,9 @@ impl Worker {
                         format!("the secret `{id}` was not given"),
                     )
                     .help(format!("give it with `--secret id={id},src=FILE`")));
+                }
+                if data.is_none() {
+                    mounted.absent.push(id.clone());
                 }
                 if let Some(name) = env {
                     let mut variable = format!("{name}=").into_bytes();
@@ -421,7 +437,7 @@ impl Log {
     }
 }
 
-fn failed(error: ExecError, output: Vec<u8>) -> Failure {
+fn failed(error: ExecError, output: Vec<u8>, argv: &[String]) -> Failure {
     let failure = match error {
         ExecError::Failed(exit) => Failure {
             exit: Some(exit),
@@ -435,9 +451,30 @@ fn failed(error: ExecError, output: Vec<u8>) -> Failure {
             )
         }
         .help("make room on it, for instance with `rbuild prune`, or move the store with `--root`"),
+        ExecError::NotExecutable {
+            ref program,
+            not_found: true,
+            ..
+        } if is_shell(program, argv) => {
+            let help = format!(
+                "the shell form runs in `{program}`, which is not in the image: install it, choose another with SHELL, or write the command as an array: `RUN [\"program\", \"argument\"]`"
+            );
+            Failure::of("run-failed", error).help(help)
+        }
+        ExecError::User(_) => Failure::of("run-failed", error).help(
+            "USER names it: create it in a step before, or write a number, which needs no entry",
+        ),
         error => Failure::of("run-failed", error),
     };
     Failure { output, ..failure }
+}
+
+/// Whether a program that is not there is the shell of `RUN command`.
+fn is_shell(program: &str, argv: &[String]) -> bool {
+    let is_option = |word: &String| word.starts_with('-');
+    argv.first().is_some_and(|first| first == program)
+        && argv.len() > 2
+        && argv.get(argv.len() - 2).is_some_and(is_option)
 }
 
 /// Refuses a platform that this machine cannot execute, neither itself nor through a registered interpreter.

@@ -11,6 +11,8 @@ pub(crate) struct Failure {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) help: Vec<String>,
+    /// The word of the instruction that it is about.
+    pub(crate) word: Option<String>,
     pub(crate) exit: Option<Exit>,
     /// The last lines that a command printed.
     pub(crate) output: Vec<u8>,
@@ -39,6 +41,7 @@ impl Failure {
             code,
             message: message.into(),
             help: Vec::new(),
+            word: None,
             exit: None,
             output: Vec::new(),
             cause: None,
@@ -67,6 +70,13 @@ impl Failure {
             cause: Some(Arc::new(cause)),
             ..Self::new(code, message)
         }
+    }
+
+    /// Points at a word of the instruction, where it stands there as it is.
+    #[must_use]
+    pub(crate) fn about(mut self, word: impl Into<String>) -> Self {
+        self.word = Some(word.into());
+        self
     }
 
     fn with_message_of_cause(mut self) -> Self {

@@ -89,7 +89,7 @@ impl Worker {
             }
             executor
                 .file(base.as_ref(), &actions, &sources, &Archives, now())
-                .map_err(|error| Failure::of("file-operation", error))
+                .map_err(|error| failed(error, base.is_some()))
         });
         Ok(Output::Snapshot(Some(snapshot.await?)))
     }
@@ -108,5 +108,23 @@ fn source(executor: &rbuild_executor::Executor, input: &Output) -> Result<Input>
             tree: content::tree(executor.store(), input)?,
             mutable: false,
         }),
+    }
+}
+
+fn failed(error: rbuild_executor::file::Error, has_base: bool) -> Failure {
+    use rbuild_executor::file::Error;
+    let help = match &error {
+        Error::User(_) if !has_base => Some(
+            "this instruction makes its files on an empty root (`FROM scratch`, or --link), where no names are known: write numbers, as in `--chown=1000:1000`",
+        ),
+        Error::User(_) => {
+            Some("create it in a step before, or write a number, which needs no entry")
+        }
+        _ => None,
+    };
+    let failure = Failure::of("file-operation", error);
+    match help {
+        Some(help) => failure.help(help),
+        None => failure,
     }
 }

@@ -12,6 +12,7 @@ mod file;
 mod git;
 mod http;
 pub(crate) mod log;
+mod scripts;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;

@@ -27,7 +27,7 @@ impl Builder<'_, '_> {
         heredocs: &[Heredoc],
     ) -> Option<Run> {
         let mounts = flags.texts("mount");
-        for mount in &mounts {
+        for mount in mounts.iter().filter(|_| !line.is_trigger) {
             if let Err(diagnostic) =
                 mount::check(&mount.value, mount.span, self.reader.is_extended())
             {

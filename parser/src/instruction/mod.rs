@@ -227,9 +227,7 @@ impl<'r, 's> Builder<'r, 's> {
         arguments: Arguments,
     ) -> Option<Vec<Text>> {
         let words = self.some_words(keyword, line, arguments)?;
-        for word in &words {
-            self.check_word(line, word.clone());
-        }
+        self.check_words(keyword, line, &words);
         Some(words.into_iter().map(|word| line.text(word)).collect())
     }
 
@@ -365,17 +363,84 @@ impl<'r, 's> Builder<'r, 's> {
                 "if this belongs to the line above, end that one with `{}`",
                 self.reader.escape().character()
             ));
+            if name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                diagnostic = diagnostic.help(format!(
+                    "a command of its own begins with RUN: `RUN {shown} …`"
+                ));
+            }
+        } else if name.ends_with(':') || name == "---" {
+            diagnostic = diagnostic.help("this looks like YAML, not like a Dockerfile");
         }
         self.report(diagnostic);
     }
 
     fn missing_arguments(&mut self, keyword: Keyword, line: Line<'_>, wanted: &str) {
-        let message = format!("{} requires {wanted}", keyword.name());
-        self.report(Diagnostic::error(
-            "missing-argument",
-            message,
-            line.span(0..line.text.len()),
-        ));
+        let name = keyword.name();
+        let message = format!("{name} requires {wanted}");
+        let example = match keyword {
+            Keyword::Env | Keyword::Label => "name=value",
+            Keyword::Arg => "NAME` or `ARG NAME=default",
+            Keyword::Expose => "8080",
+            Keyword::Volume => "/data",
+            Keyword::User => "name` or `USER 1000:1000",
+            Keyword::Workdir => "/app",
+            Keyword::Stopsignal => "SIGTERM",
+            Keyword::Onbuild => "RUN make",
+            _ => "",
+        };
+        let mistake = Diagnostic::error("missing-argument", message, line.span(0..line.text.len()));
+        self.report(if example.is_empty() {
+            mistake
+        } else {
+            mistake.help(format!("write `{name} {example}`"))
+        });
+    }
+
+    /// As [`Self::check_word`], of words that were split at blanks whatever quotes stood around those.
+    fn check_words(&mut self, keyword: Keyword, line: Line<'_>, words: &[Range<usize>]) {
+        let mut rest = words;
+        while let Some((word, after)) = rest.split_first() {
+            rest = after;
+            let text = line.slice(word.clone());
+            let opened = expand::check(text, self.reader.escape())
+                .err()
+                .and_then(|error| {
+                    let quote = text.get(error.offset..)?.chars().next()?;
+                    matches!(quote, '"' | '\'').then_some((error.offset, quote))
+                });
+            let closing = opened.and_then(|(offset, quote)| {
+                let place = after
+                    .iter()
+                    .position(|word| line.slice(word.clone()).contains(quote))?;
+                Some((offset, quote, place))
+            });
+            let Some((offset, quote, place)) = closing.filter(|_| !line.is_trigger) else {
+                self.check_word(line, word.clone());
+                continue;
+            };
+            let Some(last) = after.get(place) else {
+                continue;
+            };
+            let within = line.slice(last.clone()).find(quote).unwrap_or(0);
+            let quoted = word.start + offset..last.start + within + 1;
+            let mistake = Diagnostic::error(
+                "quoted-blank",
+                format!(
+                    "quotes hold no words together here: {} splits at blanks first",
+                    keyword.name()
+                ),
+                line.span(quoted),
+            )
+            .label("this is not one word");
+            self.report(match keyword {
+                Keyword::Copy | Keyword::Add | Keyword::Volume => mistake.help(format!(
+                    "paths with blanks are written as an array: `{}`",
+                    as_array(keyword, line, words)
+                )),
+                _ => mistake.help("write the words without the quotes"),
+            });
+            rest = after.get(place + 1..).unwrap_or_default();
+        }
     }
 
     /// Looks for mistakes in a word that no value of a variable can mend.
@@ -430,6 +495,35 @@ fn looks_continued(word: &str, line: Line<'_>) -> bool {
     let is_command =
         word.starts_with(|c: char| c.is_ascii_lowercase() || "-&|;./$(\"'".contains(c));
     is_command && !word.ends_with(':') && line.logical.start_line > 1
+}
+
+/// The array that words with quotes around blanks are meant to be.
+fn as_array(keyword: Keyword, line: Line<'_>, words: &[Range<usize>]) -> String {
+    let mut strings: Vec<String> = Vec::new();
+    let mut open: Option<char> = None;
+    for word in words {
+        let text = line.slice(word.clone());
+        let bare = text.replace(['"', '\''], "");
+        match (open, strings.last_mut()) {
+            (Some(_), Some(last)) => {
+                last.push(' ');
+                last.push_str(&bare);
+            }
+            _ => strings.push(bare),
+        }
+        for c in text.chars().filter(|c| matches!(c, '"' | '\'')) {
+            open = match open {
+                None => Some(c),
+                Some(quote) if quote == c => None,
+                open => open,
+            };
+        }
+    }
+    let strings: Vec<String> = strings
+        .into_iter()
+        .map(|string| serde_json::Value::from(string).to_string())
+        .collect();
+    format!("{} [{}]", keyword.name(), strings.join(", "))
 }
 
 /// JSON strings as what they stand for.

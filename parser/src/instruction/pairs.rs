@@ -49,7 +49,16 @@ impl Builder<'_, '_> {
                     self.no_equals(keyword, line, word.start..end);
                     words.by_ref().take(2).for_each(drop);
                 } else {
-                    self.no_equals(keyword, line, word);
+                    // Further words without `=` belong to the same value.
+                    let more = after
+                        .iter()
+                        .take_while(|word| split(line, (*word).clone()).is_none())
+                        .take_while(|word| !line.slice((*word).clone()).starts_with('#'))
+                        .count();
+                    let end = more.checked_sub(1).and_then(|last| after.get(last));
+                    let end = end.map_or(word.end, |last| last.end);
+                    self.no_equals(keyword, line, word.start..end);
+                    words.by_ref().take(more).for_each(drop);
                 }
                 continue;
             };
@@ -184,10 +193,24 @@ impl Builder<'_, '_> {
                 right.trim_start()
             ))
         } else {
+            let before = line.text[..word.start].trim_end();
+            let pair = before
+                .rsplit([' ', '\t'])
+                .next()
+                .and_then(|pair| pair.split_once('='));
+            let plain = |text: &str| !text.contains(['"', '\'', '\\']);
+            let help = match pair {
+                Some((key, value))
+                    if plain(value) && plain(text) && !key.is_empty() && !value.is_empty() =>
+                {
+                    format!("a value with blanks needs quotes: `{key}=\"{value} {text}\"`")
+                }
+                _ => "a value with blanks needs quotes: name=\"two words\"".to_owned(),
+            };
             diagnostic(format!(
                 "`{text}` in {name} has no `=`; the form is name=value"
             ))
-            .help("a value with blanks needs quotes: name=\"two words\"")
+            .help(help)
         });
     }
 }

@@ -25,7 +25,7 @@ impl Builder<'_, '_> {
             Arguments::Words(_) => self.words_or_array(keyword, line, arguments.clone())?,
         };
         let destination = paths.pop();
-        let Some(destination) = destination.filter(|_| !paths.is_empty()) else {
+        let Some(destination) = destination.clone().filter(|_| !paths.is_empty()) else {
             let message =
                 format!("{name} requires at least two arguments, sources and a destination");
             self.report(
@@ -34,7 +34,13 @@ impl Builder<'_, '_> {
                     message,
                     line.span(0..line.text.len()),
                 )
-                .help(format!("write `{name} source destination`")),
+                .help(match paths.first().or(destination.as_ref()) {
+                    Some(source) if !source.value.is_empty() => format!(
+                        "write `{name} {} DESTINATION`, for instance `{name} {0} .`",
+                        source.value
+                    ),
+                    _ => format!("write `{name} source destination`"),
+                }),
             );
             return None;
         };

@@ -81,9 +81,17 @@ pub fn parse_expanding(
     expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
 ) -> Result<Mount, Box<Diagnostic>> {
     check(value, span, extended)?;
-    let fields = split(value, span)?;
+    read(value, span, &split(value, span)?, expand)
+}
+
+fn read(
+    value: &str,
+    span: Span,
+    fields: &[String],
+    expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
+) -> Result<Mount, Box<Diagnostic>> {
     let mut settings = Vec::with_capacity(fields.len());
-    for field in &fields {
+    for field in fields {
         let (key, text) = field
             .split_once('=')
             .map_or((field.as_str(), None), |(key, text)| (key, Some(text)));
@@ -103,14 +111,30 @@ pub fn parse_expanding(
             field,
         });
     }
-    let kind = options::kind(&settings, span)?;
-    Reading::new(kind, &settings, span)?.finish()
+    let kind = options::kind(&settings, span).map_err(|mistake| {
+        narrowed(
+            mistake,
+            value,
+            settings.iter().rev().find(|it| it.key == "type"),
+        )
+    })?;
+    let mut reading = Reading::new(kind, span);
+    for setting in &settings {
+        reading
+            .option(setting)
+            .map_err(|mistake| narrowed(mistake, value, Some(setting)))?;
+    }
+    reading.finish()
 }
 
-/// Finds what is wrong with a raw value before anything is expanded: quotes of the record, a variable in `from=`
-/// where the file is not extended.
+/// Finds what is wrong with a raw value whatever variables hold: everything, where there are none; else quotes of the
+/// record, and a variable in `from=` where the file is not extended.
 pub fn check(value: &str, span: Span, extended: bool) -> Result<(), Box<Diagnostic>> {
-    for field in split(value, span)? {
+    let fields = split(value, span)?;
+    if !value.contains(['$', '\\', '"', '\'']) {
+        read(value, span, &fields, &mut |text| Ok(text.to_owned()))?;
+    }
+    for field in fields {
         let Some((key, from)) = field.split_once('=') else {
             continue;
         };
@@ -131,6 +155,26 @@ pub fn variable_in_from(what: &str, span: Span) -> Diagnostic {
     Diagnostic::error("variable-in-from", format!("{what} takes no variables"), span)
         .help("name a stage after what the variable holds (`FROM $NAME AS name`) and use that stage")
         .help("to allow variables here, which BuildKit does not, write `# rbuild: ext=1` at the top of the file")
+}
+
+/// Points at the option, where it stands in the raw value as it was read.
+fn narrowed(
+    mut mistake: Box<Diagnostic>,
+    value: &str,
+    setting: Option<&Setting<'_>>,
+) -> Box<Diagnostic> {
+    let span = mistake.primary.span;
+    let in_place = span.end.saturating_sub(span.start) == value.len();
+    let field = setting.map_or("", |setting| setting.field);
+    let at = value.match_indices(field).map(|(at, _)| at).find(|at| {
+        let before = value[..*at].chars().next_back();
+        let after = value[at + field.len()..].chars().next();
+        before.is_none_or(|c| c == ',') && after.is_none_or(|c| c == ',')
+    });
+    if let Some(at) = at.filter(|_| in_place && !field.is_empty()) {
+        mistake.primary.span = Span::new(span.start + at, span.start + at + field.len());
+    }
+    mistake
 }
 
 fn split(value: &str, span: Span) -> Result<Vec<String>, Box<Diagnostic>> {

@@ -155,12 +155,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn new(
-        kind: Kind,
-        options: &[Setting<'_>],
-        span: Span,
-    ) -> Result<Self, Box<Diagnostic>> {
-        let mut reading = Self {
+    pub(super) fn new(kind: Kind, span: Span) -> Self {
+        Self {
             kind,
             span,
             target: None,
@@ -175,14 +171,10 @@ impl Reading {
             mode: None,
             uid: None,
             gid: None,
-        };
-        for option in options {
-            reading.option(option)?;
         }
-        Ok(reading)
     }
 
-    fn option(&mut self, option: &Setting<'_>) -> Result<(), Box<Diagnostic>> {
+    pub(super) fn option(&mut self, option: &Setting<'_>) -> Result<(), Box<Diagnostic>> {
         self.check_key(option)?;
         let key = option.key.as_str();
         let Some(value) = option.value.as_deref() else {
@@ -236,6 +228,16 @@ impl Reading {
             .filter(|(_, kind)| kind.options().contains(&key))
             .map(|(name, _)| *name)
             .collect();
+        if option.field.is_empty() {
+            return Err(Box::new(
+                Diagnostic::error(
+                    "bad-mount",
+                    "the value of --mount has an empty option: two commas, or one at its end",
+                    self.span,
+                )
+                .help("write the options without blanks between them: `--mount=type=…,target=…`"),
+            ));
+        }
         let shown = if key.is_empty() { option.field } else { key };
         let diagnostic = Diagnostic::error(
             "bad-mount",

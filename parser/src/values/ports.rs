@@ -56,8 +56,13 @@ fn range(ports: &str, text: &str) -> Result<RangeInclusive<u16>, ValueError> {
             None
         };
         port.ok_or_else(|| {
+            let place = if digits == text {
+                String::new()
+            } else {
+                format!(" in `{text}`")
+            };
             ValueError::new(format!(
-                "`{digits}` in `{text}` is no port; ports are numbers up to 65535"
+                "`{digits}`{place} is no port; ports are numbers up to 65535"
             ))
         })
     };

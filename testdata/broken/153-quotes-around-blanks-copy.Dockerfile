@@ -1,0 +1,2 @@
+FROM busybox
+COPY "my file.txt" /x

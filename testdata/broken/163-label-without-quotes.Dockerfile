@@ -1,0 +1,2 @@
+FROM busybox
+LABEL description=some text here version=1

@@ -1,0 +1,1 @@
+FROM --plataform=linux/arm64 busybox

@@ -1,0 +1,2 @@
+FROM busybox AS a AS b
+RUN true

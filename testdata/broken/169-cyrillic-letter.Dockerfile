@@ -1,0 +1,2 @@
+FROM busybox
+СOPY a /

@@ -1,0 +1,3 @@
+FROM busybox
+SHELL bash -c
+RUN true
