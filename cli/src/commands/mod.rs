@@ -185,13 +185,23 @@ pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString
             at += 1;
         } else {
             let own = ["-h", "--help", "-V", "--version", "help"].contains(&text.as_ref());
-            if !own && !names().iter().any(|name| *name == text) {
+            // Many a context is called so; the command has a word after it.
+            let is_directory = text == "context" && !names_context_command(arguments.get(at + 1));
+            if is_directory || !own && !names().iter().any(|name| *name == text) {
                 arguments.insert(at, "build".into());
             }
             break;
         }
     }
     arguments
+}
+
+fn names_context_command(word: Option<&OsString>) -> bool {
+    word.is_some_and(|word| {
+        ["ls", "list", "help", "-h", "--help"]
+            .iter()
+            .any(|known| word == known)
+    })
 }
 
 /// All names and aliases of commands.
@@ -238,6 +248,8 @@ mod tests {
         );
         assert_eq!(completed(&["rbuild", "--help"]), "rbuild --help");
         assert_eq!(completed(&["rbuild"]), "rbuild");
+        assert_eq!(completed(&["rbuild", "context"]), "rbuild build context");
+        assert_eq!(completed(&["rbuild", "context", "ls"]), "rbuild context ls");
     }
 
     #[test]

@@ -105,7 +105,12 @@ fn missing_context(context: &str, directory: &Path) -> Error {
     }
     if !context.contains('/') {
         let names = super::super::names();
-        for near in similar::nearest(context, names.iter().map(String::as_str)) {
+        // `context` alone is a directory.
+        let names = names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| *name != "context");
+        for near in similar::nearest(context, names) {
             error = error.help(format!("there is a command `{near}`"));
         }
     }
