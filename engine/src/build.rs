@@ -186,8 +186,8 @@ impl Engine {
         let main = self.main_context(request).await?;
         let source = Arc::new(main.dockerfile);
         let parsed = rbuild_parser::parse(&source);
-        require_sound(&source, &parsed)?;
         let options = options(request);
+        require_sound(&source, &parsed, &options)?;
         self.images_of(request, &source, &parsed, &options, HashMap::new())
             .await
     }
