@@ -11,8 +11,8 @@ pub(crate) struct Failure {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) help: Vec<String>,
-    /// The word of the instruction that it is about.
-    pub(crate) word: Option<String>,
+    /// The word of the instruction that it is about. One pointer: failures are returned by value.
+    pub(crate) word: Option<Arc<String>>,
     pub(crate) exit: Option<Exit>,
     /// The last lines that a command printed.
     pub(crate) output: Vec<u8>,
@@ -75,7 +75,7 @@ impl Failure {
     /// Points at a word of the instruction, where it stands there as it is.
     #[must_use]
     pub(crate) fn about(mut self, word: impl Into<String>) -> Self {
-        self.word = Some(word.into());
+        self.word = Some(Arc::new(word.into()));
         self
     }
 
