@@ -409,7 +409,7 @@ pub(crate) fn further_mistakes(
     let is_lost = instructions.iter().any(|instruction| {
         let keyword = instruction.keyword.value.as_str();
         matches!(instruction.command, Command::Invalid)
-            && nearest(keyword, ["FROM", "ARG"].into_iter()).is_some()
+            && nearest(keyword, ["FROM", "ARG"]).is_some()
     });
     if is_lost {
         return Vec::new();
