@@ -14,6 +14,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::{Error, IndexContext as _, IoContext as _, Result};
@@ -178,7 +179,30 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
     connection
         .execute_batch("PRAGMA synchronous = NORMAL")
         .doing("set how it syncs")?;
+    // Else the last process that closes it empties the log, with two syncs: more than a whole cached build takes.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .doing("set how it closes")?;
     Ok(Some(connection))
+}
+
+/// The log is read whole when the index is opened; a longer one is emptied into the index before.
+const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// Empties the log if it grew long. What is in it is safe either way.
+pub(crate) fn shorten_log(root: &Path, connection: &Connection) {
+    let is_long = std::fs::metadata(root.join("index.db-wal"))
+        .is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX);
+    if !is_long {
+        return;
+    }
+    // Others may be using it: then it is theirs to do.
+    let truncated = connection
+        .busy_timeout(Duration::ZERO)
+        .and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+    if let Err(error) = truncated {
+        tracing::debug!(%error, "the index's log stays long");
+    }
 }
 
 /// Makes the tables, or those of version 1 into ours.

@@ -23,7 +23,7 @@ use crate::key::{Key, KeyWriter};
 use crate::lease;
 use crate::root_dir::RootDir;
 use crate::store::{Error, Result, Shared, Store, make_directory};
-use crate::tree::Tree;
+use crate::tree::{Tree, Written};
 
 /// Random; only ever made by this module, so it is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -449,8 +449,18 @@ impl ActiveSnapshot {
     /// Scans the upper directory, writes its tree, moves it to its place and makes it known. Nothing may be mounted
     /// on it any more.
     pub fn commit(self, parent: Option<&SnapshotId>, created: i64) -> Result<Snapshot> {
+        self.commit_written(parent, created, &Written::default())
+    }
+
+    /// As [`ActiveSnapshot::commit`], without reading the files in `written` again.
+    pub fn commit_written(
+        self,
+        parent: Option<&SnapshotId>,
+        created: i64,
+        written: &Written,
+    ) -> Result<Snapshot> {
         let root = RootDir::open_ambient(&self.upper).at("open", &self.upper)?;
-        let tree = Tree::scan(root.as_fd())?;
+        let tree = Tree::scan_written(root.as_fd(), written)?;
         self.commit_with_tree(parent, created, tree)
     }
 

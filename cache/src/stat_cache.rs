@@ -1,4 +1,5 @@
-//! The stat cache of one build context: which content digest a file had when its stat looked like this.
+//! The stat cache of one build context: which content digest a file had when its stat looked like this, and whether
+//! it had extended attributes (whose change is a change of its ctime).
 //! One sorted flat file per context under `contexts/`, merged with the walk. Racily clean files (changed within
 //! the clock's granularity of the scan) are never trusted.
 
@@ -29,6 +30,15 @@ pub struct Stamp {
     pub ctime_ns: i128,
 }
 
+/// What is remembered of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// blake3 of its bytes.
+    pub content: [u8; 32],
+    /// It has attributes that are content; which ones must be asked.
+    pub has_xattrs: bool,
+}
+
 /// Loaded for one walk, saved after it. `get` may be called from many threads; it is fastest in the order of paths.
 #[derive(Debug)]
 pub struct StatCache {
@@ -42,17 +52,19 @@ pub struct StatCache {
     seen: Vec<AtomicBool>,
     /// Where the next question is likely to be answered.
     next: AtomicUsize,
-    added: BTreeMap<Vec<u8>, (Stamp, [u8; 32])>,
+    added: BTreeMap<Vec<u8>, (Stamp, Known)>,
     /// Something was put that was not there.
     changed: bool,
 }
 
-const MAGIC: &[u8; 8] = b"rbstat\0\x01";
+const MAGIC: &[u8; 8] = b"rbstat\0\x02";
 const CHECKSUM_BYTES: usize = 32;
-/// age (1), device, inode, size (8 each), mtime, ctime (16 each), content (32), length of the path (4).
+/// age and [`HAS_XATTRS`] (1), device, inode, size (8 each), mtime, ctime (16 each), content (32), length of the path (4).
 const FIXED_BYTES: usize = 1 + 3 * 8 + 2 * 16 + 32 + 4;
 /// An entry that nobody asked for in so many saves is dropped: its file is gone, or ignored by now.
 const AGE_MAX: u8 = 8;
+/// In the byte of the age.
+const HAS_XATTRS: u8 = 0x80;
 
 /// Kernels stamp files by a clock that ticks every 1 to 10 ms.
 const TICK_NS: i128 = 20_000_000;
@@ -100,8 +112,8 @@ impl StatCache {
         }
     }
 
-    /// The digest of `path` (relative to the context) if its stamp is the same and not racily clean.
-    pub fn get(&self, path: &[u8], stamp: &Stamp) -> Option<[u8; 32]> {
+    /// What is known of `path` (relative to the context) if its stamp is the same and not racily clean.
+    pub fn get(&self, path: &[u8], stamp: &Stamp) -> Option<Known> {
         let at = self.find(path)?;
         self.next.store(at + 1, Memory::Relaxed);
         let entry = self.entry(at)?;
@@ -111,18 +123,18 @@ impl StatCache {
         if let Some(seen) = self.seen.get(at) {
             seen.store(true, Memory::Relaxed);
         }
-        Some(entry.content)
+        Some(entry.known)
     }
 
-    /// Remembers a digest that was computed from bytes read after `stamp` was taken. A file that changed since the
+    /// Remembers what was found out from bytes read after `stamp` was taken. A file that changed since the
     /// cache was loaded, or within the clock's granularity before, is not remembered: it could change once more
     /// and look the same.
-    pub fn put(&mut self, path: &[u8], stamp: Stamp, content: [u8; 32]) {
+    pub fn put(&mut self, path: &[u8], stamp: Stamp, known: Known) {
         if self.is_racy(&stamp) {
             return;
         }
         self.changed = true;
-        self.added.insert(path.to_vec(), (stamp, content));
+        self.added.insert(path.to_vec(), (stamp, known));
     }
 
     fn is_racy(&self, stamp: &Stamp) -> bool {
@@ -161,10 +173,10 @@ impl StatCache {
         let mut added = self.added.iter().peekable();
         let old = (0..self.entries.len()).filter_map(|at| self.entry(at).map(|entry| (at, entry)));
         for (at, entry) in old {
-            while let Some((path, (stamp, content))) =
+            while let Some((path, (stamp, known))) =
                 added.next_if(|(path, _)| path.as_slice() < entry.path)
             {
-                put(&mut out, 0, path, stamp, content);
+                put(&mut out, 0, path, stamp, *known);
                 count += 1;
             }
             if added
@@ -179,12 +191,12 @@ impl StatCache {
                 .is_some_and(|seen| seen.load(Memory::Relaxed));
             let age = if seen { 0 } else { entry.age.saturating_add(1) };
             if age < AGE_MAX {
-                put(&mut out, age, entry.path, &entry.stamp, &entry.content);
+                put(&mut out, age, entry.path, &entry.stamp, entry.known);
                 count += 1;
             }
         }
-        for (path, (stamp, content)) in added {
-            put(&mut out, 0, path, stamp, content);
+        for (path, (stamp, known)) in added {
+            put(&mut out, 0, path, stamp, *known);
             count += 1;
         }
         if let Some(place) = out.get_mut(MAGIC.len()..MAGIC.len() + 8) {
@@ -200,21 +212,21 @@ impl StatCache {
 struct Stored<'a> {
     age: u8,
     stamp: Stamp,
-    content: [u8; 32],
+    known: Known,
     path: &'a [u8],
 }
 
-fn put(out: &mut Vec<u8>, age: u8, path: &[u8], stamp: &Stamp, content: &[u8; 32]) {
+fn put(out: &mut Vec<u8>, age: u8, path: &[u8], stamp: &Stamp, known: Known) {
     let Ok(length) = u32::try_from(path.len()) else {
         return;
     };
-    out.push(age);
+    out.push(age | if known.has_xattrs { HAS_XATTRS } else { 0 });
     for number in [stamp.device, stamp.inode, stamp.size] {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&stamp.mtime_ns.to_le_bytes());
     out.extend_from_slice(&stamp.ctime_ns.to_le_bytes());
-    out.extend_from_slice(content);
+    out.extend_from_slice(&known.content);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(path);
 }
@@ -269,8 +281,9 @@ fn entry_at(bytes: &[u8], start: usize) -> Option<Stored<'_>> {
             fixed.get(at..at + 16)?.try_into().ok()?,
         ))
     };
+    let first = *fixed.first()?;
     Some(Stored {
-        age: *fixed.first()?,
+        age: first & !HAS_XATTRS,
         stamp: Stamp {
             device: small(1)?,
             inode: small(9)?,
@@ -278,7 +291,10 @@ fn entry_at(bytes: &[u8], start: usize) -> Option<Stored<'_>> {
             mtime_ns: wide(25)?,
             ctime_ns: wide(41)?,
         },
-        content: fixed.get(57..89)?.try_into().ok()?,
+        known: Known {
+            content: fixed.get(57..89)?.try_into().ok()?,
+            has_xattrs: first & HAS_XATTRS != 0,
+        },
         path,
     })
 }

@@ -37,6 +37,7 @@ pub(crate) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        index::shorten_log(&self.root, &self.index());
         if let Some(holder) = self.empty.get()
             && let Err(error) = lease::remove(holder)
         {

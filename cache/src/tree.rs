@@ -11,9 +11,11 @@ mod scan;
 mod tests;
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
 use crate::key::Key;
+use crate::root_dir::Metadata;
 use crate::store::Result;
 
 pub use scan::is_content_xattr;
@@ -85,11 +87,37 @@ pub struct Tree {
     pub entries: Vec<Entry>,
 }
 
+/// Files without attributes that whoever makes a snapshot has just written into it, so that they need not be read
+/// again: by file system and inode, their size and the blake3 of their bytes.
+#[derive(Debug, Default)]
+pub struct Written {
+    files: HashMap<(u64, u64), (u64, [u8; 32])>,
+}
+
+impl Written {
+    /// `metadata` is the file's own after the last byte was written, not what an overlay shows.
+    pub fn add(&mut self, metadata: &Metadata, content: [u8; 32]) {
+        let inode = (metadata.file_system, metadata.inode);
+        self.files.insert(inode, (metadata.size, content));
+    }
+
+    fn content(&self, metadata: &Metadata) -> Option<[u8; 32]> {
+        let inode = (metadata.file_system, metadata.inode);
+        let (size, content) = self.files.get(&inode)?;
+        (metadata.kind == Kind::File && *size == metadata.size).then_some(*content)
+    }
+}
+
 impl Tree {
     /// Walks an overlay upper directory, hashing files in parallel. Nothing is followed and nothing but regular
     /// files is opened for reading.
     pub fn scan(directory: BorrowedFd<'_>) -> Result<Self> {
-        scan::scan(directory)
+        scan::scan(directory, &Written::default())
+    }
+
+    /// As [`Tree::scan`], but the files in `written` are not read.
+    pub fn scan_written(directory: BorrowedFd<'_>, written: &Written) -> Result<Self> {
+        scan::scan(directory, written)
     }
 
     /// The identity of the list: equal content gives equal keys on any machine.

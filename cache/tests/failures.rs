@@ -9,7 +9,7 @@ use rbuild_cache::collect::PruneOptions;
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::mounts::Sharing;
 use rbuild_cache::record::Record;
-use rbuild_cache::stat_cache::Stamp;
+use rbuild_cache::stat_cache::{Known, Stamp};
 use rbuild_cache::{ChainId, Digest, Error, Key, KeyWriter, Store};
 
 fn key(text: &str) -> Key {
@@ -65,7 +65,11 @@ fn try_publish(
         mtime_ns: 1,
         ctime_ns: 1,
     };
-    cache.put(name.as_bytes(), stamp, [1; 32]);
+    let known = Known {
+        content: [1; 32],
+        has_xattrs: false,
+    };
+    cache.put(name.as_bytes(), stamp, known);
     store.save_stat_cache(cache)?;
     Ok((snapshot, blob))
 }

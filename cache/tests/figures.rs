@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rbuild_cache::record::Record;
-use rbuild_cache::stat_cache::Stamp;
+use rbuild_cache::stat_cache::{Known, Stamp};
 use rbuild_cache::{Digest, Key, KeyWriter, Store};
 
 fn time<T>(what: &str, work: impl FnOnce() -> T) -> T {
@@ -131,7 +131,10 @@ fn figures() {
         cache.put(
             format!("directory/sub/file{number:05}.txt").as_bytes(),
             stamp(number),
-            [1; 32],
+            Known {
+                content: [1; 32],
+                has_xattrs: false,
+            },
         );
     }
     time("save a stat cache of 50,000", || {

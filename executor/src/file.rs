@@ -5,6 +5,7 @@
 mod attributes;
 mod data;
 mod destination;
+mod direct;
 mod mode;
 mod run;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 mod tree;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::tree::{Entry, Tree};
 use rbuild_cache::{ActiveSnapshot, RootDir, Snapshot, SnapshotId};
@@ -180,26 +181,34 @@ impl Executor {
         created: i64,
     ) -> Result<Snapshot, Error> {
         let active = self.store.prepare()?;
-        {
-            let root = self.writable(base, &active)?;
-            let run = Run {
-                root: &root,
-                is_scratch: base.is_none(),
-                inputs,
-                unpacker,
-                cloning: Cloning::default(),
-            };
+        let cloning = Cloning::default();
+        let root = self.writable(base, &active)?;
+        let run = Run {
+            root: &root,
+            is_scratch: base.is_none(),
+            inputs,
+            unpacker,
+            cloning: &cloning,
+        };
+        let direct = direct::prepare(&run, actions, inputs, &cloning, active.upper())?;
+        if direct.is_none() {
             for action in actions {
                 run.action(action)?;
             }
         }
-        Ok(active.commit(base, created)?)
+        // Takes the overlay away.
+        drop(root);
+        match direct {
+            Some(direct) => Ok(active.commit_written(base, created, &direct.copy()?)?),
+            None => Ok(active.commit(base, created)?),
+        }
     }
 
     /// Makes a snapshot on nothing that holds what the input's tree lists: a part of a build context that commands
     /// are to see. Blocking.
     pub fn materialise(&self, input: &Input, created: i64) -> Result<Snapshot, Error> {
         let active = self.store.prepare()?;
+        let written = Mutex::default();
         {
             let root = self.writable(None, &active)?;
             let (top, entries) = match input.tree.entries.split_first() {
@@ -212,6 +221,7 @@ impl Executor {
                 mtime: None,
             };
             tree::copy(&tree::Request {
+                written: Some(&written),
                 input,
                 from: b"",
                 entries,
@@ -227,7 +237,8 @@ impl Executor {
                     .map_err(|error| io_error("set the attributes of", Path::new("/"), error))?;
             }
         }
-        Ok(active.commit(None, created)?)
+        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(active.commit_written(None, created, &written)?)
     }
 
     /// On nothing, the upper directory is the root: no mount is needed.

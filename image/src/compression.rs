@@ -1,17 +1,20 @@
 //! Compressing layers, the same bytes for the same input on any machine; and reading whatever is compressed.
 //!
-//! Writing goes through [`Compressor`]: gzip in independent members of 1 MiB input that all cores make, zstd with
-//! fixed parameters. Reading goes through [`reader`] or, where the input is not trusted, [`Bounded`] around it.
+//! Writing goes through [`Compressor`]: gzip in pieces of 1 MiB input that all cores make ([`gzip`], [`deflate`]),
+//! zstd with fixed parameters. Reading goes through [`reader`] or, where the input is not trusted, [`Bounded`] around it.
 
-use std::collections::VecDeque;
+mod deflate;
+mod gzip;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+
+use gzip::Gzip;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// libdeflate, in independent members of 1 MiB input on all cores.
+    /// libdeflate, in pieces of 1 MiB input on all cores.
     Gzip {
         level: u8,
     },
@@ -34,16 +37,14 @@ pub enum Detected {
 /// As many first bytes as [`detect`] looks at.
 const MAGIC_LENGTH: usize = 6;
 
-/// One gzip member's input. Part of what the bytes of a layer are a function of: never change it.
-const MEMBER_BYTES: usize = 1 << 20;
-
 /// What a decoder may allocate for its window, in bytes (zstd's own limit for `--long` less streams).
 const DECODER_MEMORY_LIMIT_BYTES: u64 = 256 << 20;
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 impl Default for Compression {
     fn default() -> Self {
-        Self::Gzip { level: 4 }
+        // The least with which layers are no larger than with zlib at its own default.
+        Self::Gzip { level: 5 }
     }
 }
 
@@ -230,106 +231,9 @@ impl<W: Write> Write for Compressor<W> {
     }
 }
 
-type Member = Result<Vec<u8>, String>;
-
-/// gzip members of [`MEMBER_BYTES`] input each, compressed on rayon's threads and written in order. At most
-/// twice as many as there are threads are under way.
-pub(crate) struct Gzip<W: Write> {
-    level: u8,
-    output: W,
-    pending: Vec<u8>,
-    under_way: VecDeque<mpsc::Receiver<Member>>,
-    wrote: bool,
-}
-
-impl<W: Write> Gzip<W> {
-    fn new(level: u8, output: W) -> Self {
-        Self {
-            level,
-            output,
-            pending: Vec::new(),
-            under_way: VecDeque::new(),
-            wrote: false,
-        }
-    }
-
-    fn dispatch(&mut self) -> io::Result<()> {
-        let input = std::mem::take(&mut self.pending);
-        let level = self.level;
-        let (sender, receiver) = mpsc::sync_channel(1);
-        rayon::spawn(move || {
-            // The receiver is gone only when writing failed: then nobody wants the member.
-            let _ = sender.send(gzip_member(&input, level));
-        });
-        self.under_way.push_back(receiver);
-        self.wrote = true;
-        if self.under_way.len() > 2 * rayon::current_num_threads() {
-            self.take_oldest()?;
-        }
-        Ok(())
-    }
-
-    fn take_oldest(&mut self) -> io::Result<()> {
-        let Some(receiver) = self.under_way.pop_front() else {
-            return Ok(());
-        };
-        let member = receiver
-            .recv()
-            .map_err(|_| io::Error::other("a compressing thread died"))?
-            .map_err(io::Error::other)?;
-        self.output.write_all(&member)
-    }
-
-    fn finish(mut self) -> io::Result<W> {
-        if !self.pending.is_empty() || !self.wrote {
-            if self.wrote {
-                self.dispatch()?;
-            } else {
-                // A stream of one member is not worth a thread.
-                let member = gzip_member(&self.pending, self.level).map_err(io::Error::other)?;
-                self.output.write_all(&member)?;
-            }
-        }
-        while !self.under_way.is_empty() {
-            self.take_oldest()?;
-        }
-        Ok(self.output)
-    }
-}
-
-impl<W: Write> Write for Gzip<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = MEMBER_BYTES - self.pending.len();
-        let taken = bytes.get(..room).unwrap_or(bytes);
-        if self.pending.capacity() == 0 && self.wrote {
-            self.pending.reserve_exact(MEMBER_BYTES);
-        }
-        self.pending.extend_from_slice(taken);
-        if self.pending.len() == MEMBER_BYTES {
-            self.dispatch()?;
-        }
-        Ok(taken.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn gzip_member(input: &[u8], level: u8) -> Member {
-    let level = libdeflater::CompressionLvl::new(i32::from(level))
-        .map_err(|_| format!("gzip knows no level {level}: 1 to 12"))?;
-    let mut compressor = libdeflater::Compressor::new(level);
-    let mut output = vec![0; compressor.gzip_compress_bound(input.len())];
-    let length = compressor
-        .gzip_compress(input, &mut output)
-        .map_err(|error| error.to_string())?;
-    output.truncate(length);
-    Ok(output)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::gzip::PIECE_BYTES;
     use super::*;
 
     fn compress(compression: Compression, input: &[u8]) -> Vec<u8> {
@@ -367,7 +271,7 @@ mod tests {
             Compression::Zstd { level: 3 },
             Compression::None,
         ] {
-            for length in [0, 1, MEMBER_BYTES - 1, MEMBER_BYTES, 3 * MEMBER_BYTES + 17] {
+            for length in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 3 * PIECE_BYTES + 17] {
                 let input = sample(length);
                 let first = compress(compression, &input);
                 assert_eq!(first, compress(compression, &input));
@@ -378,6 +282,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Many readers know only the first member of a stream.
+    #[test]
+    fn gzip_is_one_member() {
+        let input = sample(5 * PIECE_BYTES + 3);
+        let packed = compress(Compression::default(), &input);
+        let mut output = Vec::new();
+        let mut decoder = flate2::bufread::GzDecoder::new(packed.as_slice());
+        decoder.read_to_end(&mut output).unwrap();
+        assert!(decoder.into_inner().is_empty());
+        assert!(output == input);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Entry, Kind, Tree, path_order};
+use super::{Entry, Kind, Tree, Written, path_order};
 use crate::error::{IoContext as _, Result};
 use crate::owners;
 use crate::root_dir::{Metadata, Resolve, RootDir, path_of, read_dir};
@@ -41,23 +41,27 @@ struct Found {
     large: bool,
 }
 
-struct Scan {
+struct Scan<'a> {
     root: RootDir,
+    written: &'a Written,
     found: Mutex<Vec<Found>>,
     error: Mutex<Option<crate::Error>>,
 }
 
-pub(super) fn scan(directory: BorrowedFd<'_>) -> Result<Tree> {
+pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<Tree> {
     let root = directory
         .try_clone_to_owned()
         .at("open", Path::new("the snapshot's directory"))?;
     let scan = Scan {
         root: RootDir::from_fd(root),
+        written,
         found: Mutex::new(Vec::new()),
         error: Mutex::new(None),
     };
     scan.run();
-    let Scan { root, found, error } = scan;
+    let Scan {
+        root, found, error, ..
+    } = scan;
     if let Some(error) = error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
@@ -90,7 +94,7 @@ enum Task {
     },
 }
 
-impl Scan {
+impl Scan<'_> {
     /// Walks it all: what is small on this thread, because others would have to be woken; the rest on all cores.
     fn run(&self) {
         let mut tasks = vec![Task::Directory(Vec::new())];
@@ -146,13 +150,18 @@ impl Scan {
         let directory = open_directory(&self.root, path).during("open")?;
         let metadata = Metadata::of_fd(directory.as_fd()).during("stat")?;
         let mut entry = entry_of(path.to_vec(), &metadata);
-        let marks = xattrs_of(
+        let mut marks = xattrs_of(
             &mut entry,
             |buffer| rustix::fs::flistxattr(&directory, buffer),
             |name, buffer| rustix::fs::fgetxattr(&directory, name, buffer),
         )
         .during("read attributes of")?;
         entry.opaque = marks.opaque;
+        // Files in here were given access lists when they were made.
+        marks.inherited |= entry
+            .xattrs
+            .iter()
+            .any(|(name, _)| name == b"system.posix_acl_default");
         let mut names: Vec<Name> = Vec::new();
         for child in read_dir(directory.as_fd()).during("list")? {
             // What the listing calls a directory needs no stat here; it has a task of its own.
@@ -203,17 +212,42 @@ impl Scan {
         let mut buffer = Vec::new();
         for child in names {
             let child_path = join(path, &child.name);
-            let file =
-                file(directory, child, child_path, marks, &mut buffer).map_err(|failure| {
-                    Failure {
-                        name: Some(child.name.clone()),
-                        ..failure
-                    }
-                })?;
-            found.push(file);
+            let named = |failure| Failure {
+                name: Some(child.name.clone()),
+                ..failure
+            };
+            let known = self
+                .written(directory, child, &child_path, marks)
+                .map_err(named)?;
+            found.push(match known {
+                Some(file) => file,
+                None => file(directory, child, child_path, marks, &mut buffer).map_err(named)?,
+            });
         }
         self.lock().append(&mut found);
         Ok(())
+    }
+
+    /// A file whose bytes are known: looked up, not opened.
+    fn written(
+        &self,
+        directory: &OwnedFd,
+        child: &Name,
+        path: &[u8],
+        marks: Marks,
+    ) -> Result<Option<Found>, Failure> {
+        if self.written.files.is_empty() || !child.is_file || marks.inherited {
+            return Ok(None);
+        }
+        let metadata = Metadata::at(directory.as_fd(), &child.name).during("stat")?;
+        Ok(self.written.content(&metadata).map(|content| Found {
+            entry: Entry {
+                content,
+                ..entry_of(path.to_vec(), &metadata)
+            },
+            inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
+            large: false,
+        }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Found>> {
@@ -243,6 +277,8 @@ struct Marks {
     xattr_whiteouts: bool,
     /// Of a file: it has that attribute.
     whiteout: bool,
+    /// What is made in here gets attributes that nobody gave it.
+    inherited: bool,
 }
 
 /// A name in a directory that is not a directory's.

@@ -213,7 +213,7 @@ impl Finder<'_> {
         if kind == Kind::Symlink {
             found.entry.target = self.read_link(&found.entry.path)?;
             found.entry.content = *blake3::hash(&found.entry.target).as_bytes();
-        } else {
+        } else if kind != Kind::File {
             let path = path_of(&found.entry.path);
             let node = self.context.root.node(path, Resolve::Beneath);
             let xattrs = node.and_then(|node| super::walk::xattrs(&node));

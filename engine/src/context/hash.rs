@@ -1,4 +1,4 @@
-//! Content digests of a context's files, on all cores, those that the stat cache knows excepted.
+//! Content digests and attributes of a context's files, on all cores, those that the stat cache knows excepted.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -6,11 +6,13 @@ use std::os::fd::AsFd as _;
 
 use rayon::prelude::*;
 use rbuild_cache::RootDir;
-use rbuild_cache::root_dir::{Metadata, Resolve, path_of};
-use rbuild_cache::stat_cache::{Stamp, StatCache};
-use rbuild_cache::tree::{Entry, Kind};
+use rbuild_cache::root_dir::{Metadata, Node, Resolve, path_of};
+use rbuild_cache::stat_cache::{Known, Stamp, StatCache};
+use rbuild_cache::tree::Kind;
+use rustix::io::Errno;
 
 use super::find::io_error;
+use super::walk::xattrs;
 use super::{Error, Found};
 
 /// Larger files are read one after the other, each on all cores.
@@ -20,7 +22,7 @@ const LARGE_READ_BYTES: usize = 4 << 20;
 /// A file that changes while it is read is read again this often.
 const TRIES: usize = 3;
 
-/// Fills in `content` of all files. Returns whether the cache learned something.
+/// Fills in `content` and `xattrs` of all files. Returns whether the cache learned something.
 pub(super) fn fill_in(
     root: &RootDir,
     found: &mut [Found],
@@ -32,7 +34,17 @@ pub(super) fn fill_in(
             continue;
         }
         match cache.get(&found.entry.path, &stamp(&found.metadata)) {
-            Some(content) => found.entry.content = content,
+            Some(known) => {
+                found.entry.content = known.content;
+                if known.has_xattrs {
+                    found.entry.xattrs = root
+                        .node(path_of(&found.entry.path), Resolve::Beneath)
+                        .and_then(|node| xattrs(&node))
+                        .map_err(|source| {
+                            io_error("read attributes of", &found.entry.path, source)
+                        })?;
+                }
+            }
             None => unknown.push(found),
         }
     }
@@ -47,8 +59,11 @@ pub(super) fn fill_in(
         fill_in_one(root, found, &mut buffer)?;
     }
     for found in small.iter().chain(&large) {
-        let path = &found.entry.path;
-        cache.put(path, stamp(&found.metadata), found.entry.content);
+        let known = Known {
+            content: found.entry.content,
+            has_xattrs: !found.entry.xattrs.is_empty(),
+        };
+        cache.put(&found.entry.path, stamp(&found.metadata), known);
     }
     Ok(!small.is_empty() || !large.is_empty())
 }
@@ -78,15 +93,13 @@ fn fill_in_one(root: &RootDir, found: &mut Found, buffer: &mut Vec<u8>) -> Resul
             file.rewind().map_err(at_path)?;
         }
         let content = digest(&file, before.size, buffer).map_err(at_path)?;
+        // A change of attributes changes the time of change.
+        let xattrs = xattrs_of_file(&file).map_err(at_path)?;
         let after = Metadata::of_fd(file.as_fd()).map_err(at_path)?;
         if stamp(&before) == stamp(&after) {
-            found.entry = Entry {
-                mode: after.mode,
-                size: after.size,
-                mtime: after.mtime,
-                content,
-                ..found.entry.clone()
-            };
+            let entry = &mut found.entry;
+            (entry.mode, entry.size, entry.mtime) = (after.mode, after.size, after.mtime);
+            (entry.content, entry.xattrs) = (content, xattrs);
             found.metadata = after;
             return Ok(());
         }
@@ -96,6 +109,17 @@ fn fill_in_one(root: &RootDir, found: &mut Found, buffer: &mut Vec<u8>) -> Resul
     Err(Error::Changing(path))
 }
 
+/// One call for nearly all files, which have none.
+fn xattrs_of_file(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = [0_u8; 256];
+    match rustix::fs::flistxattr(file, &mut names) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Ok(_) | Err(Errno::RANGE) => xattrs(&Node::from_fd(file.try_clone()?.into())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The bytes up to the size that the file had when it was opened; what is beyond shows in its size afterwards.
 fn digest(mut file: &File, size: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 32]> {
     let is_large = size >= LARGE_BYTES;
     buffer.resize(
@@ -107,6 +131,7 @@ fn digest(mut file: &File, size: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 3
         0,
     );
     let mut hasher = blake3::Hasher::new();
+    let mut total = 0;
     loop {
         let length = match file.read(buffer) {
             Ok(0) => return Ok(*hasher.finalize().as_bytes()),
@@ -119,6 +144,11 @@ fn digest(mut file: &File, size: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 3
             hasher.update_rayon(bytes);
         } else {
             hasher.update(bytes);
+        }
+        total += length as u64;
+        // Kernel file systems say 0 of files that have bytes.
+        if total == size {
+            return Ok(*hasher.finalize().as_bytes());
         }
     }
 }

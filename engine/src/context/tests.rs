@@ -211,7 +211,11 @@ fn unchanged_files_are_not_read() {
     let metadata = context
         .root()
         .metadata("f".as_ref(), rbuild_cache::root_dir::Resolve::Beneath);
-    cache.put(b"f", hash::stamp(&metadata.unwrap()), [7; 32]);
+    let known = rbuild_cache::stat_cache::Known {
+        content: [7; 32],
+        has_xattrs: false,
+    };
+    cache.put(b"f", hash::stamp(&metadata.unwrap()), known);
     kit.store.save_stat_cache(cache).unwrap();
     assert_eq!(kit.tree("", &["."]).get(b"f").unwrap().content, [7; 32]);
     // Until the file changes.

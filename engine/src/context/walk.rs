@@ -123,7 +123,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Link target and attributes.
+/// Link target and attributes; a file's attributes come with its content, because the stat cache knows of most
+/// files that they have none.
 fn details(directory: &OwnedFd, name: &OsStr, found: &mut Found) -> io::Result<()> {
     let entry = &mut found.entry;
     if entry.kind == Kind::Symlink {
@@ -131,12 +132,15 @@ fn details(directory: &OwnedFd, name: &OsStr, found: &mut Found) -> io::Result<(
         entry.content = *blake3::hash(&entry.target).as_bytes();
         return Ok(());
     }
+    if entry.kind == Kind::File {
+        return Ok(());
+    }
     // Through the directory's descriptor; the last name is not followed.
     let mut route = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     route.extend_from_slice(name.as_bytes());
     let route = OsString::from_vec(route);
     let mut names = [0_u8; 256];
-    // Nearly all files have none: one call and no descriptor for those.
+    // Nearly all have none: one call and no descriptor for those.
     match rustix::fs::llistxattr(&route, &mut names) {
         Ok(0) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Ok(_) | Err(rustix::io::Errno::RANGE) => {

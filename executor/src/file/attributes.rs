@@ -44,18 +44,20 @@ impl Attributes<'_> {
         self.mtime.map_or(entry.mtime, |seconds| (seconds, 0))
     }
 
-    /// Of a new file. What is right already is not touched: each change costs a journal entry.
-    pub(super) fn set_on_file(&self, file: &File, entry: &Entry) -> io::Result<()> {
-        self.set_on_file_but_time(file, entry)?;
+    /// Of a new file. What is right already is not touched: each change costs a journal entry. Returns what the file
+    /// was like before.
+    pub(super) fn set_on_file(&self, file: &File, entry: &Entry) -> io::Result<Metadata> {
+        let before = self.set_on_file_but_time(file, entry)?;
         let time = timespec(self.mtime_of(entry));
         let times = Timestamps {
             last_access: time,
             last_modification: time,
         };
-        Ok(rustix::fs::futimens(file, &times)?)
+        rustix::fs::futimens(file, &times)?;
+        Ok(before)
     }
 
-    pub(super) fn set_on_file_but_time(&self, file: &File, entry: &Entry) -> io::Result<()> {
+    pub(super) fn set_on_file_but_time(&self, file: &File, entry: &Entry) -> io::Result<Metadata> {
         let now = Metadata::of_fd(file.as_fd())?;
         let Ids { uid, gid } = self.owner_of(entry);
         let is_owned = (now.uid, now.gid) == (uid, gid);
@@ -76,7 +78,7 @@ impl Attributes<'_> {
                     .map_err(io::Error::from),
             )?;
         }
-        Ok(())
+        Ok(now)
     }
 
     /// Of anything else that was made, or of a directory.

@@ -13,7 +13,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 /// Smaller files go through memory: a read and a write are all it takes.
-const SMALL_BYTES: u64 = 128 << 10;
+pub(super) const SMALL_BYTES: u64 = 128 << 10;
 const PIECE_BYTES: usize = 1 << 20;
 
 /// What was found out about the pair of file systems, so that it is not asked for each file.

@@ -146,7 +146,7 @@ fn not_a_directory(path: &Path, error: io::Error) -> Error {
 }
 
 /// Absolute, `.` and `..` applied as text: so BuildKit reads destinations.
-fn clean(path: &Path) -> PathBuf {
+pub(super) fn clean(path: &Path) -> PathBuf {
     let mut names: Vec<&[u8]> = Vec::new();
     for name in path.as_os_str().as_bytes().split(|byte| *byte == b'/') {
         match name {

@@ -22,7 +22,7 @@ pub(super) struct Run<'a> {
     pub(super) is_scratch: bool,
     pub(super) inputs: &'a [Input],
     pub(super) unpacker: &'a dyn Unpacker,
-    pub(super) cloning: Cloning,
+    pub(super) cloning: &'a Cloning,
 }
 
 impl Run<'_> {
@@ -104,7 +104,8 @@ impl Run<'_> {
                 to: &directory,
                 shown: &copy.destination,
                 attributes,
-                cloning: &self.cloning,
+                cloning: self.cloning,
+                written: None,
             })?;
             // The directory itself keeps mode and owner; its time becomes the source's.
             let mtime = copy.mtime.map_or(top.mtime, |seconds| (seconds, 0));
@@ -131,10 +132,11 @@ impl Run<'_> {
                 name: target.place.name(),
                 is_mutable: input.mutable,
                 attributes: &attributes,
-                cloning: &self.cloning,
+                cloning: self.cloning,
             },
             &mut Vec::new(),
         )
+        .map(|_| ())
         .map_err(|failure| failure.at(top, &target.path))
     }
 
@@ -203,11 +205,13 @@ impl Run<'_> {
             Some(_) => attributes.set_on_file(&file, &entry),
             None => attributes.set_on_file_but_time(&file, &entry),
         };
-        result.map_err(failed("set the attributes of"))
+        result
+            .map(|_| ())
+            .map_err(failed("set the attributes of"))
     }
 
     /// `None`: the source's own.
-    fn owner(&self, owner: &Owner) -> Result<Option<Ids>, Error> {
+    pub(super) fn owner(&self, owner: &Owner) -> Result<Option<Ids>, Error> {
         match owner {
             Owner::Default => Ok(None),
             Owner::Chown(owner) => {
@@ -233,7 +237,7 @@ impl Run<'_> {
     }
 }
 
-fn set_time(directory: &RootDir, mtime: (i64, u32)) -> io::Result<()> {
+pub(super) fn set_time(directory: &RootDir, mtime: (i64, u32)) -> io::Result<()> {
     directory
         .node(Path::new(""), Resolve::Beneath)?
         .set_times(mtime, mtime)

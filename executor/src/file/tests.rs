@@ -106,7 +106,7 @@ impl Kit {
             is_scratch: false,
             inputs,
             unpacker: &NoArchives,
-            cloning: Cloning::default(),
+            cloning: &Cloning::default(),
         };
         actions.iter().try_for_each(|action| run.action(action))
     }
@@ -616,7 +616,7 @@ fn unknown_names_on_nothing_are_refused() {
         is_scratch: true,
         inputs: &[kit.input()],
         unpacker: &NoArchives,
-        cloning: Cloning::default(),
+        cloning: &Cloning::default(),
     };
     let copy = |owner: &str| {
         run.action(&Action::Copy(Copy {

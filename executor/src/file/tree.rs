@@ -7,12 +7,13 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use rbuild_cache::RootDir;
 use rbuild_cache::owners;
 use rbuild_cache::root_dir::{Metadata, Node, Resolve, path_of};
-use rbuild_cache::tree::{Entry, Kind};
+use rbuild_cache::tree::{Entry, Kind, Written};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -23,6 +24,7 @@ use super::{Error, Input, io_error};
 /// So many files are one piece of work. Each piece holds four descriptors at most.
 const BATCH_FILES: usize = 64;
 
+#[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) input: &'a Input,
     /// The directory in the input that `entries` are below.
@@ -36,11 +38,14 @@ pub(super) struct Request<'a> {
     pub(super) shown: &'a Path,
     pub(super) attributes: Attributes<'a>,
     pub(super) cloning: &'a Cloning,
+    /// Where `to` is no overlay: takes down which files need not be read again.
+    pub(super) written: Option<&'a Mutex<Written>>,
 }
 
 /// A directory of the copy.
-struct Directory<'a> {
-    entry: &'a Entry,
+pub(super) struct Directory {
+    /// In the request's entries.
+    place: usize,
     is_implied: bool,
     /// It was there before.
     is_old: bool,
@@ -48,6 +53,11 @@ struct Directory<'a> {
 
 pub(super) fn copy(request: &Request<'_>) -> Result<(), Error> {
     let directories = request.make_directories()?;
+    fill(request, &directories)
+}
+
+/// Copies what is in directories that are there.
+pub(super) fn fill(request: &Request<'_>, directories: &[Directory]) -> Result<(), Error> {
     let mut first_names = HashMap::new();
     let mut links = Vec::new();
     let files: Vec<&Entry> = request
@@ -79,7 +89,7 @@ pub(super) fn copy(request: &Request<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-impl<'a> Request<'a> {
+impl Request<'_> {
     /// Relative to both directories.
     fn relative<'e>(&self, entry: &'e Entry) -> &'e Path {
         let prefix = self.from.len() + usize::from(!self.from.is_empty());
@@ -90,7 +100,7 @@ impl<'a> Request<'a> {
         self.shown.join(self.relative(entry))
     }
 
-    fn make_directories(&self) -> Result<Vec<Directory<'a>>, Error> {
+    pub(super) fn make_directories(&self) -> Result<Vec<Directory>, Error> {
         let mut directories = Vec::new();
         let mut implied = self.implied.iter().peekable();
         for (index, entry) in self.entries.iter().enumerate() {
@@ -122,7 +132,7 @@ impl<'a> Request<'a> {
                 )));
             }
             directories.push(Directory {
-                entry,
+                place: index,
                 is_implied,
                 is_old,
             });
@@ -132,6 +142,7 @@ impl<'a> Request<'a> {
 
     fn batch(&self, files: &[&Entry], buffer: &mut Vec<u8>) -> Result<(), Error> {
         let mut parents: Option<(&[u8], RootDir, RootDir)> = None;
+        let mut written = Vec::new();
         for entry in files {
             let (parent, name) = split(&entry.path);
             if parents.as_ref().is_none_or(|(path, ..)| *path != parent) {
@@ -161,7 +172,19 @@ impl<'a> Request<'a> {
                 attributes: &self.attributes,
                 cloning: self.cloning,
             };
-            copy_one(&one, buffer).map_err(|failure| failure.at(entry, &self.shown(entry)))?;
+            let copied =
+                copy_one(&one, buffer).map_err(|failure| failure.at(entry, &self.shown(entry)))?;
+            if let Some(metadata) = copied
+                && self.written.is_some()
+            {
+                written.push((metadata, entry.content));
+            }
+        }
+        if let Some(all) = self.written {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            for (metadata, content) in &written {
+                all.add(metadata, *content);
+            }
         }
         Ok(())
     }
@@ -186,8 +209,10 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn finish(&self, directory: &Directory<'_>) -> Result<(), Error> {
-        let entry = directory.entry;
+    fn finish(&self, directory: &Directory) -> Result<(), Error> {
+        let Some(entry) = self.entries.get(directory.place) else {
+            return Ok(());
+        };
         let node = self.to.node(self.relative(entry), Resolve::Beneath);
         let result = node.and_then(|node| {
             if directory.is_implied && directory.is_old {
@@ -273,15 +298,16 @@ fn is_vanished(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
-/// Copies one thing under its new name, which takes the place of anything but a directory.
-pub(super) fn copy_one(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+/// Copies one thing under its new name, which takes the place of anything but a directory. Returns what a file is
+/// like that certainly has the bytes that the tree says, and no attributes.
+pub(super) fn copy_one(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<Option<Metadata>, Failure> {
     let entry = one.entry;
     match entry.kind {
         Kind::File => copy_file(one, buffer),
         Kind::Symlink => {
             let link = || rustix::fs::symlinkat(entry.target.as_slice(), one.to, one.name);
             replacing(one, link)?;
-            one.finish_node()
+            one.finish_node().map(|()| None)
         }
         Kind::CharDevice if entry.device == 0 => Err(Failure::WhiteoutDevice),
         Kind::CharDevice | Kind::BlockDevice | Kind::Fifo | Kind::Socket => {
@@ -300,14 +326,14 @@ pub(super) fn copy_one(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failur
                 }
                 rustix::fs::mknodat(one.to, one.name, kind, mode, device)
             })?;
-            one.finish_node()
+            one.finish_node().map(|()| None)
         }
         // Neither is ever selected: directories have their own way, whiteouts are not in merged trees.
-        Kind::Directory | Kind::Whiteout => Ok(()),
+        Kind::Directory | Kind::Whiteout => Ok(None),
     }
 }
 
-fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
+fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<Option<Metadata>, Failure> {
     let (_, source_name) = split(&one.entry.path);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(one.from, source_name, flags, Mode::empty());
@@ -340,9 +366,13 @@ fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         data::Failure::Changed => Failure::Changed,
         data::Failure::Io(error) => Failure::Target("write", error),
     })?;
-    one.attributes
+    let made = one
+        .attributes
         .set_on_file(&to, one.entry)
-        .map_err(|error| Failure::Target("set the attributes of", error))
+        .map_err(|error| Failure::Target("set the attributes of", error))?;
+    // What can change is hashed on the way only where it is small.
+    let is_certain = !is_mutable || metadata.size <= data::SMALL_BYTES;
+    Ok((is_certain && one.entry.xattrs.is_empty()).then_some(made))
 }
 
 impl One<'_> {

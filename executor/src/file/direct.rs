@@ -1,0 +1,135 @@
+//! Copies a directory that lands where nothing is yet beside the overlay: into the upper directory itself, which is
+//! half the work for the kernel. Knows its bytes then, so that they are not read again for the snapshot's tree.
+//!
+//! The directories are made through the overlay, which marks them as it must. Once it is gone the files are made in
+//! them: nothing below hides or shows through, so the result is the same.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rbuild_cache::RootDir;
+use rbuild_cache::root_dir::{Resolve, read_dir};
+use rbuild_cache::tree::{Kind, Written};
+
+use super::attributes::Attributes;
+use super::destination::{self, Making};
+use super::run::{Run, set_time};
+use super::tree::{self, Directory};
+use super::{Action, Cloning, Copy, Error, Input, Source, io_error};
+
+/// Fewer entries are not worth it.
+const ENTRIES_MIN: usize = 32;
+
+/// What is left to do when the overlay is gone.
+pub(super) struct Direct<'a> {
+    copy: &'a Copy,
+    source: &'a Source,
+    request: Parts<'a>,
+    directories: Vec<Directory>,
+    /// The destination.
+    to: RootDir,
+}
+
+/// A [`tree::Request`] without its destination.
+struct Parts<'a> {
+    input: &'a Input,
+    attributes: Attributes<'a>,
+    cloning: &'a Cloning,
+}
+
+/// `None`: the actions are to be done through the overlay.
+pub(super) fn prepare<'a>(
+    run: &Run<'_>,
+    actions: &'a [Action],
+    inputs: &'a [Input],
+    cloning: &'a Cloning,
+    upper: &Path,
+) -> Result<Option<Direct<'a>>, Error> {
+    let [Action::Copy(copy)] = actions else {
+        return Ok(None);
+    };
+    let ([source], Some(input)) = (copy.sources.as_slice(), inputs.get(copy.input)) else {
+        return Ok(None);
+    };
+    let Some((top, below)) = source.entries.split_first() else {
+        return Ok(None);
+    };
+    if top.kind != Kind::Directory || below.len() < ENTRIES_MIN {
+        return Ok(None);
+    }
+    let owner = run.owner(&copy.owner)?;
+    let making = Making::of_copy(copy.mode.as_ref(), owner, copy.mtime);
+    let destination = destination::directory(run.root, &copy.destination, &making)?;
+    let failed = |action| move |error| io_error(action, &copy.destination, error);
+    let there = destination
+        .try_clone()
+        .and_then(|directory| read_dir(std::os::fd::AsFd::as_fd(&directory)));
+    if !there.map_err(failed("list"))?.is_empty() {
+        return Ok(None);
+    }
+    // If it is a lower layer's, it becomes one of the upper layer too. What was just made needs nothing.
+    let mtime = copy.mtime.map_or(top.mtime, |seconds| (seconds, 0));
+    set_time(&destination, mtime).map_err(failed("set the time of"))?;
+    // Where no link is on the way, the overlay found the same directory.
+    let opened = RootDir::open_ambient(upper).and_then(|upper| {
+        let path = destination::clean(&copy.destination);
+        upper.directory(&path, Resolve::Beneath)
+    });
+    let Ok(to) = opened else {
+        return Ok(None);
+    };
+    let request = Parts {
+        input,
+        attributes: Attributes {
+            owner,
+            mode: copy.mode.as_ref(),
+            mtime: copy.mtime,
+        },
+        cloning,
+    };
+    let mut direct = Direct {
+        copy,
+        source,
+        request,
+        directories: Vec::new(),
+        to,
+    };
+    direct.directories = direct.request(&destination, None).make_directories()?;
+    Ok(Some(direct))
+}
+
+impl<'a> Direct<'a> {
+    /// Only when nothing is mounted on the upper directory any more.
+    pub(super) fn copy(self) -> Result<Written, Error> {
+        let written = Mutex::default();
+        tree::fill(&self.request(&self.to, Some(&written)), &self.directories)?;
+        // The directory itself keeps mode and owner; its time becomes the source's.
+        let top = self.source.entries.first();
+        let mtime = top.map_or((0, 0), |top| top.mtime);
+        let mtime = self.copy.mtime.map_or(mtime, |seconds| (seconds, 0));
+        set_time(&self.to, mtime)
+            .map_err(|error| io_error("set the time of", &self.copy.destination, error))?;
+        Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn request<'r>(
+        &self,
+        to: &'r RootDir,
+        written: Option<&'r Mutex<Written>>,
+    ) -> tree::Request<'r>
+    where
+        'a: 'r,
+    {
+        tree::Request {
+            input: self.request.input,
+            from: &self.source.path,
+            entries: self.source.entries.get(1..).unwrap_or_default(),
+            implied: &self.source.implied,
+            to,
+            shown: &self.copy.destination,
+            attributes: self.request.attributes,
+            cloning: self.request.cloning,
+            written,
+        }
+    }
+}
