@@ -136,7 +136,7 @@ fn again((uid, gid): (u32, u32), filter: Option<&str>) -> bool {
 }
 
 impl Kit {
-    fn new(host: Host) -> Self {
+    pub(crate) fn new(host: Host) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
