@@ -16,7 +16,8 @@ const WORDS: [&str; 6] = [
     "${VERSION%%.*}",
 ];
 
-const IGNORE: &[u8] = b"**/node_modules\n.git\n**/*.log\n!important.log\ntarget/\ndocs/**/*.md\n*.tmp\n";
+const IGNORE: &[u8] =
+    b"**/node_modules\n.git\n**/*.log\n!important.log\ntarget/\ndocs/**/*.md\n*.tmp\n";
 
 struct Set;
 

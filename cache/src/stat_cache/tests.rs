@@ -31,7 +31,11 @@ fn remembers_what_looks_the_same_and_nothing_else() {
     let context = Path::new("/context");
     let mut cache = store.stat_cache(context);
     for (index, path) in [&b"a"[..], b"b/c", b"b-d"].into_iter().enumerate() {
-        cache.put(path, stamp(index as u64, LONG_AGO), known([index as u8; 32]));
+        cache.put(
+            path,
+            stamp(index as u64, LONG_AGO),
+            known([index as u8; 32]),
+        );
     }
     store.save_stat_cache(cache).unwrap();
 
@@ -65,10 +69,18 @@ fn a_file_that_could_change_unseen_is_not_trusted() {
     let (_directory, store) = store();
     let mut cache = store.stat_cache(Path::new("/context"));
     let now = cache.started_ns;
-    cache.put(b"within the tick", stamp(1, now - 1_000_000), known([1; 32]));
+    cache.put(
+        b"within the tick",
+        stamp(1, now - 1_000_000),
+        known([1; 32]),
+    );
     cache.put(b"later", stamp(1, now + 5), known([1; 32]));
     let second = now / 1_000_000_000 * 1_000_000_000;
-    cache.put(b"whole seconds", stamp(1, second - 1_000_000_000), known([1; 32]));
+    cache.put(
+        b"whole seconds",
+        stamp(1, second - 1_000_000_000),
+        known([1; 32]),
+    );
     assert!(cache.added.is_empty() && !cache.changed);
     cache.put(b"before", stamp(1, now - 50_000_001), known([1; 32]));
     assert_eq!(cache.added.len(), 1);
@@ -97,7 +109,11 @@ fn what_nobody_asks_for_is_dropped_in_the_end() {
 fn any_damage_makes_an_empty_cache() {
     let mut cache = StatCache::load(PathBuf::new(), Vec::new());
     for number in 0..20_u8 {
-        cache.put(&[number; 3], stamp(number.into(), LONG_AGO), known([number; 32]));
+        cache.put(
+            &[number; 3],
+            stamp(number.into(), LONG_AGO),
+            known([number; 32]),
+        );
     }
     let bytes = cache.encode();
     assert_eq!(

@@ -112,11 +112,7 @@ impl<'a> Direct<'a> {
         Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn request<'r>(
-        &self,
-        to: &'r RootDir,
-        written: Option<&'r Mutex<Written>>,
-    ) -> tree::Request<'r>
+    fn request<'r>(&self, to: &'r RootDir, written: Option<&'r Mutex<Written>>) -> tree::Request<'r>
     where
         'a: 'r,
     {

@@ -205,9 +205,7 @@ impl Run<'_> {
             Some(_) => attributes.set_on_file(&file, &entry),
             None => attributes.set_on_file_but_time(&file, &entry),
         };
-        result
-            .map(|_| ())
-            .map_err(failed("set the attributes of"))
+        result.map(|_| ()).map_err(failed("set the attributes of"))
     }
 
     /// `None`: the source's own.
