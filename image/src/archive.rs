@@ -15,14 +15,26 @@ use rbuild_cache::root_dir::{Resolve, path_of};
 use rbuild_cache::{Digest, RootDir, Store};
 
 use crate::error::{Error, Result, shown};
-use crate::manifest::{CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Index, REF_NAME};
+use crate::manifest::{
+    CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Index, REF_NAME, own_media_type,
+};
 use crate::reference::Reference;
 pub(crate) use tar_index::TarIndex;
 
 /// Where a layout's files are.
 #[derive(Debug)]
 pub(crate) enum Layout {
-    Directory { root: RootDir, what: String },
+    Directory {
+        root: RootDir,
+        what: String,
+    },
+    /// skopeo's `dir:` and podman's `docker-dir`: one image, whose manifest is `manifest.json`, and blobs by the
+    /// digits of their digests beside it.
+    Flat {
+        root: RootDir,
+        what: String,
+        manifest: Descriptor,
+    },
     Archive(TarIndex),
 }
 
@@ -34,7 +46,25 @@ impl Layout {
             path: what.clone(),
             source,
         })?;
-        Ok(Self::Directory { root, what })
+        let is_there = |name: &str| {
+            root.exists(Path::new(name), Resolve::Beneath)
+                .unwrap_or(false)
+        };
+        if is_there("oci-layout") || !is_there("manifest.json") || !is_there("version") {
+            return Ok(Self::Directory { root, what });
+        }
+        let plain = Self::Directory { root, what };
+        let bytes = plain.small("manifest.json", DOCUMENT_LIMIT_BYTES)?;
+        let media_type = own_media_type(&bytes, plain.what())?;
+        let manifest = Descriptor::new(&media_type, Digest::of(&bytes), bytes.len() as u64);
+        Ok(match plain {
+            Self::Directory { root, what } => Self::Flat {
+                root,
+                what,
+                manifest,
+            },
+            other => other,
+        })
     }
 
     pub(crate) fn open_archive(store: &Store, path: &Path) -> Result<Self> {
@@ -43,7 +73,7 @@ impl Layout {
 
     pub(crate) fn what(&self) -> &str {
         match self {
-            Self::Directory { what, .. } => what,
+            Self::Directory { what, .. } | Self::Flat { what, .. } => what,
             Self::Archive(index) => index.what(),
         }
     }
@@ -52,7 +82,7 @@ impl Layout {
     fn open(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64)> {
         match self {
             Self::Archive(index) => index.file(name.as_bytes()),
-            Self::Directory { root, what } => {
+            Self::Directory { root, what } | Self::Flat { root, what, .. } => {
                 let unreadable = |source: std::io::Error| match source.kind() {
                     std::io::ErrorKind::NotFound => Error::NotFound(format!("{what}/{name}")),
                     _ => Error::Io {
@@ -71,7 +101,23 @@ impl Layout {
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> Result<(Box<dyn Read + Send>, u64)> {
-        self.open(&format!("blobs/sha256/{}", digest.hex()))
+        self.open(&self.blob_name(digest))
+    }
+
+    /// Where a blob is.
+    fn blob_name(&self, digest: &Digest) -> String {
+        match self {
+            Self::Directory { .. } | Self::Archive(_) => format!("blobs/sha256/{}", digest.hex()),
+            Self::Flat { manifest, .. } if manifest.digest == *digest => "manifest.json".to_owned(),
+            Self::Flat { root, .. } => {
+                // Of an index, the images' manifests.
+                let one = format!("{}.manifest.json", digest.hex());
+                match root.exists(Path::new(&one), Resolve::Beneath) {
+                    Ok(true) => one,
+                    _ => digest.hex(),
+                }
+            }
+        }
     }
 
     /// A small file whole.
@@ -81,7 +127,7 @@ impl Layout {
     }
 
     pub(crate) fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
-        self.small(&format!("blobs/sha256/{}", descriptor.digest.hex()), limit)
+        self.small(&self.blob_name(&descriptor.digest), limit)
     }
 
     /// `index.json`, after `oci-layout` said that this is one.
@@ -90,6 +136,14 @@ impl Layout {
         #[serde(rename_all = "camelCase")]
         struct Version {
             image_layout_version: String,
+        }
+        if let Self::Flat { manifest, .. } = self {
+            return Ok(Index {
+                schema_version: 2,
+                media_type: None,
+                manifests: vec![manifest.clone()],
+                annotations: None,
+            });
         }
         let bad = |reason: String| Error::BadDocument {
             document: format!("the OCI layout {}", self.what()),
@@ -172,22 +226,8 @@ impl Layout {
     }
 
     fn unlisted(&self, digest: &Digest) -> Result<Descriptor> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Typed {
-            media_type: Option<String>,
-        }
-        let bytes = self.small(
-            &format!("blobs/sha256/{}", digest.hex()),
-            DOCUMENT_LIMIT_BYTES,
-        )?;
-        let typed: Typed = serde_json::from_slice(&bytes).map_err(|error| Error::BadDocument {
-            document: digest.to_string(),
-            reason: error.to_string(),
-        })?;
-        let media_type = typed
-            .media_type
-            .unwrap_or_else(|| crate::manifest::OCI_MANIFEST.to_owned());
+        let bytes = self.small(&self.blob_name(digest), DOCUMENT_LIMIT_BYTES)?;
+        let media_type = own_media_type(&bytes, &digest.to_string())?;
         Ok(Descriptor::new(&media_type, *digest, bytes.len() as u64))
     }
 }

@@ -198,6 +198,19 @@ impl Document {
     }
 }
 
+/// What a manifest or index says that it is; an OCI document that does not say it is known by its keys.
+pub(crate) fn own_media_type(bytes: &[u8], what: &str) -> Result<String> {
+    let keys: Keys = serde_json::from_slice(bytes).map_err(|error| Error::BadDocument {
+        document: what.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let usual = match keys.manifests {
+        Some(_) => OCI_INDEX,
+        None => OCI_MANIFEST,
+    };
+    Ok(keys.media_type.unwrap_or_else(|| usual.to_owned()))
+}
+
 /// What tells the documents apart; their values are not looked at here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

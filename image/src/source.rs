@@ -74,19 +74,32 @@ pub struct Archived {
     pub names: Vec<String>,
 }
 
-/// What an archive holds, for `load`: an OCI layout, or what `docker save` wrote before it wrote layouts.
+/// What an archive or a directory holds, for `load`: an OCI layout, what `docker save` wrote before it wrote layouts, or
+/// what skopeo calls `dir:`.
 pub async fn archived(store: &Arc<Store>, path: &std::path::Path) -> Result<Vec<Archived>> {
     let (store, path) = (Arc::clone(store), path.to_owned());
     blocking(move || {
-        let index = TarIndex::open(&store, &path)?;
-        if !index.has("oci-layout") {
-            return docker::list(&index, &path);
-        }
-        let images = Layout::Archive(index).images()?;
+        let is_directory = path.is_dir();
+        let images = if is_directory {
+            Layout::open_directory(&path)?.images()?
+        } else {
+            let index = TarIndex::open(&store, &path)?;
+            if !index.has("oci-layout") {
+                return docker::list(&index, &path);
+            }
+            Layout::Archive(index).images()?
+        };
         let archived = |(digest, names): (Digest, Vec<String>)| Archived {
-            location: Location::OciArchive {
-                path: path.clone(),
-                tag: Some(digest.to_string()),
+            location: match is_directory {
+                true => Location::OciLayout {
+                    path: path.clone(),
+                    tag: None,
+                    digest: Some(digest),
+                },
+                false => Location::OciArchive {
+                    path: path.clone(),
+                    tag: Some(digest.to_string()),
+                },
             },
             names,
         };

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{Call, Node, Operand, Pipeline};
 
-pub(super) const FUNCTIONS: [&str; 22] = [
+pub(super) const FUNCTIONS: [&str; 23] = [
     "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "len", "json",
-    "join", "split", "lower", "upper", "title", "print", "println", "printf", "truncate",
+    "join", "split", "lower", "upper", "title", "pad", "print", "println", "printf", "truncate",
 ];
 
 /// `None` is a field that is not there.
@@ -278,6 +278,33 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
                 .ok_or_else(wrong)?
                 .into()
         }
+        ("slice", [Value::Array(list), bounds @ ..]) if bounds.len() <= 2 => {
+            let bound = |at: usize, default: usize| match bounds.get(at) {
+                None => Some(default),
+                Some(value) => usize::try_from(value.as_u64()?).ok(),
+            };
+            bound(0, 0)
+                .zip(bound(1, list.len()))
+                .and_then(|(from, to)| list.get(from..to))
+                .ok_or_else(wrong)?
+                .into()
+        }
+        // `pad TEXT BEFORE AFTER`: nothing around what is empty.
+        ("pad", [Value::String(text), before, after]) => {
+            let spaces = |value: &Value| {
+                value
+                    .as_u64()
+                    .map(|count| " ".repeat(count.min(1000) as usize))
+            };
+            match text.is_empty() {
+                true => "".into(),
+                false => spaces(before)
+                    .zip(spaces(after))
+                    .map(|(before, after)| format!("{before}{text}{after}"))
+                    .ok_or_else(wrong)?
+                    .into(),
+            }
+        }
         ("len", [Value::String(text)]) => text.len().into(),
         ("len", [Value::Array(list)]) => list.len().into(),
         ("len", [Value::Object(map)]) => map.len().into(),
@@ -293,10 +320,17 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         ("lower", [value]) => display(value).to_lowercase().into(),
         ("upper", [value]) => display(value).to_uppercase().into(),
         ("title", [value]) => {
-            let text = display(value);
-            let mut chars = text.chars();
-            let first = chars.next().map(|first| first.to_uppercase().to_string());
-            format!("{}{}", first.unwrap_or_default(), chars.as_str()).into()
+            // The first letter of each word.
+            let mut before = ' ';
+            let mut titled = String::new();
+            for letter in display(value).chars() {
+                match before.is_alphanumeric() || before == '_' || before == '\'' {
+                    true => titled.push(letter),
+                    false => titled.extend(letter.to_uppercase()),
+                }
+                before = letter;
+            }
+            titled.into()
         }
         ("truncate", [Value::String(text), Value::Number(length)]) => {
             let length = usize::try_from(length.as_u64().unwrap_or_default()).unwrap_or(usize::MAX);
@@ -323,7 +357,7 @@ fn chosen(arguments: &[Value], wanted: bool) -> Value {
         .unwrap_or_default()
 }
 
-/// `%s %v %d %q %%`, with a width as in `%-10s`.
+/// `%s %v %d %q %t %%`, with a width as in `%-10s`.
 fn printf(format: &str, values: &[Value]) -> Result<String, String> {
     let mut text = String::new();
     let mut values = values.iter();
@@ -340,7 +374,7 @@ fn printf(format: &str, values: &[Value]) -> Result<String, String> {
         }
         let word = match chars.next() {
             Some('%') => "%".to_owned(),
-            Some(verb @ ('s' | 'v' | 'd' | 'q')) => {
+            Some(verb @ ('s' | 'v' | 'd' | 'q' | 't')) => {
                 let value = values.next().ok_or("`printf` has too few values")?;
                 if verb == 'q' {
                     format!("{:?}", display(value))
@@ -348,7 +382,7 @@ fn printf(format: &str, values: &[Value]) -> Result<String, String> {
                     display(value)
                 }
             }
-            _ => return Err("`printf` knows %s, %v, %d, %q and %%".to_owned()),
+            _ => return Err("`printf` knows %s, %v, %d, %q, %t and %%".to_owned()),
         };
         if left {
             text.push_str(&format!("{word:<width$}"));

@@ -168,6 +168,11 @@ mod tests {
             "1",
         );
         check("{{slice .Id 7}}{{split \"a,b\" \",\"}}", "12[a b]");
+        check("{{slice .Tags 1 2}}{{title \"two words\"}}", "[b]Two Words");
+        check(
+            "<{{pad .Id 1 2}}|{{pad \"\" 1 2}}>{{printf \"%t\" true}}",
+            "< sha256:12  |>true",
+        );
     }
 
     #[test]

@@ -251,14 +251,17 @@ fn no_platform(image: &StoredImage, platform: &Platform, available: &[String]) -
 /// Whether everything below a manifest or index is here.
 fn is_whole(store: &Store, descriptor: &Descriptor) -> bool {
     if descriptor.is_index() {
-        let Ok(index) = read::<Index>(store, &descriptor.digest) else {
-            return false;
-        };
-        return index.manifests.iter().all(|child| is_whole(store, child));
+        // What does not nest deeper than a push goes is whole only if all of it can be found.
+        let listed = export::manifests(store, descriptor);
+        let is_listed = |child: &Descriptor| store.has_blob(&child.digest);
+        return listed.is_ok_and(|all| all.iter().all(|(_, it)| has_blobs(store, it)))
+            && read::<Index>(store, &descriptor.digest)
+                .is_ok_and(|index| index.manifests.iter().all(is_listed));
     }
-    let Ok(manifest) = read::<Manifest>(store, &descriptor.digest) else {
-        return false;
-    };
+    read::<Manifest>(store, &descriptor.digest).is_ok_and(|it| has_blobs(store, &it))
+}
+
+fn has_blobs(store: &Store, manifest: &Manifest) -> bool {
     let mut blobs = manifest.layers.iter().chain([&manifest.config]);
     blobs.all(|blob| blob.is_foreign() || store.has_blob(&blob.digest))
 }

@@ -1,6 +1,6 @@
 //! What of the content store an image needs, and OCI layouts of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -14,12 +14,15 @@ use crate::manifest::{
 };
 use crate::reference::Reference;
 
+/// Indexes that lead to indexes.
+const DEPTH_LIMIT: u32 = 8;
+
 pub(super) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// The images below a manifest or index.
 pub(super) fn manifests(store: &Store, root: &Descriptor) -> Result<Vec<(Descriptor, Manifest)>> {
     let mut found = Vec::new();
-    visit(store, root, 0, &mut |descriptor, document| {
+    visit(store, root, &mut |descriptor, document| {
         if let Document::Manifest(manifest) = document {
             found.push((descriptor.clone(), manifest.as_ref().clone()));
         }
@@ -31,7 +34,7 @@ pub(super) fn manifests(store: &Store, root: &Descriptor) -> Result<Vec<(Descrip
 pub(super) fn needed(store: &Store, roots: &[Descriptor]) -> Result<Vec<Digest>> {
     let mut needed = BTreeSet::new();
     for root in roots {
-        visit(store, root, 0, &mut |descriptor, document| {
+        visit(store, root, &mut |descriptor, document| {
             needed.insert(descriptor.digest);
             if let Document::Manifest(manifest) = document {
                 needed.insert(manifest.config.digest);
@@ -42,27 +45,32 @@ pub(super) fn needed(store: &Store, roots: &[Descriptor]) -> Result<Vec<Digest>>
     Ok(needed.into_iter().collect())
 }
 
+/// Each document below a root once, those of an index in its order.
 fn visit(
     store: &Store,
-    descriptor: &Descriptor,
-    depth: u32,
+    root: &Descriptor,
     each: &mut dyn FnMut(&Descriptor, &Document),
 ) -> Result<()> {
-    let bytes = store.read_blob(&descriptor.digest, DOCUMENT_LIMIT_BYTES)?;
-    let name = descriptor.digest.to_string();
-    let document = Document::parse(&bytes, &descriptor.media_type, &name)?;
-    each(descriptor, &document);
-    if let Document::Index(index) = &document {
-        if depth > 8 {
+    let mut seen = BTreeSet::from([root.digest]);
+    let mut queue = VecDeque::from([(root.clone(), 0)]);
+    while let Some((descriptor, depth)) = queue.pop_front() {
+        let bytes = store.read_blob(&descriptor.digest, DOCUMENT_LIMIT_BYTES)?;
+        let name = descriptor.digest.to_string();
+        let document = Document::parse(&bytes, &descriptor.media_type, &name)?;
+        each(&descriptor, &document);
+        let Document::Index(index) = document else {
+            continue;
+        };
+        if depth > DEPTH_LIMIT {
             return Err(Error::BadDocument {
                 document: name,
                 reason: "indexes are nested too deep".to_owned(),
             });
         }
-        for descriptor in &index.manifests {
+        for child in index.manifests {
             // Of what was pulled for one platform, the others are not here. The index leaves as it is.
-            if store.has_blob(&descriptor.digest) {
-                visit(store, descriptor, depth + 1, each)?;
+            if seen.insert(child.digest) && store.has_blob(&child.digest) {
+                queue.push_back((child, depth + 1));
             }
         }
     }

@@ -46,6 +46,9 @@ impl Client {
             };
             // Credentials stay with the registry, whatever it names: `send` sees to that.
             url = self.redirected(&from, Some(&next), 0)?;
+            if url.origin() != from.origin() {
+                return Err(failed(&from, "its list of tags goes on at another host"));
+            }
         }
         Err(failed(&url, "its list of tags does not end"))
     }

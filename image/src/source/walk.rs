@@ -1,5 +1,6 @@
 //! From a name to one manifest and its config, through indexes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
@@ -9,7 +10,7 @@ use crate::archive::Layout;
 use crate::config::ImageConfig;
 use crate::manifest::{
     CONFIG_LIMIT_BYTES, DOCKER_CONFIG, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest,
-    OCI_CONFIG,
+    OCI_CONFIG, own_media_type,
 };
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -171,21 +172,9 @@ fn bad(digest: &Digest, reason: String) -> Error {
 
 /// The descriptor of a manifest or index in the store, by its own media type.
 fn stored(store: &Store, digest: &Digest) -> Result<Descriptor> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Typed {
-        media_type: Option<String>,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
     let bytes = store.read_blob(digest, DOCUMENT_LIMIT_BYTES)?;
-    let typed: Typed =
-        serde_json::from_slice(&bytes).map_err(|error| bad(digest, error.to_string()))?;
-    let usual = match typed.manifests {
-        Some(_) => crate::manifest::OCI_INDEX,
-        None => crate::manifest::OCI_MANIFEST,
-    };
-    let media_type = typed.media_type.as_deref().unwrap_or(usual);
-    Ok(Descriptor::new(media_type, *digest, bytes.len() as u64))
+    let media_type = own_media_type(&bytes, &digest.to_string())?;
+    Ok(Descriptor::new(&media_type, *digest, bytes.len() as u64))
 }
 
 /// Walks from `root` to the image for a platform and brings its documents into the store.
@@ -294,7 +283,12 @@ async fn walk(
 ) -> Result<Found> {
     let mut candidates: Vec<(Descriptor, Vec<Digest>)> = vec![(root, Vec::new())];
     let mut available = Vec::new();
+    // Indexes that name one another many times are read once.
+    let mut seen = HashSet::new();
     while let Some((descriptor, mut indexes)) = candidates.pop() {
+        if !seen.insert(descriptor.digest) {
+            continue;
+        }
         if indexes.len() > DEPTH_LIMIT {
             return Err(too_deep(&descriptor.digest));
         }

@@ -95,6 +95,11 @@ impl Front {
 
 impl State {
     fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
+        // It does not speak TLS, and says so at once.
+        let mut first = [0];
+        if client.peek(&mut first)? == 0 || first == [0x16] {
+            return Ok(());
+        }
         let asked = read(&client)?;
         let before = {
             let mut log = self.log.lock().unwrap();
@@ -170,20 +175,40 @@ fn read(client: &TcpStream) -> std::io::Result<Asked> {
         words.next().unwrap_or_default(),
         words.next().unwrap_or_default(),
     );
-    let mut headers = BTreeMap::new();
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
     loop {
         line.clear();
         reader.read_line(&mut line)?;
         let Some((name, value)) = line.split_once(':') else {
             break;
         };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        let all = headers.entry(name.to_ascii_lowercase()).or_default();
+        if !all.is_empty() {
+            all.push_str(", ");
+        }
+        all.push_str(value.trim());
     }
     let length = headers
         .get("content-length")
         .map(|text| text.parse().unwrap());
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body)?;
+    if headers.remove("transfer-encoding").is_some() {
+        loop {
+            line.clear();
+            reader.read_line(&mut line)?;
+            let length = usize::from_str_radix(line.trim(), 16).map_err(std::io::Error::other)?;
+            let start = body.len();
+            body.resize(start + length, 0);
+            reader.read_exact(&mut body[start..])?;
+            line.clear();
+            reader.read_line(&mut line)?;
+            if length == 0 {
+                break;
+            }
+        }
+        headers.insert("content-length".to_owned(), body.len().to_string());
+    }
     Ok(Asked {
         method,
         path,
