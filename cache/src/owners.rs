@@ -8,7 +8,8 @@
 //! No attribute means root's. A device is a socket that the second list says to be one: like a device that there is
 //! no driver for, it cannot be opened. Overlay copies both up with their files; renaming keeps the first. Trees
 //! ([`crate::tree`]) show what is written down, so layers and digests are those of a build by root. Nothing of this
-//! is read or written where the kernel gives owners.
+//! is read or written where the kernel gives owners and devices; in a user namespace with many ids it gives owners, and
+//! only devices are written down.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -32,21 +33,44 @@ const LONG_BYTES: usize = 2048;
 
 /// Whether this process is in a user namespace with one id, so that owners are written down.
 pub fn recorded() -> bool {
-    static RECORDED: OnceLock<bool> = OnceLock::new();
-    *RECORDED.get_or_init(|| {
+    ids_here() == Ids::One
+}
+
+/// Whether this process is in a user namespace of any kind, so that devices are written down.
+pub fn devices_recorded() -> bool {
+    ids_here() != Ids::All
+}
+
+/// The ids of this process's user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    /// It is the machine's own.
+    All,
+    Some,
+    One,
+}
+
+fn ids_here() -> Ids {
+    static HERE: OnceLock<Ids> = OnceLock::new();
+    *HERE.get_or_init(|| {
         let mut map = [0; 256];
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let read = rustix::fs::open("/proc/self/uid_map", flags, Mode::empty())
             .and_then(|file| rustix::io::read(&file, &mut map));
         let map = map.get(..read.unwrap_or(0)).unwrap_or_default();
-        is_single(&String::from_utf8_lossy(map))
+        ids_of(&String::from_utf8_lossy(map))
     })
 }
 
-fn is_single(map: &str) -> bool {
+fn ids_of(map: &str) -> Ids {
     let mut lines = map.lines();
-    let count = lines.next().and_then(|line| line.split_whitespace().nth(2));
-    lines.next().is_none() && count == Some("1")
+    let mut first = lines.next().unwrap_or_default().split_whitespace();
+    match (first.nth(2), lines.next()) {
+        (Some("1"), None) => Ids::One,
+        // Kernels without user namespaces have no such file.
+        (Some("4294967295") | None, None) => Ids::All,
+        _ => Ids::Some,
+    }
 }
 
 /// What a file is meant to be.
@@ -167,6 +191,27 @@ pub fn make_device(
     let route = route(directory);
     let names = || names_of_links(directory);
     set_link(route.as_str(), name.as_bytes(), record, &names)
+}
+
+/// Writes down what cannot be seen of something that was linked into a directory which knows nothing of it yet.
+pub fn note(directory: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> io::Result<()> {
+    if entry.kind == Kind::Whiteout {
+        return Ok(());
+    }
+    if matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) && devices_recorded() {
+        let record = Record {
+            uid: entry.uid,
+            gid: entry.gid,
+            device: Some((entry.kind, entry.device)),
+        };
+        let route = route(directory);
+        let names = || names_of_links(directory);
+        return set_link(route.as_str(), name.as_bytes(), record, &names);
+    }
+    if recorded() {
+        return set_at(directory, name, entry.uid, entry.gid);
+    }
+    Ok(())
 }
 
 /// Takes over what is written down for one directory or file to another.
@@ -350,8 +395,8 @@ fn take_link(bytes: &mut &[u8]) -> Option<(Vec<u8>, Record)> {
     Some((name.to_vec(), Record { uid, gid, device }))
 }
 
-/// Makes of entries that were scanned with their records what the records say.
-pub(crate) fn apply(entries: &mut [Entry]) {
+/// Makes of entries that were scanned with their records what the records say: devices, and with `owners` those.
+pub(crate) fn apply(entries: &mut [Entry], owners: bool) {
     let mut directories: BTreeMap<Vec<u8>, Links> = BTreeMap::new();
     for entry in entries.iter_mut() {
         let mut record = None;
@@ -363,7 +408,7 @@ pub(crate) fn apply(entries: &mut [Entry]) {
             }
             !name.starts_with(PREFIX)
         });
-        if let Some(record) = record {
+        if let Some(record) = record.filter(|_| owners) {
             (entry.uid, entry.gid) = (record.uid, record.gid);
         }
     }
@@ -383,7 +428,9 @@ pub(crate) fn apply(entries: &mut [Entry]) {
             continue;
         };
         let record = links.get(name);
-        (entry.uid, entry.gid) = (record.uid, record.gid);
+        if owners {
+            (entry.uid, entry.gid) = (record.uid, record.gid);
+        }
         if let Some((kind, device)) = record.device
             && entry.kind == Kind::Socket
         {
@@ -420,11 +467,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_with_one_id() {
-        assert!(is_single("         0       1000          1\n"));
-        assert!(!is_single("         0          0 4294967295\n"));
-        assert!(!is_single("0 1000 1\n1 100000 65536\n"));
-        assert!(!is_single(""));
+    fn maps_say_which_ids_there_are() {
+        assert_eq!(ids_of("         0       1000          1\n"), Ids::One);
+        assert_eq!(ids_of("         0          0 4294967295\n"), Ids::All);
+        assert_eq!(ids_of("0 1000 1\n1 100000 65536\n"), Ids::Some);
+        assert_eq!(ids_of("0 100000 65536\n"), Ids::Some);
+        assert_eq!(ids_of(""), Ids::All);
     }
 
     #[test]
@@ -488,7 +536,11 @@ mod tests {
             make(b"d/n", Kind::Socket, &[]),
             make(b"n", Kind::Socket, &[]),
         ];
-        apply(&mut entries);
+        let mut devices_only = entries.clone();
+        apply(&mut devices_only, false);
+        assert_eq!((devices_only[1].uid, devices_only[2].uid), (0, 0));
+        assert_eq!(devices_only[3].kind, Kind::BlockDevice);
+        apply(&mut entries, true);
         let shown: Vec<_> = entries
             .iter()
             .map(|entry| (entry.uid, entry.gid, entry.kind, entry.device))

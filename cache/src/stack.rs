@@ -59,10 +59,7 @@ fn name(from: &RootDir, to: &RootDir, entry: &Entry) -> std::io::Result<()> {
     }
     from.place(path, Resolve::Beneath)?.hard_link(&place)?;
     // What a directory knows of its links is not theirs to bring along.
-    if crate::owners::recorded() && entry.kind != Kind::Whiteout {
-        crate::owners::set_at(place.directory(), place.name(), entry.uid, entry.gid)?;
-    }
-    Ok(())
+    crate::owners::note(place.directory(), place.name(), entry)
 }
 
 fn attributes(to: &RootDir, entry: &Entry) -> std::io::Result<()> {

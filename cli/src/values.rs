@@ -170,8 +170,9 @@ pub(crate) fn host(text: &str) -> Result<(String, String)> {
     {
         return Err(bad("the host name is not valid"));
     }
+    // What the host is called inside depends on the network.
     if address == "host-gateway" {
-        return Err(Error::unsupported("--add-host with `host-gateway`"));
+        return Ok((host.to_owned(), address.to_owned()));
     }
     let address = address
         .strip_prefix('[')
@@ -268,6 +269,8 @@ mod tests {
             host("db:10.0.0.2").unwrap(),
             ("db".into(), "10.0.0.2".into())
         );
+        let gateway = ("h".to_owned(), "host-gateway".to_owned());
+        assert_eq!(host("h:host-gateway").unwrap(), gateway);
         assert_eq!(host("db=::1").unwrap(), ("db".into(), "::1".into()));
         assert_eq!(host("db:[::1]").unwrap(), ("db".into(), "::1".into()));
         for text in ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "db:x"] {

@@ -95,7 +95,7 @@ fn inherit_root(below: &Path, upper: &Path) -> Result<(), Error> {
             rustix::fs::Gid::from_raw(stat.st_gid),
         );
         rustix::fs::fchown(&upper, Some(uid), Some(gid))?;
-        if owners::recorded() {
+        if owners::devices_recorded() {
             let below = rustix::fs::open(below, flags, Mode::empty())?;
             owners::copy(below.as_fd(), upper.as_fd())
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

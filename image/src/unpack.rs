@@ -9,9 +9,8 @@
 //! * overlay's own extended attributes and all `trusted.*` are dropped;
 //! * character devices 0:0 are refused: overlay takes them for removals.
 //!
-//! What an ordinary user cannot make: with one id only, owners and devices are written down beside the files
-//! ([`rbuild_cache::owners`]). With subordinate ids, device nodes of a layer are left out (RUN gets a `/dev` of its
-//! own and the image keeps the layer's blob), those of an archive are an error.
+//! What an ordinary user cannot make, device nodes and with one id only also owners, is written down beside the files
+//! ([`rbuild_cache::owners`]).
 //! Where things go: `place`; owners, times and attributes: `metadata`; what a layer leaves open until the layers
 //! below are known: [`Unpacked`].
 

@@ -77,8 +77,8 @@ pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<Tree>
         file.entry.content = hash_large(&root, path).at("read", path)?;
     }
     let mut entries = number_hard_links(found);
-    if owners::recorded() {
-        owners::apply(&mut entries);
+    if owners::devices_recorded() {
+        owners::apply(&mut entries, owners::recorded());
     }
     Ok(Tree { entries })
 }
@@ -465,7 +465,7 @@ fn xattrs_of(
 
 /// What [`owners::apply`] is to see.
 fn is_record(name: &[u8]) -> bool {
-    name.starts_with(owners::PREFIX) && owners::recorded()
+    name.starts_with(owners::PREFIX) && owners::devices_recorded()
 }
 
 /// What follows `user.overlay.` or `trusted.overlay.`.

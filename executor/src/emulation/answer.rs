@@ -31,6 +31,7 @@ pub(super) struct Answering {
     pub(super) noted: HashMap<(u64, u64), Record>,
     /// Somebody may have another root than the sandbox's.
     other_roots: bool,
+    pub(super) devices_only: bool,
 }
 
 impl Answering {
@@ -50,6 +51,7 @@ impl Answering {
             identities: vec![first],
             noted: HashMap::new(),
             other_roots: false,
+            devices_only: false,
         }
     }
 
@@ -61,7 +63,8 @@ impl Answering {
             pid: call.pid,
             processes: processes.as_fd(),
         };
-        let moved = self.other_roots && self.enter_root_of(&target);
+        // Where only devices are asked about, nobody says when a root changes.
+        let moved = (self.other_roots || self.devices_only) && self.enter_root_of(&target);
         let result = self.decide(&target, call);
         if moved {
             self.leave_root();

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid};
 use rustix::io::Errno;
 
 use super::answer::{Answering, Result};
-use super::target::{At, Named, Target, name, name_of, node_at};
+use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, Reply};
 
 /// Leaves an owner as it is.
@@ -264,7 +264,7 @@ impl Answering {
             if owner == (0, 0) {
                 return Ok(Reply::Continue);
             }
-            rustix::process::umask(target.umask()?);
+            target.status()?.take_umask();
             let fd = target.open(&named, flags, mode)?;
             self.note_made(target, &fd, owner)?;
             return Ok(Reply::Descriptor { fd, flags: close });
@@ -307,7 +307,7 @@ impl Answering {
         if owner == (0, 0) || named.path.to_bytes().ends_with(b"/") {
             return Ok(Reply::Continue);
         }
-        rustix::process::umask(target.umask()?);
+        target.status()?.take_umask();
         let made = flags | OFlags::EXCL | OFlags::CREATE | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, name.as_slice(), made, mode) {
             Ok(fd) => {
@@ -321,13 +321,13 @@ impl Answering {
     }
 
     pub(super) fn mkdir(&mut self, target: &Target<'_>, named: &Named, mode: u64) -> Result<Reply> {
-        let Some((parent, name, owner)) = self.making(target, named)? else {
+        let Some((parent, name, owner)) = self.making(target, named, &Status::default())? else {
             return Ok(Reply::Continue);
         };
         if owner == (0, 0) {
             return Ok(Reply::Continue);
         }
-        rustix::process::umask(target.umask()?);
+        target.status()?.take_umask();
         let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         rustix::fs::mkdirat(&parent, name.as_slice(), mode)?;
         let node = node_at(&parent, &name)?;
@@ -336,14 +336,20 @@ impl Answering {
     }
 
     /// Nothing where there is something already or the kernel is to say what is wrong.
-    fn making(&self, target: &Target<'_>, named: &Named) -> Result<Option<New>> {
+    fn making(&self, target: &Target<'_>, named: &Named, status: &Status) -> Result<Option<New>> {
         let Ok((parent, name)) = target.parent(named) else {
             return Ok(None);
         };
         if node_at(&parent, &name).is_ok() {
             return Ok(None);
         }
-        let owner = self.owner_in(target, &parent)?;
+        let owner = if self.devices_only {
+            let stat = rustix::fs::fstat(&parent)?;
+            let is_group = stat.st_mode & libc::S_ISGID != 0;
+            (status.uid, if is_group { stat.st_gid } else { status.gid })
+        } else {
+            self.owner_in(target, &parent)?
+        };
         Ok(Some((parent, name, owner)))
     }
 
@@ -355,7 +361,8 @@ impl Answering {
         device: u64,
     ) -> Result<Reply> {
         let mode = mode as RawMode;
-        let Some((parent, name, owner)) = self.making(target, named)? else {
+        let status = target.status()?;
+        let Some((parent, name, owner)) = self.making(target, named, &status)? else {
             return Ok(Reply::Continue);
         };
         let kind = match FileType::from_raw_mode(mode) {
@@ -367,7 +374,12 @@ impl Answering {
             return Ok(Reply::Continue);
         }
         // 0:0 would remove what lies below it.
-        if kind.is_some() && (!self.credentials(target)?.is_root() || device == 0) {
+        let may = if self.devices_only {
+            status.may_make_devices
+        } else {
+            self.credentials(target)?.is_root()
+        };
+        if kind.is_some() && (!may || device == 0) {
             return Err(Errno::PERM);
         }
         let bits = Mode::from_raw_mode(mode & 0o7777);
@@ -377,9 +389,14 @@ impl Answering {
             FileType::Unknown => FileType::RegularFile,
             known => known,
         };
-        rustix::process::umask(target.umask()?);
+        status.take_umask();
         rustix::fs::mknodat(&parent, name.as_slice(), made, bits, 0)?;
         let node = node_at(&parent, &name)?;
+        if self.devices_only {
+            let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+            let flags = AtFlags::EMPTY_PATH;
+            rustix::fs::chownat(&node, c"", Some(uid), Some(gid), flags)?;
+        }
         let stat = rustix::fs::fstat(&node)?;
         self.noted.remove(&(stat.st_dev, stat.st_ino));
         let record = Record {
@@ -397,7 +414,7 @@ impl Answering {
         leads_to: u64,
         named: &Named,
     ) -> Result<Reply> {
-        let Some((parent, name, owner)) = self.making(target, named)? else {
+        let Some((parent, name, owner)) = self.making(target, named, &Status::default())? else {
             return Ok(Reply::Continue);
         };
         // A record about an earlier link of this name may say something else.

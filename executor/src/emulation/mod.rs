@@ -4,6 +4,8 @@
 //! ([`rbuild_cache::owners`]), ids are remembered for each process. What an image's programs see, and what the layers
 //! hold, is what a build by root gives.
 //!
+//! With many ids the kernel gives owners, and only devices are written down: nobody in a user namespace can make them.
+//!
 //! **This is no boundary.** All of the sandbox is one user to the kernel, and what a process is refused here (to write
 //! a file of emulated root's, say) it may reach in other ways. The boundary is the sandbox around it.
 //!
@@ -33,6 +35,8 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// The kernel knows all about ids and owners, and only devices are emulated.
+    pub(crate) devices_only: bool,
 }
 
 /// Answers until nobody with the filter is left. `mounts` is the sandbox's mount namespace.
@@ -63,6 +67,7 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     sys::notify_on_same_processor(listener.as_fd());
     let first = Credentials::new(identity.uid, identity.gid, identity.groups);
     let mut answering = Answering::new(processes, descriptors, root, first);
+    answering.devices_only = identity.devices_only;
     loop {
         if !wait(listener)? {
             return Ok(());

@@ -159,7 +159,7 @@ impl Target<'_> {
         Ok((directory, name.to_vec()))
     }
 
-    pub(super) fn umask(&self) -> Result<Mode, Errno> {
+    pub(super) fn status(&self) -> Result<Status, Errno> {
         let path = format!("{}/status", self.pid);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.processes, path, flags, Mode::empty())?;
@@ -168,11 +168,38 @@ impl Target<'_> {
             .take(4096)
             .read_to_string(&mut text)
             .map_err(|_| Errno::IO)?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("Umask:"))
-            .and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
-            .map(Mode::from_raw_mode)
-            .ok_or(Errno::IO)
+        Status::parse(&text).ok_or(Errno::IO)
+    }
+}
+
+/// What the kernel says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Status {
+    pub(super) umask: u32,
+    /// Those that files get.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) may_make_devices: bool,
+}
+
+impl Status {
+    /// Has this thread make files as the process would.
+    pub(super) fn take_umask(&self) {
+        rustix::process::umask(Mode::from_raw_mode(self.umask));
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        const MKNOD: u64 = 1 << 27;
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let fourth = |name: &str| field(name)?.split_whitespace().nth(3)?.parse().ok();
+        let umask = u32::from_str_radix(field("Umask:")?.trim(), 8).ok()?;
+        let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16).ok()?;
+        Some(Self {
+            umask,
+            uid: fourth("Uid:")?,
+            gid: fourth("Gid:")?,
+            may_make_devices: capabilities & MKNOD != 0,
+        })
     }
 }
 
@@ -242,7 +269,20 @@ pub(super) fn fd(number: u64) -> At {
 
 #[cfg(test)]
 mod tests {
-    use super::own_descriptor;
+    use super::{Status, own_descriptor};
+
+    #[test]
+    fn a_process_is_known_by_its_status() {
+        let text = "Name:\tx\nUmask:\t0027\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t0000000008000000\n";
+        let status = Status {
+            umask: 0o027,
+            uid: 4,
+            gid: 8,
+            may_make_devices: true,
+        };
+        assert_eq!(Status::parse(text), Some(status));
+        assert_eq!(Status::parse("Umask:\t0022\n"), None);
+    }
 
     #[test]
     fn own_descriptors_are_numbers_only() {

@@ -318,7 +318,7 @@ pub(super) fn copy_one(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<Option<Met
                 _ => (FileType::Socket, 0),
             };
             let mode = Mode::from_raw_mode(0o600);
-            let stands_for = owners::recorded() && device != 0;
+            let stands_for = owners::devices_recorded() && device != 0;
             replacing(one, || {
                 if stands_for {
                     return owners::make_device(one.to, one.name, entry.kind, device)

@@ -43,6 +43,9 @@ fn own(directory: BorrowedFd<'_>, mode: u32, (uid, gid): (u32, u32)) -> Result<(
 
 /// Copies what a directory holds; sources are snapshots, which do not change meanwhile.
 fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    if owners::devices_recorded() {
+        owners::copy(from.as_fd(), to).map_err(|error| errno_of(&error))?;
+    }
     let mut pending = vec![(from, to.try_clone_to_owned().map_err(|_| Errno::MFILE)?)];
     while let Some((from, to)) = pending.pop() {
         for entry in rustix::fs::Dir::read_from(&from)? {
@@ -95,13 +98,14 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Result<
 }
 
 fn take_attributes(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {
-    if owners::recorded() {
+    if owners::devices_recorded() {
         let open = |directory: &OwnedFd| {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(directory, name, flags, Mode::empty())
         };
         owners::copy(open(from)?.as_fd(), open(to)?.as_fd()).map_err(|error| errno_of(&error))?;
-    } else {
+    }
+    if !owners::recorded() {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }

@@ -423,7 +423,7 @@ fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()> {
     // an image work.
     if let Some(filter) = task.filter {
         let program = seccomp::program(filter);
-        if filter.emulation {
+        if filter.emulation || filter.devices {
             emulate(&program, status)?;
         } else {
             sys::install_filter(&program).step("install the system call filter")?;
@@ -439,7 +439,7 @@ fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()> {
     die_with_parent()
 }
 
-/// With one id there is no other to become: from here on, calls about ids and owners are answered by the builder.
+/// From here on, calls about ids, owners and devices are answered by the builder.
 fn emulate(program: &[libc::sock_filter], status: BorrowedFd<'_>) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mounts = rustix::fs::openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty())

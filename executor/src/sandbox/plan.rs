@@ -112,6 +112,8 @@ pub(super) struct Filter {
     pub(super) capabilities: u64,
     /// Calls about owners and ids are answered by [`crate::emulation`], for a user namespace with one id.
     pub(super) emulation: bool,
+    /// Only calls that make devices are, in a user namespace with many ids.
+    pub(super) devices: bool,
     /// The command is not root's there.
     pub(super) emulates_user: bool,
     /// Nothing is refused.

@@ -66,6 +66,7 @@ pub(super) fn prepare(
         mounts: Vec::new(),
     };
     let single_id = builder.single_id;
+    let devices = rbuild_cache::owners::devices_recorded();
     let root = builder.slot(root);
     builder.base_files(&exec)?;
     if exec.mounts.len() > MOST_MOUNTS {
@@ -130,9 +131,10 @@ pub(super) fn prepare(
         shm_size: exec.limits.shm_size.unwrap_or(DEFAULT_SHM),
         limits: limits(&exec.limits.ulimits)?,
         capabilities,
-        filter: (!insecure || single_id).then_some(Filter {
+        filter: (!insecure || devices).then_some(Filter {
             capabilities,
             emulation: single_id,
+            devices: devices && !single_id,
             emulates_user: single_id && user.uid != 0,
             unrestricted: insecure,
         }),

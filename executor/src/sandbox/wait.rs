@@ -143,6 +143,7 @@ pub(super) fn start(
         uid: task.uid,
         gid: task.gid,
         groups: task.groups.clone(),
+        devices_only: task.privilege != crate::host::Privilege::SingleId,
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let pidfd = host

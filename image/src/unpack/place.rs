@@ -572,7 +572,7 @@ fn make_special(
         FileType::BlockDevice => tree::Kind::BlockDevice,
         _ => tree::Kind::Fifo,
     };
-    if owners::recorded() && kind != tree::Kind::Fifo {
+    if owners::devices_recorded() && kind != tree::Kind::Fifo {
         return owners::make_device(parent, OsStr::from_bytes(name), kind, device)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
     }

@@ -108,7 +108,7 @@ fn copy_up(upper: &RootDir, path: &[u8], entry: &Entry, view: &View) -> Result<(
             return metadata::set_time(&file, entry.mtime, path);
         }
         Kind::Symlink => to.symlink(&entry.target).map_err(make)?,
-        kind @ (Kind::CharDevice | Kind::BlockDevice) if owners::recorded() => {
+        kind @ (Kind::CharDevice | Kind::BlockDevice) if owners::devices_recorded() => {
             owners::make_device(to.directory(), to.name(), kind, entry.device).map_err(make)?;
         }
         kind => to.make_node(kind, entry.mode, entry.device).map_err(make)?,

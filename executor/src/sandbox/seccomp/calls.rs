@@ -168,9 +168,13 @@ pub(super) const OPENING: &[(Call, u32)] =
 pub(super) const OPENAT2: Call = ("openat2", 437, NONE, 437);
 pub(super) const CHROOT: Call = ("chroot", 161, NONE, 51);
 /// Attributes by directory and name (Linux 6.13).
-pub(super) const ATTRIBUTES_AT: &[Call] = &[
-    ("setxattrat", 463, NONE, 463),
-    ("listxattrat", 465, NONE, 465),
+pub(super) const SETXATTRAT: Call = ("setxattrat", 463, NONE, 463);
+pub(super) const ATTRIBUTES_AT: &[Call] = &[SETXATTRAT, ("listxattrat", 465, NONE, 465)];
+/// By which a program could write down what is ours to write down.
+pub(super) const SET_ATTRIBUTES: &[Call] = &[
+    ("setxattr", 188, NONE, 5),
+    ("lsetxattr", 189, NONE, 6),
+    ("fsetxattr", 190, NONE, 7),
 ];
 
 /// Open to everybody.

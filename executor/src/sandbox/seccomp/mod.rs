@@ -12,6 +12,8 @@ use super::plan::Filter;
 use calls::{Call, NONE};
 
 const SYS_ADMIN: u64 = 1 << 21;
+/// The bit of a mode that means a device (or a link, which `mknod` does not make).
+const DEVICE: u32 = 0o20_000;
 /// Flags of `open` that may make a file: O_CREAT and the bit that only O_TMPFILE has.
 const MAKING: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 /// Flags of `clone` that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
@@ -147,6 +149,21 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
         add(&calls::OPENAT2, ENOSYS);
         for call in calls::ATTRIBUTES_AT {
             add(call, ENOSYS);
+        }
+    }
+    if filter.devices && Machine::HERE.first() == Some(&machine) {
+        for (call, argument) in [(&calls::MKNOD, 1), (&calls::MKNODAT, 2)] {
+            add(
+                call,
+                Action::AskBits {
+                    argument,
+                    bits: DEVICE,
+                },
+            );
+        }
+        add(&calls::SETXATTRAT, ENOSYS);
+        for call in calls::SET_ATTRIBUTES {
+            add(call, Action::Ask);
         }
     }
     if filter.unrestricted {
@@ -412,6 +429,7 @@ mod tests {
         Filter {
             capabilities: capabilities::DEFAULT,
             emulation: false,
+            devices: false,
             emulates_user: false,
             unrestricted: false,
         }
@@ -560,6 +578,20 @@ mod tests {
             result(filter, here, &calls::OPENAT2, [0; 3]),
             Some(refuse(libc::ENOSYS))
         );
+        let devices = Filter {
+            devices: true,
+            ..default_filter()
+        };
+        for (format, expected) in [
+            (libc::S_IFCHR, ASK),
+            (libc::S_IFBLK, ASK),
+            (libc::S_IFIFO, ALLOW),
+            (libc::S_IFREG, ALLOW),
+            (libc::S_IFSOCK, ALLOW),
+        ] {
+            let made = result(devices, here, &calls::MKNODAT, [0, 0, format | 0o600]);
+            assert_eq!(made, Some(expected), "{format:o}");
+        }
         // Programs of 32 bits: success without effect.
         for machine in &Machine::HERE[1..] {
             for call in calls::OWNERSHIP {
