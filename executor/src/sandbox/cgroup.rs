@@ -236,7 +236,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         for directory in &self.directories {
             // The last process may still be on its way out.
-            for _ in 0..50 {
+            for _ in 0..1000 {
                 match fs::remove_dir(directory) {
                     Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                         std::thread::sleep(Duration::from_millis(2));

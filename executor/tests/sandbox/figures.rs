@@ -19,6 +19,13 @@ pub(crate) fn measure(kit: &Kit) -> Outcome {
             exec.network = Network::Host;
             exec
         }),
+        ("exec /bin/true with a private network", || {
+            let mut exec = command(&["/bin/true"]);
+            if let Ok(private) = rbuild_executor::network::Private::start() {
+                exec.network = Network::Private(std::sync::Arc::new(private));
+            }
+            exec
+        }),
     ] {
         let mut times: Vec<Duration> = (0..200)
             .map(|_| {
