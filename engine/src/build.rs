@@ -360,6 +360,7 @@ impl Engine {
             events: Arc::clone(events),
             masked: worker::log::values(secrets.map(|secret| &*secret.data)),
             said_network: AtomicBool::new(false),
+            networks: Arc::default(),
             materialised: Mutex::default(),
             notebook: Arc::default(),
             pins: Arc::clone(pins),

@@ -70,7 +70,7 @@ impl Worker {
             user: op.user.clone(),
             groups: Vec::new(),
             mounts: std::mem::take(&mut mounted.mounts),
-            network: self.network(op.network).await,
+            network: self.network(op.network, op.insecure).await,
             security: if op.insecure {
                 Security::Insecure
             } else {
@@ -108,14 +108,25 @@ impl Worker {
         }
     }
 
-    async fn network(&self, network: NetworkOp) -> Network {
+    async fn network(&self, network: NetworkOp, insecure: bool) -> Network {
         match (network, self.settings.network) {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
-            (NetworkOp::Default, NetworkChoice::Default) => match blocking(Private::start).await {
-                Ok(private) => Network::Private(Arc::new(private)),
-                Err(error) => self.host_instead(&error),
-            },
+            (NetworkOp::Default, NetworkChoice::Default) => {
+                let networks = Arc::clone(&self.networks);
+                let private = blocking(move || {
+                    if insecure {
+                        // It may leave its network in any state, which is not to be the next one's.
+                        Private::start().map(Arc::new)
+                    } else {
+                        networks.take()
+                    }
+                });
+                match private.await {
+                    Ok(private) => Network::Private(private),
+                    Err(error) => self.host_instead(&error),
+                }
+            }
         }
     }
 

@@ -104,6 +104,7 @@ pub(crate) struct Worker {
     /// Values that no output may show.
     pub(crate) masked: Arc<[Vec<u8>]>,
     pub(crate) said_network: AtomicBool,
+    pub(crate) networks: Arc<rbuild_executor::network::Pool>,
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
     pub(crate) notebook: Arc<Notebook>,

@@ -22,7 +22,11 @@ const FRAMES_AT_ONCE: usize = 64;
 /// How often things are looked at that nothing reports.
 const TICK: Duration = Duration::from_secs(5);
 
-/// Carries until `stop` can be read.
+/// What the thread is told; told twice before it listens, they add up.
+pub(super) const STOP: u64 = 1 << 32;
+pub(super) const FORGET: u64 = 1;
+
+/// Carries until it is told to stop.
 pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
     let mut line = Line {
         packets,
@@ -56,11 +60,17 @@ pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
                 .get(place)
                 .is_some_and(|polled| !polled.revents().is_empty())
         };
-        if is_ready(0) {
-            return Ok(());
-        }
-        let has_frames = is_ready(1);
+        let (is_told, has_frames) = (is_ready(0), is_ready(1));
         drop(polled);
+        if is_told {
+            let mut told = [0; 8];
+            let _ = rustix::io::read(stop, &mut told);
+            if u64::from_ne_bytes(told) >= STOP {
+                return Ok(());
+            }
+            connections = Connections::new();
+            conversations = Conversations::default();
+        }
         if has_frames {
             line.read(&mut buffer, &mut connections, &mut conversations)?;
         }

@@ -64,6 +64,7 @@ const TESTS: &[(&str, Test)] = &[
     ("private networks: the way out", network::way_out),
     ("private networks: out of reach", network::out_of_reach),
     ("private networks: published ports", network::published),
+    ("private networks: one after the other", network::pool),
     ("working directories", basics::cwd),
     ("programs that cannot run are explained", basics::explained),
     ("mounts of every kind", mounts::mounts),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, U
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_executor::network::{GATEWAY, Port, Private, Protocol};
+use rbuild_executor::network::{GATEWAY, Pool, Port, Private, Protocol};
 use rbuild_executor::spec::{Exec, Network};
 
 use super::kit::{Kit, Outcome, equal, holds, shell};
@@ -145,6 +145,31 @@ pub(crate) fn published(kit: &Kit) -> Outcome {
     drop(network);
     // Nobody listens any more.
     holds(TcpStream::connect(address).is_err(), "still open")
+}
+
+/// One after the other may have the same network, two at once may not; and nothing of the one is the other's.
+pub(crate) fn pool(kit: &Kit) -> Outcome {
+    let pool = Pool::default();
+    let Ok(first) = pool.take() else {
+        return Ok(());
+    };
+    let second = pool.take().map_err(|error| error.to_string())?;
+    holds(!Arc::ptr_eq(&first, &second), "two have the same")?;
+    let before = Arc::as_ptr(&first);
+    drop(first);
+    let third = pool.take().map_err(|error| error.to_string())?;
+    holds(
+        std::ptr::eq(Arc::as_ptr(&third), before),
+        "it was not used again",
+    )?;
+    let ran = kit.exec(
+        Some(&kit.base),
+        inside(
+            &third,
+            &format!("nc -w 5 {GATEWAY} 1 </dev/null || echo refused"),
+        ),
+    );
+    equal(&ran.ok()?.stdout, "refused\n")
 }
 
 /// Connects until somebody answers.
