@@ -14,6 +14,7 @@ mod global;
 mod human;
 mod machine;
 mod progress;
+mod prompt;
 mod render;
 mod similar;
 mod spec;

@@ -17,6 +17,7 @@ pub mod platform;
 pub mod reference;
 pub mod registry;
 pub mod shared;
+pub mod signature;
 pub mod source;
 pub mod store_image;
 mod tarfile;

@@ -1,18 +1,19 @@
 //! `rbuild login`.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::Read;
 
 use rbuild_engine::image::registry::Client;
 use rbuild_engine::image::registry::credentials::{self, Kept, Login};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::{self, GlobalArgs};
-use crate::{machine, stdio};
+use crate::{machine, prompt, stdio};
 
 /// No password is longer.
 const PASSWORD_LIMIT_BYTES: u64 = 1 << 20;
+
+const HELP: &str = "use --username and --password-stdin";
 
 /// Log in to a registry, and keep the login for later commands
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,7 @@ fn ask(args: &LoginArgs) -> Result<Login> {
     }
     let user = match &args.username {
         Some(user) => user.clone(),
-        None => prompt("Username: ", true)?,
+        None => prompt::line("Username: ", true, HELP)?,
     };
     let password = match &args.password {
         Some(password) => {
@@ -87,7 +88,7 @@ fn ask(args: &LoginArgs) -> Result<Login> {
             let end = text.strip_suffix('\n').unwrap_or(&text);
             end.strip_suffix('\r').unwrap_or(end).to_owned()
         }
-        None => prompt("Password: ", false)?,
+        None => prompt::line("Password: ", false, HELP)?,
     };
     if user.is_empty() || password.is_empty() {
         return Err(Error::usage("a login needs a user name and a password"));
@@ -96,52 +97,4 @@ fn ask(args: &LoginArgs) -> Result<Login> {
         return Err(Error::usage("a user name holds no `:`"));
     }
     Ok(Login::Password { user, password })
-}
-
-/// Asks on the terminal.
-fn prompt(words: &str, echo: bool) -> Result<String> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Error::failed(
-            "cannot ask for user and password: standard input is no terminal",
-        )
-        .help("use --username and --password-stdin"));
-    }
-    stdio::err(words);
-    let silence = (!echo).then(Silence::begin).transpose()?;
-    let mut line = String::new();
-    let read = stdin
-        .lock()
-        .take(PASSWORD_LIMIT_BYTES)
-        .read_line(&mut line)
-        .map_err(|error| Error::io("read", "standard input", error));
-    if silence.is_some() {
-        drop(silence);
-        stdio::err("\n");
-    }
-    read?;
-    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
-}
-
-/// Typing is not shown while this lives.
-struct Silence(rustix::termios::Termios);
-
-impl Silence {
-    fn begin() -> Result<Self> {
-        let failed = |error: rustix::io::Errno| {
-            Error::failed("cannot hide what is typed on this terminal").because(error)
-        };
-        let before = tcgetattr(std::io::stdin()).map_err(failed)?;
-        let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(std::io::stdin(), OptionalActions::Flush, &silent).map_err(failed)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Silence {
-    fn drop(&mut self) {
-        // There is nobody to tell, and nothing else to do.
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.0);
-    }
 }

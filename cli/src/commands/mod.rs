@@ -27,6 +27,7 @@ mod repro;
 mod rmi;
 mod run;
 mod save;
+mod sign;
 mod store;
 mod tag;
 mod version;
@@ -64,6 +65,9 @@ pub(crate) enum Command {
         command: ImageCommand,
     },
     Repro(Box<repro::ReproArgs>),
+    Sign(sign::SignArgs),
+    Verify(sign::VerifyArgs),
+    GenerateKeyPair(sign::GenerateKeyPairArgs),
     Prune(prune::PruneArgs),
     Du(du::DuArgs),
     Store(store::StoreArgs),
@@ -154,6 +158,9 @@ impl Command {
             Self::Login(args) => login::execute(&args, global),
             Self::Logout(args) => logout::execute(&args),
             Self::Manifest(args) => manifest::execute(&args, global),
+            Self::Sign(args) => sign::sign(&args, global),
+            Self::Verify(args) => sign::verify(&args, global),
+            Self::GenerateKeyPair(args) => sign::generate_key_pair(&args),
             Self::Repro(args) => repro::execute(&args, global),
             Self::Prune(args) => prune::execute(&args, global),
             Self::Du(args) => du::execute(&args, global),

@@ -1,10 +1,14 @@
 //! `rbuild push`.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_engine::image::registry::push::{Progress, State};
+use rbuild_engine::image::signature::Place;
 use rbuild_engine::image::{Descriptor, Reference};
 
+use super::sign;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -22,6 +26,9 @@ pub(crate) struct PushArgs {
     /// Of an image for several platforms, only the one for this
     #[arg(long, value_name = "P")]
     platform: Option<String>,
+    /// Sign what was pushed, with this private key
+    #[arg(long, value_name = "KEY")]
+    sign_by: Option<PathBuf>,
     /// Print only the name
     #[arg(short, long)]
     quiet: bool,
@@ -39,6 +46,7 @@ pub(crate) fn execute(args: &PushArgs, global: &GlobalArgs) -> Result<Exit> {
     }
     let platform = args.platform.as_deref().map(values::platform).transpose()?;
     let quiet = args.quiet;
+    let key = args.sign_by.as_deref().map(sign::private_key).transpose()?;
     machine::with_engine(global.options()?, async |engine, cancel| {
         let names = match args.all_tags {
             true => engine.names_of(&reference)?,
@@ -63,6 +71,15 @@ pub(crate) fn execute(args: &PushArgs, global: &GlobalArgs) -> Result<Exit> {
             let pushing = engine.push(name, platform.as_ref(), &progress);
             let pushed = machine::unless_cancelled(&cancel, pushing).await?;
             let root = pushed.root;
+            if let Some(key) = &key {
+                let place = Place::Registry(Reference {
+                    digest: Some(root.digest),
+                    ..name.clone()
+                });
+                let nothing_else = BTreeMap::new();
+                let signing = engine.sign(&place, key, &nothing_else);
+                machine::unless_cancelled(&cancel, signing).await?;
+            }
             if !pushed.left_out.is_empty() {
                 let left_out = pushed.left_out.join(", ");
                 stdio::err(format!(

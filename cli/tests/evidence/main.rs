@@ -10,3 +10,4 @@ mod differences;
 mod provenance;
 mod repro;
 mod sbom;
+mod signing;

@@ -10,6 +10,7 @@ mod list;
 pub(crate) mod push;
 mod remove;
 pub(crate) mod roots;
+mod sign;
 mod transfer;
 
 pub use compare::{ConfigDifference, ImageDifferences};
