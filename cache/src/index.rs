@@ -177,9 +177,10 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
     }
     // With WAL, NORMAL loses at most the last transactions in a power cut and never tears; `sync` asks for more.
     connection
-        .execute_batch("PRAGMA synchronous = NORMAL")
+        .execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 250")
         .doing("set how it syncs")?;
-    // Else the last process that closes it empties the log, with two syncs: more than a whole cached build takes.
+    // Else the last process that closes it empties the log, with two syncs: more than a whole cached build takes. What is left
+    // of it, at most about 1 MiB, is read again by the next one.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .doing("set how it closes")?;

@@ -83,7 +83,7 @@ fn a_failed_step_is_explained() {
     kit.must_build(&dockerfile("true"), &[]);
     let failed = kit.build(&dockerfile("false"), &["--explain"]);
     assert_eq!(failed.code, 1);
-    let wanted = "failed: #4 [3/3] RUN false (line 3)\n  command, word 2: `true` is now `false`";
+    let wanted = "failed: #4 [3/3] RUN false (line 3)\n  command: `true` is now `false`";
     assert!(failed.stderr.contains(wanted), "{failed}");
 }
 
