@@ -245,6 +245,13 @@ fn an_index_that_is_lost_is_made_anew() {
     require_machine!();
     let scene = Scene::new();
     let index = |store: &Path| store.join("index.db");
+    // Its log goes, too: with that, SQLite mends it by itself.
+    let spoil = |store: &Path, bytes: &[u8]| {
+        std::fs::write(index(store), bytes).unwrap();
+        for log in ["index.db-wal", "index.db-shm"] {
+            let _ = std::fs::remove_file(store.join(log));
+        }
+    };
     let has_image = || {
         let said = scene.command(&["run", "kept", "cat", "/two"], "copy");
         assert_eq!(said.stdout, "1\n", "{said}");
@@ -256,13 +263,13 @@ fn an_index_that_is_lost_is_made_anew() {
         ),
         ("zeros", &[0; 65536]),
     ] {
-        std::fs::write(index(&scene.copy()), bytes).unwrap();
+        spoil(&scene.copy(), bytes);
         let built = scene.build("copy");
         assert!(
             built.stderr.contains("store check --repair"),
             "{what}: {built}"
         );
-        std::fs::write(index(&scene.copy()), bytes).unwrap();
+        spoil(&scene.copy(), bytes);
         let repaired = scene.command(&["store", "check", "--repair"], "copy");
         assert!(
             repaired.stdout.contains("repaired: the index: "),
