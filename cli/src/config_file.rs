@@ -128,6 +128,41 @@ impl ConfigFile {
         })
     }
 
+    /// `HOST[:PORT][,insecure][,ca=FILE][,mirror=HOST[:PORT][/PREFIX]]…`, in the place of what the file says of the host.
+    pub(crate) fn registry(&mut self, spec: &str) -> Result<()> {
+        let wrong = |reason: String| Error::usage(format!("--registry `{spec}`: {reason}"));
+        let mut fields = spec.split(',').map(str::trim);
+        let host = fields.next().unwrap_or_default();
+        if host.is_empty() || host.contains(['=', '/']) {
+            return Err(wrong(
+                "it begins with the registry's HOST[:PORT]".to_owned(),
+            ));
+        }
+        let mut options = RegistryOptions::default();
+        for field in fields {
+            match field.split_once('=') {
+                None if field == "insecure" => self.insecure.push(host.to_owned()),
+                Some(("insecure", value)) => match crate::spec::parse_bool(value) {
+                    Some(true) => self.insecure.push(host.to_owned()),
+                    Some(false) => self.insecure.retain(|known| known != host),
+                    None => return Err(wrong(format!("`{field}`: expected `true` or `false`"))),
+                },
+                Some(("ca", file)) if !file.is_empty() => options.authority = Some(file.into()),
+                Some(("mirror", mirror)) => {
+                    let mirror = self.mirror(mirror).map_err(wrong)?;
+                    options.mirrors.push(mirror);
+                }
+                _ => {
+                    return Err(wrong(format!(
+                        "`{field}` is not `insecure`, `ca=FILE` or `mirror=HOST`"
+                    )));
+                }
+            }
+        }
+        self.registries.insert(host.to_owned(), options);
+        Ok(())
+    }
+
     fn extend(&mut self, other: Self) {
         self.root = other.root.or(self.root.take());
         self.insecure.extend(other.insecure);
@@ -184,6 +219,27 @@ impl ConfigFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_on_the_command_line() {
+        let mut file = ConfigFile::default();
+        file.registry("r.example:5000,insecure,ca=a.pem,mirror=m.example/hub,mirror=http://n")
+            .unwrap();
+        assert_eq!(file.insecure, ["r.example:5000", "n"]);
+        let options = &file.registries["r.example:5000"];
+        assert_eq!(options.mirrors, ["m.example/hub", "n"]);
+        assert_eq!(options.authority.as_deref(), Some(Path::new("a.pem")));
+        for wrong in [
+            "",
+            "insecure=true",
+            "r,insecure=x",
+            "r,ca=",
+            "r,what",
+            "r,mirror=",
+        ] {
+            assert!(ConfigFile::default().registry(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn all_of_it() {

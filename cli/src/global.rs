@@ -32,11 +32,19 @@ pub(crate) struct GlobalArgs {
     /// Trust the certificate authorities of this file (PEM) for registries, besides the system's
     #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
     registry_ca: Vec<PathBuf>,
+    /// How one registry is spoken to, in the place of what the configuration says of it
+    #[arg(long, global = true, help_heading = HEADING, value_name = "HOST[,insecure][,ca=FILE][,mirror=HOST]")]
+    registry: Vec<String>,
 }
 
 /// Flags that take a value and may stand before the command's name.
-pub(crate) const FLAGS_WITH_VALUE: [&str; 4] =
-    ["--root", "--config", "--insecure-registry", "--registry-ca"];
+pub(crate) const FLAGS_WITH_VALUE: [&str; 5] = [
+    "--root",
+    "--config",
+    "--insecure-registry",
+    "--registry-ca",
+    "--registry",
+];
 
 impl GlobalArgs {
     /// Returns how the engine is to be set up. Opens nothing.
@@ -65,10 +73,14 @@ impl GlobalArgs {
     }
 
     fn file(&self) -> Result<ConfigFile> {
-        match self.config.as_deref() {
-            Some(path) => ConfigFile::read(path),
-            None => ConfigFile::read_all(&config_files()),
+        let mut file = match self.config.as_deref() {
+            Some(path) => ConfigFile::read(path)?,
+            None => ConfigFile::read_all(&config_files())?,
+        };
+        for spec in &self.registry {
+            file.registry(spec)?;
         }
+        Ok(file)
     }
 
     fn registries(&self, file: ConfigFile) -> registry::Options {

@@ -126,7 +126,9 @@ fn table(header: Vec<String>, template: &Template, rows: &[Row]) -> Result<Strin
     for line in &lines {
         let mut padded = String::new();
         for (cell, width) in line.iter().zip(&widths) {
-            padded.push_str(&format!("{cell:width$}   "));
+            // As Docker aligns them: three spaces between columns, and none of less than ten characters.
+            let width = (width + 3).max(10);
+            padded.push_str(&format!("{cell:width$}"));
         }
         text.push_str(padded.trim_end());
         text.push('\n');
@@ -177,7 +179,7 @@ mod tests {
                 .text(COLUMNS, &rows())
                 .unwrap()
         };
-        assert_eq!(one(None), "TAG      DISK\n1        1MB\nlatest   10MB\n");
+        assert_eq!(one(None), "TAG       DISK\n1         1MB\nlatest    10MB\n");
         assert_eq!(
             one(Some("json")),
             "{\"Tag\":\"1\",\"Size\":\"1MB\"}\n{\"Tag\":\"latest\",\"Size\":\"10MB\"}\n"
@@ -185,7 +187,7 @@ mod tests {
         assert_eq!(one(Some("{{.Tag}}\\t{{.Size}}")), "1\t1MB\nlatest\t10MB\n");
         assert_eq!(
             one(Some("table {{.Size}}\\t{{.Tag}}")),
-            "DISK   TAG\n1MB    1\n10MB   latest\n"
+            "DISK      TAG\n1MB       1\n10MB      latest\n"
         );
         let unknown = Format::parse(Some("{{.Nope}}")).unwrap();
         assert!(unknown.text(COLUMNS, &rows()).is_err());

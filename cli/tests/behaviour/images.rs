@@ -35,7 +35,7 @@ fn images_have_names_and_lose_them() {
     );
     let table = kit.must(&["images", "app"]).stdout;
     assert!(
-        table.starts_with("REPOSITORY   TAG   IMAGE ID       CREATED"),
+        table.starts_with("REPOSITORY   TAG       IMAGE ID       CREATED"),
         "{table}"
     );
     assert_eq!(table.lines().count(), 2, "{table}");

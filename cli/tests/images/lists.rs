@@ -84,7 +84,7 @@ fn tables_and_templates() {
     let (kit, ids) = kit();
     let table = kit.must(&["images", "--digests", "two"]).stdout;
     assert!(
-        table.starts_with("REPOSITORY   TAG      DIGEST "),
+        table.starts_with("REPOSITORY   TAG       DIGEST "),
         "{table}"
     );
     assert!(table.contains(short(&ids[1])), "{table}");

@@ -402,3 +402,131 @@ fn archives_compressed_in_every_way() {
         assert_eq!(said.stdout, "Loaded image: ours:1\n", "{said}");
     }
 }
+
+/// Docker's daemon, with everything it has in the kit's directory.
+struct Docker {
+    process: std::process::Child,
+    host: String,
+}
+
+impl Docker {
+    /// `None`, and why, where it cannot run.
+    fn start(kit: &Kit) -> Option<Self> {
+        let path = |name: &str| kit.path(name).to_str().unwrap().to_owned();
+        let host = format!("unix://{}", path("docker.sock"));
+        let log = std::fs::File::create(kit.path("docker.log")).unwrap();
+        let mut process = std::process::Command::new("dockerd")
+            .args([
+                "--data-root",
+                &path("docker"),
+                "--exec-root",
+                &path("docker-exec"),
+            ])
+            .args(["-p", &path("docker.pid"), "-H", &host])
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .arg("--storage-driver=vfs")
+            .stdout(std::process::Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        for _ in 0..240 {
+            if kit.path("docker.sock").exists() && answers(&host) {
+                return Some(Self { process, host });
+            }
+            if process.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(250));
+        }
+        let _ = process.kill();
+        let _ = process.wait();
+        let test = std::thread::current().name().unwrap_or("test").to_owned();
+        crate::kit::skipped(&test, "dockerd does not run here");
+        None
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let mut all = vec!["-H", &self.host];
+        all.extend(arguments);
+        run("docker", &all)
+    }
+}
+
+fn answers(host: &str) -> bool {
+    let asked = std::process::Command::new("docker")
+        .args(["-H", host, "version"])
+        .output();
+    asked.is_ok_and(|output| output.status.success())
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // It takes its containerd along.
+        let id = self.process.id().to_string();
+        let _ = std::process::Command::new("kill").arg(&id).status();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn with_docker() {
+    require_machine!();
+    if !has("dockerd") || !has("docker") || !crate::kit::is_root() {
+        return;
+    }
+    let kit = kit();
+    let Some(docker) = Docker::start(&kit) else {
+        return;
+    };
+    let archives = [
+        "type=docker,dest=docker.tar",
+        "type=docker,dest=plain.tar,compression=uncompressed",
+    ];
+    kit.must_build(
+        DOCKERFILE,
+        &["-t", "ours:1", "-o", archives[0], "-o", archives[1]],
+    );
+    kit.must_build("FROM ours:1\nCOPY tree /again\n", &["-t", "ours:2"]);
+    kit.must(&["save", "-o", "saved.tar", "ours:1"]);
+    kit.must(&["save", "-o", "both.tar", "ours"]);
+    let (_, id) = identity(&kit, "ours:1");
+    for archive in ["docker.tar", "plain.tar", "saved.tar", "both.tar"] {
+        docker.run(&["load", "-q", "-i", text(&kit.path(archive))]);
+        let found = docker.run(&["image", "inspect", "-f", "{{.Id}}", "ours:1"]);
+        assert_eq!(found.trim(), id, "{archive}");
+        // The table is Docker's to the letter, but for what each knows of sizes.
+        if archive == "both.tar" {
+            let format = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}";
+            let sorted = |text: String| {
+                let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                lines[1..].sort_unstable();
+                lines
+            };
+            let ours = sorted(kit.must(&["images", "--format", format]).stdout);
+            let theirs = sorted(docker.run(&["images", "--format", format]));
+            assert_eq!(ours, theirs);
+            // Layers that two images share are links in it.
+            docker.run(&[
+                "save",
+                "-o",
+                text(&kit.path("theirs.tar")),
+                "ours:1",
+                "ours:2",
+            ]);
+            docker.run(&["rmi", "ours:2"]);
+        }
+        docker.run(&["rmi", "ours:1"]);
+    }
+    let other = Kit::new();
+    let loaded = other
+        .must(&["load", "-i", text(&kit.path("theirs.tar"))])
+        .stdout;
+    assert_eq!(loaded, "Loaded image: ours:1\nLoaded image: ours:2\n");
+    assert_eq!(identity(&other, "ours:1").1, id);
+    assert_eq!(diff_ids(&other, "ours:1"), diff_ids(&kit, "ours:1"));
+    other.must_build("FROM ours:2\n", &["-o", "type=local,dest=out"]);
+    assert_eq!(
+        std::fs::read_to_string(other.path("out/again/deep/b")).unwrap(),
+        "2"
+    );
+}
