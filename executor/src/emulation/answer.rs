@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rbuild_cache::owners::{self, Record};
 use rustix::fs::FileType;
@@ -19,7 +20,8 @@ const MOST_IDENTITIES: usize = 1 << 20;
 pub(super) type Result<T> = std::result::Result<T, Errno>;
 
 pub(super) struct Answering {
-    processes: OwnedFd,
+    /// Shared, so that it is at hand without a system call.
+    processes: Arc<OwnedFd>,
     descriptors: OwnedFd,
     root: OwnedFd,
     /// The root's device and inode number.
@@ -43,7 +45,7 @@ impl Answering {
     ) -> Self {
         let root_id = rustix::fs::fstat(&root).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
         Self {
-            processes,
+            processes: Arc::new(processes),
             descriptors,
             root,
             root_id,
@@ -56,12 +58,12 @@ impl Answering {
     }
 
     pub(super) fn answer(&mut self, listener: BorrowedFd<'_>, call: &Call) -> Reply {
-        let Ok(processes) = self.processes.try_clone() else {
-            return Reply::Error(libc::EMFILE);
-        };
+        let processes = Arc::clone(&self.processes);
         let target = Target {
             pid: call.pid,
             processes: processes.as_fd(),
+            listener,
+            call: call.id,
         };
         // Where only devices are asked about, nobody says when a root changes.
         let moved = (self.other_roots || self.devices_only) && self.enter_root_of(&target);
@@ -69,16 +71,18 @@ impl Answering {
         if moved {
             self.leave_root();
         }
-        // Whatever was read may have been another process's, if this one died meanwhile.
-        if !sys::notify_is_valid(listener, call.id) {
-            return Reply::Continue;
-        }
-        match result {
-            Ok(reply) => reply,
+        let reply = match result {
             // Memory that cannot be read: the kernel says so itself, or can read it where this process may not (the
             // first process, before it becomes the command).
-            Err(Errno::FAULT) => Reply::Continue,
+            Ok(Reply::Continue) | Err(Errno::FAULT) => return Reply::Continue,
+            Ok(reply) => reply,
             Err(errno) => Reply::Error(errno.raw_os_error()),
+        };
+        // Whatever was read may have been another process's, if this one died meanwhile.
+        if sys::notify_is_valid(listener, call.id) {
+            reply
+        } else {
+            Reply::Continue
         }
     }
 
@@ -255,6 +259,9 @@ impl Answering {
                 self.identities.len() - 1
             }
         };
+        if !sys::notify_is_valid(target.listener, target.call) {
+            return Err(Errno::SRCH);
+        }
         sys::set_unused_limit(target.pid, IDENTITY_BASE + number as u64)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
     }

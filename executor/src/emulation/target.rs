@@ -21,6 +21,9 @@ pub(super) struct Target<'a> {
     pub(super) pid: u32,
     /// The outer /proc.
     pub(super) processes: BorrowedFd<'a>,
+    /// Where the call came from, and its number there: as long as that is valid, the process is this one.
+    pub(super) listener: BorrowedFd<'a>,
+    pub(super) call: u64,
 }
 
 /// A name in the caller's terms.
@@ -65,6 +68,10 @@ impl Target<'_> {
     }
 
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        // Never into a process that merely has the number now.
+        if !sys::notify_is_valid(self.listener, self.call) {
+            return Err(Errno::SRCH);
+        }
         match sys::write_memory(self.pid, address, bytes) {
             Ok(written) if written == bytes.len() => Ok(()),
             _ => Err(Errno::FAULT),
