@@ -13,6 +13,7 @@ use rbuild_solver::VertexId;
 
 use super::build::{Lowering, Outcome};
 use super::input::unknown_context_stage;
+use super::scope::Scope;
 use super::state::{State, layers};
 use super::words::expansion_mistake;
 use super::{ContextKind, ImageNeed};
@@ -187,8 +188,13 @@ impl Lowering<'_> {
             ContextKind::Directory => {
                 let input = self.context(&base.name, at);
                 let vertex = self.graph.add(copy_of_directory(), &[input]);
-                let name = self.stage_prefix(index, &platform, 1, self.steps_of(index, &[]))
-                    + &format!("FROM {}", base.name);
+                let name = self.stage_prefix(
+                    index,
+                    &platform,
+                    &Scope::default(),
+                    1,
+                    self.steps_of(index, &[]),
+                ) + &format!("FROM {}", base.name);
                 let record = self.record_step(index, "FROM", 1);
                 self.name_step(vertex, (index, 0), name, record, at);
                 let mut state = State::empty(&platform);
@@ -216,7 +222,7 @@ impl Lowering<'_> {
                     .as_deref()
                     .unwrap_or_default();
                 let steps = self.steps_of(index, triggers);
-                let prefix = self.stage_prefix(index, &platform, 1, steps);
+                let prefix = self.stage_prefix(index, &platform, &Scope::default(), 1, steps);
                 let vertex = self.image_vertex(&need, &resolved, &prefix, (index, 0), at);
                 Some(State::of_image(vertex, &resolved, &platform))
             }

@@ -4,6 +4,7 @@ use rbuild_image::Platform;
 use rbuild_parser::ast::{Command, Instruction};
 
 use super::build::{Lowering, Site};
+use super::scope::Scope;
 use super::state::State;
 
 impl Lowering<'_> {
@@ -12,12 +13,13 @@ impl Lowering<'_> {
         &self,
         index: usize,
         platform: &Platform,
+        variables: &Scope,
         step: usize,
         steps: usize,
     ) -> String {
         let mut prefix = "[".to_owned();
         if self.options.platforms.len() > 1 {
-            prefix.push_str(&format!("{platform} "));
+            prefix.push_str(&format!("{platform}{} ", made_for(platform, variables)));
         }
         if self.file.stages.len() > 1 {
             match self.file.stages[index].name() {
@@ -57,6 +59,7 @@ impl Lowering<'_> {
         let mut name = self.stage_prefix(
             site.stage,
             &state.platform,
+            &state.scope,
             state.step,
             state.steps.max(state.step),
         );
@@ -89,6 +92,42 @@ impl Lowering<'_> {
             None => format!("stage-{index}"),
         };
         format!("{}/{stage}/{keyword}/{ordinal}", self.target.platform)
+    }
+}
+
+/// `->arm64`, where a stage that runs on one platform makes something for another.
+fn made_for(platform: &Platform, variables: &Scope) -> String {
+    let target = match variables
+        .value("TARGETPLATFORM")
+        .map(Platform::parse)
+    {
+        Some(Ok(target)) => target,
+        _ => {
+            let part = |name: &str, other: &str| {
+                let value = variables.value(name).filter(|value| !value.is_empty());
+                value.unwrap_or(other).to_owned()
+            };
+            let mut target = part("TARGETOS", &platform.os);
+            target.push('/');
+            target.push_str(&part("TARGETARCH", &platform.architecture));
+            if let Some(variant) = variables.value("TARGETVARIANT").filter(|it| !it.is_empty()) {
+                target.push('/');
+                target.push_str(variant);
+            }
+            match Platform::parse(&target) {
+                Ok(target) => target,
+                Err(_) => return String::new(),
+            }
+        }
+    };
+    if target.os != platform.os {
+        format!("->{target}")
+    } else if target.architecture != platform.architecture {
+        let text = target.to_string();
+        let name = text.split_once('/').map_or(text.as_str(), |(_, name)| name);
+        format!("->{name}")
+    } else {
+        String::new()
     }
 }
 
