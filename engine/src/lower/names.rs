@@ -97,10 +97,7 @@ impl Lowering<'_> {
 
 /// `->arm64`, where a stage that runs on one platform makes something for another.
 fn made_for(platform: &Platform, variables: &Scope) -> String {
-    let target = match variables
-        .value("TARGETPLATFORM")
-        .map(Platform::parse)
-    {
+    let target = match variables.value("TARGETPLATFORM").map(Platform::parse) {
         Some(Ok(target)) => target,
         _ => {
             let part = |name: &str, other: &str| {

@@ -1,5 +1,7 @@
 //! RUN: what the command is, with which variables and in what surroundings.
 
+use std::collections::HashMap;
+
 use rbuild_executor::file::{ModeChange, Owner};
 use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{CommandLine, Heredoc, Instruction, Run};
@@ -247,14 +249,16 @@ fn security(run: &Run) -> Outcome<bool> {
 
 /// ARGs declared so far with their number and the values in force, then the command.
 fn created_by(state: &State, argv: &[String]) -> String {
-    let mut args: Vec<(&str, &str)> = Vec::new();
+    let mut args: Vec<(&str, &str)> = Vec::with_capacity(state.args.len());
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(state.args.len());
     for (name, declared) in &state.args {
         let value = state
             .scope
             .value(name)
             .or(declared.as_deref())
             .unwrap_or_default();
-        match args.iter_mut().find(|(known, _)| known == name) {
+        let place = *places.entry(name).or_insert(args.len());
+        match args.get_mut(place) {
             Some(known) => known.1 = value,
             None => args.push((name, value)),
         }

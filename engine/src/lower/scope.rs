@@ -1,7 +1,7 @@
 //! What a variable's name stands for: the values in force at a place of the Dockerfile, and the ones that are there
 //! without being declared. Expanding words with them is `rbuild_parser::expand`'s business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rbuild_image::Platform;
 use rbuild_parser::expand::Variables;
@@ -10,23 +10,27 @@ use rbuild_parser::expand::Variables;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Scope {
     values: Vec<(String, String)>,
+    /// Of each name its place in `values`: files with thousands of variables are looked up in no longer than others.
+    places: HashMap<String, usize>,
 }
 
 impl Scope {
     /// Sets a value; one that is set already keeps its place.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         let value = value.into();
-        match self.values.iter_mut().find(|(known, _)| known == name) {
+        let known = self.places.get(name).copied();
+        match known.and_then(|place| self.values.get_mut(place)) {
             Some(known) => known.1 = value,
-            None => self.values.push((name.to_owned(), value)),
+            None => {
+                self.places.insert(name.to_owned(), self.values.len());
+                self.values.push((name.to_owned(), value));
+            }
         }
     }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.values
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        let place = self.places.get(name)?;
+        self.values.get(*place).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
