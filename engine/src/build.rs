@@ -689,6 +689,7 @@ fn export(
                 request,
                 output,
                 image.as_ref(),
+                evidence,
             )?;
             if let Some(step) = step {
                 events.event(Event::Done {

@@ -68,6 +68,11 @@ pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize
                     "what is pushed needs a name: give one with --tag".to_owned(),
                 ));
             }
+            OutputKind::Tar if request.attestations.is_any() => {
+                return Err(Error::Usage(
+                    "type=tar has no place for attestations: use type=local or type=oci".to_owned(),
+                ));
+            }
             OutputKind::Docker { .. } if platforms > 1 => {
                 return Err(Error::Usage(
                     "type=docker holds one platform: use type=oci for several".to_owned(),
@@ -125,7 +130,11 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
     let compression = match output.compression {
         Some(choice) => self::compression(choice),
         // What stays here is not made smaller first: it is unpacked again, or compressed when it leaves.
-        None if output.kind == OutputKind::Image && request.squash == Squash::No => {
+        // What is said of an image is of its digest: then that is the one that it leaves with.
+        None if output.kind == OutputKind::Image
+            && request.squash == Squash::No
+            && !request.attestations.is_any() =>
+        {
             Compression::None
         }
         None => Compression::default(),
@@ -210,6 +219,10 @@ impl Publisher {
 pub(crate) type Moved = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
 /// Hands one output over. Blocking.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "an output may need all of a build"
+)]
 pub(crate) fn deliver(
     store: &Arc<Store>,
     publisher: &Publisher,
@@ -218,6 +231,7 @@ pub(crate) fn deliver(
     request: &BuildRequest,
     output: &Output,
     assembled: Option<&Assembled>,
+    evidence: Option<&Evidence<'_>>,
 ) -> Result<()> {
     let names = names(request, output);
     let canonical: Vec<String> = names.iter().map(Reference::canonical).collect();
@@ -262,7 +276,19 @@ pub(crate) fn deliver(
                     },
                 })
                 .collect();
-            Ok(export::local(store, &roots, directory, output.delete)?)
+            export::local(store, &roots, directory, output.delete)?;
+            for (one, root) in solved.iter().zip(&roots) {
+                let Some(evidence) = evidence else { break };
+                let own = root.directory.as_ref().map(|own| directory.join(own));
+                let infix = match (&own, solved) {
+                    (None, [_, _, ..]) => {
+                        format!(".{}", one.image.platform.to_string().replace('/', "_"))
+                    }
+                    _ => String::new(),
+                };
+                evidence.write_files(store, one, own.as_deref().unwrap_or(directory), &infix)?;
+            }
+            Ok(())
         }
         (OutputKind::CacheOnly, _) => Ok(()),
         (

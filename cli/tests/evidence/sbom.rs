@@ -302,3 +302,37 @@ fn what_lower_layers_had_and_upper_ones_removed_is_not_listed() {
         .collect();
     assert_eq!(names, ["new"]);
 }
+
+#[test]
+fn files_that_are_no_image_have_it_beside_them() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("lib/apk/db/installed", "P:musl\nV:1\nA:x\n\n")]);
+    let dockerfile = "FROM scratch\nCOPY lib /lib\n";
+    kit.must_build(
+        dockerfile,
+        &["-o", "out", "--sbom", "--provenance=mode=max"],
+    );
+    for (name, kind) in [
+        ("provenance.json", "https://slsa.dev/provenance/v1"),
+        ("sbom.spdx.json", SPDX),
+    ] {
+        let text = std::fs::read_to_string(kit.path("out").join(name)).unwrap();
+        let statement: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(statement["predicateType"], kind);
+        let subjects = statement["subject"].as_array().unwrap();
+        assert_eq!(subjects.len(), 1);
+        assert_eq!(subjects[0]["name"], "lib/apk/db/installed");
+        let digest = rbuild_engine::cache::Digest::of(b"P:musl\nV:1\nA:x\n\n").hex();
+        assert_eq!(subjects[0]["digest"]["sha256"], digest);
+        if kind == SPDX {
+            validate(&kit, &statement["predicate"]);
+        }
+    }
+    // Only for images; and a tar has no place for it.
+    let inline = ["-o", "other", "--provenance=inline-only=true"];
+    kit.must_build(dockerfile, &inline);
+    assert!(!kit.path("other/provenance.json").exists());
+    let tar = kit.build(dockerfile, &["-o", "type=tar,dest=x.tar", "--sbom"]);
+    assert_eq!(tar.code, 2, "{tar}");
+}

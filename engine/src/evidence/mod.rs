@@ -3,13 +3,14 @@
 //!
 //! * [`capture`]: what a build notes for this; [`materials`]: what it was made from; [`definition`]: its steps;
 //!   [`provenance`]: the predicate of all that; * [`sbom`]: the packages in it; * [`statement`]: predicates about subjects; * [`scrub`]: keeps
-//!   credentials out; * [`purl`]: names of packages and images.
+//!   credentials out; [`files`]: statements about files that are no image; * [`purl`]: names of packages and images.
 //!
 //! Where SOURCE_DATE_EPOCH holds, statements are a function of the build's inputs: their times are that, and they
 //! have no number of their own.
 
 mod capture;
 mod definition;
+mod files;
 mod materials;
 mod provenance;
 mod purl;
@@ -95,7 +96,8 @@ impl<'a> Evidence<'a> {
             let created = self.created(solved.image.epoch);
             let described = sbom::Described {
                 name: subjects.first().map_or("_", statement::Subject::name),
-                manifest: &manifest.digest,
+                manifest: Some(&manifest.digest),
+                identity: &manifest.digest,
                 created: &created,
             };
             let predicate = sbom::document(&described, &found);

@@ -33,6 +33,11 @@ pub(super) struct Subject {
 }
 
 impl Subject {
+    pub(super) fn new(name: String, digest: &Digest) -> Self {
+        let digest = BTreeMap::from([("sha256", digest.hex())]);
+        Self { name, digest }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -18,7 +18,10 @@ const PLACES_MAX: usize = 10;
 pub(in crate::evidence) struct Described<'a> {
     /// A package URL, or `_`.
     pub(in crate::evidence) name: &'a str,
-    pub(in crate::evidence) manifest: &'a Digest,
+    /// Of an image.
+    pub(in crate::evidence) manifest: Option<&'a Digest>,
+    /// Tells this document from all others.
+    pub(in crate::evidence) identity: &'a Digest,
     /// RFC 3339, whole seconds.
     pub(in crate::evidence) created: &'a str,
 }
@@ -113,17 +116,24 @@ pub(in crate::evidence) fn document(described: &Described<'_>, found: &Found) ->
     let image = SpdxPackage {
         id: IMAGE_ID.to_owned(),
         name: described.name.to_owned(),
-        version_info: described.manifest.to_string(),
+        version_info: described
+            .manifest
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         download_location: NO_ASSERTION,
-        checksums: vec![Checksum {
-            algorithm: "SHA256",
-            checksum_value: described.manifest.hex(),
-        }],
+        checksums: described
+            .manifest
+            .iter()
+            .map(|digest| Checksum {
+                algorithm: "SHA256",
+                checksum_value: digest.hex(),
+            })
+            .collect(),
         license_concluded: NO_ASSERTION,
         license_declared: NO_ASSERTION.to_owned(),
         copyright_text: NO_ASSERTION,
         external_refs: is_purl.then(|| purl(described.name)).into_iter().collect(),
-        primary_package_purpose: Some("CONTAINER"),
+        primary_package_purpose: described.manifest.map(|_| "CONTAINER"),
         ..SpdxPackage::default()
     };
     let mut packages = vec![image];
@@ -150,7 +160,7 @@ pub(in crate::evidence) fn document(described: &Described<'_>, found: &Found) ->
         // The form for those who have no place of their own on the web; unique to the image.
         document_namespace: format!(
             "https://spdx.org/spdxdocs/rbuild-{}",
-            described.manifest.hex()
+            described.identity.hex()
         ),
         creation_info: CreationInfo {
             created: described.created.to_owned(),
@@ -283,7 +293,8 @@ mod tests {
         let manifest = Digest::of(b"x");
         let described = Described {
             name: "pkg:docker/app@1",
-            manifest: &manifest,
+            manifest: Some(&manifest),
+            identity: &manifest,
             created: "2024-01-01T00:00:00Z",
         };
         let mut found = Found::default();

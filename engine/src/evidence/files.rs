@@ -1,0 +1,130 @@
+//! Statements about files that are no image: `provenance.json` and `sbom.spdx.json` beside what `type=local` writes.
+
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use rayon::prelude::*;
+use rbuild_cache::tree::{Entry, Kind};
+use rbuild_cache::{Digest, Store};
+use rbuild_image::layer::View;
+use sha2::Digest as _;
+
+use super::statement::{self, Subject};
+use super::{Evidence, sbom};
+use crate::assemble::Solved;
+use crate::{Error, Result};
+
+impl Evidence<'_> {
+    /// Writes what is said of one platform's files into the directory that they are in. `infix` tells platforms apart
+    /// that share one. Blocking.
+    pub(crate) fn write_files(
+        &self,
+        store: &Store,
+        solved: &Solved<'_>,
+        directory: &Path,
+        infix: &str,
+    ) -> Result<()> {
+        let wanted = &self.request.attestations;
+        let provenance = wanted.provenance.as_ref().filter(|it| !it.inline_only);
+        if provenance.is_none() && !wanted.sbom {
+            return Ok(());
+        }
+        let subjects = subjects(store, solved)?;
+        if let Some(provenance) = provenance {
+            let predicate = self.provenance(provenance, solved, &[]);
+            let bytes = statement::encode(statement::PROVENANCE, &subjects, &predicate)?;
+            write(
+                store,
+                solved,
+                directory,
+                &format!("provenance{infix}.json"),
+                &bytes,
+            )?;
+        }
+        if wanted.sbom {
+            let found = self.packages(store, solved.layers.last().map(|top| &top.id))?;
+            let names: Vec<&str> = subjects.iter().map(Subject::name).collect();
+            let described = sbom::Described {
+                name: "files",
+                manifest: None,
+                identity: &Digest::of(names.join("\n").as_bytes()),
+                created: &self.created(solved.image.epoch),
+            };
+            let predicate = sbom::document(&described, &found);
+            let bytes = statement::encode(statement::SPDX, &subjects, &predicate)?;
+            write(
+                store,
+                solved,
+                directory,
+                &format!("sbom{infix}.spdx.json"),
+                &bytes,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// All regular files, by their paths and digests.
+fn subjects(store: &Store, solved: &Solved<'_>) -> Result<Vec<Subject>> {
+    let Some(top) = solved.layers.last() else {
+        return Ok(Vec::new());
+    };
+    let view = View::open(store, &top.id)?;
+    let tree = store.merged_tree(&top.id)?;
+    let files: Vec<&Entry> = tree
+        .entries
+        .iter()
+        .filter(|it| it.kind == Kind::File)
+        .collect();
+    files
+        .par_iter()
+        .map(|entry| {
+            let name = String::from_utf8_lossy(&entry.path).into_owned();
+            Ok(Subject::new(name, &hash(&view, entry)?))
+        })
+        .collect()
+}
+
+fn hash(view: &View, entry: &Entry) -> Result<Digest> {
+    let mut file = view.open_file(entry)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        let count = file.read(&mut buffer).map_err(|source| Error::Io {
+            message: format!("cannot read `{}`", crate::compare::shown(&entry.path)),
+            source,
+        })?;
+        match buffer.get(..count) {
+            Some(bytes) if count > 0 => hasher.update(bytes),
+            _ => return Ok(Digest::from_bytes(hasher.finalize().into())),
+        }
+    }
+}
+
+fn write(
+    store: &Store,
+    solved: &Solved<'_>,
+    directory: &Path,
+    name: &str,
+    bytes: &[u8],
+) -> Result<()> {
+    if let Some(top) = solved.layers.last()
+        && store.merged_tree(&top.id)?.get(name.as_bytes()).is_some()
+    {
+        return Err(Error::Other(format!(
+            "the result has a file `/{name}`, where the attestation would be written: rename it"
+        )));
+    }
+    let failed = |source| Error::Io {
+        message: format!("cannot write `{}`", directory.join(name).display()),
+        source,
+    };
+    let mut file = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o644))
+        .tempfile_in(directory)
+        .map_err(failed)?;
+    std::io::Write::write_all(&mut file, bytes).map_err(failed)?;
+    let persisted = file.persist(directory.join(name));
+    persisted.map(drop).map_err(|error| failed(error.error))
+}
