@@ -232,13 +232,14 @@ pub(super) async fn finish(
     program: String,
     mut signals: Option<Signals>,
 ) -> Result<Ended, ExecError> {
+    // What is named last is dropped first, also where nobody waits any more: the process, then what it used.
     let Started {
-        mut session,
-        status,
-        identity,
-        cgroup,
-        layer,
         kept,
+        layer,
+        cgroup,
+        identity,
+        status,
+        mut session,
     } = started;
     let interactive = matches!(streams, Streams::Terminal { interactive: true });
     let mut terminal: Option<Joined> = None;
