@@ -77,7 +77,7 @@ impl Engine {
                 diagnostic: *mistake,
             }])
         })?;
-        let caches = Caches::new(self, &request, &events);
+        let caches = Caches::new(self, &request, &events)?;
         let images = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),

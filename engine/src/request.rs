@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::Digest;
 use rbuild_executor::spec::Limits;
+pub use rbuild_image::shared::s3;
 use rbuild_image::source::Location;
 use rbuild_image::{Platform, Reference};
 
@@ -232,6 +233,13 @@ pub enum CachePlace {
         path: PathBuf,
         tag: Option<String>,
         digest: Option<Digest>,
+    },
+    S3(Box<s3::Options>),
+    Redis {
+        /// With user and password, where they are needed.
+        url: url::Url,
+        prefix: String,
+        name: String,
     },
 }
 

@@ -17,7 +17,7 @@ use std::os::fd::AsFd as _;
 
 use rbuild_cache::root_dir::{Resolve, path_of};
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::tree::{Kind, Tree};
+use rbuild_cache::tree::{Entry, Kind, Tree};
 use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
 
 use crate::compression::{Compression, Compressor};
@@ -151,12 +151,27 @@ pub fn layer_here(
     Ok((blob, variant))
 }
 
-/// What of a snapshot's files a layer holds: all but sockets.
-pub fn in_layer(tree: &Tree) -> Tree {
-    let held = |entry: &&rbuild_cache::tree::Entry| entry.kind != Kind::Socket;
+/// What of a tree a tar can hold: all but sockets.
+pub fn in_tar(tree: &Tree) -> Tree {
+    let held = |entry: &&Entry| entry.kind != Kind::Socket;
     Tree {
         entries: tree.entries.iter().filter(held).cloned().collect(),
     }
+}
+
+/// What a snapshot's files are when they were a layer and are unpacked again: without sockets, and the root as any
+/// directory that nobody spoke of.
+pub fn in_layer(tree: &Tree) -> Tree {
+    let mut tree = in_tar(tree);
+    if let Some(root) = tree.entries.first_mut().filter(|it| it.path.is_empty()) {
+        *root = Entry {
+            mode: 0o755,
+            mtime: root.mtime,
+            opaque: root.opaque,
+            ..Entry::new(Vec::new(), Kind::Directory)
+        };
+    }
+    tree
 }
 
 fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<LayerBlob> {
@@ -229,7 +244,11 @@ pub fn write_root(
 
 /// Writes what a directory holds as a plain tar, read as it is now (for cache mounts).
 pub fn write_directory(root: &RootDir, to: &mut dyn Write) -> Result<()> {
-    let tree = Tree::scan(root.as_fd())?;
+    write_tree(root, &Tree::scan(root.as_fd())?, to)
+}
+
+/// As [`write_directory`], of what a scan of it found.
+pub fn write_tree(root: &RootDir, tree: &Tree, to: &mut dyn Write) -> Result<()> {
     let mut entries = EntryWriter::new(Writer::new(to), None, false);
     for entry in &tree.entries {
         entries.write(entry, root, 0)?;

@@ -33,6 +33,7 @@ use transport::{Call, Transport};
 
 use crate::reference::Reference;
 use crate::{Error, Result};
+pub(crate) use pull::{body, into_store};
 
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default)]

@@ -10,10 +10,13 @@
 //! Writers add to what is there and take nothing away that others added ([`Place::publish`]), so any number of them
 //! may share a name. What comes from here is compared with the digest and size that led to it before it is used.
 //!
-//! One place each: `registry`, `layout`.
+//! One place each: `registry`, `layout`, [`s3`], [`redis`].
 
 mod layout;
+mod objects;
+pub mod redis;
 mod registry;
+pub mod s3;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -25,8 +28,10 @@ use rbuild_cache::{Digest, Store};
 use crate::manifest::{Descriptor, Document, Manifest, OCI_MANIFEST};
 use crate::source::Progress;
 use crate::{Error, Result};
+use objects::Written;
 
 pub use layout::Directory;
+pub use objects::Objects;
 pub use registry::Repository;
 
 /// The config of a cache's manifest.
@@ -55,6 +60,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(2);
 pub enum Place {
     Registry(Repository),
     Layout(Directory),
+    Objects(Objects),
 }
 
 /// What is under a name.
@@ -75,6 +81,10 @@ pub struct State {
     pub blobs: Vec<Descriptor>,
     /// Of the document; `None` where there was none.
     version: Option<Digest>,
+    /// Its bytes, by which a Redis knows whether it is still the same.
+    bytes: Option<Vec<u8>>,
+    /// The parts that it was put together from, where it has some.
+    parts: Vec<String>,
 }
 
 /// What a writer makes of what is there.
@@ -111,6 +121,26 @@ impl Place {
         let document = match self {
             Self::Registry(repository) => repository.document().await?,
             Self::Layout(directory) => directory.document().await?,
+            Self::Objects(Objects::Redis(redis)) => {
+                let bytes = redis.document().await?;
+                bytes.map(|bytes| (described(&bytes), bytes))
+            }
+            Self::Objects(Objects::S3(s3)) => {
+                let mut whole = State::default();
+                for (name, bytes) in s3.parts().await? {
+                    // What is no part of a cache does not keep the others from being read.
+                    if let Ok(Found::Cache(state)) = understand(&described(&bytes), &bytes) {
+                        whole.blobs.extend(state.blobs);
+                        whole.parts.push(name);
+                    }
+                }
+                let mut seen = HashSet::new();
+                whole.blobs.retain(|blob| seen.insert(blob.digest));
+                return Ok(match whole.parts.is_empty() {
+                    true => Found::Nothing,
+                    false => Found::Cache(whole),
+                });
+            }
         };
         match document {
             None => Ok(Found::Nothing),
@@ -126,6 +156,7 @@ impl Place {
         let bytes = match self {
             Self::Registry(repository) => repository.small(blob, limit).await?,
             Self::Layout(directory) => directory.small(blob, limit).await?,
+            Self::Objects(objects) => objects.small(blob, limit).await?,
         };
         if bytes.len() as u64 != blob.size {
             let (size, said) = (bytes.len(), blob.size);
@@ -148,6 +179,7 @@ impl Place {
         match self {
             Self::Registry(repository) => repository.bring(store, blob, progress).await,
             Self::Layout(directory) => directory.bring(store, blob, progress).await,
+            Self::Objects(objects) => objects.bring(store, blob, progress).await,
         }
     }
 
@@ -157,6 +189,7 @@ impl Place {
             // A registry takes no document before the blobs that it lists, and keeps them with it.
             Self::Registry(_) => Ok(true),
             Self::Layout(directory) => directory.has(blob).await,
+            Self::Objects(objects) => objects.has(blob).await,
         }
     }
 
@@ -172,6 +205,7 @@ impl Place {
         match self {
             Self::Registry(repository) => repository.send(store, blob, mounts, progress).await,
             Self::Layout(directory) => directory.send(store, blob, progress).await,
+            Self::Objects(objects) => objects.send(store, blob, progress).await,
         }
     }
 
@@ -183,9 +217,13 @@ impl Place {
         ours: &Digest,
         merge: &impl Merge,
     ) -> Result<()> {
-        let _turn = match self {
+        if let Self::Objects(Objects::S3(s3)) = self {
+            return self.publish_part(s3, ours, merge).await;
+        }
+        // Held to the end.
+        let turn = match self {
             Self::Layout(directory) => Some(directory.lock().await?),
-            Self::Registry(_) => None,
+            Self::Registry(_) | Self::Objects(_) => None,
         };
         let mut usual = SETTLE_MIN;
         for round in 0..ROUNDS {
@@ -199,9 +237,15 @@ impl Place {
             if began.elapsed() > SETTLE_MAX / 2 && self.state().await?.version != state.version {
                 continue;
             }
-            let version = self.write(store, &state, blobs).await?;
-            if _turn.is_some() {
-                return Ok(());
+            let (version, written) = self.write(store, &state, blobs).await?;
+            match written {
+                Written::Surely => return Ok(()),
+                _ if turn.is_some() => return Ok(()),
+                Written::TooLate => {
+                    pause(ours, round).await;
+                    continue;
+                }
+                Written::Perhaps => {}
             }
             usual = usual.max(began.elapsed() * 2).clamp(SETTLE_MIN, SETTLE_MAX);
             let mut there = self.state().await?;
@@ -215,9 +259,7 @@ impl Place {
                     return Ok(());
                 }
             }
-            // Not all at once again.
-            let spread = u64::from(ours.as_bytes()[round as usize % 32]);
-            tokio::time::sleep(Duration::from_millis(spread * u64::from(round.min(8)) / 4)).await;
+            pause(ours, round).await;
         }
         Err(Error::Io {
             action: "add to the cache",
@@ -244,7 +286,7 @@ impl Place {
         store: &Arc<Store>,
         before: &State,
         blobs: Vec<Descriptor>,
-    ) -> Result<Digest> {
+    ) -> Result<(Digest, Written)> {
         let config = Descriptor::new(CONFIG_TYPE, Digest::of(CONFIG), CONFIG.len() as u64);
         {
             let store = Arc::clone(store);
@@ -254,6 +296,29 @@ impl Place {
             let quiet: Progress = Arc::new(|_, _, _| {});
             self.send(store, &config, &[], &quiet).await?;
         }
+        let (descriptor, bytes) = self.written(blobs)?;
+        let digest = descriptor.digest;
+        let written = match self {
+            Self::Registry(repository) => {
+                repository.put(&descriptor, bytes).await?;
+                Written::Perhaps
+            }
+            Self::Layout(directory) => {
+                directory.put(&descriptor, bytes, before.version).await?;
+                Written::Perhaps
+            }
+            Self::Objects(Objects::Redis(redis)) => {
+                redis.replace(bytes, before.bytes.as_deref()).await?
+            }
+            // Has no document of one piece.
+            Self::Objects(Objects::S3(_)) => Written::TooLate,
+        };
+        Ok((digest, written))
+    }
+
+    /// The document that lists some blobs.
+    fn written(&self, blobs: Vec<Descriptor>) -> Result<(Descriptor, Vec<u8>)> {
+        let config = Descriptor::new(CONFIG_TYPE, Digest::of(CONFIG), CONFIG.len() as u64);
         let mut seen = HashSet::new();
         let manifest = Manifest {
             schema_version: 2,
@@ -269,13 +334,33 @@ impl Place {
             document: self.to_string(),
             reason: error.to_string(),
         })?;
-        let descriptor = Descriptor::new(OCI_MANIFEST, Digest::of(&bytes), bytes.len() as u64);
-        let digest = descriptor.digest;
-        match self {
-            Self::Registry(repository) => repository.put(&descriptor, bytes).await?,
-            Self::Layout(directory) => directory.put(&descriptor, bytes, before.version).await?,
+        Ok((described(&bytes), bytes))
+    }
+
+    /// Adds what a writer adds as a part of its own; takes away the parts that it took over.
+    async fn publish_part(&self, s3: &s3::S3, ours: &Digest, merge: &impl Merge) -> Result<()> {
+        let state = self.state().await?;
+        if state.holds(ours) {
+            return Ok(());
         }
-        Ok(digest)
+        let merged = merge.merge(&state.blobs).await?;
+        let kept: HashSet<Digest> = merged.iter().map(|blob| blob.digest).collect();
+        let takes_over = state.records().any(|list| !kept.contains(&list.digest));
+        let blobs = match takes_over {
+            true => merged,
+            false => {
+                let new = |blob: &Descriptor| !state.has(&blob.digest);
+                merged.into_iter().filter(new).collect()
+            }
+        };
+        let (descriptor, bytes) = self.written(blobs)?;
+        s3.add_part(&descriptor.digest, bytes).await?;
+        if takes_over {
+            for part in &state.parts {
+                s3.remove_part(part).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -284,8 +369,20 @@ impl std::fmt::Display for Place {
         match self {
             Self::Registry(repository) => write!(f, "{repository}"),
             Self::Layout(directory) => write!(f, "{directory}"),
+            Self::Objects(objects) => write!(f, "{objects}"),
         }
     }
+}
+
+/// Not all at once again.
+async fn pause(ours: &Digest, round: u32) {
+    let spread = ours.as_bytes().get(round as usize % 32).copied();
+    let spread = u64::from(spread.unwrap_or_default());
+    tokio::time::sleep(Duration::from_millis(spread * u64::from(round.min(8)) / 4)).await;
+}
+
+fn described(bytes: &[u8]) -> Descriptor {
+    Descriptor::new(OCI_MANIFEST, Digest::of(bytes), bytes.len() as u64)
 }
 
 fn understand(descriptor: &Descriptor, bytes: &[u8]) -> Result<Found> {
@@ -297,6 +394,8 @@ fn understand(descriptor: &Descriptor, bytes: &[u8]) -> Result<Found> {
                 CONFIG_TYPE => Found::Cache(State {
                     blobs: manifest.layers,
                     version: Some(descriptor.digest),
+                    bytes: Some(bytes.to_vec()),
+                    parts: Vec::new(),
                 }),
                 BUILDKIT_CONFIG_TYPE => Found::Foreign(buildkit),
                 _ => Found::Image,

@@ -76,6 +76,40 @@ pub(crate) fn registry(directory: &Path) -> Server {
     )
 }
 
+/// Debian's `redis-server`, with a password.
+pub(crate) fn redis(directory: &Path) -> Server {
+    let port = free_port();
+    std::fs::create_dir_all(directory).unwrap();
+    start(
+        Command::new("redis-server")
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--requirepass",
+                "secret",
+            ])
+            .args(["--port", &port.to_string()])
+            .current_dir(directory),
+        port,
+    )
+}
+
+/// `s3rver` of npm, with the bucket `caches`.
+pub(crate) fn s3(directory: &Path) -> Server {
+    let port = free_port();
+    std::fs::create_dir_all(directory).unwrap();
+    start(
+        Command::new("s3rver")
+            .args(["--address", "127.0.0.1", "--silent"])
+            .args(["--port", &port.to_string(), "--directory"])
+            .arg(directory)
+            .args(["--configure-bucket", "caches"]),
+        port,
+    )
+}
+
 /// Passes connections on and counts what comes back.
 pub(crate) struct Counter {
     pub(crate) port: u16,

@@ -1,13 +1,13 @@
 //! What one store made, another finds.
 
 use crate::kit::Kit;
-use crate::places::{Counter, digest, fresh, installed, ran, registry};
+use crate::places::{Counter, digest, fresh, installed, ran, redis, registry, s3};
 use crate::require_machine;
 
 const DOCKERFILE: &str = "\
 FROM busybox AS make
 RUN mkdir -p /out && head -c 300000 /dev/urandom > /out/noise && echo made > /out/made
-RUN ln /out/made /out/link && chown 12:34 /out/made && mkfifo /out/pipe
+RUN chmod 711 / && ln /out/made /out/link && chown 12:34 /out/made && mkfifo /out/pipe
 FROM busybox
 COPY --from=make /out/made /made
 COPY a.txt /
@@ -78,6 +78,117 @@ fn by_a_directory() {
         &format!("type=local,dest={directory},mode=max,tag=other,compression=uncompressed"),
         &format!("type=local,src={directory},tag=other"),
     );
+}
+
+#[test]
+fn by_redis() {
+    require_machine!();
+    if !installed("redis-server", "by_redis") {
+        return;
+    }
+    let kit = Kit::new();
+    kit.context(&[("a.txt", "a")]);
+    let server = redis(&kit.path("served"));
+    let url = format!("redis://127.0.0.1:{}/2", server.port);
+    joined(
+        &format!("type=redis,url={url},password=secret,mode=max"),
+        &format!("type=redis,url={url},password=secret"),
+    );
+    let output = kit.build(
+        DOCKERFILE,
+        &[
+            "--cache-from",
+            &format!("type=redis,url={url},password=wrong"),
+        ],
+    );
+    assert!(output.stderr.contains("is not used: "), "{output}");
+    assert!(!output.stderr.contains("wrong"), "{output}");
+}
+
+#[test]
+fn by_s3() {
+    require_machine!();
+    if !installed("s3rver", "by_s3") {
+        return;
+    }
+    let kit = Kit::new();
+    kit.context(&[("a.txt", "a")]);
+    let server = s3(&kit.path("served"));
+    let port = server.port;
+    let place = format!(
+        "type=s3,bucket=caches,region=eu-west-1,endpoint_url=http://127.0.0.1:{port},use_path_style=true,prefix=a/b/,access_key_id=S3RVER,secret_access_key=S3RVER"
+    );
+    joined(
+        &format!("{place},name=main,mode=max"),
+        &format!("{place},name=main"),
+    );
+    let wrong = place.replace("access_key_id=S3RVER", "access_key_id=nobody");
+    let output = kit.build(DOCKERFILE, &["--cache-to", &wrong]);
+    assert_eq!(output.code, 1, "{output}");
+    assert!(
+        output.stderr.contains("it answers 403 Forbidden"),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_cache_mount_arrives_with_owners_and_modes() {
+    require_machine!();
+    let (one, other) = (Kit::new(), Kit::new());
+    let dockerfile = "\
+FROM busybox
+RUN --mount=type=cache,target=/c,mode=0750,uid=7,gid=8 \\
+    if [ -e /c/file ]; then echo warm; else echo cold; \\
+    mkdir -p /c/d && echo x > /c/file && chown 12:34 /c/file && chmod 4711 /c/file && ln /c/file /c/d/link \\
+    && ln -s file /c/s && touch -d '2001-02-03 04:05:06' /c/file && touch /c/.wh.name; fi > /state; \\
+    stat -c '%n %u:%g %a %h %Y' /c /c/file /c/.wh.name | sed 's, [0-9]*$,,;s,^/c ,/c ,' >> /state; readlink /c/s >> /state; stat -c %Y /c/file >> /state
+";
+    let place = one.path("cache").display().to_string();
+    let state = |kit: &Kit, flags: &[&str]| {
+        let mut all = vec!["-o", "type=oci,dest=image.tar"];
+        all.extend(flags);
+        let output = fresh(kit, dockerfile, &all);
+        let image = crate::kit::Archive::read(&kit.path("image.tar"));
+        (image.files["state"].clone(), output)
+    };
+    let to = format!("type=local,dest={place},mounts=/c,nothere");
+    let (cold, output) = state(&one, &["--cache-to", &to]);
+    assert!(
+        output.stderr.contains("there is no cache mount `nothere`"),
+        "{output}"
+    );
+    let from = format!("type=local,src={place}");
+    // The step itself is not taken from the cache, so it runs and looks at its mount.
+    let changed = |text: &str| text.replace("cold", "warm");
+    let other_file = dockerfile.replace("> /state;", ">  /state;");
+    let output = fresh(
+        &other,
+        &other_file,
+        &["--cache-from", &from, "-o", "type=oci,dest=image.tar"],
+    );
+    let image = crate::kit::Archive::read(&other.path("image.tar"));
+    assert_eq!(image.files["state"], changed(&cold), "{output}");
+    other.store_is_whole();
+
+    // What did not change is not sent again.
+    let blobs = |path: &str| {
+        std::fs::read_dir(format!("{path}/blobs/sha256"))
+            .unwrap()
+            .count()
+    };
+    let before = blobs(&place);
+    let output = one.must_build(dockerfile, &["--cache-to", &to]);
+    assert_eq!(blobs(&place), before, "{output}");
+    // Nobody who did not ask for it gets it.
+    let other_file = other_file.replace(">  /state;", ">   /state;");
+    let only = format!("{from},mounts=else");
+    fresh(
+        &other,
+        &other_file,
+        &["--cache-from", &only, "-o", "type=oci,dest=image.tar"],
+    );
+    let image = crate::kit::Archive::read(&other.path("image.tar"));
+    assert!(image.files["state"].contains("cold"));
 }
 
 #[test]

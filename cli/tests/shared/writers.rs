@@ -1,7 +1,7 @@
 //! Several writers of one name lose nothing of each other.
 
 use crate::kit::Kit;
-use crate::places::{fresh, installed, ran, registry};
+use crate::places::{fresh, installed, ran, redis, registry, s3};
 use crate::require_machine;
 
 fn dockerfile(writer: usize, branch: usize) -> String {
@@ -58,6 +58,33 @@ fn of_a_directory() {
         &format!("type=local,dest={path},mode=max"),
         &format!("type=local,src={path}"),
     );
+}
+
+#[test]
+fn of_redis() {
+    require_machine!();
+    if !installed("redis-server", "of_redis") {
+        return;
+    }
+    let kit = Kit::new();
+    let server = redis(&kit.path("served"));
+    let place = format!("type=redis,url=redis://:secret@127.0.0.1:{}", server.port);
+    together(&format!("{place},mode=max"), &place);
+}
+
+#[test]
+fn of_s3() {
+    require_machine!();
+    if !installed("s3rver", "of_s3") {
+        return;
+    }
+    let kit = Kit::new();
+    let server = s3(&kit.path("served"));
+    let place = format!(
+        "type=s3,bucket=caches,region=eu-west-1,endpoint_url=http://127.0.0.1:{},use_path_style=true,access_key_id=S3RVER,secret_access_key=S3RVER",
+        server.port
+    );
+    together(&format!("{place},mode=max"), &place);
 }
 
 #[test]

@@ -15,8 +15,10 @@ use rbuild_solver::{Graph, VertexId};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::import::{Imports, Lists, There};
+use super::mounts::{self, Packed};
 use super::records::{self, HexKey, KEYS_MAX, List, Record};
-use super::{Problem, place};
+use super::{Problem, place, warn};
+use crate::event::Sink;
 use crate::op::Op;
 use crate::request::{CacheMode, CacheTo};
 use crate::worker::blocking;
@@ -46,6 +48,7 @@ pub(crate) struct Exports {
 /// One `--cache-to`.
 pub(crate) struct Export {
     store: Arc<Store>,
+    events: Arc<dyn Sink>,
     pub(crate) spec: CacheTo,
     place: Place,
     options: LayerOptions,
@@ -77,20 +80,27 @@ impl Exports {
     pub(crate) fn new(
         store: &Arc<Store>,
         client: &Client,
+        events: &Arc<dyn Sink>,
         to: &[CacheTo],
         usual: Compression,
         imports: Option<Arc<Imports>>,
         lists: Arc<Lists>,
-    ) -> Arc<Self> {
+    ) -> crate::Result<Arc<Self>> {
         let base = Arc::new(OnceLock::new());
         let each = to.iter().filter_map(|spec| {
+            let to = spec.place.as_ref()?;
+            Some(place(client, to).map(|place| (spec, place)))
+        });
+        let each = each.collect::<crate::Result<Vec<_>>>()?;
+        let each = each.into_iter().map(|(spec, place)| {
             let compression = match spec.compression {
                 Some(choice) => crate::output::compression(choice),
                 None => usual,
             };
-            Some(Arc::new(Export {
+            Arc::new(Export {
                 store: Arc::clone(store),
-                place: place(client, spec.place.as_ref()?),
+                events: Arc::clone(events),
+                place,
                 spec: spec.clone(),
                 options: LayerOptions {
                     compression,
@@ -100,9 +110,9 @@ impl Exports {
                 base: Arc::clone(&base),
                 sent: Mutex::default(),
                 places: Semaphore::new(CONCURRENT_LAYERS),
-            }))
+            })
         });
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             each: each.collect(),
             store: Arc::clone(store),
             lists,
@@ -110,7 +120,7 @@ impl Exports {
             base,
             planned: Mutex::default(),
             spine: Mutex::default(),
-        })
+        }))
     }
 
     pub(crate) fn each(&self) -> &[Arc<Export>] {
@@ -304,7 +314,9 @@ impl Export {
     pub(crate) fn describe(&self) -> String {
         match &self.place {
             Place::Registry(_) => format!("exporting the cache to the registry as {}", self.place),
-            Place::Layout(_) => format!("exporting the cache to {}", self.place),
+            Place::Layout(_) | Place::Objects(_) => {
+                format!("exporting the cache to {}", self.place)
+            }
         }
     }
 
@@ -462,8 +474,30 @@ impl Export {
             // What an image's name means is told by who writes.
             Found::Nothing | Found::Foreign(_) | Found::Image => State::default(),
         };
-        let known = self.known(lists, &there.blobs).await;
-        let new = list.without(&known);
+        let (known, _) = self.known(lists, &there.blobs).await;
+        let mut new = list.without(&known);
+        for id in &self.spec.mounts {
+            let there = known.mounts.iter().find(|mount| mount.id == *id);
+            let packed = mounts::pack(&self.store, id, there.map(|mount| mount.content)).await;
+            match packed
+                .map_err(|problem| Problem::new(format!("cache mount `{id}`: {problem}")))?
+            {
+                Packed::Same => {}
+                Packed::Missing => warn(
+                    &self.events,
+                    format!(
+                        "there is no cache mount `{id}` that could go to {}",
+                        self.place
+                    ),
+                ),
+                Packed::New(mount) => {
+                    let blob = mount.descriptor();
+                    let sent = self.place.send(&self.store, &blob, &[], progress).await;
+                    sent.map_err(|error| Problem::of(&error))?;
+                    new.mounts.push(mount);
+                }
+            }
+        }
         if new.is_empty() {
             return Ok(());
         }
@@ -481,16 +515,19 @@ impl Export {
         published.map_err(|error| Problem::of(&error))
     }
 
-    /// What the lists there hold, as far as they can be read.
-    async fn known(&self, lists: &Lists, blobs: &[Descriptor]) -> List {
-        let mut known = List::default();
+    /// What the lists there hold, and how many of them could not be read.
+    async fn known(&self, lists: &Lists, blobs: &[Descriptor]) -> (List, usize) {
+        let (mut known, mut unread) = (List::default(), 0);
         for blob in blobs.iter().filter(|blob| blob.media_type == RECORDS_TYPE) {
             match lists.read(&self.place, blob).await {
                 Ok(list) => known.absorb(&list),
-                Err(problem) => tracing::debug!(%problem, "a list of records is passed over"),
+                Err(problem) => {
+                    unread += 1;
+                    tracing::debug!(%problem, "a list of records is passed over");
+                }
             }
         }
-        known
+        (known, unread)
     }
 
     async fn send_list(
@@ -547,22 +584,32 @@ struct Writer<'a> {
     progress: &'a Progress,
 }
 
+impl Writer<'_> {
+    fn beside(&self, there: &[Descriptor]) -> Vec<Descriptor> {
+        let mut all = there.to_vec();
+        all.extend(self.blobs.iter().cloned());
+        all.push(self.ours.clone());
+        all
+    }
+}
+
 impl Merge for Writer<'_> {
     async fn merge(&self, there: &[Descriptor]) -> rbuild_image::Result<Vec<Descriptor>> {
         let is_list = |blob: &&Descriptor| blob.media_type == RECORDS_TYPE;
         let lists: Vec<&Descriptor> = there.iter().filter(is_list).collect();
         if lists.len() < LISTS_MAX && there.len() + self.blobs.len() < BLOBS_MAX {
-            let mut all = there.to_vec();
-            all.extend(self.blobs.iter().cloned());
-            all.push(self.ours.clone());
-            return Ok(all);
+            return Ok(self.beside(there));
         }
         let failed = |problem: Problem| rbuild_image::Error::Io {
             action: "add to the cache",
             path: self.export.place.to_string(),
             source: std::io::Error::other(problem.to_string()),
         };
-        let mut known = self.export.known(self.lists, there).await;
+        let (mut known, unread) = self.export.known(self.lists, there).await;
+        // What could not be read now may be readable for others.
+        if unread > 0 && lists.len() < 4 * LISTS_MAX && there.len() < BLOBS_MAX {
+            return Ok(self.beside(there));
+        }
         known.keep_newest(BLOBS_MAX / 2);
         let folds: Vec<String> = lists.iter().map(|list| list.digest.to_string()).collect();
         let folded = self

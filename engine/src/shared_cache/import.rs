@@ -19,7 +19,7 @@ use rbuild_image::source::{self, From, Location, Progress, Resolved, StackLayer}
 use tokio::sync::OnceCell;
 
 use super::records::{self, LIST_LIMIT_BYTES, List};
-use super::{Problem, place, warn};
+use super::{Problem, mounts, place, warn};
 use crate::event::Sink;
 use crate::request::CacheFrom;
 use crate::worker::blocking;
@@ -86,6 +86,10 @@ pub(crate) struct Imports {
     client: Client,
     events: Arc<dyn Sink>,
     places: Vec<Place>,
+    /// Which cache mounts each place may fill; `None`: all.
+    mounts: Vec<Option<Vec<String>>>,
+    /// Those that were filled, or are being filled.
+    filled: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     index: OnceCell<Index>,
     lists: Arc<Lists>,
     /// Layers of the images that this build begins with, by diff ID: they come from there.
@@ -127,10 +131,12 @@ impl Imports {
         events: Arc<dyn Sink>,
         from: &[CacheFrom],
         lists: Arc<Lists>,
-    ) -> Arc<Self> {
+    ) -> crate::Result<Arc<Self>> {
         let places = from.iter().map(|from| place(&client, &from.place));
-        Arc::new(Self {
-            places: places.collect(),
+        Ok(Arc::new(Self {
+            places: places.collect::<crate::Result<_>>()?,
+            mounts: from.iter().map(|from| from.mounts.clone()).collect(),
+            filled: Mutex::default(),
             store,
             client,
             events,
@@ -138,7 +144,7 @@ impl Imports {
             lists,
             base: OnceLock::new(),
             memory: Mutex::default(),
-        })
+        }))
     }
 
     /// Reads the lists, unless somebody did or does.
@@ -178,7 +184,13 @@ impl Imports {
                     .map(|(key, layer)| (key, Arc::new(layer)))
                     .collect();
                 for (number, list) in lists {
-                    index.add(number, &list, &layers);
+                    index.add(&list, &layers);
+                    let wanted = self.mounts.get(number).and_then(Option::as_ref);
+                    for mount in &list.mounts {
+                        if wanted.is_none_or(|wanted| wanted.contains(&mount.id)) {
+                            index.add_mount(number, mount);
+                        }
+                    }
                 }
                 index.sort();
                 index
@@ -340,6 +352,25 @@ impl Imports {
         found
             .map(|there| there.record.ingredients.clone())
             .collect()
+    }
+
+    /// Fills a cache mount that a cache has and this store has not. One that cannot be filled stays empty.
+    pub(crate) async fn fill_mount(&self, id: &str, progress: &Progress) {
+        let Some((number, mount)) = self.index().await.mounts.get(id) else {
+            return;
+        };
+        let Some(place) = self.places.get(*number) else {
+            return;
+        };
+        let filled = Arc::clone(lock(&self.filled).entry(id.to_owned()).or_default());
+        let filling = || async {
+            if let Err(problem) = mounts::unpack(&self.store, place, mount, progress).await {
+                self.tell(format!(
+                    "the cache mount `{id}` of the cache {place} is not used: {problem}"
+                ));
+            }
+        };
+        filled.get_or_init(filling).await;
     }
 
     /// The view of a result, from the listings of its layers; `None` where they are not all there.
@@ -543,7 +574,7 @@ fn add_layers(layers: &mut HashMap<(Digest, Key), Layer>, number: usize, list: &
 }
 
 impl Index {
-    fn add(&mut self, number: usize, list: &List, layers: &HashMap<(Digest, Key), Arc<Layer>>) {
+    fn add(&mut self, list: &List, layers: &HashMap<(Digest, Key), Arc<Layer>>) {
         for record in &list.records {
             let chain = record.chain.iter().map(|(place, created)| {
                 let layer = list.layers.get(*place)?;
@@ -572,14 +603,14 @@ impl Index {
             let of_step = self.steps.entry(record.step.clone()).or_default();
             of_step.push(there);
         }
-        for mount in &list.mounts {
-            match self.mounts.get(&mount.id) {
-                Some((_, known)) if known.created >= mount.created => {}
-                _ => {
-                    self.mounts
-                        .insert(mount.id.clone(), (number, mount.clone()));
-                }
-            }
+    }
+
+    /// Of several of an id the newest counts.
+    fn add_mount(&mut self, number: usize, mount: &records::Mount) {
+        let known = self.mounts.get(&mount.id);
+        if known.is_none_or(|(_, known)| known.created < mount.created) {
+            self.mounts
+                .insert(mount.id.clone(), (number, mount.clone()));
         }
     }
 

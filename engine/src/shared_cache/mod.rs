@@ -2,7 +2,7 @@
 //!
 //! * [`records`]: what is written down of results; * [`import`]: finding them, and bringing their layers where a step
 //!   or an output needs the files; * [`export`]: sending results while the build goes on, and their records at its
-//!   end.
+//!   end; * [`mounts`]: cache mounts that go along.
 //!
 //! Where a cache lies, and how writers share a name, is `rbuild_image::shared`. What comes from a cache is believed
 //! as far as a local record is: it says which layers a step makes. The bytes are compared with their digests, layers
@@ -11,6 +11,7 @@
 
 pub(crate) mod export;
 pub(crate) mod import;
+mod mounts;
 mod records;
 
 use std::collections::{HashMap, HashSet};
@@ -19,7 +20,9 @@ use std::time::Instant;
 
 use rbuild_cache::Key;
 use rbuild_image::registry::Client;
-use rbuild_image::shared::{Directory, Place, Repository};
+use rbuild_image::shared::redis::Redis;
+use rbuild_image::shared::s3::S3;
+use rbuild_image::shared::{Directory, Objects, Place, Repository};
 use rbuild_image::source::{Progress, Resolved};
 use rbuild_solver::Graph;
 use tokio_util::sync::CancellationToken;
@@ -71,12 +74,16 @@ pub(crate) struct Caches {
 
 impl Caches {
     /// Nothing is made where there are none. What is taken from is read from now on.
-    pub(crate) fn new(engine: &Engine, request: &BuildRequest, events: &Arc<dyn Sink>) -> Self {
+    pub(crate) fn new(
+        engine: &Engine,
+        request: &BuildRequest,
+        events: &Arc<dyn Sink>,
+    ) -> Result<Self> {
         if request.cache_from.is_empty() && request.cache_to.is_empty() {
-            return Self {
+            return Ok(Self {
                 imports: None,
                 exports: None,
-            };
+            });
         }
         let (store, client) = (engine.store(), &engine.client);
         let lists = Arc::default();
@@ -89,6 +96,7 @@ impl Caches {
                 Arc::clone(&lists),
             )
         });
+        let imports = imports.transpose()?;
         if let Some(imports) = imports.clone() {
             tokio::spawn(async move { imports.load().await });
         }
@@ -98,13 +106,15 @@ impl Caches {
             Exports::new(
                 store,
                 client,
+                events,
                 &request.cache_to,
                 usual,
                 imports.clone(),
                 lists,
             )
         });
-        Self { imports, exports }
+        let exports = exports.transpose()?;
+        Ok(Self { imports, exports })
     }
 
     pub(crate) fn set_images(&self, images: &HashMap<ImageNeed, Arc<Resolved>>) {
@@ -170,15 +180,23 @@ pub(crate) async fn give(
     Ok(())
 }
 
-fn place(client: &Client, place: &CachePlace) -> Place {
-    match place {
+fn place(client: &Client, place: &CachePlace) -> Result<Place> {
+    Ok(match place {
         CachePlace::Registry(reference) => {
             Place::Registry(Repository::new(client.clone(), reference.clone()))
         }
         CachePlace::Local { path, tag, digest } => {
             Place::Layout(Directory::new(path.clone(), tag.clone(), *digest))
         }
-    }
+        CachePlace::S3(options) => {
+            let s3 = S3::new(client.clone(), options.as_ref().clone())?;
+            Place::Objects(Objects::S3(s3))
+        }
+        CachePlace::Redis { url, prefix, name } => {
+            let redis = Redis::new(url.clone(), prefix.clone(), name.clone());
+            Place::Objects(Objects::Redis(redis))
+        }
+    })
 }
 
 fn warn(events: &Arc<dyn Sink>, message: String) {

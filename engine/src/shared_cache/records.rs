@@ -80,6 +80,10 @@ pub(super) struct Mount {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) created: i64,
+    /// Of the directory itself, which no tar speaks of.
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 /// A key as 64 hex digits.

@@ -52,7 +52,7 @@ impl Worker {
         let mut mounted = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Failure::cancelled()),
-            mounted = self.mounts(op, &inputs) => mounted?,
+            mounted = self.mounts(vertex, op, &inputs) => mounted?,
         };
         let mut env: Vec<Vec<u8>> = Vec::new();
         for variable in op.env.iter().chain(&op.env_unkeyed) {
@@ -145,9 +145,9 @@ impl Worker {
         Network::Host
     }
 
-    async fn mounts(&self, op: &ExecOp, inputs: &[Output]) -> Result<Mounted> {
+    async fn mounts(&self, vertex: VertexId, op: &ExecOp, inputs: &[Output]) -> Result<Mounted> {
         let mut mounted = Mounted::default();
-        let mut caches = self.cache_mounts(op).await?;
+        let mut caches = self.cache_mounts(self.step(vertex), op).await?;
         for (place, mount) in op.mounts.iter().enumerate() {
             let cache = caches.iter().position(|(of, _)| *of == place);
             let cache = cache.map(|at| caches.swap_remove(at).1);
@@ -331,7 +331,11 @@ impl Worker {
 
     /// Takes the cache mounts of a command, by their places. Always in the order of their ids: two commands that
     /// want the same two would else wait for each other for ever.
-    async fn cache_mounts(&self, op: &ExecOp) -> Result<Vec<(usize, CacheMount)>> {
+    async fn cache_mounts(
+        &self,
+        step: Option<StepId>,
+        op: &ExecOp,
+    ) -> Result<Vec<(usize, CacheMount)>> {
         let mut wanted: Vec<(&str, Sharing, usize)> = Vec::new();
         for (place, mount) in op.mounts.iter().enumerate() {
             if let MountOpKind::Cache { id, sharing, .. } = &mount.kind {
@@ -363,6 +367,12 @@ impl Worker {
                 if emptied.insert(id.to_owned()) {
                     self.store().reset_cache_mount(id)?;
                 }
+            }
+            if first
+                && !op.reset_cache_mounts
+                && let Some(imports) = &self.imports
+            {
+                imports.fill_mount(id, &self.progress(step)).await;
             }
             let mut pause = Duration::from_millis(1);
             let mount = loop {

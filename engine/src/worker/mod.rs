@@ -235,6 +235,21 @@ impl Worker {
         .await
     }
 
+    /// Tells of the bytes that a step moves.
+    fn progress(&self, step: Option<StepId>) -> rbuild_image::source::Progress {
+        let events = Arc::clone(&self.events);
+        Arc::new(move |what: &str, done, total| {
+            if let Some(step) = step {
+                events.event(Event::Progress {
+                    step,
+                    what: what.to_owned(),
+                    done,
+                    total,
+                });
+            }
+        })
+    }
+
     /// Brings a result of a shared cache here. The failure is [`UNUSABLE`]: then it is found no more.
     pub(crate) async fn bring(
         &self,
@@ -245,18 +260,7 @@ impl Worker {
         let Some(imports) = &self.imports else {
             return Err(unusable("there is no shared cache".to_owned()));
         };
-        let events = Arc::clone(&self.events);
-        let progress = Arc::new(move |what: &str, done, total| {
-            if let Some(step) = step {
-                events.event(Event::Progress {
-                    step,
-                    what: what.to_owned(),
-                    done,
-                    total,
-                });
-            }
-        });
-        let brought = imports.bring(there, progress).await;
+        let brought = imports.bring(there, self.progress(step)).await;
         brought.map_err(|problem| unusable(problem.to_string()))
     }
 
@@ -267,18 +271,7 @@ impl Worker {
                 format!("the image `{}` was not resolved", image.name),
             )
         })?;
-        let events = Arc::clone(&self.events);
-        let step = self.step(vertex);
-        let progress = Arc::new(move |what: &str, done, total| {
-            if let Some(step) = step {
-                events.event(Event::Progress {
-                    step,
-                    what: what.to_owned(),
-                    done,
-                    total,
-                });
-            }
-        });
+        let progress = self.progress(self.step(vertex));
         let snapshots =
             rbuild_image::source::snapshots(self.store(), &self.client, resolved, progress).await?;
         Ok(Output::Snapshot(snapshots.last().cloned()))

@@ -157,6 +157,14 @@ pub(crate) fn copy_blob(store: &Store, digest: &Digest, directory: &Path) -> Res
     Ok(())
 }
 
+/// Reads a blob once and holds it against its digest.
+pub(crate) fn verify_blob(store: &Store, digest: &Digest) -> Result<()> {
+    let mut blob = Verifying::open(store, digest)?;
+    let what = digest.to_string();
+    std::io::copy(&mut blob, &mut std::io::sink()).map_err(unwritable(&what))?;
+    blob.verify()
+}
+
 /// Names documents in the index of a layout directory.
 pub(crate) fn add_names(directory: &Path, named: Vec<Descriptor>) -> Result<()> {
     let what = directory.display().to_string();

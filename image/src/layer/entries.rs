@@ -49,7 +49,7 @@ impl<W: Write> EntryWriter<W> {
         if entry.path.is_empty() {
             return self.opaque(entry);
         }
-        if name_of(&entry.path).1.starts_with(b".wh.") {
+        if self.marks && name_of(&entry.path).1.starts_with(b".wh.") {
             return Err(Error::BadArchive {
                 what: format!("`{}`", shown(&entry.path)),
                 reason: "a layer cannot hold names that begin with `.wh.`: they mean removals; rename or remove it"

@@ -267,39 +267,73 @@ impl Client {
             // All of it again; what is here is thrown away.
             ingest = begin(store).await?;
         }
-        if let Some(length) = response.content_length()
-            && length > wanted.size.saturating_sub(ingest.written())
-        {
-            let reason = format!("the blob is longer than the {} bytes declared", wanted.size);
-            return Err(failed(&url, reason));
-        }
-        let (sender, receiver) = mpsc::channel(CHUNKS_UNDER_WAY);
-        let writing = {
-            let (wanted, progress) = (wanted.clone(), Arc::clone(progress));
-            tokio::spawn(blocking(move || {
-                write(ingest, receiver, &wanted, &progress)
-            }))
-        };
-        let broken = feed(response, &url, &sender).await;
-        drop(sender);
-        let ingest = writing.await.map_err(|error| Error::Io {
-            action: "write the blob",
-            path: wanted.digest.to_string(),
-            source: std::io::Error::other(error),
-        })??;
-        let failure = match broken {
-            None if ingest.written() < wanted.size => {
-                let reason = format!(
-                    "the blob ended after {} of {} bytes",
-                    ingest.written(),
-                    wanted.size
-                );
-                Some(Failure::passing(failed(&url, reason)))
-            }
-            other => other,
-        };
-        Ok((ingest, failure))
+        receive(response, &url, ingest, wanted, progress).await
     }
+}
+
+/// A small body whole.
+pub(crate) async fn body(response: Response, url: &Url, limit: u64) -> Result<Vec<u8>> {
+    let read = read_body(response, url, limit).await;
+    read.map_err(|failure| failure.error)
+}
+
+/// Brings a body that is a blob into the store, verified.
+pub(crate) async fn into_store(
+    response: Response,
+    url: &Url,
+    store: &Arc<Store>,
+    wanted: &Descriptor,
+    progress: &Progress,
+) -> Result<()> {
+    let (ingest, broken) = receive(response, url, begin(store).await?, wanted, progress).await?;
+    if let Some(failure) = broken {
+        return Err(failure.error);
+    }
+    let (digest, size) = (wanted.digest, wanted.size);
+    blocking(move || Ok(ingest.commit(Some(&digest), Some(size))?)).await?;
+    Ok(())
+}
+
+/// Adds a body to a blob, as far as it comes. The error is what ended it before its end.
+async fn receive(
+    response: Response,
+    url: &Url,
+    ingest: Ingest,
+    wanted: &Descriptor,
+    progress: &Progress,
+) -> Result<(Ingest, Option<Failure>)> {
+    if let Some(length) = response.content_length()
+        && length > wanted.size.saturating_sub(ingest.written())
+    {
+        let reason = format!("the blob is longer than the {} bytes declared", wanted.size);
+        return Err(failed(url, reason));
+    }
+    let (sender, receiver) = mpsc::channel(CHUNKS_UNDER_WAY);
+    let writing = {
+        let (wanted, progress) = (wanted.clone(), Arc::clone(progress));
+        tokio::spawn(blocking(move || {
+            write(ingest, receiver, &wanted, &progress)
+        }))
+    };
+    let broken = feed(response, url, &sender).await;
+    drop(sender);
+    let ingest = writing.await.map_err(|error| Error::Io {
+        action: "write the blob",
+        path: wanted.digest.to_string(),
+        source: std::io::Error::other(error),
+    })??;
+    let failure = match broken {
+        None if ingest.written() < wanted.size => {
+            let reason = format!(
+                "the blob ended after {} of {} bytes",
+                ingest.written(),
+                wanted.size
+            );
+            Some(Failure::passing(failed(url, reason)))
+        }
+        other => other,
+    };
+    Ok((ingest, failure))
 }
 
 fn passed_over(mirror: &Reference, error: &Error) {

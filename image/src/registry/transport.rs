@@ -292,6 +292,36 @@ impl Client {
         })
     }
 
+    /// A request to an address that has its own authority, again where that may help. `body` gives it anew for each
+    /// try. Answers are the caller's to judge.
+    pub(crate) async fn plain(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: &(dyn Fn() -> Option<reqwest::Body> + Sync),
+    ) -> Result<Response> {
+        let mut tries = 0;
+        loop {
+            let sent = self.request(method, url, headers, None, body()).await;
+            tries += 1;
+            let failure = match sent {
+                Ok(response)
+                    if response.status().is_server_error()
+                        && response.status() != StatusCode::NOT_IMPLEMENTED
+                        && tries < TRIES =>
+                {
+                    Failure::passing(failed(url, "it has trouble"))
+                }
+                Ok(response) => return Ok(response),
+                Err(failure) if failure.passing && tries < TRIES => failure,
+                Err(failure) => return Err(failure.error),
+            };
+            tracing::debug!(error = %failure.error, tries, "trying again");
+            failure.pause(tries).await;
+        }
+    }
+
     /// The HTTP client for a host.
     fn http(&self, url: &Url) -> Result<reqwest::Client> {
         let transport = self.transport()?;

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use rbuild_engine::image::Reference;
-use rbuild_engine::request::{CacheFrom, CacheMode, CachePlace, CacheTo};
+use rbuild_engine::request::{CacheFrom, CacheMode, CachePlace, CacheTo, s3};
+use url::Url;
 
 use super::output;
+use super::request::environment;
 use crate::error::{Error, Result};
 use crate::spec::Spec;
 
@@ -79,7 +81,6 @@ fn one_from(text: &str) -> Result<CacheFrom> {
         _ => place(FROM, &mut spec, &kind, "src", &mut known)?,
     };
     spec.finish(&known)?;
-    refuse_mounts(FROM, mounts.as_deref().unwrap_or_default())?;
     Ok(CacheFrom { place, mounts })
 }
 
@@ -120,7 +121,6 @@ fn one_to(text: &str) -> Result<CacheTo> {
         }
     }
     let mounts = spec.take_list("mounts", &FLAGS).unwrap_or_default();
-    refuse_mounts(TO, &mounts)?;
     let place = place(TO, &mut spec, &kind, "dest", &mut known)?;
     spec.finish(&known)?;
     Ok(CacheTo {
@@ -133,19 +133,116 @@ fn one_to(text: &str) -> Result<CacheTo> {
     })
 }
 
-fn refuse_mounts(flag: &str, mounts: &[String]) -> Result<()> {
-    match mounts {
-        [] => Ok(()),
-        _ => Err(Error::unsupported(format!("{flag} with `mounts=`"))),
-    }
-}
-
 fn kind(spec: &mut Spec) -> Result<String> {
     spec.take(&["type"])?
         .ok_or_else(|| spec.error("`type=` is missing").help(KINDS))
 }
 
-const KINDS: &str = "it is `registry`, `local` or `inline`";
+const KINDS: &str = "it is `registry`, `local`, `s3`, `redis` or `inline`";
+
+/// What a cache is called where nobody says.
+const NAME: &str = "rbuild";
+
+const S3_KEYS: [&str; 12] = [
+    "bucket",
+    "region",
+    "endpoint_url",
+    "use_path_style",
+    "prefix",
+    "blobs_prefix",
+    "manifests_prefix",
+    "name",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "mode",
+];
+
+/// BuildKit's keys, and AWS's variables for what is not said.
+fn bucket(spec: &mut Spec) -> Result<s3::Options> {
+    let variable = |names: &[&str]| -> Result<Option<String>> {
+        for name in names {
+            let value = environment(name)?;
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    };
+    let mut take = |key: &str, names: &[&str]| match spec.take(&[key])? {
+        Some(value) => Ok::<_, Error>(Some(value)),
+        None => variable(names),
+    };
+    let bucket = take("bucket", &["AWS_BUCKET"])?;
+    let region = take("region", &["AWS_REGION", "AWS_DEFAULT_REGION"])?;
+    let endpoint = take("endpoint_url", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])?;
+    let access_key = take("access_key_id", &["AWS_ACCESS_KEY_ID"])?;
+    let secret_key = take("secret_access_key", &["AWS_SECRET_ACCESS_KEY"])?;
+    let session_token = take("session_token", &["AWS_SESSION_TOKEN"])?;
+    let prefix = take("prefix", &[])?.unwrap_or_default();
+    let blobs_prefix = take("blobs_prefix", &[])?;
+    let manifests_prefix = take("manifests_prefix", &[])?;
+    let name = take("name", &[])?;
+    let path_style = spec.take_bool(&["use_path_style"])?.unwrap_or(false);
+    let missing = |key: &str, variable: &str| {
+        spec.error(format!("`type=s3` needs `{key}=`"))
+            .help(format!("or the variable {variable}"))
+    };
+    let endpoint = endpoint.map(|text| address(spec, "endpoint_url", &text));
+    Ok(s3::Options {
+        endpoint: endpoint.transpose()?,
+        bucket: bucket.ok_or_else(|| missing("bucket", "AWS_BUCKET"))?,
+        region: region.ok_or_else(|| missing("region", "AWS_REGION"))?,
+        access_key: access_key.ok_or_else(|| missing("access_key_id", "AWS_ACCESS_KEY_ID"))?,
+        secret_key: secret_key
+            .ok_or_else(|| missing("secret_access_key", "AWS_SECRET_ACCESS_KEY"))?,
+        session_token,
+        path_style,
+        prefix,
+        blobs_prefix: blobs_prefix.unwrap_or_else(|| "blobs/".to_owned()),
+        manifests_prefix: manifests_prefix.unwrap_or_else(|| "manifests/".to_owned()),
+        name: name.unwrap_or_else(|| NAME.to_owned()),
+    })
+}
+
+fn address(spec: &Spec, key: &str, text: &str) -> Result<Url> {
+    Url::parse(text).map_err(|error| spec.error(format!("`{key}=`: {error}")))
+}
+
+/// `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS.
+fn redis(spec: &mut Spec, text: &str) -> Result<CachePlace> {
+    let mut url = address(spec, "url", text)?;
+    let schemes = ["redis", "rediss", "redis+unix", "unix"];
+    if !schemes.contains(&url.scheme()) {
+        let scheme = url.scheme().to_owned();
+        return Err(spec
+            .error(format!("`url=` begins with `{scheme}:`"))
+            .help("it is `redis://HOST[:PORT][/DB]`, or `rediss://` with TLS"));
+    }
+    let mut taken = Vec::new();
+    for key in ["username", "password", "db"] {
+        taken.push(spec.take(&[key])?);
+    }
+    let unfit = |spec: &Spec| spec.error("this `url=` takes no user, password or database");
+    if let [username, password, db] = taken.as_slice() {
+        if let Some(username) = username {
+            url.set_username(username).map_err(|()| unfit(spec))?;
+        }
+        if let Some(password) = password {
+            url.set_password(Some(password)).map_err(|()| unfit(spec))?;
+        }
+        if let Some(db) = db {
+            url.set_path(db);
+        }
+    }
+    Ok(CachePlace::Redis {
+        url,
+        prefix: spec
+            .take(&["prefix"])?
+            .unwrap_or_else(|| "rbuild:".to_owned()),
+        name: spec.take(&["name"])?.unwrap_or_else(|| NAME.to_owned()),
+    })
+}
 
 fn place(
     flag: &'static str,
@@ -180,7 +277,16 @@ fn place(
                 std::path::absolute(&path).map_err(|error| Error::io("find", &path, error))?;
             Ok(CachePlace::Local { path, tag, digest })
         }
-        "gha" | "azblob" | "s3" | "redis" => {
+        "s3" => {
+            known.extend(S3_KEYS);
+            Ok(CachePlace::S3(Box::new(bucket(spec)?)))
+        }
+        "redis" => {
+            known.extend(["url", "username", "password", "db", "prefix", "name"]);
+            let text = spec.take(&["url"])?.ok_or_else(|| missing(spec, "url"))?;
+            redis(spec, &text)
+        }
+        "gha" | "azblob" | "gcs" => {
             Err(Error::unsupported(format!("{flag} with `type={kind}`")).help(KINDS))
         }
         other => Err(spec
