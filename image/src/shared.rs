@@ -51,9 +51,11 @@ const BUILDKIT_CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
 /// How often a writer begins anew because others were faster.
 const ROUNDS: u32 = 40;
-/// Others who read before this one wrote may still write: so long they take, as measured, within these bounds.
-const SETTLE_MIN: Duration = Duration::from_millis(40);
-const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// A registry cannot compare before it sets a tag. Who takes longer than this from reading to having written may have
+/// written over what came in between, and looks for it in the notes that every writer leaves first; who is faster is
+/// done before others look for the last time whether what they wrote is still there.
+const SLOW: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_millis(450);
 
 /// Where a cache is.
 #[derive(Debug, Clone)]
@@ -225,16 +227,29 @@ impl Place {
             Self::Layout(directory) => Some(directory.lock().await?),
             Self::Registry(_) | Self::Objects(_) => None,
         };
-        let mut usual = SETTLE_MIN;
+        if let Self::Registry(repository) = self {
+            self.send_config(store).await?;
+            let (descriptor, bytes) = self.written(merge.merge(&[]).await?)?;
+            repository.note(ours, &descriptor, bytes).await?;
+        }
+        let mut overwritten: Vec<State> = Vec::new();
         for round in 0..ROUNDS {
             let began = Instant::now();
-            let state = self.state().await?;
-            if state.holds(ours) {
+            let mut state = self.state().await?;
+            overwritten.retain(|note| note.records().any(|list| !state.holds(&list.digest)));
+            if state.holds(ours) && overwritten.is_empty() {
                 return Ok(());
             }
-            let blobs = merge.merge(&state.blobs).await?;
+            for note in &overwritten {
+                state.blobs.extend(note.blobs.iter().cloned());
+            }
+            let blobs = match state.holds(ours) {
+                true => state.blobs.clone(),
+                false => merge.merge(&state.blobs).await?,
+            };
             // What took long was a merge of lists: others may have written meanwhile.
-            if began.elapsed() > SETTLE_MAX / 2 && self.state().await?.version != state.version {
+            if began.elapsed() > SLOW && self.state().await?.version != state.version {
+                pause(ours, round).await;
                 continue;
             }
             let (version, written) = self.write(store, &state, blobs).await?;
@@ -247,17 +262,18 @@ impl Place {
                 }
                 Written::Perhaps => {}
             }
-            usual = usual.max(began.elapsed() * 2).clamp(SETTLE_MIN, SETTLE_MAX);
-            let mut there = self.state().await?;
-            if there.holds(ours) {
-                // Whoever read before this write and writes after it, does so within the time that it took here.
-                tokio::time::sleep(usual).await;
-                if there.version == Some(version) {
-                    there = self.state().await?;
-                }
-                if there.holds(ours) {
-                    return Ok(());
-                }
+            if let Self::Registry(repository) = self
+                && began.elapsed() > SLOW
+            {
+                tokio::time::sleep(SETTLE).await;
+                overwritten = noted(repository).await;
+                continue;
+            }
+            if self.state().await?.version == Some(version) {
+                tokio::time::sleep(SETTLE).await;
+            }
+            if self.state().await?.holds(ours) {
+                return Ok(());
             }
             pause(ours, round).await;
         }
@@ -287,14 +303,8 @@ impl Place {
         before: &State,
         blobs: Vec<Descriptor>,
     ) -> Result<(Digest, Written)> {
-        let config = Descriptor::new(CONFIG_TYPE, Digest::of(CONFIG), CONFIG.len() as u64);
-        {
-            let store = Arc::clone(store);
-            crate::source::blocking(move || Ok(store.put_blob(CONFIG)?)).await?;
-        }
         if before.version.is_none() {
-            let quiet: Progress = Arc::new(|_, _, _| {});
-            self.send(store, &config, &[], &quiet).await?;
+            self.send_config(store).await?;
         }
         let (descriptor, bytes) = self.written(blobs)?;
         let digest = descriptor.digest;
@@ -314,6 +324,15 @@ impl Place {
             Self::Objects(Objects::S3(_)) => Written::TooLate,
         };
         Ok((digest, written))
+    }
+
+    async fn send_config(&self, store: &Arc<Store>) -> Result<()> {
+        let config = Descriptor::new(CONFIG_TYPE, Digest::of(CONFIG), CONFIG.len() as u64);
+        let local = Arc::clone(store);
+        crate::source::blocking(move || Ok(local.put_blob(CONFIG)?)).await?;
+        let quiet: Progress = Arc::new(|_, _, _| {});
+        self.send(store, &config, &[], &quiet).await?;
+        Ok(())
     }
 
     /// The document that lists some blobs.
@@ -372,6 +391,17 @@ impl std::fmt::Display for Place {
             Self::Objects(objects) => write!(f, "{objects}"),
         }
     }
+}
+
+/// What other writers noted.
+async fn noted(repository: &Repository) -> Vec<State> {
+    let mut states = Vec::new();
+    for (descriptor, bytes) in repository.notes().await {
+        if let Ok(Found::Cache(state)) = understand(&descriptor, &bytes) {
+            states.push(state);
+        }
+    }
+    states
 }
 
 /// Not all at once again.

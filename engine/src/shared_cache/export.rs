@@ -29,6 +29,8 @@ const CONCURRENT_LAYERS: usize = 4;
 const LISTS_MAX: usize = 8;
 /// What a cache's document may list. It has a limit of 4 MiB, and an entry takes about 200 bytes.
 const BLOBS_MAX: usize = 8000;
+/// Lists that one says it took over.
+const FOLDS_MAX: usize = 500;
 const ZSTD_LEVEL: i32 = 3;
 
 /// All caches that a build gives to.
@@ -611,7 +613,13 @@ impl Merge for Writer<'_> {
             return Ok(self.beside(there));
         }
         known.keep_newest(BLOBS_MAX / 2);
-        let folds: Vec<String> = lists.iter().map(|list| list.digest.to_string()).collect();
+        let mut folds: Vec<String> = lists.iter().map(|list| list.digest.to_string()).collect();
+        // And what those took over, so that nobody brings it back.
+        for list in &lists {
+            let earlier = list.annotation(FOLDS).unwrap_or_default().split(',');
+            folds.extend(earlier.filter(|it| !it.is_empty()).map(str::to_owned));
+        }
+        folds.truncate(FOLDS_MAX);
         let folded = self
             .export
             .send_list(&known, Some(folds.join(",")), self.progress)

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rbuild_cache::Store;
+use rbuild_cache::{Digest, Store};
 
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::registry::{Client, push};
 use crate::source::Progress;
 use crate::{Error, Result};
+
+/// More than will write within the time that one write takes.
+const NOTES: usize = 8;
 
 #[derive(Debug, Clone)]
 pub struct Repository {
@@ -32,6 +35,41 @@ impl Repository {
             Err(Error::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Tags beside the cache's own, where writers note what they are about to add.
+    fn note_at(&self, number: usize) -> Reference {
+        let tag = self.reference.tag_or_default().unwrap_or("latest");
+        // No longer than tags may be.
+        let tag: String = tag.chars().take(120).collect();
+        Reference {
+            tag: Some(format!("{tag}-note{number}")),
+            digest: None,
+            ..self.reference.clone()
+        }
+    }
+
+    /// Notes what a writer is about to add.
+    pub(super) async fn note(
+        &self,
+        ours: &Digest,
+        descriptor: &Descriptor,
+        bytes: Vec<u8>,
+    ) -> Result<()> {
+        let [first, ..] = ours.as_bytes();
+        let at = self.note_at(usize::from(*first) % NOTES);
+        let put = self.client.put_manifest(&at, descriptor, bytes.into());
+        put.await
+    }
+
+    /// The last notes of other writers, as far as they can be read.
+    pub(super) async fn notes(&self) -> Vec<(Descriptor, Vec<u8>)> {
+        let read = (0..NOTES).map(|number| async move {
+            let at = self.note_at(number);
+            self.client.own_manifest(&at).await.ok()
+        });
+        let read = futures_util::future::join_all(read).await;
+        read.into_iter().flatten().collect()
     }
 
     pub(super) async fn small(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
