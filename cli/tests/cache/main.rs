@@ -17,4 +17,5 @@ mod life;
 mod mounts;
 mod mutations;
 mod random;
+mod touched;
 mod twin;
