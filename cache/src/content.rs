@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use rusqlite::OptionalExtension as _;
 use rustix::fs::{Mode, OFlags};
@@ -66,6 +66,12 @@ impl Store {
     /// True if the blob is here; it then stays while this process lives.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_size(digest).is_ok()
+    }
+
+    /// Whether this process wrote and hashed the blob itself, so that it need not be hashed once more.
+    pub fn is_own_blob(&self, digest: &Digest) -> bool {
+        let own = self.shared.own_blobs.lock();
+        own.unwrap_or_else(PoisonError::into_inner).contains(digest)
     }
 
     /// Opens a blob for reading; `Error::Missing` where there is none.
@@ -237,6 +243,11 @@ impl Ingest {
             rustix::fs::rename(&self.path, &path).at("create", &path)?;
             shared.fill();
             self.done = true;
+            shared
+                .own_blobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(digest);
         }
         let transaction = index::write(&mut connection)?;
         transaction

@@ -1,5 +1,6 @@
 //! Opening the store, and what the other modules share: its root, the index, this process's lease.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::digest::Digest;
 pub use crate::error::{Error, Result};
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) trees: Mutex<TreeMemory>,
     /// See [`Store::empty_layers`].
     empty: OnceLock<PathBuf>,
+    /// Blobs whose bytes this process wrote and hashed.
+    pub(crate) own_blobs: Mutex<HashSet<Digest>>,
     /// This process put something in that takes room.
     filled: AtomicBool,
 }
@@ -92,6 +96,7 @@ impl Store {
                 index: Mutex::new(connection),
                 lease,
                 trees: Mutex::default(),
+                own_blobs: Mutex::default(),
                 empty: OnceLock::new(),
                 filled: AtomicBool::new(false),
             }),

@@ -460,4 +460,5 @@ def main():
         put(Path(args.json), json.dumps(bench.rows, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()

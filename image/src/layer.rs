@@ -211,7 +211,7 @@ fn write_blob(
         digest,
         size,
         media_type: options.media_type().to_owned(),
-        diff_id: DiffId(diff_id),
+        diff_id: DiffId(diff_id.unwrap_or(digest)),
     })
 }
 

@@ -150,8 +150,12 @@ pub(crate) fn copy_blob(store: &Store, digest: &Digest, directory: &Path) -> Res
     }
     std::fs::create_dir_all(&blobs).map_err(unwritable(&what))?;
     let mut file = temporary(&blobs).map_err(unwritable(&what))?;
-    std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
-    blob.verify()?;
+    if store.is_own_blob(digest) {
+        std::io::copy(&mut blob.file, file.as_file_mut()).map_err(unwritable(&what))?;
+    } else {
+        std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
+        blob.verify()?;
+    }
     file.persist(&to)
         .map_err(|error| unwritable(&what)(error.error))?;
     Ok(())

@@ -34,18 +34,25 @@ pub(super) fn with(
     write: impl FnOnce(&mut Archive<'_>) -> Result<()>,
 ) -> Result<()> {
     match sink {
-        Sink::Stream(stream) => fill(stream, "the output", write),
-        Sink::File(path) => to_file(path, |file, what| fill(file, what, write)),
+        Sink::Stream(stream) => fill(stream, None, "the output", write),
+        Sink::File(path) => to_file(path, |file, what| {
+            // The same position in the same file.
+            let same = file.try_clone().map_err(unwritable(what))?;
+            fill(file, Some(same), what, write)
+        }),
     }
 }
 
+/// `file` is what `output` writes to, where it is a file.
 fn fill(
     output: &mut dyn Write,
+    file: Option<File>,
     what: &str,
     write: impl FnOnce(&mut Archive<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut archive = Archive {
         tar: Writer::new(BufWriter::with_capacity(256 << 10, output)),
+        file,
         what: what.to_owned(),
     };
     write(&mut archive)?;
@@ -104,6 +111,7 @@ pub(super) fn unwritable(what: &str) -> impl FnOnce(std::io::Error) -> Error {
 /// An archive that is being written.
 pub(super) struct Archive<'a> {
     tar: Writer<BufWriter<&'a mut dyn Write>>,
+    file: Option<File>,
     what: String,
 }
 
@@ -116,7 +124,7 @@ impl Archive<'_> {
             .map_err(unwritable(&self.what))
     }
 
-    /// Copies blobs, sorted by digest, verifying each.
+    /// Copies blobs, sorted by digest, verifying each that this process has not made itself.
     pub(super) fn blobs(&mut self, store: &Store, digests: &[Digest]) -> Result<()> {
         for directory in ["blobs", "blobs/sha256"] {
             let header = Header {
@@ -130,19 +138,42 @@ impl Archive<'_> {
             let size = blob.size;
             let name = format!("blobs/sha256/{}", digest.hex());
             let header = Header::file(name.as_bytes(), 0o644, size);
-            self.tar
-                .header(&header)
-                .and_then(|()| self.tar.data(&mut blob, size))
-                .map_err(unwritable(&self.what))?;
-            blob.verify()?;
+            self.tar.header(&header).map_err(unwritable(&self.what))?;
+            match &mut self.file {
+                // Inside the kernel.
+                Some(file) if store.is_own_blob(digest) => {
+                    let input = &mut blob.file;
+                    self.tar
+                        .flush()
+                        .and_then(|()| copy_all(input, file, size))
+                        .and_then(|()| self.tar.pad(size))
+                        .map_err(unwritable(&self.what))?;
+                }
+                _ => {
+                    self.tar
+                        .data(&mut blob, size)
+                        .map_err(unwritable(&self.what))?;
+                    blob.verify()?;
+                }
+            }
         }
         Ok(())
     }
 }
 
+/// Copies exactly `size` bytes, by `copy_file_range` where the file systems can.
+fn copy_all(input: &mut File, output: &mut File, size: u64) -> std::io::Result<()> {
+    let copied = std::io::copy(&mut input.take(size), output)?;
+    if copied == size {
+        Ok(())
+    } else {
+        Err(std::io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
 /// A blob that is hashed while it is read.
 pub(super) struct Verifying {
-    file: File,
+    pub(super) file: File,
     hasher: sha2::Sha256,
     digest: Digest,
     pub(super) size: u64,

@@ -16,12 +16,18 @@ const CHUNKS_UNDER_WAY: usize = 4;
 
 type Chunk = Arc<Vec<u8>>;
 
-/// Runs `write` into the compressor and returns it with the digest of what was written.
+/// Runs `write` into the compressor and returns it with the digest of what was written; `None` where nothing is
+/// compressed, because whoever takes the output hashes the same bytes.
 pub(super) fn run<W: Write + Send>(
     mut compressor: Compressor<W>,
     threads: bool,
     write: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<(Compressor<W>, Digest)> {
+) -> Result<(Compressor<W>, Option<Digest>)> {
+    let is_hashed = !matches!(compressor, Compressor::None(_));
+    if !threads && !is_hashed {
+        write(&mut compressor)?;
+        return Ok((compressor, None));
+    }
     if !threads {
         let mut tee = Tee {
             hasher: sha2::Sha256::new(),
@@ -29,22 +35,28 @@ pub(super) fn run<W: Write + Send>(
         };
         write(&mut tee)?;
         let digest = Digest::from_bytes(tee.hasher.finalize().into());
-        return Ok((compressor, digest));
+        return Ok((compressor, Some(digest)));
     }
     std::thread::scope(|scope| {
         let (to_hasher, hasher_input) = sync_channel::<Chunk>(CHUNKS_UNDER_WAY);
         let (to_compressor, compressor_input) = sync_channel::<Chunk>(CHUNKS_UNDER_WAY);
-        let hashing = scope.spawn(move || hash(&hasher_input));
+        let hashing = is_hashed.then(|| scope.spawn(move || hash(&hasher_input)));
         let compressing =
             scope.spawn(move || compress(&compressor_input, &mut compressor).map(|()| compressor));
         let mut output = Fan {
             pending: Vec::with_capacity(CHUNK_BYTES),
-            receivers: [to_hasher, to_compressor],
+            receivers: if is_hashed {
+                vec![to_hasher, to_compressor]
+            } else {
+                vec![to_compressor]
+            },
         };
         let written = write(&mut output).and_then(|()| output.send().map_err(failed));
         drop(output);
         let died = || failed(io::Error::other("a thread died"));
-        let digest = hashing.join().map_err(|_| died())?;
+        let digest = hashing
+            .map(|hashing| hashing.join().map_err(|_| died()))
+            .transpose()?;
         // What stopped the compressor is the cause; that the writer then could not go on is a consequence.
         let compressor = compressing.join().map_err(|_| died())?.map_err(failed)?;
         written?;
@@ -95,7 +107,7 @@ impl<W: Write> Write for Tee<'_, W> {
 /// Collects what is written into chunks that every receiver gets.
 struct Fan {
     pending: Vec<u8>,
-    receivers: [SyncSender<Chunk>; 2],
+    receivers: Vec<SyncSender<Chunk>>,
 }
 
 impl Fan {

@@ -173,7 +173,14 @@ impl<W: Write> Writer<W> {
         self.pad(size)
     }
 
-    fn pad(&mut self, size: u64) -> io::Result<()> {
+    /// Hands on what is buffered, so that an entry's bytes can go to the output by another way. [`Writer::pad`] has to
+    /// follow them.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+
+    /// Ends an entry of `size` bytes.
+    pub(crate) fn pad(&mut self, size: u64) -> io::Result<()> {
         let length = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
         self.output
             .write_all([0; BLOCK].get(..length).unwrap_or_default())
