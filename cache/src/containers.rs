@@ -1,17 +1,249 @@
-//! Which containers there are, and which snapshot each stands on: collection spares it. A container's state lies
-//! in a directory of its own that whoever runs containers fills.
+//! Containers as the store keeps them: a directory each, which whoever runs containers fills, and the snapshots
+//! that they stand on, which collection spares.
+//!
+//! ```text
+//! containers/ID/          appears whole, by one rename
+//!   alive                 locked by the process that a running container lives in; dead ones hold no lock
+//!   name                  its name
+//!   …                     files that are replaced at once, and what the container wrote
+//! containers/names/NAME   a link to ID; means something only where that container's `name` agrees
+//! locks/containers        held while names change hands and containers go
+//! ```
+//!
+//! [`Containers`] is all that most commands need: it opens no index and mounts nothing.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::collect::is_hex;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease;
 use crate::snapshot::{self, SnapshotId};
-use crate::store::{Error, Result, Store};
+use crate::store::{Error, Result, Store, lock_file, open_lock_file};
+
+/// Digits of an ID.
+const ID_DIGITS: usize = 64;
+
+/// The containers of a store.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    root: PathBuf,
+}
+
+impl Containers {
+    /// Those of the store at `root`, which need not be there.
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    fn all(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    fn link(&self, name: &str) -> PathBuf {
+        let mut path = self.all().join("names");
+        path.push(name);
+        path
+    }
+
+    /// All IDs, in no order.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let all = self.all();
+        if !all.exists() {
+            return Ok(Vec::new());
+        }
+        let mut ids = lease::names(&all)?;
+        ids.retain(|name| is_hex(name, ID_DIGITS));
+        Ok(ids)
+    }
+
+    /// `containers/ID`.
+    pub fn directory(&self, id: &str) -> Result<PathBuf> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
+            return Err(Error::BadId(id.chars().take(128).collect()));
+        }
+        let mut path = self.all();
+        path.push(id);
+        Ok(path)
+    }
+
+    /// Held while names change hands and containers go.
+    pub fn lock(&self) -> Result<File> {
+        lock_file(
+            &self.root.join("locks/containers"),
+            FlockOperation::LockExclusive,
+        )
+    }
+
+    /// Makes this process the one that a container lives in, until the file is closed. `None` where another one is.
+    pub fn hold(&self, id: &str) -> Result<Option<File>> {
+        let path = self.directory(id)?.join("alive");
+        let file = open_lock_file(&path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno).at("lock", &path),
+        }
+    }
+
+    /// Whether a living process holds a container.
+    pub fn is_held(&self, id: &str) -> Result<bool> {
+        let path = self.directory(id)?.join("alive");
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) => Ok(matches!(
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared),
+                Err(rustix::io::Errno::WOULDBLOCK)
+            )),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).at("open", &path),
+        }
+    }
+
+    /// A file of a container; `None` where it is not there.
+    pub fn read(&self, id: &str, file: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.directory(id)?.join(file);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            result => result.map(Some).at("read", &path),
+        }
+    }
+
+    /// Replaces a file of a container at once. One process at a time writes a file.
+    pub fn write(&self, id: &str, file: &str, bytes: &[u8]) -> Result<()> {
+        let directory = self.directory(id)?;
+        let (making, path) = (directory.join(format!("{file}.new")), directory.join(file));
+        std::fs::write(&making, bytes).at("write", &making)?;
+        rustix::fs::rename(&making, &path).at("create", &path)
+    }
+
+    /// The ID of the container of this name.
+    pub fn by_name(&self, name: &str) -> Result<Option<String>> {
+        let Ok(target) = std::fs::read_link(self.link(name)) else {
+            return Ok(None);
+        };
+        let Some(id) = target.to_str().filter(|id| is_hex(id, ID_DIGITS)) else {
+            return Ok(None);
+        };
+        let named = self.read(id, "name")?;
+        Ok(named
+            .is_some_and(|named| named == name.as_bytes())
+            .then(|| id.to_owned()))
+    }
+
+    /// Gives a container that is there a name, in place of the one it had. False where another has it.
+    pub fn name(&self, id: &str, name: &str) -> Result<bool> {
+        let link = self.link(name);
+        match rustix::fs::symlink(id, &link) {
+            Err(rustix::io::Errno::NOENT) => {
+                let names = self.all().join("names");
+                std::fs::create_dir_all(&names).at("create", &names)?;
+                rustix::fs::symlink(id, &link).at("create", &link)?;
+            }
+            Err(rustix::io::Errno::EXIST) => {
+                let _lock = self.lock()?;
+                if self.by_name(name)?.is_some_and(|other| other != id) {
+                    return Ok(false);
+                }
+                // Of a container that is gone, or that never came to be.
+                let making = self.all().join("names").join(format!(".{id}"));
+                let _ = std::fs::remove_file(&making);
+                rustix::fs::symlink(id, &making).at("create", &making)?;
+                rustix::fs::rename(&making, &link).at("create", &link)?;
+            }
+            result => result.at("create", &link)?,
+        }
+        let before = self.read(id, "name")?;
+        if before.as_deref() != Some(name.as_bytes()) {
+            self.write(id, "name", name.as_bytes())?;
+            if let Some(before) = before.and_then(|before| String::from_utf8(before).ok()) {
+                let _ = std::fs::remove_file(self.link(&before));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes a container's directory and its name. Nothing of it may be mounted or running.
+    pub fn remove_directory(&self, id: &str) -> Result<()> {
+        let directory = self.directory(id)?;
+        if let Some(name) = self
+            .read(id, "name")?
+            .and_then(|name| String::from_utf8(name).ok())
+            && self.by_name(&name)?.as_deref() == Some(id)
+        {
+            let _ = std::fs::remove_file(self.link(&name));
+        }
+        // First out of sight, so that nobody finds half of it. Only whoever holds it removes it.
+        let doomed = self.all().join(format!(".{id}"));
+        match rustix::fs::rename(&directory, &doomed) {
+            Err(rustix::io::Errno::NOENT) => {}
+            result => result.at("remove", &directory)?,
+        }
+        remove_beside_others(&doomed)
+    }
+
+    /// What was being removed when its process died.
+    pub fn sweep(&self) -> Result<()> {
+        let all = self.all();
+        if !all.exists() {
+            return Ok(());
+        }
+        for name in lease::names(&all)? {
+            if name
+                .strip_prefix('.')
+                .is_some_and(|id| is_hex(id, ID_DIGITS))
+            {
+                remove_beside_others(&all.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Others may be removing the same: what is gone already is no failure.
+fn remove_beside_others(path: &Path) -> Result<()> {
+    loop {
+        match lease::remove(path) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if !path.exists() {
+                    return Ok(());
+                }
+            }
+            result => return result,
+        }
+    }
+}
 
 impl Store {
-    /// Records that a container stands on a snapshot, and makes its directory. Containers are synced at once:
-    /// they are no cache.
+    pub fn container_files(&self) -> Containers {
+        Containers::at(self.root())
+    }
+
+    /// Gives a container its directory, which `fill` fills first: it appears whole.
+    pub fn publish_container(
+        &self,
+        id: &str,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let directory = self.container_directory(id)?;
+        let making = self.shared.temporary_path();
+        crate::store::make_directory(&making)?;
+        let filled = fill(&making)
+            .and_then(|()| rustix::fs::rename(&making, &directory).at("create", &directory));
+        if filled.is_err() {
+            let _ = lease::remove(&making);
+        }
+        filled
+    }
+
+    /// Records that a container stands on a snapshot, and makes its directory where there is none. Such containers
+    /// are synced at once: they are no cache.
     ///
     /// Errors: `Missing` where the snapshot is not here, [`Error::BadId`] for an id that is no plain name.
     pub fn put_container(&self, id: &str, snapshot: &SnapshotId) -> Result<()> {
@@ -24,37 +256,45 @@ impl Store {
         self.sync()?;
         let action = "record a container";
         index::durably(&mut self.index(), action, |transaction| {
-            if snapshot::find(transaction, snapshot)?.is_none() {
-                return Err(snapshot::missing(snapshot));
-            }
-            transaction
-                .execute(
-                    "INSERT OR REPLACE INTO containers (id, snapshot) VALUES (?1, ?2)",
-                    (id, snapshot.as_str()),
-                )
-                .doing(action)?;
-            Ok(())
+            record(transaction, id, snapshot)
         })
+    }
+
+    /// As [`Store::put_container`], for one that need not outlive a power cut.
+    pub fn put_passing_container(&self, id: &str, snapshot: &SnapshotId) -> Result<()> {
+        let mut connection = self.index();
+        let transaction = index::write(&mut connection)?;
+        record(&transaction, id, snapshot)?;
+        transaction.commit().doing("record a container")
     }
 
     /// Forgets a container and removes its directory. False where there is none. Nothing of it may be mounted.
     pub fn remove_container(&self, id: &str) -> Result<bool> {
         let directory = self.container_directory(id)?;
+        let known = directory.exists();
+        let removed = self.forget_container(id)?;
+        self.container_files().remove_directory(id)?;
+        Ok(removed || known)
+    }
+
+    /// The snapshot that a container stood on may go.
+    fn forget_container(&self, id: &str) -> Result<bool> {
         let action = "forget a container";
-        let removed = index::durably(&mut self.index(), action, |transaction| {
-            transaction
-                .execute("DELETE FROM containers WHERE id = ?1", [id])
-                .doing(action)
-        })?;
-        let doomed = self.shared.temporary_path();
-        match rustix::fs::rename(&directory, &doomed) {
-            Err(rustix::io::Errno::NOENT) => {}
-            result => {
-                result.at("remove", &directory)?;
-                lease::remove(&doomed)?;
-            }
+        let known = self
+            .index()
+            .prepare_cached("SELECT 1 FROM containers WHERE id = ?1")
+            .and_then(|mut statement| statement.exists([id]))
+            .doing(action)?;
+        if !known {
+            return Ok(false);
         }
-        Ok(removed > 0)
+        let mut connection = self.index();
+        let transaction = index::write(&mut connection)?;
+        transaction
+            .execute("DELETE FROM containers WHERE id = ?1", [id])
+            .doing(action)?;
+        transaction.commit().doing(action)?;
+        Ok(true)
     }
 
     /// Containers and the snapshots they stand on, by id.
@@ -71,12 +311,19 @@ impl Store {
 
     /// `containers/ID`.
     pub fn container_directory(&self, id: &str) -> Result<PathBuf> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
-            return Err(Error::BadId(id.chars().take(128).collect()));
-        }
-        let mut path = self.root().join("containers");
-        path.push(id);
-        Ok(path)
+        self.container_files().directory(id)
     }
+}
+
+fn record(connection: &rusqlite::Connection, id: &str, snapshot: &SnapshotId) -> Result<()> {
+    if snapshot::find(connection, snapshot)?.is_none() {
+        return Err(snapshot::missing(snapshot));
+    }
+    connection
+        .execute(
+            "INSERT OR REPLACE INTO containers (id, snapshot) VALUES (?1, ?2)",
+            (id, snapshot.as_str()),
+        )
+        .doing("record a container")?;
+    Ok(())
 }

@@ -7,7 +7,8 @@
 //!   snapshots/ID/tree   its sorted flat listing with content digests (`tree`)
 //!   mounts/HASH/        cache mounts, by the hash of their id
 //!   contexts/HASH       stat cache of one build context (`stat_cache`)
-//!   containers/ID/      state of containers
+//!   containers/ID/      state of containers (`containers`)
+//!   volumes/NAME/       what outlives them (`volumes`)
 //!   explain/            notes that explain builds
 //!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
 //!   reserve             room that collection gives itself on a full disk
@@ -39,9 +40,12 @@ mod stack;
 pub mod stat_cache;
 pub mod store;
 pub mod tree;
+pub mod volumes;
 
+pub use containers::Containers;
 pub use digest::{ChainId, DiffId, Digest};
 pub use key::{Ingredient, Key, KeyWriter};
 pub use root_dir::RootDir;
 pub use snapshot::{ActiveSnapshot, Snapshot, SnapshotId};
 pub use store::{Error, Result, Store, TemporaryDirectory};
+pub use volumes::Volumes;

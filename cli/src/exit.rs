@@ -35,6 +35,14 @@ impl Exit {
         }
     }
 
+    /// What another process ended with.
+    pub(crate) fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Success,
+            code => Self::Command(code),
+        }
+    }
+
     /// Returns what `run` exits with for a command that ended like this.
     pub(crate) fn of_command(exit: executor::Exit) -> Self {
         match exit {

@@ -25,6 +25,29 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{number}{}", UNITS.get(unit).copied().unwrap_or_default())
 }
 
+/// As [`size`] in powers of 1024: `1.5MiB`.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = match value {
+        v if unit == 0 || v >= 1000.0 => 0,
+        v if v >= 100.0 => 1,
+        v if v >= 10.0 => 2,
+        _ => 3,
+    };
+    let mut number = format!("{value:.digits$}");
+    if digits > 0 {
+        number.truncate(number.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    format!("{number}{}", UNITS.get(unit).copied().unwrap_or_default())
+}
+
 /// `3 hours`, `About a minute`: how much time passed between two moments, in seconds.
 pub(crate) fn duration(seconds: i64) -> String {
     let minutes = seconds / 60;
@@ -93,6 +116,19 @@ pub(crate) fn seconds(text: &str) -> Option<i64> {
     let span: Span = text.parse().ok()?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     (!duration.is_negative()).then_some(duration.as_secs())
+}
+
+/// As [`until`], as containers write moments down: RFC 3339 with nine digits after the point.
+pub(crate) fn moment_or_duration(flag: &str, text: &str) -> crate::error::Result<String> {
+    let exact = text.parse::<Timestamp>().ok();
+    let moment = exact.or_else(|| Timestamp::from_second(until(text)?).ok());
+    match moment {
+        Some(moment) => Ok(format!("{moment:.9}")),
+        None => Err(
+            crate::error::Error::usage(format!("{flag} `{text}`: not a time"))
+                .help("it is `10m`, `2026-01-31T12:00:00Z` or a Unix time"),
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod spec;
 mod stdio;
 mod table;
 mod template;
+mod terminal;
 mod values;
 
 use std::ffi::OsString;

@@ -9,7 +9,7 @@ mod assemble;
 mod build;
 mod cache_mounts;
 pub mod compare;
-mod containers;
+pub mod containers;
 pub mod context;
 pub mod error;
 pub mod event;
@@ -37,6 +37,7 @@ use std::sync::Arc;
 use rbuild_cache::{Digest, Store};
 use rbuild_executor::{Executor, Host};
 
+pub use containers::{Created, RunRequest};
 pub use error::{Error, Located, Result};
 pub use event::{Event, Sink, Step, StepId};
 pub use remote_context::list_directory;
@@ -83,48 +84,6 @@ pub struct BuiltImage {
     /// Of the manifest, or of the index where there are several platforms or attestations.
     pub digest: Digest,
     pub descriptor: rbuild_image::Descriptor,
-}
-
-/// `rbuild run` in the foreground.
-#[derive(Debug)]
-pub struct RunRequest {
-    /// A name, an ID, a digest, or `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`.
-    pub image: String,
-    /// Replaces CMD.
-    pub command: Vec<String>,
-    /// Replaces ENTRYPOINT; an empty string takes it away.
-    pub entrypoint: Option<String>,
-    /// `K=V`, already completed from the environment and env files; wins over the image's.
-    pub env: Vec<String>,
-    pub user: Option<String>,
-    pub workdir: Option<String>,
-    pub hostname: Option<String>,
-    pub hosts: Vec<(String, String)>,
-    pub dns: Vec<String>,
-    pub volumes: Vec<Volume>,
-    /// (target, size in bytes)
-    pub tmpfs: Vec<(String, Option<u64>)>,
-    pub network: request::NetworkChoice,
-    pub limits: rbuild_executor::spec::Limits,
-    pub read_only: bool,
-    pub init: bool,
-    pub privileged: bool,
-    pub capabilities_add: Vec<String>,
-    pub capabilities_drop: Vec<String>,
-    pub groups: Vec<String>,
-    pub interactive: bool,
-    pub terminal: bool,
-    pub pull: bool,
-    pub platform: Option<rbuild_image::Platform>,
-}
-
-/// `-v`
-#[derive(Debug, Clone)]
-pub struct Volume {
-    /// Absolute path on the host; `None` is an anonymous volume, empty at first.
-    pub source: Option<PathBuf>,
-    pub target: String,
-    pub read_only: bool,
 }
 
 impl Engine {

@@ -275,7 +275,7 @@ pub struct Ssh {
     pub socket: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum NetworkChoice {
     #[default]
     Default,

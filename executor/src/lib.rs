@@ -8,8 +8,10 @@
 //! * `emulation`: other users, where there is one id;
 //! * [`file`]: copy, mkdir, mkfile, remove, unpack; [`users`]: names in a root's passwd and group;
 //! * [`tool`]: programs of the host outside of any sandbox;
+//! * [`background`]: a process that goes on when its starter ends; [`wire`]: messages between processes;
 //! * `sys`: the system calls that rustix lacks, the only home of `unsafe`.
 
+pub mod background;
 mod emulation;
 pub mod file;
 pub mod host;
@@ -20,6 +22,7 @@ pub mod spec;
 mod sys;
 pub mod tool;
 pub mod users;
+pub mod wire;
 
 use std::sync::Arc;
 

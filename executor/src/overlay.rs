@@ -59,29 +59,59 @@ pub fn features(store: &Store) -> Result<&'static str, Error> {
     })
 }
 
+/// Read-only view of a chain with one more directory on top, which may be written to meanwhile: then it shows some of
+/// that.
+pub fn view_with(
+    store: &Store,
+    snapshot: Option<&SnapshotId>,
+    top: &Path,
+) -> Result<RootDir, Error> {
+    let mut lowers = vec![top.to_owned()];
+    lowers.extend(lower_directories(store, snapshot)?);
+    if lowers.len() < 2 {
+        lowers.extend(empty_layers(store)?.into_iter().take(1));
+    }
+    mount(&lowers, None).map(RootDir::from_fd)
+}
+
 /// The chain with `active` on top; writes land in its upper directory. The descriptor is a detached mount.
 pub fn writable(
     store: &Store,
     base: Option<&SnapshotId>,
     active: &ActiveSnapshot,
 ) -> Result<OwnedFd, Error> {
-    writable_at(store, base, active.upper(), active.work())
+    writable_at(
+        store,
+        base,
+        (active.upper(), active.work()),
+        Durability::Never,
+    )
+}
+
+/// Whether what is written may be lost in a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Whoever keeps it syncs it: `volatile`, for the kernel would sync the whole disk at each unmount.
+    Never,
+    /// A program's `fsync` means what it says.
+    AsAsked,
 }
 
 /// As [`writable`], on directories that need not be a snapshot's.
 pub(crate) fn writable_at(
     store: &Store,
     base: Option<&SnapshotId>,
-    upper: &Path,
-    work: &Path,
+    (upper, work): (&Path, &Path),
+    sync: Durability,
 ) -> Result<OwnedFd, Error> {
+    let top = Some((upper, work, sync));
     let mut lowers = lower_directories(store, base)?;
     if let Some(below) = lowers.first() {
         inherit_root(below, upper)?;
-        return mount(&lowers, Some((upper, work)));
+        return mount(&lowers, top);
     }
     lowers.extend(empty_layers(store)?.into_iter().take(1));
-    mount(&lowers, Some((upper, work)))
+    mount(&lowers, top)
 }
 
 /// The upper directory is the root that processes see, so it begins with the owner, mode and times of the one below.
@@ -150,7 +180,10 @@ enum Dialect {
 static DIALECT: AtomicU8 = AtomicU8::new(Dialect::Descriptors as u8);
 
 /// Mounts `lowers` (top first) with an optional upper and work directory on top. Detached.
-pub(crate) fn mount(lowers: &[PathBuf], top: Option<(&Path, &Path)>) -> Result<OwnedFd, Error> {
+pub(crate) fn mount(
+    lowers: &[PathBuf],
+    top: Option<(&Path, &Path, Durability)>,
+) -> Result<OwnedFd, Error> {
     if lowers.len() > MOST_LAYERS {
         return Err(Error {
             step: format!(
@@ -187,11 +220,11 @@ pub(crate) fn mount(lowers: &[PathBuf], top: Option<(&Path, &Path)>) -> Result<O
 /// Open directories: what is mounted is what was opened, whatever happens to the names.
 struct Layers {
     lowers: Vec<OwnedFd>,
-    top: Option<(OwnedFd, OwnedFd)>,
+    top: Option<(OwnedFd, OwnedFd, Durability)>,
 }
 
 impl Layers {
-    fn open(lowers: &[PathBuf], top: Option<(&Path, &Path)>) -> Result<Self, Error> {
+    fn open(lowers: &[PathBuf], top: Option<(&Path, &Path, Durability)>) -> Result<Self, Error> {
         let open = |path: &Path| {
             // Not O_PATH: fsconfig takes only real descriptors before 6.14.
             rustix::fs::open(
@@ -207,7 +240,7 @@ impl Layers {
                 .map(|path| open(path))
                 .collect::<Result<_, _>>()?,
             top: match top {
-                Some((upper, work)) => Some((open(upper)?, open(work)?)),
+                Some((upper, work, sync)) => Some((open(upper)?, open(work)?, sync)),
                 None => None,
             },
         })
@@ -255,12 +288,14 @@ fn mount_in(dialect: Dialect, layers: &Layers) -> Result<OwnedFd, Failure> {
             Err(errno) => return Err(failed("name a layer", errno)),
         }
     }
-    if let Some((upper, work)) = &layers.top {
+    if let Some((upper, work, sync)) = &layers.top {
         set("upperdir", upper.as_fd())
             .map_err(|errno| failed("name the upper directory", errno))?;
         set("workdir", work.as_fd()).map_err(|errno| failed("name the work directory", errno))?;
-        rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")
-            .map_err(|errno| failed("ask for a volatile overlay", errno))?;
+        if *sync == Durability::Never {
+            rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")
+                .map_err(|errno| failed("ask for a volatile overlay", errno))?;
+        }
     }
     for (key, value) in OPTIONS {
         match value {
@@ -365,7 +400,8 @@ mod tests {
             let (upper, work) = (base.join("upper"), base.join("work"));
             std::fs::create_dir(&upper).expect("a directory");
             std::fs::create_dir(&work).expect("a directory");
-            let layers = Layers::open(&lowers, Some((&upper, &work))).expect("open layers");
+            let layers = Layers::open(&lowers, Some((&upper, &work, Durability::Never)))
+                .expect("open layers");
             let mount = match mount_in(dialect, &layers) {
                 Ok(mount) => mount,
                 Err(Failure::NotUnderstood) => {

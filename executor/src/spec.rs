@@ -107,7 +107,7 @@ pub enum Security {
     Insecure,
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Bytes.
     pub memory: Option<u64>,
@@ -135,6 +135,44 @@ pub enum Stdio {
     Inherit { interactive: bool },
     /// A terminal of its own, joined to that of this process, with its size and signals.
     Terminal { interactive: bool },
+    /// Handed to whoever carries them.
+    Carried(Carried),
+}
+
+/// Streams that the caller carries itself.
+#[derive(Default)]
+pub struct Carried {
+    /// A terminal of the command's own, with so many rows and columns.
+    pub terminal: Option<(u16, u16)>,
+    /// Of commands without a terminal.
+    pub stdin: Stdin,
+    /// Called once, with our ends.
+    pub carry: Option<Box<dyn FnOnce(Ends) + Send>>,
+    /// Called once, when the command runs.
+    pub running: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// Where standard input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stdin {
+    #[default]
+    Null,
+    /// This process's.
+    Inherit,
+    /// A pipe, whose other end is handed over.
+    Pipe,
+}
+
+/// Our ends of a command's streams.
+#[derive(Debug)]
+pub enum Ends {
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// The master of its terminal.
+    Terminal(OwnedFd),
 }
 
 impl std::fmt::Debug for Stdio {
@@ -143,6 +181,7 @@ impl std::fmt::Debug for Stdio {
             Self::Capture(_) => "Capture",
             Self::Inherit { .. } => "Inherit",
             Self::Terminal { .. } => "Terminal",
+            Self::Carried(_) => "Carried",
         })
     }
 }

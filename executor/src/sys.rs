@@ -125,6 +125,21 @@ pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
+/// `setns(2)`: into namespaces of the process that a pidfd stands for, or into the one that `fd` is.
+pub(crate) fn join_namespaces(fd: BorrowedFd<'_>, kinds: libc::c_int) -> io::Result<()> {
+    // SAFETY: numbers only; namespaces are no memory. File descriptors are not among what can be joined.
+    check(i64::from(unsafe { libc::setns(fd.as_raw_fd(), kinds) }))
+}
+
+/// The number of the process that a pidfd stands for. Errors: `ESRCH` when it was waited for.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<u32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    std::fs::read_to_string(path)?
+        .lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
 /// Gives every signal its default action and blocks none: ignored signals would survive an exec.
 pub(crate) fn reset_signals() -> io::Result<()> {
     // Handler, flags, restorer and mask as the kernel has them: all zero is SIG_DFL. The C library would leave out

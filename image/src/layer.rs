@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use rbuild_cache::root_dir::{Resolve, path_of};
 use rbuild_cache::snapshot::LayerBlob;
@@ -254,6 +255,70 @@ pub fn write_tree(root: &RootDir, tree: &Tree, to: &mut dyn Write) -> Result<()>
         entries.write(entry, root, 0)?;
     }
     entries.finish()
+}
+
+/// Writes what is at `path` in a root, a directory with all that is in it, as a plain tar under another name. The link
+/// at the end of the path is not followed. Read as it is now.
+pub fn write_node(root: &RootDir, path: &Path, name: &[u8], to: &mut dyn Write) -> Result<()> {
+    let failed = |error| Error::Io {
+        action: "read",
+        path: shown(path.as_os_str().as_encoded_bytes()),
+        source: error,
+    };
+    let writer = Writer::new(to);
+    let found = root.metadata(path, Resolve::InRoot).map_err(failed)?;
+    if found.kind == Kind::Directory {
+        let directory = root.directory(path, Resolve::InRoot).map_err(failed)?;
+        let tree = Tree::scan(directory.as_fd())?;
+        let mut entries = EntryWriter::new(writer, None, false).below(name.to_vec());
+        for entry in &tree.entries {
+            entries.write(entry, &directory, 0)?;
+        }
+        return entries.finish();
+    }
+    let place = root.place(path, Resolve::InRoot).map_err(failed)?;
+    let mut header = crate::tarfile::writer::Header {
+        path: name,
+        kind: match found.kind {
+            Kind::Symlink => crate::tarfile::Kind::Symlink,
+            Kind::CharDevice | Kind::Whiteout => crate::tarfile::Kind::CharDevice,
+            Kind::BlockDevice => crate::tarfile::Kind::BlockDevice,
+            Kind::Fifo | Kind::Socket => crate::tarfile::Kind::Fifo,
+            _ => crate::tarfile::Kind::File,
+        },
+        mode: found.mode,
+        uid: found.uid,
+        gid: found.gid,
+        mtime: found.mtime.0,
+        link: b"",
+        device: (
+            rustix::fs::major(found.device),
+            rustix::fs::minor(found.device),
+        ),
+        size: 0,
+        xattrs: &[],
+    };
+    let unwritable = |error| Error::Io {
+        action: "write",
+        path: "the archive".to_owned(),
+        source: error,
+    };
+    let mut writer = writer;
+    match header.kind {
+        crate::tarfile::Kind::File => {
+            let mut file = place.open_file().map_err(failed)?;
+            header.size = file.metadata().map_err(failed)?.len();
+            writer.header(&header).map_err(unwritable)?;
+            writer.data(&mut file, header.size).map_err(unwritable)?;
+        }
+        crate::tarfile::Kind::Symlink => {
+            let target = root.read_link(path, Resolve::InRoot).map_err(failed)?;
+            header.link = target.as_os_str().as_encoded_bytes();
+            writer.header(&header).map_err(unwritable)?;
+        }
+        _ => writer.header(&header).map_err(unwritable)?,
+    }
+    writer.finish().map(drop).map_err(unwritable)
 }
 
 /// A chain, and which of its snapshots holds what of the merged view.

@@ -1,5 +1,7 @@
 //! `rbuild inspect`, `image inspect`.
 
+use rbuild_engine::Engine;
+use rbuild_engine::containers::Catalog;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -8,44 +10,72 @@ use crate::global::GlobalArgs;
 use crate::template::Template;
 use crate::{machine, render, stdio};
 
-/// Show everything that is known of images, as JSON
+/// Show everything that is known of containers, images and volumes, as JSON
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// `json`, or a template such as `{{.Config.Env}}`
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
-    /// `image`
+    /// `container`, `image` or `volume`
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
+    /// Of containers: also what they wrote, in bytes
+    #[arg(short, long)]
+    size: bool,
 }
 
 /// Shows all that can be found, and fails where one could not.
 pub(crate) fn execute(args: &InspectArgs, global: &GlobalArgs) -> Result<Exit> {
-    match args.kind.as_deref() {
-        None | Some("image") => {}
-        Some(kind @ ("container" | "volume")) => {
-            return Err(Error::unsupported(format!("--type={kind}")));
-        }
+    let kind = match args.kind.as_deref() {
+        None | Some("") => Kind::Any,
+        Some("image") => Kind::Image,
+        Some("container") => Kind::Container,
+        Some("volume") => Kind::Volume,
         Some(other) => {
             return Err(Error::usage(format!(
                 "--type `{other}`: there is no such type"
             )));
         }
-    }
-    let template = match args.format.as_deref() {
+    };
+    show(&args.names, kind, args.format.as_deref(), args.size, global)
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A container, else an image, else a volume.
+    Any,
+    Container,
+    Image,
+    Volume,
+}
+
+pub(crate) fn show(
+    names: &[String],
+    kind: Kind,
+    format: Option<&str>,
+    size: bool,
+    global: &GlobalArgs,
+) -> Result<Exit> {
+    let template = match format {
         None | Some("json") => None,
         Some(format) => Some(Template::parse(format)?),
     };
-    let engine = machine::engine(global.options()?)?;
+    let mut finder = Finder {
+        catalog: Catalog::at(&global.options()?.root),
+        engine: None,
+        global,
+        size,
+    };
     let mut exit = Exit::Success;
     let mut found = Vec::new();
-    for name in &args.names {
-        match engine.inspect_image(name) {
+    for name in names {
+        match finder.find(name, kind) {
             Ok(value) => found.push(value),
             Err(error) => {
-                stdio::err(render::failure(&error.into(), stdio::err_is_coloured()));
+                stdio::err(render::failure(&error, stdio::err_is_coloured()));
                 exit = Exit::Failed;
             }
         }
@@ -56,7 +86,7 @@ pub(crate) fn execute(args: &InspectArgs, global: &GlobalArgs) -> Result<Exit> {
                 stdio::out(format!("{}\n", template.render(value)?));
             }
         }
-        None if args.format.is_some() => {
+        None if format.is_some() => {
             for value in &found {
                 stdio::out(format!("{value}\n"));
             }
@@ -64,6 +94,56 @@ pub(crate) fn execute(args: &InspectArgs, global: &GlobalArgs) -> Result<Exit> {
         None => stdio::out(indented(&Value::Array(found))),
     }
     Ok(exit)
+}
+
+/// Opens what it needs when it needs it: containers and volumes are files.
+struct Finder<'g> {
+    catalog: Catalog,
+    engine: Option<Engine>,
+    global: &'g GlobalArgs,
+    size: bool,
+}
+
+impl Finder<'_> {
+    fn find(&mut self, name: &str, kind: Kind) -> Result<Value> {
+        if matches!(kind, Kind::Any | Kind::Container)
+            && let Some(entry) = self.catalog.look_for(name)?
+        {
+            let mut value = entry.inspect()?;
+            if self.size
+                && let Some(fields) = value.as_object_mut()
+            {
+                fields.insert("SizeRw".to_owned(), entry.size()?.into());
+            }
+            return Ok(value);
+        }
+        if kind == Kind::Volume || (kind == Kind::Any && !name.contains(['/', ':'])) {
+            let plain = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+            let found = if plain {
+                self.catalog.inspect_volume(name)
+            } else {
+                Ok(None)
+            };
+            if let Ok(Some(volume)) = found {
+                return Ok(volume);
+            }
+        }
+        match kind {
+            Kind::Container => Err(self.catalog.find(name).map_or_else(Into::into, |_| {
+                Error::failed(format!("there is no container `{name}`"))
+            })),
+            Kind::Volume => Err(Error::failed(format!("there is no volume `{name}`"))),
+            Kind::Image | Kind::Any => {
+                let engine = match self.engine.take() {
+                    Some(engine) => engine,
+                    None => machine::engine(self.global.options()?)?,
+                };
+                let found = engine.inspect_image(name);
+                self.engine = Some(engine);
+                Ok(found?)
+            }
+        }
+    }
 }
 
 /// JSON indented by four, as Docker does.

@@ -4,6 +4,7 @@
 mod build;
 mod cache;
 mod completions;
+mod container;
 mod context;
 mod du;
 mod fmt;
@@ -31,11 +32,17 @@ mod sign;
 mod store;
 mod tag;
 mod version;
+mod volume;
 mod why;
 
 use std::ffi::OsString;
 
 use clap::{CommandFactory, Subcommand};
+
+use container::{
+    attach, commit, cp, diff, exec, export, kill, logs, pause, port, ps, rename, rm, start, stats,
+    stop, top, wait,
+};
 
 use crate::error::Result;
 use crate::exit::Exit;
@@ -46,6 +53,33 @@ pub(crate) enum Command {
     #[command(visible_alias = "b")]
     Build(Box<build::BuildArgs>),
     Run(Box<run::RunArgs>),
+    Create(Box<run::CreateArgs>),
+    Start(start::StartArgs),
+    Ps(ps::PsArgs),
+    Exec(exec::ExecArgs),
+    Attach(attach::AttachArgs),
+    Logs(logs::LogsArgs),
+    Stop(stop::StopArgs),
+    Kill(kill::KillArgs),
+    /// Stop containers and start them again
+    Restart(stop::StopArgs),
+    Wait(wait::WaitArgs),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
+    Top(top::TopArgs),
+    Cp(cp::CpArgs),
+    Diff(diff::DiffArgs),
+    Commit(commit::CommitArgs),
+    Export(export::ExportArgs),
+    Stats(stats::StatsArgs),
+    Port(port::PortArgs),
+    Rename(rename::RenameArgs),
+    Rm(rm::RmArgs),
+    /// The commands on containers under one name, as `container ls`
+    Container {
+        #[command(subcommand)]
+        command: ContainerCommand,
+    },
     Images(images::ImagesArgs),
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
@@ -56,6 +90,7 @@ pub(crate) enum Command {
     Import(import::ImportArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
+    Volume(volume::VolumeArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Manifest(manifest::ManifestArgs),
@@ -101,6 +136,66 @@ pub(crate) enum ImageCommand {
     Layers(image_layers::ImageLayersArgs),
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerCommand {
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ps::PsArgs),
+    Run(Box<run::RunArgs>),
+    Create(Box<run::CreateArgs>),
+    Start(start::StartArgs),
+    Exec(exec::ExecArgs),
+    Attach(attach::AttachArgs),
+    Logs(logs::LogsArgs),
+    Stop(stop::StopArgs),
+    Kill(kill::KillArgs),
+    /// Stop containers and start them again
+    Restart(stop::StopArgs),
+    Wait(wait::WaitArgs),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
+    Top(top::TopArgs),
+    Cp(cp::CpArgs),
+    Diff(diff::DiffArgs),
+    Commit(commit::CommitArgs),
+    Export(export::ExportArgs),
+    Stats(stats::StatsArgs),
+    Port(port::PortArgs),
+    Rename(rename::RenameArgs),
+    #[command(visible_alias = "remove")]
+    Rm(rm::RmArgs),
+    Prune(rm::PruneArgs),
+}
+
+impl ContainerCommand {
+    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
+        match self {
+            Self::Ls(args) => ps::execute(&args, global),
+            Self::Run(args) => run::execute(&args, global),
+            Self::Create(args) => run::create(&args, global),
+            Self::Start(args) => start::execute(&args, global),
+            Self::Exec(args) => exec::execute(&args, global),
+            Self::Attach(args) => attach::execute(&args, global),
+            Self::Logs(args) => logs::execute(&args, global),
+            Self::Stop(args) => stop::execute(&args, global),
+            Self::Kill(args) => kill::execute(&args, global),
+            Self::Restart(args) => stop::restart(&args, global),
+            Self::Wait(args) => wait::execute(&args, global),
+            Self::Pause(args) => pause::execute(&args, global),
+            Self::Unpause(args) => pause::undo(&args, global),
+            Self::Cp(args) => cp::execute(&args, global),
+            Self::Diff(args) => diff::execute(&args, global),
+            Self::Commit(args) => commit::execute(&args, global),
+            Self::Export(args) => export::execute(&args, global),
+            Self::Top(args) => top::execute(&args, global),
+            Self::Stats(args) => stats::execute(&args, global),
+            Self::Port(args) => port::execute(&args, global),
+            Self::Rename(args) => rename::execute(&args, global),
+            Self::Rm(args) => rm::execute(&args, global),
+            Self::Prune(args) => rm::prune(&args, global),
+        }
+    }
+}
+
 impl Command {
     pub(crate) fn execute(self, global: &GlobalArgs) -> Result<Exit> {
         match self {
@@ -109,6 +204,28 @@ impl Command {
                 command: ImageCommand::Build(args),
             } => build::execute(&args, global),
             Self::Run(args) => run::execute(&args, global),
+            Self::Create(args) => run::create(&args, global),
+            Self::Start(args) => start::execute(&args, global),
+            Self::Ps(args) => ps::execute(&args, global),
+            Self::Exec(args) => exec::execute(&args, global),
+            Self::Attach(args) => attach::execute(&args, global),
+            Self::Logs(args) => logs::execute(&args, global),
+            Self::Stop(args) => stop::execute(&args, global),
+            Self::Kill(args) => kill::execute(&args, global),
+            Self::Restart(args) => stop::restart(&args, global),
+            Self::Wait(args) => wait::execute(&args, global),
+            Self::Pause(args) => pause::execute(&args, global),
+            Self::Unpause(args) => pause::undo(&args, global),
+            Self::Cp(args) => cp::execute(&args, global),
+            Self::Diff(args) => diff::execute(&args, global),
+            Self::Commit(args) => commit::execute(&args, global),
+            Self::Export(args) => export::execute(&args, global),
+            Self::Top(args) => top::execute(&args, global),
+            Self::Stats(args) => stats::execute(&args, global),
+            Self::Port(args) => port::execute(&args, global),
+            Self::Rename(args) => rename::execute(&args, global),
+            Self::Rm(args) => rm::execute(&args, global),
+            Self::Container { command } => command.execute(global),
             Self::Images(args)
             | Self::Image {
                 command: ImageCommand::Ls(args),
@@ -155,6 +272,7 @@ impl Command {
             Self::Image {
                 command: ImageCommand::Layers(args),
             } => image_layers::execute(&args, global),
+            Self::Volume(args) => volume::execute(&args, global),
             Self::Login(args) => login::execute(&args, global),
             Self::Logout(args) => logout::execute(&args),
             Self::Manifest(args) => manifest::execute(&args, global),

@@ -147,11 +147,15 @@ pub(crate) fn filters(texts: &[String], options: &mut PruneOptions) -> Result<()
 }
 
 fn confirmed(options: &PruneOptions) -> Result<bool> {
-    let what = if options.all {
+    confirm(if options.all {
         "the whole build cache and all images without a name"
     } else {
         "all dangling images and unused cache"
-    };
+    })
+}
+
+/// Asks whether `what` is to be removed.
+pub(super) fn confirm(what: &str) -> Result<bool> {
     stdio::err(format!(
         "This will remove {what}.\nAre you sure you want to continue? [y/N] "
     ));

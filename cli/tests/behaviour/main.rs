@@ -4,6 +4,7 @@
 mod kit;
 
 mod build;
+mod containers;
 mod foreign;
 mod images;
 mod looking;

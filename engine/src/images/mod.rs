@@ -11,7 +11,7 @@ pub(crate) mod push;
 mod remove;
 pub(crate) mod roots;
 mod sign;
-mod transfer;
+pub(crate) mod transfer;
 
 pub use compare::{ConfigDifference, ImageDifferences};
 pub use join::{Joined, Member, Platform as MemberPlatform};

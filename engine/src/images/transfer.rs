@@ -338,7 +338,7 @@ fn stored(resolved: &Resolved, name: &str, blobs: Vec<Digest>) -> StoredImage {
 }
 
 /// The config that the instructions of `--change` make of nothing, by the rules of a Dockerfile.
-fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage> {
+pub(crate) fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage> {
     const ALLOWED: [&str; 12] = [
         "CMD",
         "ENTRYPOINT",

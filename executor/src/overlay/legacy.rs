@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags};
 use rustix::thread::UnshareFlags;
 
-use super::{Layers, OPTIONS};
+use super::{Durability, Layers, OPTIONS};
 
 /// What a mount takes as options, with its final zero.
 const OPTION_PAGE: usize = 4096;
@@ -32,13 +32,12 @@ fn options(layers: &Layers) -> Result<std::ffi::CString, Errno> {
         let separator = if index == 0 { "" } else { ":" };
         let _ = write!(text, "{separator}{}", lower.as_raw_fd());
     }
-    if let Some((upper, work)) = &layers.top {
-        let _ = write!(
-            text,
-            ",upperdir={},workdir={},volatile",
-            upper.as_raw_fd(),
-            work.as_raw_fd()
-        );
+    if let Some((upper, work, sync)) = &layers.top {
+        let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
+        let _ = write!(text, ",upperdir={upper},workdir={work}");
+        if *sync == Durability::Never {
+            text.push_str(",volatile");
+        }
     }
     for (key, value) in OPTIONS {
         match value {

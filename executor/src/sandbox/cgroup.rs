@@ -1,6 +1,8 @@
 //! Limits of memory, processors and processes: a cgroup of the command's own, in whichever hierarchy (v2, v1, or both
 //! at once) has the controller. Made only where a limit is asked for.
 
+mod live;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -8,6 +10,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+pub use live::Usage;
+pub(super) use live::{freeze, processes_with, usage};
 
 use super::ExecError;
 use super::prepare::setup;
@@ -95,34 +100,39 @@ fn settings(limits: &Limits) -> Vec<Setting> {
 impl Cgroup {
     /// Makes it, with its limits. The descriptors are what a process joins by. `None` where none is asked for and this
     /// user can make none for the usual ones.
-    pub(super) fn make(limits: &Limits) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
+    pub(super) fn make(
+        limits: &Limits,
+        accounted: bool,
+    ) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
         static NO_DEFAULT: AtomicBool = AtomicBool::new(false);
         if limits.pids.is_some() || NO_DEFAULT.load(Ordering::Relaxed) {
-            return Self::make_asked(limits);
+            return Self::make_asked(limits, accounted);
         }
         let usual = Limits {
             pids: Some(DEFAULT_PIDS),
             ..limits.clone()
         };
-        let made = Self::make_asked(&usual);
+        let made = Self::make_asked(&usual, accounted);
         if made.is_ok() {
             return made;
         }
-        let made = Self::make_asked(limits);
+        let made = Self::make_asked(limits, accounted);
         // What was asked for is possible: then it is the usual that is not, now and later.
         NO_DEFAULT.store(made.is_ok(), Ordering::Relaxed);
         made
     }
 
-    fn make_asked(limits: &Limits) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
+    fn make_asked(
+        limits: &Limits,
+        accounted: bool,
+    ) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
         let settings = settings(limits);
-        if settings.is_empty() && limits.cgroup_parent.is_none() {
+        if settings.is_empty() && limits.cgroup_parent.is_none() && !accounted {
             return Ok(None);
         }
         let hierarchies =
             Hierarchies::read().map_err(|error| setup("find the cgroup file systems", error))?;
         let mut cgroup = Self::default();
-        let mut joined = Vec::new();
         let mut places: Vec<(&str, Place)> = Vec::new();
         let name = unique_name();
         for setting in &settings {
@@ -136,11 +146,14 @@ impl Cgroup {
                 places.push((setting.controller, place));
             }
         }
-        if settings.is_empty() {
+        if settings.is_empty() && limits.cgroup_parent.is_some() {
             let place = hierarchies
                 .place("pids", limits.cgroup_parent.as_deref(), &name)
                 .map_err(|error| missing("pids", error))?;
             cgroup.directories.push(place.directory);
+        }
+        if accounted {
+            cgroup.account(&hierarchies, limits.cgroup_parent.as_deref(), &name);
         }
         for setting in &settings {
             let Some((_, place)) = places
@@ -151,15 +164,62 @@ impl Cgroup {
             };
             cgroup.apply(setting, place)?;
         }
-        for directory in &cgroup.directories {
-            let file = OpenOptions::new()
-                .write(true)
-                .custom_flags(libc::O_CLOEXEC)
-                .open(directory.join("cgroup.procs"))
-                .map_err(|error| setup("open the cgroup to join it", error))?;
-            joined.push(OwnedFd::from(file));
+        if cgroup.directories.is_empty() {
+            return Ok(None);
         }
+        let joined = doors(&cgroup.directories)
+            .map_err(|error| setup("open the cgroup to join it", error))?;
         Ok(Some((cgroup, joined)))
+    }
+
+    /// A cgroup around processes that run already; `processes` is asked until there are no others.
+    pub(super) fn around(processes: impl Fn() -> io::Result<Vec<u32>>) -> Result<Self, ExecError> {
+        let failed = |error: io::Error| {
+            let step = "make a cgroup for the container (as root it needs a writable /sys/fs/cgroup; otherwise the session manager must delegate it)";
+            setup(step, error)
+        };
+        let hierarchies = Hierarchies::read().map_err(failed)?;
+        let directory = hierarchies.freezer(None, &unique_name()).map_err(failed)?;
+        let cgroup = Self {
+            directories: vec![directory.clone()],
+            kills: None,
+        };
+        let door = directory.join("cgroup.procs");
+        let mut moved: Vec<u32> = Vec::new();
+        loop {
+            let mut all = processes().map_err(failed)?;
+            all.retain(|pid| !moved.contains(pid));
+            if all.is_empty() {
+                return Ok(cgroup);
+            }
+            for pid in all {
+                match write(&door, &pid.to_string()) {
+                    // It ended meanwhile.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    result => result.map_err(failed)?,
+                }
+                moved.push(pid);
+            }
+        }
+    }
+
+    pub(super) fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// Places where use is counted and processes can be halted, as far as they can be had.
+    fn account(&mut self, hierarchies: &Hierarchies, parent: Option<&str>, name: &str) {
+        let counted = ["memory", "cpu", "cpuacct", "pids", "blkio", "io"];
+        let places = counted
+            .iter()
+            .filter_map(|controller| hierarchies.place(controller, parent, name).ok())
+            .map(|place| place.directory);
+        let freezer = hierarchies.freezer(parent, name).ok();
+        for directory in places.chain(freezer) {
+            if !self.directories.contains(&directory) {
+                self.directories.push(directory);
+            }
+        }
     }
 
     fn apply(&mut self, setting: &Setting, place: &Place) -> Result<(), ExecError> {
@@ -234,18 +294,35 @@ fn kills(text: &str) -> u64 {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for directory in &self.directories {
-            // The last process may still be on its way out.
-            for _ in 0..1000 {
-                match fs::remove_dir(directory) {
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                        std::thread::sleep(Duration::from_millis(2));
-                    }
-                    _ => break,
+        remove(self.directories.iter().map(PathBuf::as_path));
+    }
+}
+
+/// Removes directories of a cgroup.
+pub(super) fn remove<'d>(directories: impl Iterator<Item = &'d Path>) {
+    for directory in directories {
+        // The last process may still be on its way out.
+        for _ in 0..1000 {
+            match fs::remove_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(Duration::from_millis(2));
                 }
+                _ => break,
             }
         }
     }
+}
+
+/// Open files by which a process joins.
+pub(super) fn doors(directories: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    let open = |directory: &PathBuf| {
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(libc::O_CLOEXEC);
+        options
+            .open(directory.join("cgroup.procs"))
+            .map(OwnedFd::from)
+    };
+    directories.iter().map(open).collect()
 }
 
 fn unique_name() -> String {
@@ -339,7 +416,7 @@ impl Hierarchies {
                 .iter()
                 .any(|known| known == controller)
         {
-            match place_unified(point, own, controller, parent, name) {
+            match place_unified(point, own, Some(controller), parent, name) {
                 Ok(directory) => {
                     return Ok(Place {
                         directory,
@@ -372,6 +449,18 @@ impl Hierarchies {
     }
 }
 
+impl Hierarchies {
+    /// Makes a directory in which processes can be halted: version 2 does so without any controller.
+    fn freezer(&self, parent: Option<&str>, name: &str) -> io::Result<PathBuf> {
+        if let Some((point, own)) = &self.unified
+            && let Ok(directory) = place_unified(point, own, None, parent, name)
+        {
+            return Ok(directory);
+        }
+        Ok(self.place("freezer", parent, name)?.directory)
+    }
+}
+
 fn make(above: &Path, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(above)?;
     match fs::create_dir(directory) {
@@ -393,7 +482,7 @@ fn controllers_of(directory: &Path) -> Vec<String> {
 fn place_unified(
     point: &Path,
     own: &Path,
-    controller: &str,
+    controller: Option<&str>,
     parent: Option<&str>,
     name: &str,
 ) -> io::Result<PathBuf> {
@@ -414,7 +503,8 @@ fn place_unified(
         .take_while(|directory| directory.starts_with(point))
         .collect();
     chain.reverse();
-    for directory in chain {
+    for directory in controller.is_some().then_some(chain).into_iter().flatten() {
+        let controller = controller.unwrap_or_default();
         let file = directory.join("cgroup.subtree_control");
         let handed = fs::read_to_string(&file).unwrap_or_default();
         if !handed.split_whitespace().any(|known| known == controller) {
@@ -474,7 +564,8 @@ mod tests {
 
     #[test]
     fn processes_are_limited_where_that_is_possible() {
-        let made = Cgroup::make(&Limits::default()).expect("no error where nothing is asked for");
+        let made =
+            Cgroup::make(&Limits::default(), false).expect("no error where nothing is asked for");
         let Some((cgroup, _)) = made else {
             println!("SKIPPED: this user can make no cgroup that limits processes");
             return;
@@ -486,7 +577,7 @@ mod tests {
             pids: Some(u64::MAX),
             ..Limits::default()
         };
-        assert!(Cgroup::make(&unlimited).expect("no error").is_none());
+        assert!(Cgroup::make(&unlimited, false).expect("no error").is_none());
     }
 
     #[test]

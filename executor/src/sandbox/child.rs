@@ -38,9 +38,18 @@ impl From<Failure> for Stop {
 
 /// Never returns: becomes the command or reports why not.
 pub(super) fn main(task: &Task, descriptors: Vec<OwnedFd>) -> ! {
-    let descriptors = Descriptors(descriptors);
+    let descriptors = Descriptors::new(descriptors);
+    report(task, &descriptors, || become_command(task, &descriptors))
+}
+
+/// Ends this process with a report of what `become_command` could not do.
+pub(super) fn report(
+    task: &Task,
+    descriptors: &Descriptors,
+    become_command: impl FnOnce() -> std::result::Result<Infallible, Stop>,
+) -> ! {
     if let Ok(status) = descriptors.get(task.status) {
-        let Err(stop) = become_command(task, &descriptors);
+        let Err(stop) = become_command();
         let report = match stop {
             Stop::Step(Failure { step, errno }) => Report::Failed { step, errno },
             Stop::NotExecutable {
@@ -61,6 +70,10 @@ pub(super) fn main(task: &Task, descriptors: Vec<OwnedFd>) -> ! {
 pub(super) struct Descriptors(Vec<OwnedFd>);
 
 impl Descriptors {
+    pub(super) fn new(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors)
+    }
+
     pub(super) fn get(&self, slot: Slot) -> Result<BorrowedFd<'_>> {
         self.0.get(slot).map(OwnedFd::as_fd).ok_or(Failure {
             step: "find a descriptor of the task".into(),
@@ -130,7 +143,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
 }
 
 /// Death is contagious: when the builder dies, so does the sandbox, and with it everything in its pid namespace.
-fn die_with_parent() -> Result<()> {
+pub(super) fn die_with_parent() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("tie the command's life to the builder's")
 }
@@ -334,7 +347,7 @@ fn make_root_read_only() -> Result<()> {
     mounts::restrict(root.as_fd(), false, READ_ONLY).step("make the root read-only")
 }
 
-fn set_limits(task: &Task) -> Result<()> {
+pub(super) fn set_limits(task: &Task) -> Result<()> {
     for limit in &task.limits {
         let resource: Resource = limit.kind.resource();
         let set = |soft: u64, hard: u64| {
@@ -363,7 +376,7 @@ fn set_limits(task: &Task) -> Result<()> {
 }
 
 /// The command's 0, 1 and 2; whatever the spawner had there goes.
-fn take_streams(
+pub(super) fn take_streams(
     task: &Task,
     descriptors: &Descriptors,
     terminal: Option<&terminal::Inside>,
@@ -406,7 +419,7 @@ fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
     }
 }
 
-fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()> {
     let single_id = task.privilege == Privilege::SingleId;
     sys::join_session_keyring()
         .or_else(ignore_missing)
@@ -472,7 +485,7 @@ fn take_ids(task: &Task) -> Result<()> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(format!("become user {}", task.uid))
 }
 
-fn execute(task: &Task) -> Stop {
+pub(super) fn execute(task: &Task) -> Stop {
     let strings = |list: &[Bytes]| -> std::result::Result<Vec<CString>, Stop> {
         list.iter()
             .map(|bytes| CString::new(bytes.0.clone()))

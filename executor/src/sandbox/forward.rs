@@ -6,12 +6,13 @@ use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// What is listened to.
-pub(super) struct Signals {
+#[derive(Debug)]
+pub struct Signals {
     streams: Vec<(Signal, Stream)>,
 }
 
 impl Signals {
-    pub(super) fn listen() -> io::Result<Self> {
+    pub fn listen() -> io::Result<Self> {
         let forwarded = [
             Signal::TERM,
             Signal::INT,
@@ -31,7 +32,7 @@ impl Signals {
     }
 
     /// The next one. Cancel safe.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub async fn next(&mut self) -> Signal {
         std::future::poll_fn(|context| {
             for (kind, stream) in &mut self.streams {
                 if stream.poll_recv(context).is_ready() {

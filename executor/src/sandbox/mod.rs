@@ -2,15 +2,19 @@
 //!
 //! In the order of a command's life: [`prepare`] makes a task of what is asked ([`plan`] is its data), [`spawner`]
 //! starts a process in new namespaces, [`child`] is that process up to its `execve`, [`wait`] watches it,
-//! [`stubs`] tidies its layer.
+//! [`stubs`] tidies its layer. [`container`] is one that others reach while it runs; [`join`] is a process that
+//! enters it.
 
 mod cache_content;
 mod capabilities;
 mod cgroup;
 mod child;
+pub mod container;
+pub mod copy;
 mod explain;
 mod forward;
 mod in_root;
+mod join;
 mod kernel_files;
 mod mounts;
 mod outer_terminal;
@@ -26,18 +30,20 @@ mod step;
 mod stubs;
 mod terminal;
 mod wait;
-mod wire;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::Executor;
-use crate::overlay;
 use crate::spec::{Exec, Exit, Stdio};
+use crate::{Executor, wire};
 use rbuild_cache::{Snapshot, SnapshotId};
 
 use cgroup::Cgroup;
+pub use cgroup::Usage;
 pub use cgroup::controllers;
-use forward::Signals;
+use container::Top;
+pub use forward::Signals;
+pub use join::{Enter, EnterStreams, Entered};
+pub use outer_terminal::size as terminal_size;
 use prepare::setup;
 
 /// Why a command could not be run, or did not end well.
@@ -100,16 +106,32 @@ impl Executor {
         cancel: CancellationToken,
     ) -> Result<Snapshot, ExecError> {
         let base = base.cloned();
-        let ended = self.go(base.clone(), exec, stdio, &cancel, None).await?;
+        let top = blocking({
+            let store = self.store.clone();
+            move || Ok(store.prepare()?)
+        });
+        let timeout = exec.timeout;
+        let begun = self.begin(
+            base.clone(),
+            exec,
+            stdio,
+            &cancel,
+            Top::Own(top.await?),
+            false,
+        );
+        let ended = begun.await?.finish(timeout, &cancel, None).await?;
+        let Top::Own(layer) = ended.top else {
+            return Err(setup("keep the layer", "it is not the step's own"));
+        };
         match ended.exit {
             Exit::Code(0) => {}
             // The command may have said "I/O error" or nothing at all, and what it wrote goes with its layer: it is
             // now or never that the cause can be seen.
-            exit if is_full(ended.layer.upper()) => return Err(ExecError::StorageFull(exit)),
+            exit if is_full(layer.upper()) => return Err(ExecError::StorageFull(exit)),
             exit => return Err(ExecError::Failed(exit)),
         }
         blocking(move || {
-            stubs::remove(ended.layer.upper(), &ended.stubs, &ended.parents).map_err(|errno| {
+            stubs::remove(layer.upper(), &ended.stubs, &ended.parents).map_err(|errno| {
                 setup(
                     "remove the mount points from the layer",
                     std::io::Error::from(errno),
@@ -118,12 +140,12 @@ impl Executor {
             let now = std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs() as i64);
-            Ok(ended.layer.commit(base.as_ref(), now)?)
+            Ok(layer.commit(base.as_ref(), now)?)
         })
         .await
     }
 
-    /// Runs a container in the foreground on a writable top that is thrown away, and returns how it ended. Signals
+    /// Runs a command in the foreground on a writable top that is thrown away, and returns how it ended. Signals
     /// that reach this process are forwarded. `Failed` is not returned.
     pub async fn run(
         &self,
@@ -133,45 +155,37 @@ impl Executor {
         cancel: CancellationToken,
     ) -> Result<Exit, ExecError> {
         let signals = Signals::listen().map_err(|error| setup("listen to signals", error))?;
-        let ended = self
-            .go(base.cloned(), exec, stdio, &cancel, Some(signals))
-            .await?;
-        blocking(move || {
-            let exit = ended.exit;
-            drop(ended);
-            Ok(exit)
-        })
-        .await
+        let top = container::Top::Own(self.store.prepare()?);
+        let container = self.start(base, exec, stdio, &cancel, top, false).await?;
+        container.finish(&cancel, Some(signals)).await
     }
 
-    async fn go(
+    /// From what is asked to a process that sets itself up. `accounted`: in a cgroup even where no limit asks for
+    /// one, as far as the machine allows.
+    async fn begin(
         &self,
         base: Option<SnapshotId>,
         exec: Exec,
         stdio: Stdio,
         cancel: &CancellationToken,
-        signals: Option<Signals>,
-    ) -> Result<wait::Ended, ExecError> {
+        top: Top,
+        accounted: bool,
+    ) -> Result<wait::Started, ExecError> {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
         let (store, host) = (self.store.clone(), self.host.clone());
-        let program = exec.argv.first().map_or_else(String::new, |name| {
-            String::from_utf8_lossy(name).into_owned()
-        });
-        let timeout = exec.timeout;
         let (streams, inside) =
             wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
-        let started = blocking(move || {
-            let layer = store.prepare()?;
-            let root = overlay::writable(&store, base.as_ref(), &layer)
+        blocking(move || {
+            let root = top
+                .mount(&store, base.as_ref())
                 .map_err(|error| setup("mount the root", error))?;
-            let cgroup = Cgroup::make(&exec.limits)?;
+            let cgroup = Cgroup::make(&exec.limits, accounted)?;
             let prepared = prepare::prepare(&store, &host, root, exec)?;
-            wait::start(&host, layer, prepared, cgroup, inside)
+            wait::start(&host, top, prepared, cgroup, streams, inside)
         })
-        .await?;
-        wait::finish(started, streams, timeout, cancel, program, signals).await
+        .await
     }
 }
 

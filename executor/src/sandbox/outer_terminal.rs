@@ -12,7 +12,7 @@ use rustix::termios::{OptionalActions, Termios, Winsize};
 const PIECE: usize = 16 << 10;
 
 /// Rows and columns of this process's terminal; those of old where it has none.
-pub(super) fn size() -> (u16, u16) {
+pub fn size() -> (u16, u16) {
     rustix::termios::tcgetwinsize(rustix::stdio::stdout())
         .or_else(|_| rustix::termios::tcgetwinsize(rustix::stdio::stdin()))
         .map_or((24, 80), |size| (size.ws_row, size.ws_col))

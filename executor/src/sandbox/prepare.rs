@@ -68,7 +68,6 @@ pub(super) fn prepare(
     let single_id = builder.single_id;
     let devices = rbuild_cache::owners::devices_recorded();
     let root = builder.slot(root);
-    builder.base_files(&exec)?;
     if exec.mounts.len() > MOST_MOUNTS {
         return Err(setup(
             format!("mount more than {MOST_MOUNTS} things"),
@@ -78,6 +77,7 @@ pub(super) fn prepare(
     for (index, mount) in std::mem::take(&mut exec.mounts).into_iter().enumerate() {
         builder.mount(index, mount, &exec.cwd)?;
     }
+    builder.base_files(&exec)?;
     let network = match &exec.network {
         Network::None => plan::Network::Own,
         Network::Host => plan::Network::Host,
@@ -220,11 +220,22 @@ impl Builder {
         ];
         for (name, content) in contents {
             self.files.add(name, &content, 0o644, (0, 0))?;
-            self.mounts.push(plan::Mount {
-                target: Bytes::from(Path::new("/etc").join(name).as_path()),
-                read_only: true,
-                source: Source::File { name: name.into() },
-            });
+            let target = Bytes::from(Path::new("/etc").join(name).as_path());
+            let etc = Bytes::from(Path::new("/etc"));
+            // They are seen in a volume that is mounted at /etc, too, unless nothing can be made in that.
+            let hidden = |mount: &plan::Mount| {
+                mount.target == target || (mount.target == etc && mount.read_only)
+            };
+            let at = self.mounts.iter().position(hidden);
+            let at = at.unwrap_or(self.mounts.len());
+            self.mounts.insert(
+                at,
+                plan::Mount {
+                    target,
+                    read_only: true,
+                    source: Source::File { name: name.into() },
+                },
+            );
         }
         Ok(())
     }

@@ -23,6 +23,10 @@ impl Session {
         }
     }
 
+    pub(super) fn pidfd(&self) -> io::Result<OwnedFd> {
+        self.pidfd.try_clone()
+    }
+
     /// The first process's death takes its whole pid namespace with it.
     pub(super) fn kill(&self) {
         self.signal(Signal::KILL);
@@ -43,7 +47,8 @@ impl Session {
         self.reap()
     }
 
-    fn reap(&mut self) -> io::Result<Exit> {
+    /// Blocking.
+    pub(super) fn reap(&mut self) -> io::Result<Exit> {
         loop {
             match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
             {

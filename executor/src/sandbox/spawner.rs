@@ -9,9 +9,40 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
-use super::plan::{Network, Reply, Task};
+use super::join::{self, Join};
+use super::plan::{Bytes, Network, Reply, Task};
 use super::{child, wire};
 use crate::sys::{self, Cloned, Forked};
+
+/// What it is asked to do.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct Order<'a> {
+    what: What<'a>,
+    /// Directories of cgroups that are to go with it when all of rbuild is gone.
+    leaves: Vec<Bytes>,
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum What<'a> {
+    Sandbox(std::borrow::Cow<'a, Task>),
+    Join(std::borrow::Cow<'a, Join>),
+}
+
+impl<'a> Order<'a> {
+    pub(super) fn sandbox(task: &'a Task, leaves: &[std::path::PathBuf]) -> Self {
+        Self {
+            what: What::Sandbox(std::borrow::Cow::Borrowed(task)),
+            leaves: leaves.iter().map(|path| path.as_path().into()).collect(),
+        }
+    }
+
+    pub(super) fn join(join: &'a Join) -> Self {
+        Self {
+            what: What::Join(std::borrow::Cow::Borrowed(join)),
+            leaves: Vec::new(),
+        }
+    }
+}
 
 /// Forks the spawner and returns its socket.
 pub(crate) fn start() -> io::Result<OwnedFd> {
@@ -44,23 +75,34 @@ pub(crate) fn request(
 fn serve(socket: &OwnedFd) {
     // Signals of the terminal are for the builder, which decides what becomes of its commands.
     let _ = rustix::process::setsid();
+    // It may outlive whoever reads what this process prints, and prints nothing itself.
+    if crate::background::let_go().is_err() {
+        return;
+    }
     // Commands inherit what is ignored or blocked here: nothing.
     if sys::reset_signals().is_err() {
         return;
     }
     let _ = rustix::thread::set_name(c"rbuild-spawner");
-    let mut running: Vec<OwnedFd> = Vec::new();
+    let mut running: Vec<Child> = Vec::new();
     while let Ok(ready) = wait(socket, &mut running) {
         if !ready {
             continue;
         }
-        let Ok(Some((task, descriptors))) = wire::receive::<Task>(socket.as_fd()) else {
+        let Ok(Some((order, descriptors))) = wire::receive::<Order<'_>>(socket.as_fd()) else {
             break;
         };
-        let sent = match spawn(&task, descriptors) {
+        let spawned = match order.what {
+            What::Sandbox(task) => spawn(&task, descriptors),
+            What::Join(join) => enter(&join, descriptors),
+        };
+        let sent = match spawned {
             Ok(pidfd) => {
                 let sent = wire::send(socket.as_fd(), &Reply::Spawned, &[pidfd.as_fd()]);
-                running.push(pidfd);
+                running.push(Child {
+                    pidfd,
+                    leaves: order.leaves,
+                });
                 sent
             }
             Err(error) => {
@@ -72,16 +114,32 @@ fn serve(socket: &OwnedFd) {
             break;
         }
     }
-    for pidfd in &running {
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    bury(&running);
+}
+
+/// A sandbox that was started.
+struct Child {
+    pidfd: OwnedFd,
+    leaves: Vec<Bytes>,
+}
+
+/// Nobody is left but this process: it ends what runs and takes away what only it can still know of.
+fn bury(running: &[Child]) {
+    for child in running {
+        let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+    }
+    for child in running.iter().filter(|child| !child.leaves.is_empty()) {
+        let mut polled = [PollFd::new(&child.pidfd, PollFlags::IN)];
+        while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut polled, None) {}
+        super::cgroup::remove(child.leaves.iter().map(child::path_of));
     }
 }
 
 /// Waits until a request can be read; forgets sandboxes that ended.
-fn wait(socket: &OwnedFd, running: &mut Vec<OwnedFd>) -> io::Result<bool> {
+fn wait(socket: &OwnedFd, running: &mut Vec<Child>) -> io::Result<bool> {
     let mut polled: Vec<PollFd<'_>> = running
         .iter()
-        .map(|pidfd| PollFd::new(pidfd, PollFlags::IN))
+        .map(|child| PollFd::new(&child.pidfd, PollFlags::IN))
         .collect();
     polled.push(PollFd::new(socket, PollFlags::IN));
     match rustix::event::poll(&mut polled, None) {
@@ -106,5 +164,27 @@ fn spawn(task: &Task, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
         Cloned::Child => {
             child::main(task, descriptors);
         }
+    }
+}
+
+/// A child that is born in the pid namespace of a sandbox; into the others it goes itself.
+fn enter(join: &Join, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+    // It is visible inside before it can do anything about that.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    let own = rustix::fs::open(
+        "/proc/self/ns/pid",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let target = join.target(&descriptors)?;
+    sys::join_namespaces(target, libc::CLONE_NEWPID)?;
+    let cloned = sys::clone3_for_parent(0);
+    if matches!(cloned, Ok(Cloned::Child)) {
+        join::main(join, descriptors);
+    }
+    sys::join_namespaces(own.as_fd(), libc::CLONE_NEWPID)?;
+    match cloned? {
+        Cloned::Parent(pidfd) => Ok(pidfd),
+        Cloned::Child => Err(io::Error::other("unreachable")),
     }
 }

@@ -18,7 +18,22 @@ pub(super) struct Inside {
 }
 
 /// Opens a pair and makes it /dev/console too.
-pub(super) fn open_inside(
+pub(super) fn open_inside(root: BorrowedFd<'_>, size: (u16, u16), owner: u32) -> Result<Inside> {
+    let pair = open_pair(root, size, owner)?;
+    let step = "bind /dev/console";
+    let dev =
+        in_root::open(root, Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).step(step)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600)).step(step)?);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::openat(&dev, "console", flags, Mode::empty()).step(step)?;
+    let tree = mounts::copy(pair.slave.as_fd(), false).step(step)?;
+    mounts::attach(tree.as_fd(), target.as_fd()).step(step)?;
+    Ok(pair)
+}
+
+/// Opens a pair from the devpts of `root`.
+pub(super) fn open_pair(
     root: BorrowedFd<'_>,
     (rows, columns): (u16, u16),
     owner: u32,
@@ -44,15 +59,5 @@ pub(super) fn open_inside(
         ws_ypixel: 0,
     };
     rustix::termios::tcsetwinsize(&slave, size).step("set the size of the terminal")?;
-
-    let step = "bind /dev/console";
-    let dev =
-        in_root::open(root, Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).step(step)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600)).step(step)?);
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = rustix::fs::openat(&dev, "console", flags, Mode::empty()).step(step)?;
-    let tree = mounts::copy(slave.as_fd(), false).step(step)?;
-    mounts::attach(tree.as_fd(), target.as_fd()).step(step)?;
     Ok(Inside { master, slave })
 }

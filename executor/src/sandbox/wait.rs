@@ -6,21 +6,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rbuild_cache::ActiveSnapshot;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Cgroup;
+use super::container::Top;
 use super::forward::Signals;
 use super::outer_terminal::{self, Joined};
 use super::plan::{self, Parent, Report, Stub};
 use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
+use super::spawner::Order;
 use super::{ExecError, kernel_files, wire};
 use crate::emulation::{self, Identity};
 use crate::host::Host;
-use crate::spec::{Exit, Output, Sink, Stdio};
+use crate::spec::{Carried, Ends, Exit, Output, Sink, Stdio};
 
 /// Of one read from a pipe.
 const PIECE: usize = 64 << 10;
@@ -28,18 +29,22 @@ const PIECE: usize = 64 << 10;
 /// A command that was started.
 pub(super) struct Started {
     // Fields are dropped in this order: the process first, then what it used.
-    session: Session,
+    pub(super) session: Session,
     status: OwnedFd,
     identity: Identity,
-    cgroup: Option<Cgroup>,
-    layer: ActiveSnapshot,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) top: Top,
     kept: Kept,
+    streams: Streams,
+    program: String,
+    /// What a process that joins needs to know; nothing of the host in it.
+    pub(super) task: plan::Task,
 }
 
 /// A command that ended.
 pub(super) struct Ended {
     pub(super) exit: Exit,
-    pub(super) layer: ActiveSnapshot,
+    pub(super) top: Top,
     pub(super) stubs: Vec<Stub>,
     pub(super) parents: Vec<Parent>,
     _cgroup: Option<Cgroup>,
@@ -57,13 +62,15 @@ pub(super) enum Streams {
     Terminal {
         interactive: bool,
     },
+    /// Somebody else carries them.
+    Carried(Carried),
 }
 
 /// The command's side.
 pub(super) enum Inside {
     Streams([OwnedFd; 3]),
-    /// Made in the sandbox.
-    Terminal,
+    /// Made in the sandbox, with so many rows and columns.
+    Terminal((u16, u16)),
 }
 
 impl Streams {
@@ -100,7 +107,37 @@ impl Streams {
                 Ok((Self::Inherit, Inside::Streams([stdin, stdout, stderr])))
             }
             Stdio::Terminal { interactive } => {
-                Ok((Self::Terminal { interactive }, Inside::Terminal))
+                let inside = Inside::Terminal(outer_terminal::size());
+                Ok((Self::Terminal { interactive }, inside))
+            }
+            Stdio::Carried(mut carried) => {
+                if let Some(size) = carried.terminal {
+                    return Ok((Self::Carried(carried), Inside::Terminal(size)));
+                }
+                let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+                let (stdout, stdout_inside) = pipe()?;
+                let (stderr, stderr_inside) = pipe()?;
+                let (stdin, stdin_inside) = match carried.stdin {
+                    crate::spec::Stdin::Null => (None, kernel_files::null()?),
+                    crate::spec::Stdin::Inherit => {
+                        (None, rustix::stdio::stdin().try_clone_to_owned()?)
+                    }
+                    crate::spec::Stdin::Pipe => {
+                        let (inside, ours) = pipe()?;
+                        (Some(ours), inside)
+                    }
+                };
+                if let Some(carry) = carried.carry.take() {
+                    carry(Ends::Pipes {
+                        stdin,
+                        stdout,
+                        stderr,
+                    });
+                }
+                Ok((
+                    Self::Carried(carried),
+                    Inside::Streams([stdin_inside, stdout_inside, stderr_inside]),
+                ))
             }
         }
     }
@@ -109,9 +146,10 @@ impl Streams {
 /// Hands the task to the spawner.
 pub(super) fn start(
     host: &Host,
-    layer: ActiveSnapshot,
+    top: Top,
     prepared: Prepared,
     cgroup: Option<(Cgroup, Vec<OwnedFd>)>,
+    streams: Streams,
     inside: Inside,
 ) -> Result<Started, ExecError> {
     let Prepared {
@@ -128,8 +166,7 @@ pub(super) fn start(
             descriptors.extend(streams);
             task.stdio = plan::Stdio::Streams([first, first + 1, first + 2]);
         }
-        Inside::Terminal => {
-            let (rows, columns) = outer_terminal::size();
+        Inside::Terminal((rows, columns)) => {
             task.stdio = plan::Stdio::Terminal { rows, columns };
         }
     }
@@ -146,32 +183,40 @@ pub(super) fn start(
         devices_only: task.privilege != crate::host::Privilege::SingleId,
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let leaves = cgroup.as_ref().map_or(&[][..], Cgroup::directories);
     let pidfd = host
-        .spawn(&task, &borrowed)
+        .spawn(&Order::sandbox(&task, leaves), &borrowed)
         .map_err(|error| setup("start a process in new namespaces", error))?;
+    let program = task.argv.first().map_or_else(String::new, |name| {
+        String::from_utf8_lossy(&name.0).into_owned()
+    });
+    task.mounts.clear();
     Ok(Started {
         session: Session::new(pidfd),
         status,
         identity,
         cgroup,
-        layer,
+        top,
         kept,
+        streams,
+        program,
+        task,
     })
 }
 
 /// What the reports said.
 #[derive(Default)]
-struct Reported {
-    ready: bool,
+pub(super) struct Reported {
+    pub(super) ready: bool,
     stubs: Vec<Stub>,
     parents: Vec<Parent>,
-    master: Option<OwnedFd>,
+    pub(super) master: Option<OwnedFd>,
     emulation: Option<JoinHandle<()>>,
-    failure: Option<ExecError>,
+    pub(super) failure: Option<ExecError>,
 }
 
 /// Reads reports until the command runs or has failed. Blocking.
-fn read_reports(
+pub(super) fn read_reports(
     status: &OwnedFd,
     identity: Identity,
     program: &str,
@@ -216,6 +261,23 @@ fn read_reports(
     }
 }
 
+impl Carried {
+    /// Hands the terminal over, and tells that the command runs.
+    fn reported(&mut self, reported: &mut Reported) {
+        if let Some(master) = reported.master.take()
+            && let Some(carry) = self.carry.take()
+        {
+            carry(Ends::Terminal(master));
+        }
+        if reported.ready
+            && reported.failure.is_none()
+            && let Some(running) = self.running.take()
+        {
+            running();
+        }
+    }
+}
+
 /// What ends a command before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
@@ -223,24 +285,41 @@ enum Cut {
     TimedOut,
 }
 
+impl Started {
+    /// See [`finish`].
+    pub(super) async fn finish(
+        self,
+        timeout: Option<Duration>,
+        cancel: &CancellationToken,
+        signals: Option<Signals>,
+    ) -> Result<Ended, ExecError> {
+        finish(self, timeout, cancel, signals).await
+    }
+}
+
 /// Waits for the end and for the last byte of output. With `signals`, hands on those that reach this process.
-pub(super) async fn finish(
+async fn finish(
     started: Started,
-    streams: Streams,
     timeout: Option<Duration>,
     cancel: &CancellationToken,
-    program: String,
     mut signals: Option<Signals>,
 ) -> Result<Ended, ExecError> {
     // What is named last is dropped first, also where nobody waits any more: the process, then what it used.
     let Started {
         kept,
-        layer,
+        top,
         cgroup,
         identity,
         status,
+        mut streams,
+        program,
+        task: _,
         mut session,
     } = started;
+    let mut carried = match &mut streams {
+        Streams::Carried(carried) => Some(std::mem::take(carried)),
+        _ => None,
+    };
     let interactive = matches!(streams, Streams::Terminal { interactive: true });
     let mut terminal: Option<Joined> = None;
     let mut reports =
@@ -267,6 +346,9 @@ pub(super) async fn finish(
             }
             result = &mut reports, if reported.is_none() => {
                 let mut result = result.map_err(|error| setup("listen to the sandbox", error))??;
+                if let Some(carried) = carried.as_mut() {
+                    carried.reported(&mut result);
+                }
                 if let Some(master) = result.master.take() {
                     let joined = Joined::new(master, interactive)
                         .map_err(|error| setup("join the terminals", error))?;
@@ -324,7 +406,7 @@ pub(super) async fn finish(
     }
     Ok(Ended {
         exit,
-        layer,
+        top,
         stubs: reported.stubs,
         parents: reported.parents,
         _cgroup: cgroup,
@@ -342,7 +424,7 @@ async fn next_signal(signals: &mut Option<Signals>) -> rustix::process::Signal {
 /// Carries output until both pipes are closed.
 async fn carry(streams: Streams) -> io::Result<()> {
     match streams {
-        Streams::Inherit | Streams::Terminal { .. } => Ok(()),
+        Streams::Inherit | Streams::Terminal { .. } | Streams::Carried(_) => Ok(()),
         Streams::Capture {
             stdout,
             stderr,

@@ -18,6 +18,8 @@ pub(super) struct EntryWriter<W: Write> {
     /// Removals and opaque directories are of layers; a whole root has none.
     marks: bool,
     first_names: FirstNames,
+    /// What the tree's root is called in the archive.
+    prefix: Option<Vec<u8>>,
 }
 
 impl<W: Write> EntryWriter<W> {
@@ -27,6 +29,21 @@ impl<W: Write> EntryWriter<W> {
             clamp_mtime,
             marks,
             first_names: FirstNames::new(),
+            prefix: None,
+        }
+    }
+
+    /// Everything goes below a name, which the tree's own root gets.
+    pub(super) fn below(mut self, prefix: Vec<u8>) -> Self {
+        self.prefix = Some(prefix);
+        self
+    }
+
+    fn name_in_archive(&self, path: &[u8]) -> Vec<u8> {
+        match &self.prefix {
+            Some(prefix) if path.is_empty() => prefix.clone(),
+            Some(prefix) => [prefix, b"/".as_slice(), path].concat(),
+            None => path.to_vec(),
         }
     }
 
@@ -46,9 +63,10 @@ impl<W: Write> EntryWriter<W> {
             Kind::Socket => return Ok(()),
             Kind::Whiteout => return self.mark(&entry.path, |name| [b".wh.", name].concat()),
         };
-        if entry.path.is_empty() {
+        if entry.path.is_empty() && self.prefix.is_none() {
             return self.opaque(entry);
         }
+        let name = self.name_in_archive(&entry.path);
         if self.marks && name_of(&entry.path).1.starts_with(b".wh.") {
             return Err(Error::BadArchive {
                 what: format!("`{}`", shown(&entry.path)),
@@ -57,7 +75,7 @@ impl<W: Write> EntryWriter<W> {
             });
         }
         let mut header = Header {
-            path: &entry.path,
+            path: &name,
             kind,
             mode: entry.mode,
             uid: entry.uid,
@@ -84,7 +102,7 @@ impl<W: Write> EntryWriter<W> {
                 };
                 return self.tar.header(&link).map_err(unwritable(&entry.path));
             }
-            self.first_names.insert(key, entry.path.clone());
+            self.first_names.insert(key, name.clone());
         }
         match kind {
             tarfile::Kind::File => self.file(entry, header, root),

@@ -1,4 +1,4 @@
-//! The flags of `run` as typed by a person.
+//! The flags of `run` and `create` as typed by a person.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,33 @@ use crate::error::{Error, Result};
 use crate::values::LimitArgs;
 
 /// Run a command in a container of an image
-///
-/// The container runs in the foreground, and nothing is left of it when its command ends.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) container: ContainerArgs,
+    /// Go on in the background and print the container's ID
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Do not hand signals on to the command with --sig-proxy=false
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) sig_proxy: Option<bool>,
+    /// The keys by which one leaves a container with a terminal (default: ctrl-p,ctrl-q)
+    #[arg(long, value_name = "KEYS")]
+    pub(crate) detach_keys: Option<String>,
+}
+
+/// Make a container of an image, to be started later
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) container: ContainerArgs,
+}
+
+/// What both take.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContainerArgs {
     /// A name, an ID or a digest in the store, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, or a name to
     /// pull; then the command, which replaces the image's CMD
     // One list: whatever follows the image belongs to the command, flags too.
@@ -22,9 +44,21 @@ pub(crate) struct RunArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// As Docker's; a foreground container never leaves anything
+    /// Leave nothing of the container when it ends
     #[arg(long)]
-    rm: bool,
+    pub(crate) rm: bool,
+    /// The container's name (default: a random one)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Write the container's ID to a file, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// A label of the container
+    #[arg(short, long, value_name = "K=V")]
+    pub(crate) label: Vec<String>,
+    /// A file of labels, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) label_file: Vec<PathBuf>,
     /// Replace the image's ENTRYPOINT; an empty one takes it away
     #[arg(long, value_name = "COMMAND")]
     pub(crate) entrypoint: Option<String>,
@@ -52,7 +86,7 @@ pub(crate) struct RunArgs {
     /// A name server
     #[arg(long, value_name = "IP")]
     pub(crate) dns: Vec<String>,
-    /// A directory of the host, SOURCE:TARGET[:ro], or an empty volume, TARGET
+    /// A directory of the host or a volume, SOURCE:TARGET[:OPTIONS], or a volume of the container's own, TARGET
     #[arg(short, long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
     /// type=bind|volume|tmpfs,src=..,dst=..[,ro]
@@ -61,7 +95,7 @@ pub(crate) struct RunArgs {
     /// A file system in memory, TARGET[:size=64m]
     #[arg(long, value_name = "TARGET")]
     pub(crate) tmpfs: Vec<String>,
-    /// default, none or host
+    /// default, none, host, or container:NAME for that of another container
     #[arg(long, visible_alias = "net", value_name = "MODE")]
     pub(crate) network: Option<String>,
     /// The root file system cannot be written to
@@ -87,9 +121,46 @@ pub(crate) struct RunArgs {
     /// Relative weight of processor time
     #[arg(long, value_name = "N")]
     pub(crate) cpu_shares: Option<u64>,
-    /// When to ask the registry: always or missing
-    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
-    pull: Option<String>,
+    /// The volumes of another container, CONTAINER[:ro]
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) volumes_from: Vec<String>,
+    /// Tell that the command listens on a port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) expose: Vec<String>,
+    /// What becomes of the container when it ends: no, on-failure[:N], always, unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<String>,
+    /// What `stop` sends
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    /// How long `stop` waits before it kills; -1 is for ever
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub(crate) stop_timeout: Option<i64>,
+    /// Probe the container with this command
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) health_cmd: Option<String>,
+    /// Between two probes
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) health_interval: Option<String>,
+    /// A probe that takes longer has failed
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) health_timeout: Option<String>,
+    /// In which failures do not count
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) health_start_period: Option<String>,
+    /// Between two probes in the start period
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) health_start_interval: Option<String>,
+    /// Failures in a row that make it unhealthy
+    #[arg(long, value_name = "N")]
+    pub(crate) health_retries: Option<u32>,
+    /// Do not probe, whatever the image says
+    #[arg(long)]
+    pub(crate) no_healthcheck: bool,
+    /// When to ask the registry: always, missing or never
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) pull: Option<String>,
+    /// Of an image for several
     #[arg(long, value_name = "P")]
     pub(crate) platform: Option<String>,
     /// Do not show the progress of a pull
@@ -100,77 +171,29 @@ pub(crate) struct RunArgs {
     help: Option<bool>,
 
     // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(short, long, hide = true)]
-    detach: bool,
-    #[arg(long, hide = true, value_name = "NAME")]
-    name: Option<String>,
-    #[arg(long, hide = true, value_name = "FILE")]
-    cidfile: Option<PathBuf>,
-    #[arg(long, hide = true, value_name = "CONTAINER")]
-    volumes_from: Vec<String>,
     #[arg(short, long, hide = true, value_name = "PORT")]
     publish: Vec<String>,
     #[arg(short = 'P', long, hide = true)]
     publish_all: bool,
-    #[arg(long, hide = true, value_name = "PORT")]
-    expose: Vec<String>,
     #[arg(long, hide = true, value_name = "OPTION")]
     security_opt: Vec<String>,
     #[arg(long, hide = true, value_name = "DEVICE")]
     device: Vec<String>,
     #[arg(long, hide = true, value_name = "K=V")]
     sysctl: Vec<String>,
-    #[arg(long, hide = true, value_name = "POLICY")]
-    restart: Option<String>,
-    #[arg(long, hide = true, value_name = "SIGNAL")]
-    stop_signal: Option<String>,
-    #[arg(long, hide = true, value_name = "SECONDS")]
-    stop_timeout: Option<u32>,
-    #[arg(long, hide = true, value_name = "COMMAND")]
-    health_cmd: Option<String>,
-    #[arg(long, hide = true, value_name = "DURATION")]
-    health_interval: Option<String>,
-    #[arg(long, hide = true, value_name = "DURATION")]
-    health_timeout: Option<String>,
-    #[arg(long, hide = true, value_name = "DURATION")]
-    health_start_period: Option<String>,
-    #[arg(long, hide = true, value_name = "N")]
-    health_retries: Option<u32>,
-    /// As Docker's; a foreground container is not probed
-    #[arg(long)]
-    no_healthcheck: bool,
-    #[arg(short, long, hide = true, value_name = "K=V")]
-    label: Vec<String>,
     #[arg(long, hide = true, value_name = "PATH")]
     runtime: Option<String>,
 }
 
-impl RunArgs {
+impl ContainerArgs {
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
         for (given, flag) in [
-            (self.detach, "--detach"),
-            (self.name.is_some(), "--name"),
-            (self.cidfile.is_some(), "--cidfile"),
-            (!self.volumes_from.is_empty(), "--volumes-from"),
             (!self.publish.is_empty(), "--publish"),
             (self.publish_all, "--publish-all"),
-            (!self.expose.is_empty(), "--expose"),
             (!self.security_opt.is_empty(), "--security-opt"),
             (!self.device.is_empty(), "--device"),
             (!self.sysctl.is_empty(), "--sysctl"),
-            (
-                self.restart.as_deref().is_some_and(|policy| policy != "no"),
-                "--restart",
-            ),
-            (self.stop_signal.is_some(), "--stop-signal"),
-            (self.stop_timeout.is_some(), "--stop-timeout"),
-            (self.health_cmd.is_some(), "--health-cmd"),
-            (self.health_interval.is_some(), "--health-interval"),
-            (self.health_timeout.is_some(), "--health-timeout"),
-            (self.health_start_period.is_some(), "--health-start-period"),
-            (self.health_retries.is_some(), "--health-retries"),
-            (!self.label.is_empty(), "--label"),
             (
                 self.runtime
                     .as_deref()
@@ -183,16 +206,5 @@ impl RunArgs {
             }
         }
         Ok(())
-    }
-
-    pub(crate) fn always_pulls(&self) -> Result<bool> {
-        match self.pull.as_deref() {
-            None | Some("missing") => Ok(false),
-            Some("always") => Ok(true),
-            Some("never") => Err(Error::unsupported("run --pull=never")),
-            Some(other) => Err(Error::usage(format!(
-                "--pull `{other}`: expected `always` or `missing`"
-            ))),
-        }
     }
 }

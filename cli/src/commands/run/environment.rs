@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Returns `K=V` in the order in which later ones win: files first, then flags. A name alone is taken from the
 /// environment, and left out where it is not set.
-pub(super) fn read(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>> {
+pub(crate) fn read(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in files {
         let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;

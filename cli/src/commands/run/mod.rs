@@ -1,25 +1,32 @@
-//! `rbuild run`: a container in the foreground. Nothing is left of it when its command ends, with `--rm` or without:
-//! its changes go to a layer that is thrown away.
+//! `rbuild run` and `create`. A container in the foreground lives in this process; one with a terminal, or in the
+//! background, lives in a process behind it ([`behind`]), so that it can be left.
 
 mod args;
-mod environment;
+pub(super) mod behind;
+mod cidfile;
+pub(crate) mod environment;
+mod labels;
 mod mounts;
+pub(crate) mod request;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use rbuild_engine as engine;
+use rbuild_engine::containers::{Front, Lifetime, RunRequest};
 use rbuild_engine::executor::sandbox::ExecError;
-use rbuild_engine::request::NetworkChoice;
-use rbuild_engine::{self as engine, RunRequest};
 
-pub(crate) use args::RunArgs;
+pub(crate) use args::{CreateArgs, RunArgs};
+use behind::{Attachment, Started};
+use cidfile::CidFile;
 
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::machine::{self, Signals};
 use crate::progress::{Mode, Renderer};
-use crate::values;
+use crate::stdio;
+use crate::terminal::DetachKeys;
 
 /// rbuild itself failed.
 const FAILED: u8 = 125;
@@ -29,8 +36,13 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> Result<Exit> {
-    start(args, global).map_err(|error| match error {
-        Error::Usage(_) => error,
+    start(args, global).map_err(with_code)
+}
+
+/// Gives an error of `run` and its like the exit code that Docker has for it.
+pub(crate) fn with_code(error: Error) -> Error {
+    match error {
+        Error::Usage(_) | Error::Run(..) => error,
         Error::Engine(engine::Error::Exec(ExecError::NotExecutable { not_found, .. })) => {
             Error::Run(
                 if not_found { NOT_FOUND } else { NOT_EXECUTABLE },
@@ -38,69 +50,102 @@ pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> Result<Exit> {
             )
         }
         other => Error::Run(FAILED, Box::new(other)),
-    })
+    }
 }
 
 fn start(args: &RunArgs, global: &GlobalArgs) -> Result<Exit> {
-    args.refuse_unsupported()?;
-    let request = request(args)?;
-    if request.terminal && !std::io::stdin().is_terminal() {
-        return Err(Error::failed("--tty: standard input is not a terminal").help("leave out -t"));
+    let mut request = request::read(&args.container)?;
+    request.starts_at_once = true;
+    let keys = DetachKeys::parse(args.detach_keys.as_deref())?;
+    let (interactive, terminal) = (request.interactive, request.terminal);
+    if interactive && terminal && !args.detach && !std::io::stdin().is_terminal() {
+        return Err(
+            Error::failed("--tty with --interactive: standard input is not a terminal")
+                .help("leave out -t, or -i"),
+        );
     }
-    let mode = if args.quiet { Mode::Quiet } else { Mode::Plain };
+    let mode = if args.container.quiet {
+        Mode::Quiet
+    } else {
+        Mode::Plain
+    };
+    let mut cidfile = CidFile::create(args.container.cidfile.as_deref())?;
+    let forward_signals = args.sig_proxy.unwrap_or(true);
+    if !args.detach && !terminal {
+        let front = Front::Own { forward_signals };
+        return live(global, request, mode, front, cidfile);
+    }
+    let attachment = (!args.detach).then_some(Attachment {
+        terminal,
+        interactive,
+        forward_signals,
+        keys,
+    });
+    let attached = attachment.is_some();
+    let started = behind::start(attachment, |stream| {
+        let front = Front::Other { stream, attached };
+        live(global, request, mode, front, cidfile.take())
+    });
+    if let Some(cidfile) = cidfile {
+        cidfile.leave();
+    }
+    Ok(match started? {
+        Started::Running(id) => {
+            stdio::out(format!("{id}\n"));
+            Exit::Success
+        }
+        Started::Left => Exit::Success,
+        Started::Ended(exit) => exit,
+    })
+}
+
+/// Makes a container, and lives for it.
+fn live(
+    global: &GlobalArgs,
+    request: RunRequest,
+    mode: Mode,
+    front: Front,
+    cidfile: Option<CidFile>,
+) -> Result<Exit> {
     let engine = machine::engine(global.options()?)?;
+    let lifetime = match front {
+        Front::Own { .. } => Lifetime::Foreground,
+        Front::Other { .. } => Lifetime::Background,
+    };
     let renderer = Arc::new(Renderer::new(mode));
-    // The executor forwards signals to the command: they do not cancel.
+    // Signals are the container's: they do not cancel.
     let exit = machine::block_on(Signals::Forwarded, async |cancel| {
-        Ok(engine.run(request, renderer.clone(), cancel).await?)
+        let created = engine
+            .create(request, lifetime, renderer.clone(), &cancel)
+            .await?;
+        if let Some(cidfile) = cidfile {
+            cidfile.fill(created.entry.id())?;
+        }
+        Ok(engine.live(created, front, cancel).await?)
     })?;
     Ok(Exit::of_command(exit))
 }
 
-fn request(args: &RunArgs) -> Result<RunRequest> {
-    let mut command = args.command.iter().cloned();
-    let image = command.next().unwrap_or_default();
-    let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
-    let mut limits = args.limits.limits()?;
-    limits.memory_swap = match args.memory_swap.as_deref() {
-        None => None,
-        Some("-1") => Some(u64::MAX),
-        Some(text) => Some(values::size("--memory-swap", text)?),
+pub(crate) fn create(args: &CreateArgs, global: &GlobalArgs) -> Result<Exit> {
+    let request = request::read(&args.container)?;
+    let cidfile = CidFile::create(args.container.cidfile.as_deref())?;
+    let mode = if args.container.quiet {
+        Mode::Quiet
+    } else {
+        Mode::Plain
     };
-    limits.cpu_shares = args.cpu_shares;
-    let mut dns = Vec::new();
-    for text in &args.dns {
-        let address: std::net::IpAddr = text
-            .parse()
-            .map_err(|_| Error::usage(format!("--dns `{text}` is not an IP address")))?;
-        dns.push(address.to_string());
-    }
-    Ok(RunRequest {
-        image,
-        command: command.collect(),
-        entrypoint: args.entrypoint.clone(),
-        env: environment::read(&args.env_file, &args.env)?,
-        user: args.user.clone(),
-        workdir: args.workdir.clone(),
-        hostname: args.hostname.clone(),
-        hosts: values::hosts(&args.add_host)?,
-        dns,
-        volumes: mounts.volumes,
-        tmpfs: mounts.tmpfs,
-        network: args
-            .network
-            .as_deref()
-            .map_or(Ok(NetworkChoice::Default), values::network)?,
-        limits,
-        read_only: args.read_only,
-        init: args.init,
-        privileged: args.privileged,
-        capabilities_add: args.cap_add.clone(),
-        capabilities_drop: args.cap_drop.clone(),
-        groups: args.group_add.clone(),
-        interactive: args.interactive,
-        terminal: args.tty,
-        pull: args.always_pulls()?,
-        platform: args.platform.as_deref().map(values::platform).transpose()?,
-    })
+    let engine = machine::engine(global.options()?)?;
+    let renderer = Arc::new(Renderer::new(mode));
+    let id = machine::block_on(Signals::Cancel, async |cancel| {
+        let created = engine
+            .create(request, Lifetime::Background, renderer.clone(), &cancel)
+            .await?;
+        let id = created.entry.id().to_owned();
+        if let Some(cidfile) = cidfile {
+            cidfile.fill(&id)?;
+        }
+        Ok(id)
+    })?;
+    stdio::out(format!("{id}\n"));
+    Ok(Exit::Success)
 }

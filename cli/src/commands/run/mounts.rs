@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::Volume;
+use rbuild_engine::containers::VolumeSource;
+use rbuild_engine::containers::request::{Tmpfs, Volume};
 
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -11,8 +12,7 @@ use crate::values;
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
     pub(super) volumes: Vec<Volume>,
-    /// (target, size in bytes)
-    pub(super) tmpfs: Vec<(String, Option<u64>)>,
+    pub(super) tmpfs: Vec<Tmpfs>,
 }
 
 pub(super) fn read(volumes: &[String], mounts: &[String], tmpfs: &[String]) -> Result<Mounts> {
@@ -30,7 +30,7 @@ pub(super) fn read(volumes: &[String], mounts: &[String], tmpfs: &[String]) -> R
         .volumes
         .iter()
         .map(|volume| volume.target.as_str())
-        .chain(all.tmpfs.iter().map(|(target, _)| target.as_str()))
+        .chain(all.tmpfs.iter().map(|tmpfs| tmpfs.target.as_str()))
         .map(|target| target.trim_end_matches('/'))
         .collect();
     targets.sort_unstable();
@@ -40,11 +40,11 @@ pub(super) fn read(volumes: &[String], mounts: &[String], tmpfs: &[String]) -> R
     Ok(all)
 }
 
-/// `[SOURCE:]TARGET[:OPTIONS]`. A source that does not exist is made, as Docker does.
+/// `[SOURCE:]TARGET[:OPTIONS]`. A directory of the host that does not exist is made, as Docker does.
 fn volume(text: &str) -> Result<Volume> {
     let bad = |reason: &str| {
         Error::usage(format!("--volume `{text}`: {reason}"))
-            .help("it looks like `/host/dir:/target:ro`")
+            .help("it looks like `/host/dir:/target:ro` or `name:/target`")
     };
     let (source, target, options) = match text.split(':').collect::<Vec<_>>().as_slice() {
         [target] => (None, *target, ""),
@@ -54,24 +54,34 @@ fn volume(text: &str) -> Result<Volume> {
         _ => return Err(bad("it has too many parts")),
     };
     let target = target_path(target).map_err(|reason| bad(&reason))?;
-    let mut read_only = false;
+    let mut volume = Volume {
+        source: VolumeSource::Anonymous,
+        target,
+        read_only: false,
+        no_copy: false,
+        subpath: None,
+        recursive: true,
+        propagation: None,
+    };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
-            "ro" | "readonly" => read_only = true,
-            // Labels, consistency and private propagation change nothing here: they are what is done anyway.
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "private" | "rprivate" => {}
-            "nocopy" | "shared" | "rshared" | "slave" | "rslave" | "U" => {
-                return Err(Error::unsupported(format!("--volume option `{option}`")));
+            "ro" | "readonly" => volume.read_only = true,
+            "nocopy" => volume.no_copy = true,
+            // Consistency is what it is anyway.
+            "rw" | "cached" | "delegated" | "consistent" => {}
+            "z" | "Z" => refuse_labels(option)?,
+            other if PROPAGATIONS.contains(&other) => {
+                volume.propagation = Some(propagation(other, || format!("--volume `{text}`"))?);
             }
+            "U" => return Err(Error::unsupported(format!("--volume option `{option}`"))),
             other => return Err(bad(&format!("there is no option `{other}`"))),
         }
     }
-    let source = match source {
-        None => None,
+    volume.source = match source {
+        None => VolumeSource::Anonymous,
         Some("") => return Err(bad("the source is empty")),
-        Some(source) if !source.starts_with(['/', '.']) => {
-            return Err(Error::unsupported(format!("the named volume `{source}`"))
-                .help(format!("for a directory of the host, write `./{source}`")));
+        Some(source) if !source.starts_with(['/', '.', '~']) && !source.contains('/') => {
+            VolumeSource::Named(source.to_owned())
         }
         Some(source) => {
             let path = absolute(source)?;
@@ -79,25 +89,55 @@ fn volume(text: &str) -> Result<Volume> {
                 std::fs::create_dir_all(&path)
                     .map_err(|error| Error::io("create", &path, error))?;
             }
-            Some(path)
+            VolumeSource::Host(path)
         }
     };
-    Ok(Volume {
-        source,
-        target,
-        read_only,
-    })
+    match &volume.source {
+        VolumeSource::Host(_) if volume.no_copy => Err(bad("`nocopy` belongs to volumes")),
+        VolumeSource::Named(_) | VolumeSource::Anonymous if volume.propagation.is_some() => {
+            Err(bad("propagation belongs to directories of the host"))
+        }
+        _ => Ok(volume),
+    }
+}
+
+const PROPAGATIONS: [&str; 6] = [
+    "private", "rprivate", "shared", "rshared", "slave", "rslave",
+];
+
+/// Everything of the host's is seen through a private copy of its mounts.
+fn propagation(name: &str, what: impl Fn() -> String) -> Result<String> {
+    match name {
+        "private" | "rprivate" => Ok(name.to_owned()),
+        _ => Err(Error::unsupported(format!("{}: the propagation `{name}`", what()))
+            .help("rbuild works in a mount namespace of its own: mounts that are made later do not travel")),
+    }
+}
+
+/// Where SELinux is off a label is nothing to give; where it is on, none can be given yet.
+fn refuse_labels(option: &str) -> Result<()> {
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        Err(Error::unsupported(format!(
+            "--volume option `{option}` on a machine with SELinux"
+        )))
+    } else {
+        Ok(())
+    }
 }
 
 /// `type=bind|volume|tmpfs,source=..,target=..,readonly`
 fn mount(text: &str, all: &mut Mounts) -> Result<()> {
-    const KEYS: [&str; 6] = [
+    const KEYS: [&str; 10] = [
         "type",
         "source",
         "target",
         "readonly",
-        "tmpfs-size",
         "bind-propagation",
+        "bind-nonrecursive",
+        "volume-nocopy",
+        "volume-subpath",
+        "tmpfs-size",
+        "tmpfs-mode",
     ];
     let mut spec = Spec::parse("--mount", text)?;
     let kind = spec.take(&["type"])?.unwrap_or_else(|| "volume".to_owned());
@@ -107,29 +147,58 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         .ok_or_else(|| spec.error("`target=` is missing"))?;
     let target = target_path(&target).map_err(|reason| spec.error(reason))?;
     let read_only = spec.take_bool(&["readonly", "ro"])?.unwrap_or(false);
-    let size = spec.take(&["tmpfs-size"])?;
-    if let Some(propagation) = spec.take(&["bind-propagation"])?
-        && !["private", "rprivate"].contains(&propagation.as_str())
-    {
-        return Err(Error::unsupported(format!(
-            "--mount with `bind-propagation={propagation}`"
-        )));
-    }
-    for known in [
-        "tmpfs-mode",
-        "volume-driver",
-        "volume-nocopy",
-        "volume-opt",
-        "volume-subpath",
-        "bind-recursive",
-    ] {
-        if spec.take_field_named(known) {
-            return Err(Error::unsupported(format!("--mount with `{known}`")));
+    let mut belongs = Vec::new();
+    let mut take = |spec: &mut Spec, owner: &'static str, name: &'static str| -> Result<_> {
+        let value = spec.take(&[name])?;
+        if value.is_some() {
+            belongs.push((owner, name));
         }
+        Ok(value)
+    };
+    let size = take(&mut spec, "tmpfs", "tmpfs-size")?;
+    let mode = take(&mut spec, "tmpfs", "tmpfs-mode")?;
+    let travels = take(&mut spec, "bind", "bind-propagation")?;
+    let subpath = take(&mut spec, "volume", "volume-subpath")?;
+    let no_copy = spec.take_bool(&["volume-nocopy"])?;
+    let non_recursive = spec.take_bool(&["bind-nonrecursive"])?;
+    belongs.extend(no_copy.map(|_| ("volume", "volume-nocopy")));
+    belongs.extend(non_recursive.map(|_| ("bind", "bind-nonrecursive")));
+    let driver = spec.take(&["volume-driver"])?;
+    if driver.is_some_and(|driver| driver != "local") {
+        return Err(Error::unsupported(
+            "--mount with another `volume-driver` than `local`",
+        ));
     }
-    if size.is_some() && kind != "tmpfs" {
-        return Err(spec.error("`tmpfs-size=` belongs to `type=tmpfs`"));
+    let recursive = match spec.take(&["bind-recursive"])?.as_deref() {
+        None | Some("enabled") => !non_recursive.unwrap_or(false),
+        Some("disabled") => false,
+        Some(other) => {
+            return Err(Error::unsupported(format!(
+                "--mount with `bind-recursive={other}`"
+            )));
+        }
+    };
+    if spec.take_field_named("volume-opt") {
+        return Err(Error::unsupported("--mount with `volume-opt`"));
     }
+    if let Some((owner, name)) = belongs.iter().find(|(owner, _)| *owner != kind) {
+        return Err(spec.error(format!("`{name}=` belongs to `type={owner}`")));
+    }
+    let mut volume = Volume {
+        source: VolumeSource::Anonymous,
+        target: target.clone(),
+        read_only,
+        no_copy: no_copy.unwrap_or(false),
+        subpath,
+        recursive,
+        propagation: match travels {
+            Some(name) if PROPAGATIONS.contains(&name.as_str()) => {
+                Some(propagation(&name, || "--mount".to_owned())?)
+            }
+            Some(name) => return Err(spec.error(format!("there is no propagation `{name}`"))),
+            None => None,
+        },
+    };
     match (kind.as_str(), source) {
         ("bind", Some(source)) => {
             let path = absolute(&source)?;
@@ -137,29 +206,27 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
                 return Err(Error::io("mount", &path, error)
                     .help("make it first, or use --volume, which makes it"));
             }
-            all.volumes.push(Volume {
-                source: Some(path),
-                target,
-                read_only,
-            });
+            volume.source = VolumeSource::Host(path);
+            all.volumes.push(volume);
         }
         ("bind", None) => return Err(spec.error("`source=` is missing")),
-        ("volume", None) => all.volumes.push(Volume {
-            source: None,
-            target,
-            read_only,
-        }),
-        ("volume", Some(name)) => {
-            return Err(Error::unsupported(format!("the named volume `{name}`")));
-        }
-        ("tmpfs", None) if read_only => {
-            return Err(Error::unsupported("--mount type=tmpfs,readonly"));
+        ("volume", source) => {
+            if let Some(name) = source.filter(|name| !name.is_empty()) {
+                volume.source = VolumeSource::Named(name);
+            }
+            all.volumes.push(volume);
         }
         ("tmpfs", None) => {
             let size = size
                 .map(|text| values::size("--mount tmpfs-size", &text))
                 .transpose()?;
-            all.tmpfs.push((target, size));
+            all.tmpfs.push(Tmpfs {
+                target,
+                size,
+                mode: mode.as_deref().map(octal).transpose()?,
+                read_only,
+                no_exec: false,
+            });
         }
         ("tmpfs", Some(_)) => return Err(spec.error("`type=tmpfs` takes no source")),
         ("image" | "npipe" | "cluster", _) => {
@@ -174,23 +241,42 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
     spec.finish(&KEYS)
 }
 
-/// `TARGET[:size=64m,..]`
-fn memory(text: &str) -> Result<(String, Option<u64>)> {
+fn octal(text: &str) -> Result<u32> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| Error::usage(format!("`{text}` is not a mode, as in 1777")))
+}
+
+/// `TARGET[:OPTIONS]`
+fn memory(text: &str) -> Result<Tmpfs> {
     let bad = |reason: &str| {
-        Error::usage(format!("--tmpfs `{text}`: {reason}")).help("it looks like `/run:size=64m`")
+        Error::usage(format!("--tmpfs `{text}`: {reason}"))
+            .help("it looks like `/run:size=64m,mode=755`")
     };
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let target = target_path(target).map_err(|reason| bad(&reason))?;
-    let mut size = None;
+    let mut tmpfs = Tmpfs {
+        target: target_path(target).map_err(|reason| bad(&reason))?,
+        size: None,
+        mode: None,
+        read_only: false,
+        no_exec: true,
+    };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", value)) => size = Some(values::size("--tmpfs size", value)?),
-            // How it is mounted anyway.
-            None if ["rw", "nosuid", "nodev"].contains(&option) => {}
+            Some(("size", value)) => tmpfs.size = Some(values::size("--tmpfs size", value)?),
+            Some(("mode", value)) => tmpfs.mode = Some(octal(value)?),
+            None => match option {
+                "ro" => tmpfs.read_only = true,
+                "exec" => tmpfs.no_exec = false,
+                // How it is mounted anyway.
+                "rw" | "nosuid" | "nodev" | "noexec" => {}
+                _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),
+            },
             _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),
         }
     }
-    Ok((target, size))
+    Ok(tmpfs)
 }
 
 fn target_path(text: &str) -> Result<String, String> {
@@ -217,18 +303,14 @@ mod tests {
         let source = directory.path().join("made/here");
         let bound = volume(&format!("{}:/x:ro", source.display())).unwrap();
         assert_eq!(
-            (
-                bound.source.as_deref(),
-                bound.target.as_str(),
-                bound.read_only
-            ),
-            (Some(&*source), "/x", true)
+            (bound.source, bound.target.as_str(), bound.read_only),
+            (VolumeSource::Host(source.clone()), "/x", true)
         );
         assert!(source.is_dir());
         let anonymous = volume("/data").unwrap();
         assert_eq!(
             (anonymous.source, anonymous.target.as_str()),
-            (None, "/data")
+            (VolumeSource::Anonymous, "/data")
         );
         for text in [
             "",
@@ -241,7 +323,11 @@ mod tests {
         ] {
             assert!(matches!(volume(text), Err(Error::Usage(_))), "{text}");
         }
-        assert!(matches!(volume("name:/x"), Err(Error::Failed(_))));
+        assert_eq!(
+            volume("name:/x").unwrap().source,
+            VolumeSource::Named("name".into())
+        );
+        assert!(matches!(volume("/tmp:/x:rshared"), Err(Error::Failed(_))));
     }
 
     #[test]
@@ -257,10 +343,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!(all.volumes.len(), 2);
-        assert_eq!(
-            all.tmpfs,
-            [("/b".into(), Some(1 << 20)), ("/d".into(), Some(2048))]
-        );
+        let sizes: Vec<_> = all
+            .tmpfs
+            .iter()
+            .map(|tmpfs| (&*tmpfs.target, tmpfs.size))
+            .collect();
+        assert_eq!(sizes, [("/b", Some(1 << 20)), ("/d", Some(2048))]);
         for text in [
             "type=bind,dst=/x",
             "type=bind,src=/tmp",

@@ -1,0 +1,174 @@
+//! `rbuild logs`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Seek as _};
+
+use rbuild_engine::containers::Entry;
+use rbuild_engine::containers::log::Line;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::inotify;
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::{human, stdio};
+
+/// Show what a container printed
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogsArgs {
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Go on until the container ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Only so many lines from the end, or `all`
+    #[arg(short = 'n', long, value_name = "N", allow_hyphen_values = true)]
+    tail: Option<String>,
+    /// Only what is not older: a moment, or a duration such as `10m`
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only what is older
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// With the time of each line
+    #[arg(short, long)]
+    timestamps: bool,
+}
+
+pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
+    let tail = match args.tail.as_deref() {
+        None | Some("all") => None,
+        Some(text) => match text.parse::<i64>() {
+            Ok(number) => usize::try_from(number).ok(),
+            Err(_) => {
+                return Err(Error::usage(format!(
+                    "--tail `{text}`: expected a number or `all`"
+                )));
+            }
+        },
+    };
+    let moment = |flag: &str, text: &Option<String>| {
+        text.as_deref()
+            .map(|text| human::moment_or_duration(flag, text))
+            .transpose()
+    };
+    let (since, until) = (
+        moment("--since", &args.since)?,
+        moment("--until", &args.until)?,
+    );
+    let mut entry = super::catalog(global)?.find(&args.container)?;
+    let path = entry.log()?;
+    let mut file = match File::open(&path) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return without_log(&entry);
+        }
+        Err(error) => return Err(Error::io("read", &path, error)),
+    };
+    let wanted = |line: &Line| {
+        since.as_ref().is_none_or(|since| line.time >= *since)
+            && until.as_ref().is_none_or(|until| line.time < *until)
+    };
+    let mut last: VecDeque<Line> = VecDeque::new();
+    let mut partial = String::new();
+    while let Some(line) = next(&mut file, &mut partial, &path)? {
+        if !wanted(&line) {
+            continue;
+        }
+        match tail {
+            None => show(&line, args.timestamps),
+            Some(tail) => {
+                last.push_back(line);
+                if last.len() > tail {
+                    last.pop_front();
+                }
+            }
+        }
+    }
+    for line in &last {
+        show(line, args.timestamps);
+    }
+    if !args.follow {
+        return Ok(Exit::Success);
+    }
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .and_then(|watch| {
+            inotify::add_watch(&watch, &path, inotify::WatchFlags::MODIFY)?;
+            Ok(watch)
+        })
+        .map_err(|errno| Error::io("watch", &path, errno.into()))?;
+    loop {
+        // Asked before the last look, so that nothing is missed.
+        let alive = entry.refresh().is_ok() && entry.state.status.is_alive();
+        while let Some(line) = next(&mut file, &mut partial, &path)? {
+            if until.as_ref().is_some_and(|until| line.time >= *until) {
+                return Ok(Exit::Success);
+            }
+            if wanted(&line) {
+                show(&line, args.timestamps);
+            }
+        }
+        if !alive {
+            return Ok(Exit::Success);
+        }
+        // Its end is seen by looking now and then.
+        let moment = Timespec {
+            tv_sec: 0,
+            tv_nsec: 200_000_000,
+        };
+        let mut polled = [PollFd::new(&watch, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut polled, Some(&moment));
+        let mut buffer = [0; 4096];
+        while rustix::io::read(&watch, &mut buffer).is_ok_and(|length| length > 0) {}
+    }
+}
+
+/// The next whole line; what of one is there already waits in `partial`.
+fn next(
+    file: &mut BufReader<File>,
+    partial: &mut String,
+    path: &std::path::Path,
+) -> Result<Option<Line>> {
+    loop {
+        let length = file
+            .read_line(partial)
+            .map_err(|error| Error::io("read", path, error))?;
+        if length == 0 {
+            // More may come.
+            file.stream_position()
+                .map_err(|error| Error::io("read", path, error))?;
+            return Ok(None);
+        }
+        if !partial.ends_with('\n') {
+            return Ok(None);
+        }
+        let text = std::mem::take(partial);
+        // What a crash tore is left out.
+        if let Ok(line) = serde_json::from_str(&text) {
+            return Ok(Some(line));
+        }
+    }
+}
+
+fn show(line: &Line, timestamps: bool) {
+    let mut text = String::new();
+    if timestamps {
+        text.push_str(&line.time);
+        text.push(' ');
+    }
+    text.push_str(&line.log);
+    crate::terminal::show(line.stream == "stderr", text.as_bytes());
+}
+
+fn without_log(entry: &Entry) -> Result<Exit> {
+    if entry.definition.request.remove && entry.state.status.is_alive() {
+        return Err(Error::failed(format!(
+            "the output of `{}` went to the terminal that it was started from: containers in the foreground with --rm keep none",
+            entry.name
+        ))
+        .help("start it with -d, or without --rm"));
+    }
+    stdio::out("");
+    Ok(Exit::Success)
+}

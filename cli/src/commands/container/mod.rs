@@ -1,0 +1,51 @@
+//! The commands on containers, one file each. Most of them need no more than the containers' files and the process
+//! that a container lives in: they enter no namespace and open no index.
+
+pub(crate) mod attach;
+pub(crate) mod commit;
+pub(crate) mod cp;
+pub(crate) mod diff;
+pub(crate) mod exec;
+pub(crate) mod export;
+pub(crate) mod kill;
+pub(crate) mod logs;
+pub(crate) mod pause;
+pub(crate) mod port;
+pub(crate) mod ps;
+pub(crate) mod rename;
+pub(crate) mod rm;
+pub(crate) mod start;
+pub(crate) mod stats;
+pub(crate) mod stop;
+pub(crate) mod top;
+pub(crate) mod wait;
+
+use rbuild_engine::containers::{Catalog, Entry};
+
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::{render, stdio};
+
+pub(crate) fn catalog(global: &GlobalArgs) -> Result<Catalog> {
+    Ok(Catalog::at(&global.options()?.root))
+}
+
+/// Does something with each container, prints its name as it was given, and fails where one could not.
+pub(crate) fn each(
+    catalog: &Catalog,
+    names: &[String],
+    mut work: impl FnMut(Entry) -> Result<()>,
+) -> Exit {
+    let mut exit = Exit::Success;
+    for name in names {
+        match catalog.find(name).map_err(Into::into).and_then(&mut work) {
+            Ok(()) => stdio::out(format!("{name}\n")),
+            Err(error) => {
+                stdio::err(render::failure(&error, stdio::err_is_coloured()));
+                exit = Exit::Failed;
+            }
+        }
+    }
+    exit
+}

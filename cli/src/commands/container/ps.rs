@@ -1,0 +1,296 @@
+//! `rbuild ps`, `container ls`.
+
+use rbuild_engine::containers::{Entry, MountKind, Status};
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::table::{self, Columns, Format, Row};
+use crate::{human, stdio};
+
+/// List containers
+#[derive(Debug, clap::Args)]
+pub(crate) struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    all: bool,
+    /// Only IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// `status=…`, `name=…`, `id=…`, `label=K[=V]`, `ancestor=IMAGE`, `exited=N`, `health=…`, `volume=…`, `before=…`, `since=…`
+    #[arg(short, long, value_name = "FILTER")]
+    filter: Vec<String>,
+    /// `json`, or a template such as `{{.Names}}`
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Whole IDs and commands
+    #[arg(long)]
+    no_trunc: bool,
+    /// The one that was made last
+    #[arg(short, long)]
+    latest: bool,
+    /// The N that were made last
+    #[arg(short = 'n', long, value_name = "N")]
+    last: Option<usize>,
+    /// What they wrote
+    #[arg(short, long)]
+    size: bool,
+}
+
+const COLUMNS: Columns<'_> = &[
+    ("CONTAINER ID", "ID"),
+    ("IMAGE", "Image"),
+    ("COMMAND", "Command"),
+    ("CREATED", "RunningFor"),
+    ("STATUS", "Status"),
+    ("PORTS", "Ports"),
+    ("NAMES", "Names"),
+];
+const COLUMNS_WITH_SIZE: Columns<'_> = &[
+    ("CONTAINER ID", "ID"),
+    ("IMAGE", "Image"),
+    ("COMMAND", "Command"),
+    ("CREATED", "RunningFor"),
+    ("STATUS", "Status"),
+    ("PORTS", "Ports"),
+    ("NAMES", "Names"),
+    ("SIZE", "Size"),
+];
+
+pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
+    let format = Format::parse(args.format.as_deref())?;
+    let catalog = super::catalog(global)?;
+    let filters: Vec<(&str, &str)> = args
+        .filter
+        .iter()
+        .map(|text| {
+            text.split_once('=').ok_or_else(|| {
+                Error::usage(format!("--filter `{text}`: it looks like `NAME=VALUE`"))
+            })
+        })
+        .collect::<Result<_>>()?;
+    let mut entries = catalog.all()?;
+    let any_state = filters
+        .iter()
+        .any(|(name, _)| ["status", "exited"].contains(name));
+    let last = if args.latest { Some(1) } else { args.last };
+    if !(args.all || any_state || last.is_some()) {
+        entries.retain(|entry| entry.state.status.is_alive());
+    }
+    // Filters of one name are alternatives; of several names all hold.
+    let mut names: Vec<&str> = filters.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let moments = |wanted: &str| catalog.find(wanted).map(|other| other.definition.created);
+        let mut kept = Vec::new();
+        for entry in entries {
+            let mut any = false;
+            for (_, value) in filters.iter().filter(|(other, _)| *other == name) {
+                any |= matches(&entry, name, value, &moments)?;
+            }
+            if any {
+                kept.push(entry);
+            }
+        }
+        entries = kept;
+    }
+    if let Some(last) = last {
+        entries.truncate(last);
+    }
+    if args.quiet && args.format.is_none() {
+        for entry in &entries {
+            stdio::out(format!("{}\n", id(entry, args.no_trunc)));
+        }
+        return Ok(Exit::Success);
+    }
+    let with_size = args.size
+        || args
+            .format
+            .as_deref()
+            .is_some_and(|text| text.contains("Size"));
+    let rows: Vec<Row> = entries
+        .iter()
+        .map(|entry| row(entry, args.no_trunc, with_size))
+        .collect::<Result<_>>()?;
+    let columns = if args.size {
+        COLUMNS_WITH_SIZE
+    } else {
+        COLUMNS
+    };
+    format.print(columns, &rows)?;
+    Ok(Exit::Success)
+}
+
+fn id(entry: &Entry, whole: bool) -> String {
+    if whole {
+        entry.id().to_owned()
+    } else {
+        table::short_id(entry.id())
+    }
+}
+
+fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
+    let definition = &entry.definition;
+    let command = definition.argv.join(" ");
+    let command = if whole {
+        command
+    } else {
+        table::shorten(&command, 20)
+    };
+    let labels: Vec<String> = definition
+        .labels()
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let mounts: Vec<String> = definition
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.kind {
+            MountKind::Bind(path) => Some(path.display().to_string()),
+            MountKind::Volume { name, .. } => Some(if whole {
+                name.clone()
+            } else {
+                table::shorten(name, 15)
+            }),
+            MountKind::Tmpfs { .. } => None,
+        })
+        .collect();
+    let created = Some(definition.created.as_str());
+    let mut row = json!({
+        "ID": id(entry, whole),
+        "Image": definition.request.image,
+        "Command": format!("\"{command}\""),
+        "CreatedAt": human::at(created),
+        "RunningFor": human::since(created),
+        "Ports": "",
+        "State": entry.state.status.name(),
+        "Status": status(entry),
+        "Names": entry.name,
+        "Labels": labels.join(","),
+        "LocalVolumes": mounts.len().to_string(),
+        "Mounts": mounts.join(","),
+        "Networks": "",
+    })
+    .as_object()
+    .cloned()
+    .unwrap_or_default();
+    if with_size {
+        row.insert("Size".to_owned(), json!(human::size(entry.size()?)));
+    }
+    Ok(row)
+}
+
+/// `Up 5 minutes (healthy)`, `Exited (1) 2 hours ago`
+fn status(entry: &Entry) -> String {
+    let state = &entry.state;
+    let since = |text: &str| {
+        let text = human::since(Some(text));
+        text.strip_suffix(" ago").unwrap_or(&text).to_owned()
+    };
+    match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Dead => "Dead".to_owned(),
+        Status::Restarting => format!(
+            "Restarting ({}) {} ago",
+            state.exit_code,
+            since(&state.finished)
+        ),
+        Status::Exited => {
+            let finished = if state.finished.is_empty() {
+                &state.started
+            } else {
+                &state.finished
+            };
+            format!("Exited ({}) {} ago", state.exit_code, since(finished))
+        }
+        Status::Running | Status::Paused => {
+            let mut text = format!("Up {}", since(&state.started));
+            if state.status == Status::Paused {
+                text.push_str(" (Paused)");
+            } else if let Some(health) = &state.health {
+                let shown = match health.status.as_str() {
+                    "starting" => "health: starting",
+                    other => other,
+                };
+                text.push_str(&format!(" ({shown})"));
+            }
+            text
+        }
+    }
+}
+
+fn matches(
+    entry: &Entry,
+    name: &str,
+    value: &str,
+    created: &impl Fn(&str) -> rbuild_engine::Result<String>,
+) -> Result<bool> {
+    let definition = &entry.definition;
+    Ok(match name {
+        "status" => {
+            const ALL: [&str; 7] = [
+                "created",
+                "running",
+                "paused",
+                "restarting",
+                "removing",
+                "exited",
+                "dead",
+            ];
+            if !ALL.contains(&value) {
+                return Err(Error::usage(format!(
+                    "--filter status `{value}`: there is no such status"
+                ))
+                .help(format!("it is one of {}", ALL.join(", "))));
+            }
+            entry.state.status.name() == value
+        }
+        "name" => entry
+            .name
+            .contains(value.trim_start_matches(['^', '/']).trim_end_matches('$')),
+        "id" => definition.id.starts_with(value),
+        "label" => {
+            let labels = definition.labels();
+            match value.split_once('=') {
+                Some((key, value)) => labels.get(key).is_some_and(|own| own == value),
+                None => labels.contains_key(value),
+            }
+        }
+        "ancestor" => {
+            let image = &definition.request.image;
+            let id = definition.image_id.as_deref().unwrap_or_default();
+            let id = id.strip_prefix("sha256:").unwrap_or(id);
+            image == value
+                || image.strip_suffix(":latest") == Some(value)
+                || value.strip_suffix(":latest") == Some(image)
+                || (value.len() >= 4 && id.starts_with(value.trim_start_matches("sha256:")))
+        }
+        "exited" => {
+            let code: i32 = value
+                .parse()
+                .map_err(|_| Error::usage(format!("--filter exited `{value}` is not a number")))?;
+            entry.state.status == Status::Exited && entry.state.exit_code == code
+        }
+        "health" => {
+            let health = entry.state.health.as_ref();
+            health.map_or("none", |health| &health.status) == value
+        }
+        "volume" => definition.mounts.iter().any(|mount| {
+            mount.target == value
+                || match &mount.kind {
+                    MountKind::Bind(path) => path == std::path::Path::new(value),
+                    MountKind::Volume { name, .. } => name == value,
+                    MountKind::Tmpfs { .. } => false,
+                }
+        }),
+        "before" => definition.created < created(value)?,
+        "since" => definition.created > created(value)?,
+        _ => {
+            return Err(Error::usage(format!(
+                "--filter `{name}`: there is no such filter"
+            )));
+        }
+    })
+}

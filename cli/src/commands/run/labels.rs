@@ -1,0 +1,32 @@
+//! `--label` and `--label-file`.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// Returns names and values, those of files first.
+pub(super) fn read(flags: &[String], files: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    let mut labels = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        for line in text.lines().map(str::trim) {
+            if !line.is_empty() && !line.starts_with('#') {
+                labels.push(label(line)?);
+            }
+        }
+    }
+    for flag in flags {
+        labels.push(label(flag)?);
+    }
+    Ok(labels)
+}
+
+fn label(text: &str) -> Result<(String, String)> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err(Error::usage(format!(
+            "--label `{text}`: the name before `=` is empty"
+        )));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}

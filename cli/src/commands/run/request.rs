@@ -1,0 +1,235 @@
+//! What the flags of `run` and `create` ask for, read once.
+
+use rbuild_engine::containers::{Pull, Restart, RunRequest};
+use rbuild_engine::image::config::Healthcheck;
+use rbuild_engine::request::NetworkChoice;
+
+use super::args::ContainerArgs;
+use super::{environment, labels, mounts};
+use crate::error::{Error, Result};
+use crate::values;
+
+pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
+    args.refuse_unsupported()?;
+    let mut command = args.command.iter().cloned();
+    let image = command.next().unwrap_or_default();
+    let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
+    let mut limits = args.limits.limits()?;
+    limits.memory_swap = match args.memory_swap.as_deref() {
+        None => None,
+        Some("-1") => Some(u64::MAX),
+        Some(text) => Some(values::size("--memory-swap", text)?),
+    };
+    limits.cpu_shares = args.cpu_shares;
+    let mut dns = Vec::new();
+    for text in &args.dns {
+        let address: std::net::IpAddr = text
+            .parse()
+            .map_err(|_| Error::usage(format!("--dns `{text}` is not an IP address")))?;
+        dns.push(address.to_string());
+    }
+    let restart = restart(args.restart.as_deref())?;
+    if args.rm && restart != Restart::No {
+        return Err(Error::usage(
+            "--rm and --restart contradict each other: leave one out",
+        ));
+    }
+    if let Some(signal) = &args.stop_signal {
+        signal_number("--stop-signal", signal)?;
+    }
+    let (network, network_of) = match args.network.as_deref() {
+        None => (NetworkChoice::Default, None),
+        Some(text) => match text.strip_prefix("container:") {
+            Some("") => {
+                return Err(Error::usage(
+                    "--network `container:`: a container's name follows",
+                ));
+            }
+            Some(other) => (NetworkChoice::None, Some(other.to_owned())),
+            None => (values::network(text)?, None),
+        },
+    };
+    Ok(RunRequest {
+        image,
+        name: args.name.clone(),
+        labels: labels::read(&args.label, &args.label_file)?,
+        remove: args.rm,
+        starts_at_once: false,
+        command: command.collect(),
+        entrypoint: args.entrypoint.clone(),
+        env: environment::read(&args.env_file, &args.env)?,
+        user: args.user.clone(),
+        workdir: args.workdir.clone(),
+        hostname: args.hostname.clone(),
+        hosts: values::hosts(&args.add_host)?,
+        dns,
+        volumes: mounts.volumes,
+        volumes_from: args
+            .volumes_from
+            .iter()
+            .map(|text| volumes_from(text))
+            .collect::<Result<_>>()?,
+        tmpfs: mounts.tmpfs,
+        network,
+        network_of,
+        expose: args
+            .expose
+            .iter()
+            .map(|text| port(text))
+            .collect::<Result<_>>()?,
+        limits,
+        read_only: args.read_only,
+        init: args.init,
+        privileged: args.privileged,
+        capabilities_add: args.cap_add.clone(),
+        capabilities_drop: args.cap_drop.clone(),
+        groups: args.group_add.clone(),
+        stop_signal: args.stop_signal.clone(),
+        stop_timeout: args.stop_timeout,
+        restart,
+        health: health(args)?,
+        interactive: args.interactive,
+        terminal: args.tty,
+        pull: pull(args.pull.as_deref())?,
+        platform: args.platform.as_deref().map(values::platform).transpose()?,
+    })
+}
+
+fn pull(text: Option<&str>) -> Result<Pull> {
+    match text {
+        None | Some("missing") => Ok(Pull::Missing),
+        Some("always") => Ok(Pull::Always),
+        Some("never") => Ok(Pull::Never),
+        Some(other) => Err(Error::usage(format!(
+            "--pull `{other}`: expected `always`, `missing` or `never`"
+        ))),
+    }
+}
+
+/// `no`, `on-failure[:N]`, `always`, `unless-stopped`
+fn restart(text: Option<&str>) -> Result<Restart> {
+    let text = text.unwrap_or("no");
+    let bad = || {
+        Error::usage(format!("--restart `{text}`: there is no such policy"))
+            .help("it is `no`, `on-failure[:N]`, `always` or `unless-stopped`")
+    };
+    match text.split_once(':') {
+        None => match text {
+            "no" | "" => Ok(Restart::No),
+            "on-failure" => Ok(Restart::OnFailure(None)),
+            "always" => Ok(Restart::Always),
+            "unless-stopped" => Ok(Restart::UnlessStopped),
+            _ => Err(bad()),
+        },
+        Some(("on-failure", most)) => {
+            let most = most.parse().map_err(|_| bad())?;
+            Ok(Restart::OnFailure((most > 0).then_some(most)))
+        }
+        Some(_) => Err(bad()),
+    }
+}
+
+/// `CONTAINER[:ro|rw]`
+fn volumes_from(text: &str) -> Result<(String, bool)> {
+    let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+    let read_only = match mode {
+        "ro" => true,
+        "rw" | "z" | "Z" => false,
+        _ => {
+            return Err(Error::usage(format!(
+                "--volumes-from `{text}`: the mode is `ro` or `rw`"
+            )));
+        }
+    };
+    Ok((name.to_owned(), read_only))
+}
+
+/// `PORT[/PROTOCOL]`
+fn port(text: &str) -> Result<String> {
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let known = ["tcp", "udp", "sctp"].contains(&protocol);
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let number = |text: &str| text.parse::<u16>().ok().filter(|number| *number > 0);
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if known && first <= last => Ok(format!("{numbers}/{protocol}")),
+        _ => Err(Error::usage(format!(
+            "--expose `{text}`: it looks like `80`, `80-90` or `53/udp`"
+        ))),
+    }
+}
+
+pub(crate) fn signal_number(flag: &str, text: &str) -> Result<i32> {
+    rbuild_engine::containers::signal_number(text)
+        .ok_or_else(|| Error::usage(format!("{flag} `{text}`: there is no such signal")))
+}
+
+/// The flags of probes, where any is given.
+fn health(args: &ContainerArgs) -> Result<Option<Healthcheck>> {
+    let duration = |flag: &str, text: Option<&str>| -> Result<i64> {
+        let Some(text) = text else {
+            return Ok(0);
+        };
+        rbuild_engine::parser::values::parse_check_interval(text)
+            .ok()
+            .and_then(|duration| i64::try_from(duration.as_nanos()).ok())
+            .filter(|nanoseconds| *nanoseconds == 0 || *nanoseconds >= 1_000_000)
+            .ok_or_else(|| {
+                Error::usage(format!(
+                    "{flag} `{text}`: expected a duration of 1ms or more"
+                ))
+                .help("durations look like `30s`, `1m30s` or `500ms`")
+            })
+    };
+    let health = Healthcheck {
+        test: match args.health_cmd.as_deref() {
+            None => Vec::new(),
+            Some("none") => vec!["NONE".to_owned()],
+            Some(command) => vec!["CMD-SHELL".to_owned(), command.to_owned()],
+        },
+        interval: duration("--health-interval", args.health_interval.as_deref())?,
+        timeout: duration("--health-timeout", args.health_timeout.as_deref())?,
+        start_period: duration("--health-start-period", args.health_start_period.as_deref())?,
+        start_interval: duration(
+            "--health-start-interval",
+            args.health_start_interval.as_deref(),
+        )?,
+        retries: i64::from(args.health_retries.unwrap_or(0)),
+    };
+    let any = health != Healthcheck::default();
+    if args.no_healthcheck {
+        if any {
+            return Err(Error::usage(
+                "--no-healthcheck and the --health flags contradict each other",
+            ));
+        }
+        return Ok(Some(Healthcheck {
+            test: vec!["NONE".to_owned()],
+            ..Healthcheck::default()
+        }));
+    }
+    Ok(any.then_some(health))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_ports_and_sources_are_read() {
+        assert_eq!(
+            restart(Some("on-failure:3")).unwrap(),
+            Restart::OnFailure(Some(3))
+        );
+        assert_eq!(
+            restart(Some("on-failure:0")).unwrap(),
+            Restart::OnFailure(None)
+        );
+        assert_eq!(restart(None).unwrap(), Restart::No);
+        assert!(restart(Some("always:3")).is_err());
+        assert_eq!(port("80").unwrap(), "80/tcp");
+        assert_eq!(port("53/udp").unwrap(), "53/udp");
+        assert!(port("0").is_err() && port("80/x").is_err() && port("9-8").is_err());
+        assert_eq!(volumes_from("a:ro").unwrap(), ("a".to_owned(), true));
+        assert!(volumes_from("a:x").is_err());
+    }
+}

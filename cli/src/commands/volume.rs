@@ -1,0 +1,232 @@
+//! `rbuild volume`.
+
+use std::collections::BTreeMap;
+
+use rbuild_engine::containers::Volume;
+use serde_json::json;
+
+use super::container::catalog;
+use super::inspect::{self, Kind};
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::table::{Columns, Format, Row};
+use crate::{human, machine, render, stdio};
+
+/// Directories that outlive the containers which use them
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeArgs {
+    #[command(subcommand)]
+    command: VolumeCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum VolumeCommand {
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only names
+        #[arg(short, long)]
+        quiet: bool,
+        /// `name=…`, `label=K[=V]`, `dangling=true`
+        #[arg(short, long, value_name = "FILTER")]
+        filter: Vec<String>,
+        /// `json`, or a template such as `{{.Name}}`
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<String>,
+    },
+    /// Make a volume
+    Create {
+        /// A random one where it is not given
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// A label of the volume
+        #[arg(long, value_name = "K=V")]
+        label: Vec<String>,
+        /// `local`, the only one there is
+        #[arg(short, long, value_name = "DRIVER", default_value = "local")]
+        driver: String,
+    },
+    /// Remove volumes that no container holds
+    #[command(visible_alias = "remove")]
+    Rm {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// One that is not there is no error
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show everything that is known of volumes, as JSON
+    Inspect {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// `json`, or a template such as `{{.Mountpoint}}`
+        #[arg(short, long, value_name = "FORMAT")]
+        format: Option<String>,
+    },
+    /// Remove the anonymous volumes that no container holds
+    Prune {
+        /// Also the named ones
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+        /// `label=K[=V]`
+        #[arg(long, value_name = "FILTER")]
+        filter: Vec<String>,
+    },
+}
+
+const COLUMNS: Columns<'_> = &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")];
+
+pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
+    match &args.command {
+        VolumeCommand::Ls {
+            quiet,
+            filter,
+            format,
+        } => list(*quiet, filter, format.as_deref(), global),
+        VolumeCommand::Create {
+            name,
+            label,
+            driver,
+        } => {
+            if driver != "local" {
+                return Err(Error::unsupported(format!("the volume driver `{driver}`")));
+            }
+            let pair = |text: &String| {
+                let (name, value) = text.split_once('=').unwrap_or((text, ""));
+                (name.to_owned(), value.to_owned())
+            };
+            let labels = label.iter().map(pair).collect();
+            let name = name.as_deref().unwrap_or_default();
+            // Opening the store makes it where there is none.
+            let engine = machine::engine(global.options()?)?;
+            let volume = engine
+                .catalog()
+                .create_volume(name, labels, BTreeMap::new())?;
+            stdio::out(format!("{}\n", volume.name));
+            Ok(Exit::Success)
+        }
+        VolumeCommand::Rm { names, force } => {
+            let catalog = catalog(global)?;
+            let mut exit = Exit::Success;
+            for name in names {
+                match catalog.remove_volume(name, *force) {
+                    Ok(()) => stdio::out(format!("{name}\n")),
+                    Err(error) => {
+                        let error = error.into();
+                        stdio::err(render::failure(&error, stdio::err_is_coloured()));
+                        exit = Exit::Failed;
+                    }
+                }
+            }
+            Ok(exit)
+        }
+        VolumeCommand::Inspect { names, format } => {
+            inspect::show(names, Kind::Volume, format.as_deref(), false, global)
+        }
+        VolumeCommand::Prune { all, force, filter } => prune(*all, *force, filter, global),
+    }
+}
+
+fn list(
+    quiet: bool,
+    filters: &[String],
+    format: Option<&str>,
+    global: &GlobalArgs,
+) -> Result<Exit> {
+    let format = Format::parse(format)?;
+    let catalog = catalog(global)?;
+    let mut volumes = catalog.volumes()?;
+    for filter in filters {
+        match filter.split_once('=') {
+            Some(("name", part)) => volumes.retain(|volume| volume.name.contains(part)),
+            Some(("label", label)) => volumes.retain(|volume| has_label(volume, label)),
+            Some(("driver", driver)) => volumes.retain(|_| driver == "local"),
+            Some(("dangling", value)) => {
+                let wanted = crate::spec::parse_bool(value).ok_or_else(|| {
+                    Error::usage(format!("--filter `{filter}`: expected `true` or `false`"))
+                })?;
+                let mut kept = Vec::new();
+                for volume in volumes {
+                    if catalog.users_of_volume(&volume.name)?.is_empty() == wanted {
+                        kept.push(volume);
+                    }
+                }
+                volumes = kept;
+            }
+            _ => {
+                return Err(Error::usage(format!(
+                    "--filter `{filter}`: there is no such filter"
+                )));
+            }
+        }
+    }
+    if quiet {
+        for volume in &volumes {
+            stdio::out(format!("{}\n", volume.name));
+        }
+        return Ok(Exit::Success);
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for volume in &volumes {
+        let labels: Vec<String> = volume
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let row = json!({
+            "Name": volume.name,
+            "Driver": "local",
+            "Scope": "local",
+            "Mountpoint": catalog.volume_path(&volume.name)?,
+            "Labels": labels.join(","),
+        });
+        rows.extend(row.as_object().cloned());
+    }
+    format.print(COLUMNS, &rows)?;
+    Ok(Exit::Success)
+}
+
+fn has_label(volume: &Volume, label: &str) -> bool {
+    match label.split_once('=') {
+        Some((name, value)) => volume.labels.get(name).is_some_and(|own| own == value),
+        None => volume.labels.contains_key(label),
+    }
+}
+
+fn prune(all: bool, force: bool, filters: &[String], global: &GlobalArgs) -> Result<Exit> {
+    let mut labels = Vec::new();
+    for filter in filters {
+        match filter.split_once('=') {
+            Some(("label", label)) => labels.push(label),
+            _ => {
+                return Err(Error::usage(format!(
+                    "--filter `{filter}`: there is no such filter"
+                )));
+            }
+        }
+    }
+    let what = if all {
+        "all volumes that no container holds"
+    } else {
+        "all anonymous volumes that no container holds"
+    };
+    if !force && !super::prune::confirm(what)? {
+        return Err(
+            Error::failed("nothing was removed").help("to remove without being asked, use --force")
+        );
+    }
+    let wanted = |volume: &Volume| labels.iter().all(|label| has_label(volume, label));
+    let pruned = catalog(global)?.prune_volumes(all, wanted)?;
+    if !pruned.names.is_empty() {
+        stdio::out(format!("Deleted Volumes:\n{}\n\n", pruned.names.join("\n")));
+    }
+    stdio::out(format!(
+        "Total reclaimed space: {}\n",
+        human::size(pruned.bytes)
+    ));
+    Ok(Exit::Success)
+}

@@ -1,0 +1,326 @@
+//! `run` and the commands on containers: the script in `testdata/containers/commands.txt`, line by line, its groups
+//! side by side on one store. And what is left when processes are killed.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use crate::kit::Kit;
+use crate::require_machine;
+
+/// A line for the shell, and what is expected of it.
+#[derive(Debug, Default)]
+struct Line {
+    number: usize,
+    command: String,
+    stdout: String,
+    stderr: Vec<String>,
+    code: i32,
+}
+
+#[derive(Debug)]
+struct Group {
+    name: String,
+    lines: Vec<Line>,
+}
+
+fn parse(text: &str) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if let Some(name) = line.strip_prefix("== ") {
+            groups.push(Group {
+                name: name.to_owned(),
+                lines: Vec::new(),
+            });
+            continue;
+        }
+        let Some(group) = groups.last_mut() else {
+            continue;
+        };
+        if let Some(command) = line.strip_prefix("$ ") {
+            group.lines.push(Line {
+                number: number + 1,
+                command: command.to_owned(),
+                ..Line::default()
+            });
+        } else if let Some(last) = group.lines.last_mut() {
+            if let Some(code) = line.strip_prefix("=> ") {
+                last.code = code.parse().unwrap();
+            } else if let Some(text) = line.strip_prefix("! ") {
+                last.stderr.push(text.to_owned());
+            } else if !line.is_empty() {
+                writeln!(last.stdout, "{line}").unwrap();
+            }
+        }
+    }
+    groups
+}
+
+/// `*` is any text within a line.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (patterns, texts): (Vec<&str>, Vec<&str>) =
+        (pattern.lines().collect(), text.lines().collect());
+    patterns.len() == texts.len()
+        && patterns.iter().zip(&texts).all(|(pattern, text)| {
+            let mut parts = pattern.split('*');
+            let text = text.trim_end_matches('\r');
+            let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
+                return false;
+            };
+            let mut last = None;
+            for part in parts {
+                match rest.find(part) {
+                    Some(at) => rest = &rest[at + part.len()..],
+                    None => return false,
+                }
+                last = Some(part);
+            }
+            match last {
+                None => rest.is_empty(),
+                Some("") => true,
+                Some(part) => rest.is_empty() || text.ends_with(part),
+            }
+        })
+}
+
+/// The images that the script speaks of.
+fn images(kit: &Kit) {
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    for (entry, entrypoint) in [
+        ("none", ""),
+        ("exec", "ENTRYPOINT [\"echo\", \"entry\"]\n"),
+        ("shell", "ENTRYPOINT echo entry shell\n"),
+    ] {
+        for (cmd, command) in [
+            ("none", "CMD []\n"),
+            ("exec", "CMD [\"echo\", \"cmd exec\"]\n"),
+            ("shell", "CMD echo cmd shell\n"),
+        ] {
+            let dockerfile = format!("FROM busybox\n{command}{entrypoint}{}", {
+                // An ENTRYPOINT takes away the CMD of the base image, not one that stands below it.
+                if entrypoint.is_empty() { "" } else { command }
+            });
+            kit.must_build(&dockerfile, &["-t", &format!("{entry}-{cmd}")]);
+        }
+    }
+}
+
+fn run(kit: &Kit, directory: &Path, line: &Line) -> Result<(), String> {
+    let rbuild = Path::new(env!("CARGO_BIN_EXE_rbuild"));
+    let path = format!(
+        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        rbuild.parent().unwrap().display()
+    );
+    let output = Command::new("timeout")
+        .args(["60", "sh", "-c", &line.command])
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", kit.path(""))
+        .env("RBUILD_ROOT", kit.path("store"))
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let code = output.status.code().unwrap_or(-1);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let told = line
+        .stderr
+        .iter()
+        .all(|text| stderr.contains(text.as_str()));
+    if code == line.code && told && matches(&line.stdout, &stdout) && !stderr.contains("panicked") {
+        return Ok(());
+    }
+    Err(format!(
+        "commands.txt:{}: $ {}\nexpected code {}, got {code}\n--- expected stdout\n{}--- stdout\n{stdout}--- stderr (expected to hold {:?})\n{stderr}",
+        line.number, line.command, line.code, line.stdout, line.stderr
+    ))
+}
+
+#[test]
+fn the_script_of_commands_does_what_it_says() {
+    require_machine!();
+    let text = include_str!("../../../testdata/containers/commands.txt");
+    let groups = parse(text);
+    let commands: usize = groups.iter().map(|group| group.lines.len()).sum();
+    assert!(commands >= 150, "{commands} commands");
+    let kit = Kit::new();
+    images(&kit);
+    let failures = Mutex::new(Vec::new());
+    let waiting = Mutex::new(groups.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let Some(group) = waiting.lock().unwrap().next() else {
+                        return;
+                    };
+                    let directory = kit.path(&group.name.replace([' ', ':', ','], "-"));
+                    std::fs::create_dir(&directory).unwrap();
+                    for line in &group.lines {
+                        if let Err(failure) = run(&kit, &directory, line) {
+                            let mut failures = failures.lock().unwrap();
+                            failures.push(format!("[{}] {failure}", group.name));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {commands} failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    let left = kit.must(&["ps", "-aq"]);
+    for id in left.stdout.lines() {
+        kit.must(&["rm", "-fv", id]);
+    }
+    kit.store_is_whole();
+}
+
+/// Whether any process's command line begins with this.
+fn runs(mark: &str) -> bool {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .any(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let zombie = line.is_empty();
+            !zombie && String::from_utf8_lossy(&line).starts_with(mark)
+        })
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{what}");
+}
+
+fn left_in(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "names")
+        .collect()
+}
+
+#[test]
+fn killing_the_foreground_leaves_nothing() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    let mark = "3600.125";
+    let mut child = kit
+        .command(["run", "--rm", "bb", "sleep", mark])
+        .spawn()
+        .unwrap();
+    until("the container never ran", || {
+        runs(&format!("sleep\0{mark}"))
+            && kit.must(&["ps", "--format", "{{.State}}"]).stdout == "running\n"
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("a process is left", || !runs(&format!("sleep\0{mark}")));
+    // Whoever looks next takes away what was in the store.
+    assert_eq!(kit.must(&["ps", "-aq"]).stdout, "");
+    assert_eq!(left_in(&kit.path("store/containers")), Vec::<String>::new());
+    kit.store_is_whole();
+}
+
+#[test]
+fn killing_the_process_behind_a_container_ends_it() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    let mark = "3600.25";
+    kit.must(&["run", "-d", "--name", "kept", "bb", "sleep", mark]);
+    let exec = kit
+        .command(["exec", "kept", "sleep", "3600.5"])
+        .spawn()
+        .unwrap();
+    until("the second process never ran", || runs("sleep\x003600.5"));
+    let logs = kit.command(["logs", "-f", "kept"]).spawn().unwrap();
+    let pid: u32 = kit
+        .must(&["inspect", "kept", "--format", "{{.State.Pid}}"])
+        .stdout
+        .trim()
+        .parse()
+        .unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap()
+        .trim();
+    let killed = Command::new("kill").args(["-9", parent]).status().unwrap();
+    assert!(killed.success());
+    until("a process is left", || {
+        !runs(&format!("sleep\0{mark}")) && !runs("sleep\x003600.5")
+    });
+    assert_eq!(kit.finish(exec).code, 137);
+    assert_eq!(kit.finish(logs).code, 0);
+    let state = kit.must(&[
+        "inspect",
+        "kept",
+        "--format",
+        "{{.State.Status}} {{.State.ExitCode}} {{.State.Running}}",
+    ]);
+    assert_eq!(state.stdout, "exited 137 false\n");
+    assert_eq!(kit.must(&["wait", "kept"]).stdout, "137\n");
+    let own = format!("rbuild-{parent}-");
+    until("a cgroup is left", || {
+        !left_in(Path::new("/sys/fs/cgroup/memory"))
+            .iter()
+            .any(|name| name.starts_with(&own))
+    });
+    kit.must(&["start", "kept"]);
+    kit.must(&["rm", "-f", "kept"]);
+    kit.store_is_whole();
+}
+
+#[test]
+fn killing_who_looks_on_changes_nothing() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    kit.must(&["run", "-d", "--name", "on", "bb", "sleep", "3600"]);
+    for arguments in [
+        &["logs", "-f", "on"][..],
+        &["attach", "on"],
+        &["wait", "on"],
+    ] {
+        let mut child = kit.command(arguments).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let state = kit.must(&["ps", "--format", "{{.State}}"]);
+    assert_eq!(state.stdout, "running\n");
+    // A command that somebody runs in it ends with who asked for it.
+    let mut exec = kit
+        .command(["exec", "on", "sleep", "3600.75"])
+        .spawn()
+        .unwrap();
+    until("the command never ran", || runs("sleep\x003600.75"));
+    exec.kill().unwrap();
+    exec.wait().unwrap();
+    until("the command is left", || !runs("sleep\x003600.75"));
+    kit.must(&["rm", "-f", "on"]);
+}
+
+#[test]
+fn patterns_match_within_lines() {
+    assert!(matches("a*c\n", "abc\n") && matches("*\n", "x\n") && matches("a\nb\n", "a\nb\n"));
+    assert!(!matches("a\n", "ab\n") && !matches("a*c\n", "ab\n") && !matches("a\n", ""));
+    assert!(matches("*PID*\n", "UID PID PPID\n") && matches("x*\n", "x\r\n"));
+}

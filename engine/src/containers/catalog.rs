@@ -1,0 +1,198 @@
+//! Finding containers. Opens no index and mounts nothing, so that looking costs next to nothing.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::Containers;
+
+use super::control::Connection;
+use super::definition::{self, Definition};
+use super::state::{self, State, Status};
+use crate::{Error, Result};
+
+/// The containers of a store.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    pub(super) files: Containers,
+    pub(super) root: PathBuf,
+}
+
+/// A container that is there.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub name: String,
+    pub definition: Definition,
+    /// As it was when it was looked at.
+    pub state: State,
+    pub(super) catalog: Catalog,
+}
+
+impl Catalog {
+    pub fn at(root: &Path) -> Self {
+        Self {
+            files: Containers::at(root),
+            root: root.to_owned(),
+        }
+    }
+
+    /// All of them, the newest first. What a killed process left of a container that was to leave nothing goes.
+    pub fn all(&self) -> Result<Vec<Entry>> {
+        self.files.sweep()?;
+        let mut entries = Vec::new();
+        for id in self.files.ids()? {
+            let Some(entry) = self.entry(&id)? else {
+                continue;
+            };
+            if entry.is_leftover()? {
+                // Somebody else may be faster.
+                entry.remove_leftover()?;
+            } else {
+                entries.push(entry);
+            }
+        }
+        entries.sort_by(|one, other| other.definition.created.cmp(&one.definition.created));
+        Ok(entries)
+    }
+
+    /// By name, ID, or the beginning of an ID.
+    pub fn find(&self, wanted: &str) -> Result<Entry> {
+        self.look_for(wanted)?.ok_or_else(|| {
+            Error::Other(format!(
+                "there is no container `{wanted}` (`rbuild ps -a` lists all there are)"
+            ))
+        })
+    }
+
+    /// As [`Catalog::find`], `None` where there is none.
+    pub fn look_for(&self, wanted: &str) -> Result<Option<Entry>> {
+        let plain = wanted.strip_prefix('/').unwrap_or(wanted);
+        if plain.is_empty() || plain.contains(['/', '\0']) || plain.starts_with('.') {
+            return Ok(None);
+        }
+        if let Some(id) = self.files.by_name(plain)?
+            && let Some(entry) = self.entry(&id)?
+        {
+            return Ok(Some(entry));
+        }
+        let mut matching: Vec<String> = self.files.ids()?;
+        matching.retain(|id| id.starts_with(plain));
+        match matching.as_slice() {
+            [] => Ok(None),
+            [id] => self.entry(id),
+            _ => Err(Error::Usage(format!(
+                "`{wanted}` is the beginning of several containers' IDs: write more of it"
+            ))),
+        }
+    }
+
+    pub(super) fn entry(&self, id: &str) -> Result<Option<Entry>> {
+        let Some(bytes) = self.files.read(id, definition::FILE)? else {
+            return Ok(None);
+        };
+        let definition = document(id, definition::FILE, &bytes)?;
+        let state = self.state(id)?;
+        let name = self.files.read(id, "name")?.unwrap_or_default();
+        Ok(Some(Entry {
+            name: String::from_utf8_lossy(&name).into_owned(),
+            definition,
+            state,
+            catalog: self.clone(),
+        }))
+    }
+
+    /// As it is now.
+    pub(super) fn state(&self, id: &str) -> Result<State> {
+        // Held is asked first: whoever lets go has written the last state before.
+        let held = self.files.is_held(id)?;
+        let state: State = match self.files.read(id, state::FILE)? {
+            Some(bytes) => document(id, state::FILE, &bytes)?,
+            None => State::default(),
+        };
+        Ok(if held { state } else { state.orphaned() })
+    }
+
+    pub(super) fn write_state(&self, id: &str, state: &State) -> Result<()> {
+        let bytes = serde_json::to_vec(state).map_err(|error| Error::Other(error.to_string()))?;
+        Ok(self.files.write(id, state::FILE, &bytes)?)
+    }
+}
+
+fn document<T: serde::de::DeserializeOwned>(id: &str, file: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::Other(format!(
+            "`containers/{id}/{file}` of the store is damaged: {error}; `rbuild rm -f {id}` removes the container"
+        ))
+    })
+}
+
+impl Entry {
+    pub fn id(&self) -> &str {
+        &self.definition.id
+    }
+
+    /// A file of the container's directory.
+    pub(super) fn path(&self, file: &str) -> Result<PathBuf> {
+        Ok(self.catalog.files.directory(self.id())?.join(file))
+    }
+
+    /// Where its output is kept.
+    pub fn log(&self) -> Result<PathBuf> {
+        self.path(super::log::FILE)
+    }
+
+    /// Looks again.
+    pub fn refresh(&mut self) -> Result<()> {
+        self.state = self.catalog.state(self.id())?;
+        Ok(())
+    }
+
+    /// To the process that it lives in; `None` where there is none.
+    pub fn connect(&self) -> Result<Option<Connection>> {
+        Connection::open(&self.catalog.files.directory(self.id())?)
+    }
+
+    /// To the process that it lives in. Errors where it does not run.
+    pub fn must_connect(&self, action: &str) -> Result<Connection> {
+        self.connect()?.ok_or_else(|| {
+            Error::Other(format!(
+                "cannot {action} `{}`: the container is {}, not running",
+                self.name,
+                self.state.status.name()
+            ))
+        })
+    }
+
+    fn is_leftover(&self) -> Result<bool> {
+        Ok(self.definition.request.remove
+            && (self.state.status != Status::Created || self.definition.request.starts_at_once)
+            && !self.state.status.is_alive()
+            && !self.catalog.files.is_held(self.id())?)
+    }
+
+    fn remove_leftover(&self) -> Result<()> {
+        let Some(_held) = self.catalog.files.hold(self.id())? else {
+            return Ok(());
+        };
+        rbuild_executor::sandbox::container::remove_cgroups(&self.state.cgroups);
+        super::volumes::remove_anonymous(&self.catalog.root, &self.definition)?;
+        Ok(self.catalog.files.remove_directory(self.id())?)
+    }
+
+    /// Bytes that it wrote.
+    pub fn size(&self) -> Result<u64> {
+        let mut total = 0;
+        let mut pending = vec![self.path("fs")?];
+        while let Some(directory) = pending.pop() {
+            let Ok(entries) = std::fs::read_dir(&directory) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => pending.push(entry.path()),
+                    Ok(metadata) if metadata.is_file() => total += metadata.len(),
+                    _ => {}
+                }
+            }
+        }
+        Ok(total)
+    }
+}

@@ -1,0 +1,234 @@
+//! `commit`: a container as an image. What it wrote becomes a snapshot on top of its image's.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use rbuild_cache::images::StoredImage;
+use rbuild_cache::{RootDir, Snapshot, SnapshotId};
+use rbuild_executor::sandbox::copy::{self, Owners};
+use rbuild_image::compression::Compression;
+use rbuild_image::config::{ContainerConfig, History};
+use rbuild_image::layer::{LayerOptions, layer};
+use rbuild_image::{ImageConfig, Platform, Reference, store_image};
+use rustix::fs::{Mode, OFlags};
+use serde_json::Value;
+
+use super::catalog::Entry;
+use super::control::Ask;
+use super::diff::{Change, mount_points};
+use super::state::Status;
+use super::time;
+use crate::images::transfer::changed;
+use crate::{Engine, Error, Result};
+
+/// How an image is made of a container.
+#[derive(Debug, Clone, Default)]
+pub struct CommitRequest {
+    pub reference: Option<Reference>,
+    pub author: Option<String>,
+    pub message: Option<String>,
+    /// Dockerfile instructions that change the config.
+    pub changes: Vec<String>,
+    /// Halt the container meanwhile.
+    pub pause: bool,
+}
+
+impl Engine {
+    /// Returns the image's ID.
+    pub fn commit_container(&self, entry: &Entry, request: &CommitRequest) -> Result<String> {
+        let platform = Platform::host();
+        let changes = changed(&request.changes, platform)?;
+        let paused = request.pause && entry.state.status == Status::Running;
+        if paused {
+            entry.must_connect("pause")?.request(&Ask::Freeze(true))?;
+        }
+        let taken = self.take_layer(entry);
+        if paused && let Some(connection) = entry.connect()? {
+            connection.request(&Ask::Freeze(false))?;
+        }
+        let top = taken?;
+        let config = self.committed_config(entry, request, &changes.config.config)?;
+        self.put_committed(entry, request, &top, &config)
+    }
+
+    /// A copy of what the container wrote, without what was made only to be mounted on.
+    fn take_layer(&self, entry: &Entry) -> Result<Snapshot> {
+        let store = self.store();
+        let base = entry.definition.snapshot.as_deref();
+        let base = base.and_then(SnapshotId::parse);
+        let changes = self.container_changes(entry)?;
+        let active = store.prepare()?;
+        let upper = entry.path("fs")?;
+        let failed = |errno: rustix::io::Errno| Error::Io {
+            message: format!("cannot copy what `{}` wrote", entry.name),
+            source: errno.into(),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let from = rustix::fs::open(&upper, flags, Mode::empty()).map_err(failed)?;
+        let to = rustix::fs::open(active.upper(), flags, Mode::empty()).map_err(failed)?;
+        let stat = rustix::fs::fstat(&from).map_err(failed)?;
+        let again = from
+            .try_clone()
+            .map_err(|_| failed(rustix::io::Errno::MFILE))?;
+        let owners = Owners::Kept;
+        copy::copy_directory(from, to.as_fd(), owners, true).map_err(failed)?;
+        copy::dress((again.as_fd(), c"."), (to.as_fd(), c"."), &stat, owners).map_err(failed)?;
+        let root = RootDir::from_fd(to);
+        for path in mount_points(&entry.definition) {
+            let path = String::from_utf8_lossy(&path).into_owned();
+            let told = changes
+                .iter()
+                .any(|(changed, change)| *changed == path && *change != Change::Deleted);
+            let exists = root
+                .metadata(path.as_ref(), rbuild_cache::root_dir::Resolve::Beneath)
+                .is_ok();
+            if exists && !told {
+                root.remove_tree(path.as_ref(), rbuild_cache::root_dir::Resolve::Beneath)
+                    .map_err(|source| Error::Io {
+                        message: format!("cannot remove the mount point `{path}`"),
+                        source,
+                    })?;
+            }
+        }
+        drop(root);
+        Ok(active.commit(base.as_ref(), crate::worker::now())?)
+    }
+
+    /// The image's config, what the container was given, and what is to be changed.
+    fn committed_config(
+        &self,
+        entry: &Entry,
+        request: &CommitRequest,
+        changes: &ContainerConfig,
+    ) -> Result<ImageConfig> {
+        let definition = &entry.definition;
+        let base = definition
+            .image_id
+            .as_deref()
+            .and_then(|id| self.find_image(id).ok())
+            .map(|image| self.config_of(&image))
+            .transpose()?;
+        let host = Platform::host();
+        let mut config = base.unwrap_or_else(|| ImageConfig {
+            architecture: host.architecture.clone(),
+            os: host.os.clone(),
+            config: definition.config.clone(),
+            ..ImageConfig::default()
+        });
+        let asked = &definition.request;
+        let own = &mut config.config;
+        let hostname = format!("HOSTNAME={}", definition.hostname);
+        let env: Vec<String> = definition
+            .env
+            .iter()
+            .filter(|variable| **variable != hostname && *variable != "TERM=xterm")
+            .cloned()
+            .collect();
+        own.env = Some(env);
+        definition.user.clone_into(&mut own.user);
+        definition.working_dir.clone_into(&mut own.working_dir);
+        if let Some(program) = &asked.entrypoint {
+            own.entrypoint = (!program.is_empty()).then(|| vec![program.clone()]);
+            own.cmd = None;
+        }
+        if !asked.command.is_empty() {
+            own.cmd = Some(asked.command.clone());
+        }
+        let labels = definition.labels();
+        own.labels = (!labels.is_empty()).then_some(labels);
+        if !asked.expose.is_empty() {
+            let ports = own.exposed_ports.get_or_insert_default();
+            for port in &asked.expose {
+                ports.insert(port.clone(), Value::Object(serde_json::Map::new()));
+            }
+        }
+        merge(own, changes)?;
+        let now = time::now();
+        config.created = Some(now.clone());
+        if request.author.is_some() {
+            config.author.clone_from(&request.author);
+        }
+        config.history.push(History {
+            created: Some(now),
+            created_by: Some(definition.argv.join(" ")),
+            comment: request.message.clone(),
+            author: request.author.clone(),
+            ..History::default()
+        });
+        Ok(config)
+    }
+
+    fn put_committed(
+        &self,
+        entry: &Entry,
+        request: &CommitRequest,
+        top: &Snapshot,
+        config: &ImageConfig,
+    ) -> Result<String> {
+        let store = Arc::clone(self.store());
+        let options = LayerOptions {
+            compression: Compression::None,
+            oci_media_types: true,
+            clamp_mtime: None,
+        };
+        let chain = store.chain(&top.id)?;
+        let mut layers = Vec::with_capacity(chain.len());
+        for snapshot in &chain {
+            layers.push(layer(&store, &snapshot.id, &options, false)?);
+        }
+        let mut config = config.clone();
+        // Every layer has an entry, also where the image that had them is gone.
+        let described = config
+            .history
+            .iter()
+            .filter(|entry| !entry.empty_layer)
+            .count();
+        for _ in described..layers.len() {
+            let history = History {
+                created: Some(entry.definition.created.clone()),
+                ..History::default()
+            };
+            config.history.insert(0, history);
+        }
+        let (descriptor, config) = store_image::write(&store, &config, &layers, &[], true)?;
+        store.put_image(&StoredImage {
+            name: request
+                .reference
+                .as_ref()
+                .map(Reference::canonical)
+                .unwrap_or_default(),
+            manifest: descriptor.digest,
+            media_type: descriptor.media_type,
+            size: descriptor.size,
+            config: config.digest,
+            snapshot: Some(top.id.clone()),
+            blobs: layers.iter().map(|layer| layer.digest).collect(),
+            tagged: crate::worker::now(),
+        })?;
+        store.sync()?;
+        Ok(config.digest.to_string())
+    }
+}
+
+/// Changes win; variables, labels, ports and volumes are added to what is there.
+fn merge(own: &mut ContainerConfig, changes: &ContainerConfig) -> Result<()> {
+    let failed = |error: serde_json::Error| Error::Other(error.to_string());
+    let mut env = own.env.clone().unwrap_or_default();
+    super::define::merge_environment(&mut env, changes.env.iter().flatten());
+    let mut merged = serde_json::to_value(&*own).map_err(failed)?;
+    let changes = serde_json::to_value(changes).map_err(failed)?;
+    let (Some(fields), Value::Object(changes)) = (merged.as_object_mut(), changes) else {
+        return Ok(());
+    };
+    for (name, value) in changes {
+        match (fields.get_mut(&name), value) {
+            (Some(Value::Object(there)), Value::Object(more)) => there.extend(more),
+            (_, value) => {
+                fields.insert(name, value);
+            }
+        }
+    }
+    *own = serde_json::from_value(merged).map_err(failed)?;
+    own.env = Some(env);
+    Ok(())
+}

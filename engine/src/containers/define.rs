@@ -1,0 +1,526 @@
+//! From what is asked and an image to a container that is there: its definition, its directory, its name.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_cache::SnapshotId;
+use rbuild_image::config::ContainerConfig;
+use rbuild_image::source::{self, Location, Progress};
+use rbuild_image::{Platform, Reference};
+use tokio_util::sync::CancellationToken;
+
+use super::catalog::{Catalog, Entry};
+use super::definition::{self, Definition, MountKind, MountPoint};
+use super::request::{Pull, RunRequest, VolumeSource};
+use super::{names, time, volumes};
+use crate::event::{Event, Sink, StepId};
+use crate::worker::{blocking, check_platform};
+use crate::{Engine, Error, Result};
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An image ready to run.
+struct Root {
+    id: Option<String>,
+    top: Option<SnapshotId>,
+    config: ContainerConfig,
+    platform: Platform,
+}
+
+/// A container that was made and is this process's to start.
+#[derive(Debug)]
+pub struct Created {
+    pub entry: Entry,
+    pub(super) held: File,
+}
+
+/// What the container's process lives through, as far as its directory is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as this process, which is in the foreground.
+    Foreground,
+    /// Until it ends.
+    Background,
+}
+
+impl Engine {
+    /// Makes a container. It is held by this process.
+    pub async fn create(
+        &self,
+        request: RunRequest,
+        lifetime: Lifetime,
+        events: Arc<dyn Sink>,
+        cancel: &CancellationToken,
+    ) -> Result<Created> {
+        let progress = progress(events);
+        let root = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            root = self.root_of(&request, progress) => root?,
+        };
+        check_platform(&root.platform).map_err(|failure| Error::Other(failure.message))?;
+        let executor = Arc::clone(&self.executor);
+        blocking(move || {
+            let definition = define(executor.store().root(), root, request)?;
+            publish(&executor, definition, lifetime)
+        })
+        .await
+    }
+
+    /// Finds the image, and unpacks what of it is not.
+    async fn root_of(&self, request: &RunRequest, progress: Progress) -> Result<Root> {
+        let host = Platform::host();
+        let platform = request.platform.as_ref().unwrap_or(&host);
+        let location = match explicit(&request.image)? {
+            Some(location) => location,
+            None => match self.find_image(&request.image) {
+                Ok(image) if request.pull != Pull::Always => {
+                    if request.platform.is_none()
+                        && let Some(top) = &image.snapshot
+                        && self.store().chain(top).is_ok()
+                    {
+                        let config = self.config_of(&image)?;
+                        return Ok(Root {
+                            id: Some(image.config.to_string()),
+                            top: image.snapshot,
+                            platform: config.platform(),
+                            config: config.config,
+                        });
+                    }
+                    Location::Stored(image.manifest)
+                }
+                Err(Error::Image(rbuild_image::Error::NotFound(_)))
+                    if request.pull == Pull::Never =>
+                {
+                    return Err(Error::Other(format!(
+                        "the image `{}` is not in the store, and --pull=never forbids to pull it",
+                        request.image
+                    )));
+                }
+                Ok(_) | Err(Error::Image(rbuild_image::Error::NotFound(_))) => {
+                    Location::Registry(request.image.parse::<Reference>()?)
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if let Location::Registry(reference) = &location {
+            self.pull(reference, Some(platform), Arc::new(|_, _, _| {}))
+                .await?;
+        }
+        let resolved = self.resolve(&location, platform, false).await?;
+        let layers = source::snapshots(self.store(), &self.client, &resolved, progress).await?;
+        Ok(Root {
+            id: Some(resolved.manifest.config.digest.to_string()),
+            top: layers.last().map(|top| top.id.clone()),
+            platform: resolved.config.platform(),
+            config: resolved.config.config,
+        })
+    }
+}
+
+/// A pull is the only step that a run has.
+fn progress(events: Arc<dyn Sink>) -> Progress {
+    Arc::new(move |what: &str, done, total| {
+        events.event(Event::Progress {
+            step: StepId(0),
+            what: what.to_owned(),
+            done,
+            total,
+        });
+    })
+}
+
+/// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:TAG]`; `None` for names and IDs.
+fn explicit(image: &str) -> Result<Option<Location>> {
+    let Some((transport, rest)) = image.split_once(':') else {
+        return Ok(None);
+    };
+    let (path, tag) = split_tag(rest);
+    let path = PathBuf::from(path);
+    let location = match transport {
+        "oci" => Location::OciLayout {
+            path,
+            tag,
+            digest: None,
+        },
+        "oci-archive" => Location::OciArchive { path, tag },
+        "docker-archive" => Location::DockerArchive { path, tag },
+        _ => return Ok(None),
+    };
+    if rest.is_empty() {
+        return Err(Error::Usage(format!("`{image}`: a path follows the colon")));
+    }
+    Ok(Some(location))
+}
+
+/// Splits `PATH[:TAG]`. Both may have colons: the longest beginning that is there is the path.
+fn split_tag(text: &str) -> (&str, Option<String>) {
+    let exists = |path: &str| Path::new(path).exists();
+    if exists(text) {
+        return (text, None);
+    }
+    let colons = text.match_indices(':').map(|(at, _)| text.split_at(at));
+    let mut splits: Vec<(&str, &str)> = colons.collect();
+    splits.reverse();
+    let found = splits.iter().find(|(path, _)| exists(path));
+    // Of a path that is not there, the error is to name what was most likely meant.
+    let likely = splits.first().filter(|(_, tag)| !tag.contains('/'));
+    match found.or(likely) {
+        Some((path, tag)) => (path, tag.strip_prefix(':').map(str::to_owned)),
+        None => (text, None),
+    }
+}
+
+fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
+    let argv = arguments(&root.config, &request)?;
+    let id = names::id()?;
+    let hostname = match &request.hostname {
+        Some(name) => name.clone(),
+        None => id.chars().take(12).collect(),
+    };
+    let given = request.stop_signal.clone();
+    Ok(Definition {
+        created: time::now(),
+        image_id: root.id,
+        snapshot: root.top.map(|top| top.as_str().to_owned()),
+        argv,
+        env: environment(&root.config, &request, &hostname),
+        working_dir: request
+            .workdir
+            .clone()
+            .unwrap_or_else(|| root.config.working_dir.clone()),
+        user: request
+            .user
+            .clone()
+            .unwrap_or_else(|| root.config.user.clone()),
+        stop_signal: given
+            .or_else(|| root.config.stop_signal.clone())
+            .unwrap_or_else(|| "SIGTERM".to_owned()),
+        mounts: mounts(store, &root.config, &request)?,
+        hostname,
+        config: root.config,
+        request,
+        id,
+    })
+}
+
+/// ENTRYPOINT and CMD, and what replaces them: a given entrypoint also takes the image's CMD away.
+fn arguments(config: &ContainerConfig, request: &RunRequest) -> Result<Vec<String>> {
+    let mut command = request.command.clone();
+    let mut argv = match request.entrypoint.as_deref() {
+        Some("") => Vec::new(),
+        Some(program) => vec![program.to_owned()],
+        None => {
+            if command.is_empty() {
+                command = config.cmd.clone().unwrap_or_default();
+            }
+            config.entrypoint.clone().unwrap_or_default()
+        }
+    };
+    argv.append(&mut command);
+    if argv.is_empty() {
+        return Err(Error::Other(format!(
+            "`{}` has no command, and none was given: add one after the image's name",
+            request.image
+        )));
+    }
+    Ok(argv)
+}
+
+/// The image's variables, replaced and added to by the request's. Entries without `=` are not variables: nothing of
+/// the host's environment comes in by its name.
+fn environment(config: &ContainerConfig, request: &RunRequest, hostname: &str) -> Vec<String> {
+    let mut env: Vec<String> = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    if request.terminal {
+        env.push("TERM=xterm".to_owned());
+    }
+    merge_environment(&mut env, config.env.iter().flatten().chain(&request.env));
+    env
+}
+
+/// Replaces and adds variables.
+pub(super) fn merge_environment<'v>(
+    env: &mut Vec<String>,
+    given: impl Iterator<Item = &'v String>,
+) {
+    for variable in given {
+        let Some((name, _)) = variable.split_once('=') else {
+            continue;
+        };
+        let same = |other: &String| other.split_once('=').is_some_and(|(one, _)| one == name);
+        match env.iter_mut().find(|other| same(other)) {
+            Some(other) => other.clone_from(variable),
+            None => env.push(variable.clone()),
+        }
+    }
+}
+
+/// Volumes and tmpfs asked for, those of other containers, then the image's own volumes where nothing else is
+/// mounted.
+fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Result<Vec<MountPoint>> {
+    let mut mounts: Vec<MountPoint> = Vec::new();
+    let place = |target: &str| target.trim_end_matches('/').to_owned();
+    let anonymous = || {
+        Ok::<_, Error>(MountKind::Volume {
+            name: names::id()?,
+            anonymous: true,
+        })
+    };
+    for volume in &request.volumes {
+        mounts.push(MountPoint {
+            kind: match &volume.source {
+                VolumeSource::Host(path) => MountKind::Bind(path.clone()),
+                VolumeSource::Named(name) => {
+                    volumes::check_name(name)?;
+                    MountKind::Volume {
+                        name: name.clone(),
+                        anonymous: false,
+                    }
+                }
+                VolumeSource::Anonymous => anonymous()?,
+            },
+            target: place(&volume.target),
+            read_only: volume.read_only,
+            propagation: volume.propagation.clone().unwrap_or_default(),
+            no_copy: volume.no_copy,
+            recursive: volume.recursive,
+            subpath: volume.subpath.clone(),
+        });
+    }
+    for tmpfs in &request.tmpfs {
+        mounts.push(MountPoint {
+            kind: MountKind::Tmpfs {
+                size: tmpfs.size,
+                mode: tmpfs.mode,
+                no_exec: tmpfs.no_exec,
+            },
+            target: place(&tmpfs.target),
+            read_only: tmpfs.read_only,
+            propagation: String::new(),
+            no_copy: true,
+            recursive: false,
+            subpath: None,
+        });
+    }
+    for (container, read_only) in &request.volumes_from {
+        let other = Catalog::at(store).find(container)?;
+        for mut mount in other.definition.mounts {
+            let taken = mounts.iter().any(|known| known.target == mount.target);
+            if !taken && !matches!(mount.kind, MountKind::Tmpfs { .. }) {
+                mount.read_only |= read_only;
+                mounts.push(mount);
+            }
+        }
+    }
+    for target in config.volumes.iter().flat_map(BTreeMap::keys) {
+        let target = place(target);
+        if target.starts_with('/') && !mounts.iter().any(|mount| mount.target == target) {
+            mounts.push(MountPoint {
+                kind: anonymous()?,
+                target,
+                read_only: false,
+                propagation: String::new(),
+                no_copy: false,
+                recursive: true,
+                subpath: None,
+            });
+        }
+    }
+    // Whatever lies below another target is mounted after it.
+    mounts.sort_by_key(|mount| mount.target.matches('/').count());
+    Ok(mounts)
+}
+
+/// Gives a container its directory and its name.
+fn publish(
+    executor: &rbuild_executor::Executor,
+    definition: Definition,
+    lifetime: Lifetime,
+) -> Result<Created> {
+    let store = executor.store();
+    let catalog = Catalog::at(store.root());
+    let id = definition.id.clone();
+    if let Some(name) = &definition.request.name {
+        names::check(name)?;
+    }
+    let document =
+        serde_json::to_vec(&definition).map_err(|error| Error::Other(error.to_string()))?;
+    let holds_volumes = definition
+        .mounts
+        .iter()
+        .any(|mount| matches!(mount.kind, MountKind::Volume { .. }));
+    // Nobody takes its volumes away before it is seen to hold them.
+    let lock = holds_volumes.then(|| catalog.files.lock()).transpose()?;
+    if holds_volumes {
+        volumes::make_missing(executor, &definition)?;
+    }
+    let mut held = None;
+    store.publish_container(&id, |directory| {
+        held = Some(fill(directory, &document)?);
+        Ok(())
+    })?;
+    drop(lock);
+    let Some(held) = held else {
+        return Err(Error::Other("the container was not made".to_owned()));
+    };
+    let name = match name(&catalog, &definition) {
+        Ok(name) => name,
+        Err(error) => {
+            volumes::remove_anonymous(store.root(), &definition)?;
+            catalog.files.remove_directory(&id)?;
+            return Err(error);
+        }
+    };
+    if let Some(snapshot) = definition.snapshot.as_deref().and_then(SnapshotId::parse) {
+        match (definition.request.remove, lifetime) {
+            (false, _) => store.put_container(&id, &snapshot)?,
+            (true, Lifetime::Background) => store.put_passing_container(&id, &snapshot)?,
+            // This process's lease spares it.
+            (true, Lifetime::Foreground) => {}
+        }
+    }
+    Ok(Created {
+        entry: Entry {
+            name,
+            definition,
+            state: super::state::State::default(),
+            catalog,
+        },
+        held,
+    })
+}
+
+/// What a container's directory begins with.
+fn fill(directory: &Path, document: &[u8]) -> rbuild_cache::Result<File> {
+    let failed = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source: std::io::Error| rbuild_cache::Error::Io {
+            action,
+            path,
+            source,
+        }
+    };
+    let alive = directory.join("alive");
+    let held = File::create_new(&alive).map_err(failed("create", &alive))?;
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|errno| failed("lock", &alive)(errno.into()))?;
+    for (name, mode) in [("fs", 0o755), ("work", 0o700)] {
+        let path = directory.join(name);
+        let made = rustix::fs::mkdir(&path, rustix::fs::Mode::RWXU)
+            .and_then(|()| rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(mode)));
+        made.map_err(|errno| failed("create", &path)(errno.into()))?;
+    }
+    let path = directory.join(definition::FILE);
+    std::fs::write(&path, document).map_err(failed("write", &path))?;
+    Ok(held)
+}
+
+fn name(catalog: &Catalog, definition: &Definition) -> Result<String> {
+    const ATTEMPTS: u32 = 50;
+    if let Some(name) = &definition.request.name {
+        if catalog.files.name(&definition.id, name)? {
+            return Ok(name.clone());
+        }
+        // A container that was to leave nothing may only look as if it were there.
+        catalog.all()?;
+        if catalog.files.name(&definition.id, name)? {
+            return Ok(name.clone());
+        }
+        let other = catalog.files.by_name(name)?.unwrap_or_default();
+        return Err(Error::Other(format!(
+            "the name `{name}` is in use by the container {}: remove or rename that one first",
+            other.get(..12).unwrap_or(&other)
+        )));
+    }
+    for attempt in 0..ATTEMPTS {
+        let name = names::random(attempt)?;
+        if catalog.files.name(&definition.id, &name)? {
+            return Ok(name);
+        }
+    }
+    Err(Error::Other("no free name was found".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(entrypoint: Option<&str>, command: &[&str]) -> RunRequest {
+        RunRequest {
+            image: "it".to_owned(),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            entrypoint: entrypoint.map(str::to_owned),
+            env: vec!["A=mine".to_owned(), "B=2".to_owned()],
+            ..RunRequest::default()
+        }
+    }
+
+    fn config(entrypoint: &[&str], cmd: &[&str]) -> ContainerConfig {
+        let words = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            (!words.is_empty()).then_some(words)
+        };
+        ContainerConfig {
+            entrypoint: words(entrypoint),
+            cmd: words(cmd),
+            env: Some(vec![
+                "A=image".to_owned(),
+                "BROKEN".to_owned(),
+                "PATH=/x".to_owned(),
+            ]),
+            ..ContainerConfig::default()
+        }
+    }
+
+    #[test]
+    fn what_runs_is_entrypoint_and_command() {
+        type Words = &'static [&'static str];
+        let table: [(Words, Words, Option<&str>, Words, &str); 8] = [
+            (&[], &["c"], None, &[], "c"),
+            (&["e"], &["c"], None, &[], "e c"),
+            (&["e"], &["c"], None, &["x"], "e x"),
+            (&[], &["c"], None, &["x", "y"], "x y"),
+            (&["e"], &["c"], Some("n"), &[], "n"),
+            (&["e"], &["c"], Some("n"), &["x"], "n x"),
+            (&["e"], &["c"], Some(""), &["x"], "x"),
+            (&["e"], &[], None, &[], "e"),
+        ];
+        for (entrypoint, cmd, given, command, expected) in table {
+            let argv = arguments(&config(entrypoint, cmd), &request(given, command));
+            assert_eq!(argv.expect("a command").join(" "), expected);
+        }
+        assert!(arguments(&config(&["e"], &["c"]), &request(Some(""), &[])).is_err());
+        assert!(arguments(&config(&[], &[]), &request(None, &[])).is_err());
+    }
+
+    #[test]
+    fn variables_are_replaced_by_name_and_need_a_value() {
+        let env = environment(&config(&[], &[]), &request(None, &[]), "h");
+        assert_eq!(env, ["PATH=/x", "HOSTNAME=h", "A=mine", "B=2"]);
+    }
+
+    #[test]
+    fn images_outside_of_the_store_say_where_they_are() {
+        let found = |text: &str| explicit(text).expect("a location");
+        assert_eq!(found("busybox:latest"), None);
+        assert_eq!(found("localhost:5000/x"), None);
+        assert_eq!(
+            found("oci:/no/such/dir:v1"),
+            Some(Location::OciLayout {
+                path: "/no/such/dir".into(),
+                tag: Some("v1".to_owned()),
+                digest: None
+            })
+        );
+        assert_eq!(
+            found("docker-archive:/no/such.tar"),
+            Some(Location::DockerArchive {
+                path: "/no/such.tar".into(),
+                tag: None
+            })
+        );
+        assert!(explicit("oci:").is_err());
+    }
+}

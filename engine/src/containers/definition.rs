@@ -1,0 +1,96 @@
+//! What a container is, from its creation to its end: `config.json` in its directory. Never changes.
+
+use rbuild_image::config::{ContainerConfig, Healthcheck};
+use serde::{Deserialize, Serialize};
+
+use super::request::RunRequest;
+
+pub(super) const FILE: &str = "config.json";
+
+/// A container as it was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Definition {
+    pub id: String,
+    /// RFC 3339, with nanoseconds.
+    pub created: String,
+    /// The image's ID.
+    pub image_id: Option<String>,
+    /// The topmost snapshot of the image.
+    pub snapshot: Option<String>,
+    /// The image's.
+    pub config: ContainerConfig,
+    pub request: RunRequest,
+    pub argv: Vec<String>,
+    pub env: Vec<String>,
+    pub hostname: String,
+    pub working_dir: String,
+    pub user: String,
+    /// What `stop` sends.
+    pub stop_signal: String,
+    pub mounts: Vec<MountPoint>,
+}
+
+/// Something that is mounted in a container, as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    pub kind: MountKind,
+    pub target: String,
+    pub read_only: bool,
+    pub propagation: String,
+    pub no_copy: bool,
+    pub recursive: bool,
+    /// Of a volume: a path in it.
+    pub subpath: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A path on the host.
+    Bind(std::path::PathBuf),
+    /// A volume; an anonymous one goes with its container.
+    Volume { name: String, anonymous: bool },
+    Tmpfs {
+        size: Option<u64>,
+        mode: Option<u32>,
+        no_exec: bool,
+    },
+}
+
+impl Definition {
+    /// The 12 digits that people use.
+    pub fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    /// The image's labels with the container's own.
+    pub fn labels(&self) -> std::collections::BTreeMap<String, String> {
+        let mut labels = self.config.labels.clone().unwrap_or_default();
+        labels.extend(self.request.labels.iter().cloned());
+        labels
+    }
+
+    /// How it is probed; `None` where it is not.
+    pub fn health(&self) -> Option<Healthcheck> {
+        let mut health = self.config.healthcheck.clone().unwrap_or_default();
+        if let Some(own) = &self.request.health {
+            if !own.test.is_empty() {
+                health.test.clone_from(&own.test);
+            }
+            for (field, own) in [
+                (&mut health.interval, own.interval),
+                (&mut health.timeout, own.timeout),
+                (&mut health.start_period, own.start_period),
+                (&mut health.start_interval, own.start_interval),
+                (&mut health.retries, own.retries),
+            ] {
+                if own != 0 {
+                    *field = own;
+                }
+            }
+        }
+        match health.test.first().map(String::as_str) {
+            None | Some("NONE") => None,
+            Some(_) => Some(health),
+        }
+    }
+}

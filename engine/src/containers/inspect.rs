@@ -1,0 +1,272 @@
+//! A container as `docker inspect` shows it.
+
+use rbuild_cache::Volumes;
+use serde_json::{Value, json};
+
+use super::catalog::Entry;
+use super::definition::{MountKind, MountPoint};
+use super::request::Restart;
+use super::state::Status;
+use crate::Result;
+use crate::request::NetworkChoice;
+
+/// Go's zero time: it never was.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+impl Entry {
+    /// The whole of it, with the field names of Docker's API.
+    pub fn inspect(&self) -> Result<Value> {
+        let definition = &self.definition;
+        let (path, args) = match definition.argv.split_first() {
+            Some((path, args)) => (path.clone(), args.to_vec()),
+            None => (String::new(), Vec::new()),
+        };
+        let directory = self.path("")?;
+        let mounts = definition
+            .mounts
+            .iter()
+            .filter(|mount| !matches!(mount.kind, MountKind::Tmpfs { .. }))
+            .map(|mount| self.mount(mount))
+            .collect::<Result<Vec<Value>>>()?;
+        Ok(json!({
+            "Id": definition.id,
+            "Created": definition.created,
+            "Path": path,
+            "Args": args,
+            "State": self.state_value(),
+            "Image": definition.image_id.as_deref().unwrap_or_default(),
+            "ResolvConfPath": "",
+            "HostnamePath": "",
+            "HostsPath": "",
+            "LogPath": self.log()?,
+            "Name": format!("/{}", self.name),
+            "RestartCount": self.state.restarts,
+            "Driver": "overlay2",
+            "Platform": "linux",
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": null,
+            "HostConfig": self.host_config(),
+            "GraphDriver": {
+                "Name": "overlay2",
+                "Data": {
+                    "UpperDir": directory.join("fs"),
+                    "WorkDir": directory.join("work"),
+                },
+            },
+            "Mounts": mounts,
+            "Config": self.config_value(),
+            "NetworkSettings": self.network_settings(),
+        }))
+    }
+
+    fn config_value(&self) -> Value {
+        let definition = &self.definition;
+        let request = &definition.request;
+        json!({
+            "Hostname": definition.hostname,
+            "Domainname": "",
+            "User": definition.user,
+            "AttachStdin": request.interactive,
+            "AttachStdout": true,
+            "AttachStderr": true,
+            "ExposedPorts": self.exposed(),
+            "Tty": request.terminal,
+            "OpenStdin": request.interactive,
+            "StdinOnce": request.interactive,
+            "Env": definition.env,
+            "Cmd": self.cmd(),
+            "Healthcheck": definition.health(),
+            "Image": request.image,
+            "Volumes": self.declared_volumes(),
+            "WorkingDir": definition.working_dir,
+            "Entrypoint": self.entrypoint(),
+            "OnBuild": null,
+            "Labels": definition.labels(),
+            "StopSignal": definition.stop_signal,
+            "StopTimeout": request.stop_timeout,
+        })
+    }
+
+    fn state_value(&self) -> Value {
+        let state = &self.state;
+        let moment = |text: &str| if text.is_empty() { NEVER } else { text }.to_owned();
+        let mut value = json!({
+            "Status": state.status.name(),
+            "Running": state.status.is_alive(),
+            "Paused": state.status == Status::Paused,
+            "Restarting": state.status == Status::Restarting,
+            "OOMKilled": state.out_of_memory,
+            "Dead": state.status == Status::Dead,
+            "Pid": state.pid,
+            "ExitCode": state.exit_code,
+            "Error": state.error,
+            "StartedAt": moment(&state.started),
+            "FinishedAt": moment(&state.finished),
+        });
+        if let (Some(health), Some(fields)) = (&state.health, value.as_object_mut()) {
+            fields.insert(
+                "Health".to_owned(),
+                json!({
+                    "Status": health.status,
+                    "FailingStreak": health.failing_streak,
+                    "Log": health.log,
+                }),
+            );
+        }
+        value
+    }
+
+    fn host_config(&self) -> Value {
+        let request = &self.definition.request;
+        let limits = &request.limits;
+        let binds: Vec<String> = self
+            .definition
+            .mounts
+            .iter()
+            .filter_map(|mount| {
+                let source = match &mount.kind {
+                    MountKind::Bind(path) => path.display().to_string(),
+                    MountKind::Volume {
+                        name,
+                        anonymous: false,
+                    } => name.clone(),
+                    _ => return None,
+                };
+                let mode = if mount.read_only { ":ro" } else { "" };
+                Some(format!("{source}:{}{mode}", mount.target))
+            })
+            .collect();
+        let (policy, most) = match request.restart {
+            Restart::No => ("no", 0),
+            Restart::OnFailure(most) => ("on-failure", most.unwrap_or(0)),
+            Restart::Always => ("always", 0),
+            Restart::UnlessStopped => ("unless-stopped", 0),
+        };
+        let memory = limits.memory.unwrap_or(0);
+        let swap = match limits.memory_swap {
+            Some(u64::MAX) => -1,
+            Some(swap) => swap.cast_signed(),
+            None => memory.saturating_mul(2).cast_signed(),
+        };
+        json!({
+            "Binds": binds,
+            "LogConfig": {"Type": "json-file", "Config": {}},
+            "NetworkMode": self.network_mode(),
+            "PortBindings": {},
+            "RestartPolicy": {"Name": policy, "MaximumRetryCount": most},
+            "AutoRemove": request.remove,
+            "VolumesFrom": request.volumes_from.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "CapAdd": request.capabilities_add,
+            "CapDrop": request.capabilities_drop,
+            "Dns": request.dns,
+            "ExtraHosts": request.hosts.iter().map(|(host, ip)| format!("{host}:{ip}")).collect::<Vec<_>>(),
+            "GroupAdd": request.groups,
+            "Privileged": request.privileged,
+            "ReadonlyRootfs": request.read_only,
+            "Init": request.init,
+            "ShmSize": limits.shm_size.unwrap_or(64 << 20),
+            "Tmpfs": self.definition.mounts.iter().filter_map(|mount| match &mount.kind {
+                MountKind::Tmpfs { size, .. } => Some((
+                    mount.target.clone(),
+                    Value::String(size.map_or_else(String::new, |size| format!("size={size}"))),
+                )),
+                _ => None,
+            }).collect::<serde_json::Map<_, _>>(),
+            "CgroupParent": limits.cgroup_parent.as_deref().unwrap_or_default(),
+            "CpuShares": limits.cpu_shares.unwrap_or(0),
+            "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
+            "Memory": memory,
+            "MemorySwap": swap,
+            "PidsLimit": limits.pids,
+            "Ulimits": limits.ulimits.iter().map(|(name, soft, hard)| json!({
+                "Name": name, "Soft": soft.cast_signed(), "Hard": hard.cast_signed(),
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn network_mode(&self) -> String {
+        let request = &self.definition.request;
+        if let Some(other) = &request.network_of {
+            return format!("container:{other}");
+        }
+        match request.network {
+            NetworkChoice::Default => "default",
+            NetworkChoice::None => "none",
+            NetworkChoice::Host => "host",
+        }
+        .to_owned()
+    }
+
+    fn network_settings(&self) -> Value {
+        let mode = self.network_mode();
+        let name = if mode == "default" { "bridge" } else { &mode };
+        json!({
+            "Ports": {},
+            "IPAddress": "",
+            "Networks": {name: {"IPAddress": "", "Gateway": "", "MacAddress": ""}},
+        })
+    }
+
+    fn mount(&self, mount: &MountPoint) -> Result<Value> {
+        let (kind, name, source) = match &mount.kind {
+            MountKind::Bind(path) => ("bind", None, path.clone()),
+            MountKind::Volume { name, .. } => (
+                "volume",
+                Some(name),
+                Volumes::at(&self.catalog.root).data(name)?,
+            ),
+            MountKind::Tmpfs { .. } => ("tmpfs", None, std::path::PathBuf::new()),
+        };
+        let mut value = json!({
+            "Type": kind,
+            "Source": source,
+            "Destination": mount.target,
+            "Mode": if mount.read_only { "ro" } else { "" },
+            "RW": !mount.read_only,
+            "Propagation": if kind == "bind" && mount.propagation.is_empty() { "rprivate" } else { &mount.propagation },
+        });
+        if let (Some(name), Some(fields)) = (name, value.as_object_mut()) {
+            fields.insert("Name".to_owned(), json!(name));
+            fields.insert("Driver".to_owned(), json!("local"));
+        }
+        Ok(value)
+    }
+
+    fn exposed(&self) -> Value {
+        let mut ports = self
+            .definition
+            .config
+            .exposed_ports
+            .clone()
+            .unwrap_or_default();
+        for port in &self.definition.request.expose {
+            ports.insert(port.clone(), json!({}));
+        }
+        json!(ports)
+    }
+
+    fn declared_volumes(&self) -> Value {
+        json!(self.definition.config.volumes)
+    }
+
+    fn cmd(&self) -> Value {
+        let request = &self.definition.request;
+        if !request.command.is_empty() {
+            json!(request.command)
+        } else if request.entrypoint.is_some() {
+            Value::Null
+        } else {
+            json!(self.definition.config.cmd)
+        }
+    }
+
+    fn entrypoint(&self) -> Value {
+        match self.definition.request.entrypoint.as_deref() {
+            Some("") => Value::Null,
+            Some(program) => json!([program]),
+            None => json!(self.definition.config.entrypoint),
+        }
+    }
+}

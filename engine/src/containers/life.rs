@@ -1,0 +1,491 @@
+//! A container's life in the process that it lives in: started, watched, started again as its policy says, and
+//! ended. What others want of it meanwhile comes in through `serve`.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rbuild_executor::Exit;
+use rbuild_executor::sandbox::container::{Handle, Top};
+use rbuild_executor::sandbox::{ExecError, Signals};
+use rbuild_executor::spec::{Carried, Stdin, Stdio};
+use tokio_util::sync::CancellationToken;
+
+use super::catalog::{Catalog, Entry};
+use super::control::frame::{Frames, Kind};
+use super::definition::Definition;
+use super::log::Log;
+use super::output::Hub;
+use super::request::Restart;
+use super::state::{State, Status};
+use super::{files, health, prepare, serve, time, volumes};
+use crate::worker::blocking;
+use crate::{Created, Engine, Error, Result};
+
+/// Who is at the container's streams.
+#[derive(Debug)]
+pub enum Front {
+    /// This process, in the foreground: it ends with the container, and the container with it.
+    Own { forward_signals: bool },
+    /// The process that started this one. It is told when the container runs; where it is attached, the container
+    /// ends with it unless it takes its leave.
+    Other { stream: UnixStream, attached: bool },
+}
+
+/// What is known of the container from moment to moment, and shared with those who answer.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) catalog: Catalog,
+    pub(super) definition: Definition,
+    pub(super) hub: Arc<Hub>,
+    now: Mutex<Now>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Now {
+    pub(super) state: State,
+    /// While it runs.
+    pub(super) handle: Option<Handle>,
+    /// What is to become of it when it ends.
+    pub(super) asked: Asked,
+    /// Counts its starts.
+    pub(super) starts: u64,
+    /// It will not run any more.
+    pub(super) over: bool,
+    /// Somebody is being answered.
+    pub(super) answering: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Asked {
+    #[default]
+    Nothing,
+    Stop,
+    Restart,
+}
+
+impl Life {
+    pub(super) fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known, writes it down and wakes everybody who waits.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Now)) {
+        let mut now = self.now();
+        let before = now.state.clone();
+        change(&mut now);
+        if now.state != before
+            && let Err(error) = self.catalog.write_state(&self.definition.id, &now.state)
+        {
+            tracing::error!(%error, "the container's state cannot be written");
+        }
+        drop(now);
+        self.changed.notify_all();
+    }
+
+    /// Waits until something holds; false where the time was up before. Blocking.
+    pub(super) fn wait_until(
+        &self,
+        limit: Option<Duration>,
+        mut holds: impl FnMut(&Now) -> bool,
+    ) -> bool {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut now = self.now();
+        while !holds(&now) {
+            now = match deadline {
+                None => self
+                    .changed
+                    .wait(now)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    let waited = self.changed.wait_timeout(now, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        true
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.now().state.status == Status::Paused
+    }
+}
+
+impl Engine {
+    /// Holds a container that is there, to start it. `None` where it runs already.
+    pub fn hold(&self, entry: Entry) -> Result<Option<Created>> {
+        let Some(held) = entry.catalog.files.hold(entry.id())? else {
+            return Ok(None);
+        };
+        let mut entry = entry;
+        // What another process left.
+        entry.state = match entry.catalog.entry(entry.id())? {
+            Some(now) => now.state.orphaned(),
+            None => return Err(Error::Other("the container was removed".to_owned())),
+        };
+        rbuild_executor::sandbox::container::remove_cgroups(&entry.state.cgroups);
+        Ok(Some(Created { entry, held }))
+    }
+
+    /// Starts a container and sees it to its end. Where it could not be started, the error says why; it stays, as
+    /// created, unless nothing was to be left of it.
+    pub async fn live(
+        &self,
+        created: Created,
+        front: Front,
+        cancel: CancellationToken,
+    ) -> Result<Exit> {
+        let Created { entry, held } = created;
+        let Entry {
+            definition,
+            state,
+            catalog,
+            ..
+        } = entry;
+        let streams = Streams::of(&definition, &front);
+        let log = match streams {
+            Streams::Own => None,
+            _ => Some(open_log(&catalog, &definition)?),
+        };
+        let hub = Arc::new(Hub::new(log, streams == Streams::Both));
+        let life = Arc::new(Life {
+            hub: Arc::clone(&hub),
+            now: Mutex::new(Now {
+                state,
+                ..Now::default()
+            }),
+            changed: Condvar::new(),
+            catalog,
+            definition,
+        });
+        let _listening = serve::listen(&life)?;
+        let (signals, front) = match front {
+            Front::Own { forward_signals } => (forward_signals, None),
+            Front::Other { stream, attached } => {
+                let stream = Arc::new(Frames::new(stream));
+                if attached {
+                    hub.attach(Arc::clone(&stream));
+                    serve::follow_front(&life, Arc::clone(&stream), cancel.clone());
+                }
+                (false, Some((stream, attached)))
+            }
+        };
+        let result = self.lives(&life, streams, signals, front, &cancel).await;
+        let ended = Arc::clone(&life);
+        let engine = Arc::clone(&self.executor);
+        blocking(move || end(&engine, &ended, held)).await?;
+        result
+    }
+
+    async fn lives(
+        &self,
+        life: &Arc<Life>,
+        streams: Streams,
+        forward_signals: bool,
+        mut front: Option<(Arc<Frames>, bool)>,
+        cancel: &CancellationToken,
+    ) -> Result<Exit> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let signals = if forward_signals {
+                let listen = Signals::listen();
+                Some(listen.map_err(|source| Error::Io {
+                    message: "cannot listen to signals".to_owned(),
+                    source,
+                })?)
+            } else {
+                None
+            };
+            let began = Instant::now();
+            let result = self
+                .one_run(life, streams, signals, front.take(), cancel)
+                .await;
+            let exit = match result {
+                Ok(exit) => exit,
+                Err(error) => {
+                    let code = code_of(&error);
+                    let text = error_text(&error);
+                    life.change(|now| {
+                        now.handle = None;
+                        now.state.pid = 0;
+                        now.state.exit_code = code;
+                        now.state.error = text;
+                        if now.starts == 0 {
+                            now.state.status = Status::Created;
+                        } else {
+                            now.state.status = Status::Exited;
+                        }
+                    });
+                    return Err(error);
+                }
+            };
+            let again = {
+                let now = life.now();
+                let runs = match now.asked {
+                    Asked::Stop => false,
+                    Asked::Restart => true,
+                    Asked::Nothing => match life.definition.request.restart {
+                        Restart::No => false,
+                        Restart::Always | Restart::UnlessStopped => true,
+                        Restart::OnFailure(most) => {
+                            exit != Exit::Code(0)
+                                && most.is_none_or(|most| now.state.restarts < most)
+                        }
+                    },
+                };
+                runs && !cancel.is_cancelled()
+            };
+            if !again {
+                return Ok(exit);
+            }
+            if began.elapsed() > LONG_ENOUGH {
+                pause = FIRST_PAUSE;
+            }
+            let asked = life.now().asked == Asked::Restart;
+            life.change(|now| {
+                now.state.status = Status::Restarting;
+                if asked {
+                    now.asked = Asked::Nothing;
+                } else {
+                    now.state.restarts += 1;
+                }
+            });
+            if !asked {
+                let (waiting, limit) = (Arc::clone(life), pause);
+                let stopped = blocking(move || {
+                    waiting.wait_until(Some(limit), |now| now.asked != Asked::Nothing)
+                })
+                .await;
+                if stopped && life.now().asked == Asked::Stop {
+                    return Ok(exit);
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// From one start to its end.
+    async fn one_run(
+        &self,
+        life: &Arc<Life>,
+        streams: Streams,
+        signals: Option<Signals>,
+        front: Option<(Arc<Frames>, bool)>,
+        cancel: &CancellationToken,
+    ) -> Result<Exit> {
+        let top = {
+            let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
+            blocking(move || {
+                volumes::make_missing(&executor, &life.definition)?;
+                top(&life)
+            })
+            .await?
+        };
+        let exec = {
+            let life = Arc::clone(life);
+            blocking(move || prepare::exec(&life.catalog, &life.definition)).await?
+        };
+        let request = &life.definition.request;
+        let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
+        let stdio = if streams == Streams::Own {
+            Stdio::Inherit {
+                interactive: request.interactive,
+            }
+        } else {
+            let hub = Arc::clone(&life.hub);
+            let running = {
+                let (life, handle) = (Arc::clone(life), Arc::clone(&handle));
+                move || begun(&life, &handle, front.as_ref())
+            };
+            Stdio::Carried(Carried {
+                terminal: request
+                    .terminal
+                    .then(rbuild_executor::sandbox::terminal_size),
+                stdin: match (request.interactive, streams) {
+                    (false, _) => Stdin::Null,
+                    (true, Streams::Both) => Stdin::Inherit,
+                    (true, _) => Stdin::Pipe,
+                },
+                carry: Some(Box::new(move |ends| hub.carry(ends))),
+                running: Some(Box::new(running)),
+            })
+        };
+        let base = life.definition.snapshot.as_deref();
+        let base = base.and_then(rbuild_cache::SnapshotId::parse);
+        let accounted = streams == Streams::Kept;
+        let container = self
+            .executor
+            .start(base.as_ref(), exec, stdio, cancel, top, accounted)
+            .await?;
+        let of_container = container.handle();
+        if streams == Streams::Own {
+            // Whether it could be executed is seen at its end: the foreground waits for nobody.
+            *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(of_container);
+            begun(life, &handle, None);
+        } else {
+            *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(of_container);
+        }
+        let ended = container.finish(cancel, signals).await;
+        let draining = Arc::clone(life);
+        blocking(move || draining.hub.drain()).await;
+        let exit = ended?;
+        life.change(|now| {
+            now.handle = None;
+            now.state.status = Status::Exited;
+            now.state.pid = 0;
+            now.state.exit_code = exit_code(exit);
+            now.state.out_of_memory = exit == Exit::OutOfMemory;
+            now.state.finished = time::now();
+            now.state.cgroups.clear();
+        });
+        Ok(exit)
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A container that ran so long has started well.
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
+
+/// Where a container's streams go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    /// They are this process's: nothing is between, and nothing is kept.
+    Own,
+    /// To this process's and to the log.
+    Both,
+    /// To the log and to whoever is attached.
+    Kept,
+}
+
+impl Streams {
+    fn of(definition: &Definition, front: &Front) -> Self {
+        match front {
+            Front::Own { .. } if definition.request.remove => Self::Own,
+            Front::Own { .. } => Self::Both,
+            Front::Other { .. } => Self::Kept,
+        }
+    }
+}
+
+fn open_log(catalog: &Catalog, definition: &Definition) -> Result<Log> {
+    let path = catalog
+        .files
+        .directory(&definition.id)?
+        .join(super::log::FILE);
+    Log::open(&path).map_err(|source| Error::Io {
+        message: format!("cannot open `{}`", path.display()),
+        source,
+    })
+}
+
+/// The container's own directories.
+fn top(life: &Life) -> Result<Top> {
+    let entry = Entry {
+        name: String::new(),
+        definition: life.definition.clone(),
+        state: State::default(),
+        catalog: life.catalog.clone(),
+    };
+    files::top(&entry)
+}
+
+/// The command runs: everybody is told.
+fn begun(life: &Arc<Life>, handle: &Mutex<Option<Handle>>, front: Option<&(Arc<Frames>, bool)>) {
+    // It is there a moment before the reports are read.
+    let mut of_container = None;
+    for _ in 0..1000 {
+        of_container = handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if of_container.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    life.change(|now| {
+        now.starts += 1;
+        now.state.status = Status::Running;
+        now.state.started = time::now();
+        now.state.finished.clear();
+        now.state.error.clear();
+        now.state.exit_code = 0;
+        now.state.out_of_memory = false;
+        now.state.stopped_by_user = now.asked == Asked::Stop;
+        if let Some(handle) = &of_container {
+            now.state.pid = handle.pid();
+            now.state.cgroups = handle.cgroups_to_remove();
+        }
+        now.state.health = life.definition.health().map(|_| super::state::Health {
+            status: "starting".to_owned(),
+            ..super::state::Health::default()
+        });
+        now.handle = of_container;
+    });
+    health::watch(life);
+    if let Some((stream, attached)) = front {
+        let told = stream.write(Kind::Running, life.definition.id.as_bytes());
+        if !attached {
+            drop(told);
+            if let Err(error) = rbuild_executor::background::let_go() {
+                tracing::warn!(%error, "the streams of whoever started this are kept");
+            }
+        }
+    }
+}
+
+/// Nothing of it runs any more.
+fn end(executor: &rbuild_executor::Executor, life: &Life, held: File) -> Result<()> {
+    const ANSWERS: Duration = Duration::from_secs(2);
+    life.change(|now| now.over = true);
+    let code = life.now().state.exit_code;
+    life.hub.tell(Kind::Ended, &code.to_le_bytes());
+    life.hub.close();
+    life.wait_until(Some(ANSWERS), |now| now.answering == 0);
+    let directory = life.catalog.files.directory(&life.definition.id)?;
+    let _ = std::fs::remove_file(directory.join(super::control::SOCKET));
+    if life.definition.request.remove {
+        volumes::remove_anonymous(executor.store().root(), &life.definition)?;
+        executor.store().remove_container(&life.definition.id)?;
+    }
+    drop(held);
+    Ok(())
+}
+
+/// As a shell tells it.
+pub(super) fn exit_code(exit: Exit) -> i32 {
+    match exit {
+        Exit::Code(code) => i32::from(code),
+        Exit::Signal(signal) => 128 + signal,
+        Exit::OutOfMemory | Exit::TimedOut => 137,
+    }
+}
+
+fn code_of(error: &Error) -> i32 {
+    match error {
+        Error::Exec(ExecError::NotExecutable {
+            not_found: true, ..
+        }) => 127,
+        Error::Exec(ExecError::NotExecutable { .. }) => 126,
+        Error::Exec(ExecError::Cancelled) | Error::Cancelled => 137,
+        _ => 125,
+    }
+}
+
+fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

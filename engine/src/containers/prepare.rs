@@ -1,0 +1,115 @@
+//! A container's definition as a command for the executor. Opens what is mounted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_cache::RootDir;
+use rbuild_executor::network::Private;
+use rbuild_executor::spec::{Exec, Mount, MountSource, Network, Security};
+
+use super::catalog::Catalog;
+use super::definition::{Definition, MountKind, MountPoint};
+use crate::request::NetworkChoice;
+use crate::{Error, Result};
+
+pub(super) fn exec(catalog: &Catalog, definition: &Definition) -> Result<Exec> {
+    let request = &definition.request;
+    let bytes = |words: &[String]| words.iter().map(|word| word.clone().into_bytes()).collect();
+    let mut mounts = Vec::new();
+    for mount in &definition.mounts {
+        mounts.push(Mount {
+            target: PathBuf::from(&mount.target),
+            read_only: mount.read_only,
+            source: source(catalog, mount)?,
+        });
+    }
+    Ok(Exec {
+        argv: bytes(&definition.argv),
+        env: bytes(&definition.env),
+        cwd: Path::new("/").join(&definition.working_dir),
+        user: definition.user.clone(),
+        groups: request.groups.clone(),
+        mounts,
+        network: network(catalog, definition)?,
+        security: if request.privileged {
+            Security::Insecure
+        } else {
+            Security::Sandbox
+        },
+        hostname: definition.hostname.clone(),
+        hosts: request.hosts.clone(),
+        dns: request.dns.clone(),
+        limits: request.limits.clone(),
+        read_only_root: request.read_only,
+        capabilities_add: request.capabilities_add.clone(),
+        capabilities_drop: request.capabilities_drop.clone(),
+        init: request.init,
+        timeout: None,
+    })
+}
+
+fn network(catalog: &Catalog, definition: &Definition) -> Result<Network> {
+    if let Some(other) = &definition.request.network_of {
+        let entry = catalog.find(other)?;
+        if !entry.state.status.is_alive() {
+            return Err(Error::Other(format!(
+                "cannot join the network of `{}`: the container is {}",
+                entry.name,
+                entry.state.status.name()
+            )));
+        }
+        return Ok(Network::Process(entry.state.pid));
+    }
+    Ok(match definition.request.network {
+        NetworkChoice::None => Network::None,
+        NetworkChoice::Host => Network::Host,
+        NetworkChoice::Default => match Private::start() {
+            Ok(private) => Network::Private(Arc::new(private)),
+            Err(error) => {
+                // Builds say this to everybody; a program's own output is not to be mixed with it.
+                tracing::info!(%error, cause = %error.source, "this is the host's network");
+                Network::Host
+            }
+        },
+    })
+}
+
+fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
+    match &mount.kind {
+        MountKind::Bind(path) => directory(path, &mount.target),
+        MountKind::Volume { name, .. } => {
+            let data = catalog.volume_path(name)?;
+            let root = RootDir::open_ambient(&data).map_err(|source| Error::Io {
+                message: format!("cannot mount the volume `{name}` at `{}`", mount.target),
+                source,
+            })?;
+            Ok(MountSource::Directory {
+                root: Arc::new(root),
+                path: PathBuf::from(mount.subpath.as_deref().unwrap_or(".")),
+            })
+        }
+        MountKind::Tmpfs { size, mode, .. } => Ok(MountSource::Tmpfs {
+            size: *size,
+            mode: mode.unwrap_or(0o1777),
+        }),
+    }
+}
+
+/// A directory or file of the host, by its parent's descriptor.
+fn directory(path: &Path, target: &str) -> Result<MountSource> {
+    let failed = |source| Error::Io {
+        message: format!("cannot mount `{}` at `{target}`", path.display()),
+        source,
+    };
+    // The user's own path: links in it are the user's.
+    let path = path.canonicalize().map_err(failed)?;
+    let (parent, name) = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => (parent, PathBuf::from(name)),
+        _ => (Path::new("/"), PathBuf::from(".")),
+    };
+    let root = RootDir::open_ambient(parent).map_err(failed)?;
+    Ok(MountSource::Directory {
+        root: Arc::new(root),
+        path: name,
+    })
+}

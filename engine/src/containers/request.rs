@@ -1,0 +1,116 @@
+//! What `run` and `create` ask for. It is kept with the container, which is started from it again.
+
+use std::path::PathBuf;
+
+use rbuild_executor::spec::Limits;
+use rbuild_image::config::Healthcheck;
+use serde::{Deserialize, Serialize};
+
+use crate::request::NetworkChoice;
+
+/// A container to be made.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// A name, an ID, a digest, or `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`.
+    pub image: String,
+    /// A random one where there is none.
+    pub name: Option<String>,
+    pub labels: Vec<(String, String)>,
+    /// Nothing is left of it when it ends.
+    pub remove: bool,
+    /// `run`, not `create`.
+    pub starts_at_once: bool,
+    /// Replaces CMD.
+    pub command: Vec<String>,
+    /// Replaces ENTRYPOINT; an empty string takes it away.
+    pub entrypoint: Option<String>,
+    /// `K=V`, already completed from the environment and env files; wins over the image's.
+    pub env: Vec<String>,
+    pub user: Option<String>,
+    pub workdir: Option<String>,
+    pub hostname: Option<String>,
+    pub hosts: Vec<(String, String)>,
+    pub dns: Vec<String>,
+    pub volumes: Vec<Volume>,
+    /// Containers whose volumes it gets, each with whether they are read-only.
+    pub volumes_from: Vec<(String, bool)>,
+    pub tmpfs: Vec<Tmpfs>,
+    pub network: NetworkChoice,
+    /// A container whose network it shares.
+    pub network_of: Option<String>,
+    /// `80/tcp`, besides the image's.
+    pub expose: Vec<String>,
+    pub limits: Limits,
+    pub read_only: bool,
+    pub init: bool,
+    pub privileged: bool,
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    pub groups: Vec<String>,
+    pub stop_signal: Option<String>,
+    /// Seconds; -1 waits for ever.
+    pub stop_timeout: Option<i64>,
+    pub restart: Restart,
+    /// Wins over the image's, field by field.
+    pub health: Option<Healthcheck>,
+    pub interactive: bool,
+    pub terminal: bool,
+    pub pull: Pull,
+    #[serde(skip)]
+    pub platform: Option<rbuild_image::Platform>,
+}
+
+/// What becomes of a container that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Restart {
+    #[default]
+    No,
+    /// So many times, or for ever.
+    OnFailure(Option<u32>),
+    Always,
+    UnlessStopped,
+}
+
+/// When the registry is asked for the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Pull {
+    Always,
+    #[default]
+    Missing,
+    Never,
+}
+
+/// `-v`, `--mount type=bind` and `type=volume`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    pub source: VolumeSource,
+    pub target: String,
+    pub read_only: bool,
+    /// An empty volume does not get what the image has there.
+    pub no_copy: bool,
+    /// A path inside of a volume.
+    pub subpath: Option<String>,
+    /// Mounts below the source come along. Always for volumes.
+    pub recursive: bool,
+    /// How mounts that are made later travel, as `rprivate`.
+    pub propagation: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeSource {
+    /// An absolute path on the host.
+    Host(PathBuf),
+    Named(String),
+    /// Goes with `rm -v`.
+    Anonymous,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    pub target: String,
+    /// Bytes.
+    pub size: Option<u64>,
+    pub mode: Option<u32>,
+    pub read_only: bool,
+    pub no_exec: bool,
+}

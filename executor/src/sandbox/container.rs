@@ -1,0 +1,283 @@
+//! A command that others reach while it runs: they signal it, enter it, look at it and halt it through its
+//! [`Handle`], all of them at once. [`Container::finish`] sees it to its end.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, Store};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
+use tokio_util::sync::CancellationToken;
+
+use super::cgroup::Cgroup;
+use super::join;
+use super::plan::Task;
+use super::prepare::setup;
+use super::{Enter, Entered, ExecError, Signals, Usage, blocking, stubs, wait};
+use crate::Executor;
+use crate::host::Host;
+use crate::overlay::{self, Durability};
+use crate::spec::{Exec, Exit, Stdio};
+
+/// Where what a command writes ends up.
+#[derive(Debug)]
+pub enum Top {
+    /// In a layer that becomes a snapshot or goes.
+    Own(ActiveSnapshot),
+    /// In directories that are somebody else's; the work directory must be fresh. What is not `durable` may be
+    /// lost in a power cut, whatever the command syncs.
+    Kept {
+        upper: PathBuf,
+        work: PathBuf,
+        durable: bool,
+    },
+}
+
+impl Top {
+    pub(super) fn mount(
+        &self,
+        store: &Store,
+        base: Option<&SnapshotId>,
+    ) -> Result<OwnedFd, overlay::Error> {
+        match self {
+            Self::Own(layer) => overlay::writable(store, base, layer),
+            Self::Kept {
+                upper,
+                work,
+                durable,
+            } => {
+                let sync = if *durable {
+                    Durability::AsAsked
+                } else {
+                    Durability::Never
+                };
+                overlay::writable_at(store, base, (upper, work), sync)
+            }
+        }
+    }
+}
+
+/// A container that was started.
+#[must_use = "dropping it kills the container"]
+pub struct Container {
+    started: wait::Started,
+    handle: Handle,
+}
+
+/// What others reach a container by. It may have ended.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    host: Host,
+    pidfd: OwnedFd,
+    pid: u32,
+    task: Task,
+    cgroup: Mutex<Cgroups>,
+}
+
+#[derive(Debug)]
+enum Cgroups {
+    /// That the container was started in: directories that whoever waits for it removes.
+    Known(Vec<PathBuf>),
+    /// Made when somebody wanted to halt the container.
+    Later(Cgroup),
+}
+
+impl Executor {
+    /// Starts a container. `accounted`: in a cgroup even where no limit asks for one, as far as the machine
+    /// allows. Whether the command could be executed shows in [`Container::finish`].
+    pub async fn start(
+        &self,
+        base: Option<&SnapshotId>,
+        exec: Exec,
+        stdio: Stdio,
+        cancel: &CancellationToken,
+        top: Top,
+        accounted: bool,
+    ) -> Result<Container, ExecError> {
+        let begun = self.begin(base.cloned(), exec, stdio, cancel, top, accounted);
+        let started = begun.await?;
+        let handle = (|| {
+            let pidfd = started.session.pidfd()?;
+            Ok(Handle {
+                inner: Arc::new(Inner {
+                    host: self.host.clone(),
+                    pid: crate::sys::pid_of(pidfd.as_fd())?,
+                    pidfd,
+                    task: started.task.clone(),
+                    cgroup: Mutex::new(Cgroups::Known(
+                        started
+                            .cgroup
+                            .as_ref()
+                            .map_or_else(Vec::new, |cgroup| cgroup.directories().to_vec()),
+                    )),
+                }),
+            })
+        })();
+        let handle = handle.map_err(|error: io::Error| setup("find the container", error))?;
+        Ok(Container { started, handle })
+    }
+}
+
+impl Executor {
+    /// Fills an empty directory with what a snapshot has at `path`, where it has a directory there. Blocking.
+    pub fn copy_up(
+        &self,
+        directory: &Path,
+        snapshot: &SnapshotId,
+        path: &Path,
+    ) -> Result<(), ExecError> {
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(directory, flags, Mode::empty())
+        };
+        let directory = open().map_err(|errno| setup("open a volume", io::Error::from(errno)))?;
+        super::cache_content::copy_up(&self.store, directory.as_fd(), (snapshot, path))
+    }
+}
+
+impl Executor {
+    /// The root of a container that does not run, with its own layer on top, detached from any namespace.
+    pub fn open_root(
+        &self,
+        base: Option<&SnapshotId>,
+        top: &Top,
+    ) -> Result<RootDir, overlay::Error> {
+        top.mount(&self.store, base).map(RootDir::from_fd)
+    }
+}
+
+/// Removes the cgroups of a container whose process was killed.
+pub fn remove_cgroups(directories: &[PathBuf]) {
+    super::cgroup::remove(directories.iter().map(PathBuf::as_path));
+}
+
+impl Container {
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits for its end. With `signals`, those that reach this process are the container's.
+    pub async fn finish(
+        self,
+        cancel: &CancellationToken,
+        signals: Option<Signals>,
+    ) -> Result<Exit, ExecError> {
+        let ended = self.started.finish(None, cancel, signals).await?;
+        blocking(move || {
+            if let Top::Kept { upper, .. } = &ended.top {
+                stubs::remove(upper, &ended.stubs, &ended.parents)
+                    .map_err(|errno| setup("remove the mount points", io::Error::from(errno)))?;
+            }
+            let exit = ended.exit;
+            drop(ended);
+            Ok(exit)
+        })
+        .await
+    }
+}
+
+impl Handle {
+    /// Of its first process, as the host counts.
+    pub fn pid(&self) -> u32 {
+        self.inner.pid
+    }
+
+    /// Signals its first process. Errors: `ESRCH` when it has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(rustix::process::pidfd_send_signal(
+            &self.inner.pidfd,
+            signal,
+        )?)
+    }
+
+    /// Its root, as it sees it itself, with all that is mounted in there.
+    pub fn root(&self) -> io::Result<RootDir> {
+        let root = RootDir::open_ambient(format!("/proc/{}/root", self.inner.pid).as_ref())?;
+        // The number may have gone to another process meanwhile.
+        self.signal_probe()?;
+        Ok(root)
+    }
+
+    fn signal_probe(&self) -> io::Result<()> {
+        let mut polled = [rustix::event::PollFd::new(
+            &self.inner.pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match rustix::event::poll(&mut polled, Some(&now))? {
+            0 => Ok(()),
+            _ => Err(io::Error::from(rustix::io::Errno::SRCH)),
+        }
+    }
+
+    /// Starts a process in all of its namespaces, with its capabilities, its filter and its limits. Blocking.
+    pub fn enter(&self, enter: Enter) -> Result<Entered, ExecError> {
+        let root = self
+            .root()
+            .map_err(|error| setup("enter the container, which has ended", error))?;
+        let cgroups = match &*self.cgroups() {
+            Cgroups::Known(directories) => directories.clone(),
+            Cgroups::Later(cgroup) => cgroup.directories().to_vec(),
+        };
+        let inner = &self.inner;
+        let target = (inner.pidfd.as_fd(), inner.pid);
+        join::start(&inner.host, &inner.task, target, &root, &cgroups, enter)
+    }
+
+    /// Halts all of its processes, or lets them go on. Blocking.
+    pub fn freeze(&self, frozen: bool) -> Result<(), ExecError> {
+        let mut cgroups = self.cgroups();
+        let result = match &*cgroups {
+            Cgroups::Known(directories) => super::cgroup::freeze(directories, frozen),
+            Cgroups::Later(cgroup) => super::cgroup::freeze(cgroup.directories(), frozen),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result.map_err(|error| setup("halt the container", error)),
+        }
+        let cgroup = Cgroup::around(|| self.processes())?;
+        super::cgroup::freeze(cgroup.directories(), frozen)
+            .map_err(|error| setup("halt the container", error))?;
+        *cgroups = Cgroups::Later(cgroup);
+        Ok(())
+    }
+
+    /// Its processes, as the host counts.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        super::cgroup::processes_with(self.inner.pid)
+    }
+
+    /// What it uses now.
+    pub fn usage(&self) -> io::Result<Usage> {
+        let directories = match &*self.cgroups() {
+            Cgroups::Known(directories) => directories.clone(),
+            Cgroups::Later(_) => Vec::new(),
+        };
+        super::cgroup::usage(&directories, &self.processes()?)
+    }
+
+    /// What whoever finds the container's process killed has to remove.
+    pub fn cgroups_to_remove(&self) -> Vec<PathBuf> {
+        match &*self.cgroups() {
+            Cgroups::Known(directories) => directories.clone(),
+            Cgroups::Later(cgroup) => cgroup.directories().to_vec(),
+        }
+    }
+
+    fn cgroups(&self) -> std::sync::MutexGuard<'_, Cgroups> {
+        self.inner
+            .cgroup
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

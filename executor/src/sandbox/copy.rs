@@ -1,0 +1,207 @@
+//! Copies trees between directories by descriptors: first contents of mounts and volumes, what a container wrote,
+//! what `cp` moves in and out. No link is followed.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rbuild_cache::owners as recorded;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+/// Whose the copies are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Of whoever the originals are of.
+    Kept,
+    /// Of this process.
+    Own,
+    These(u32, u32),
+}
+
+/// Which directory and name an inode with several names got first.
+type FirstNames = HashMap<(u64, u64), (Arc<OwnedFd>, CString)>;
+
+/// Copies what a directory holds. What is there already is replaced, but a directory is never by something else, nor
+/// the other way round. With `marks` overlay's own attributes are copied, too.
+pub fn copy_directory(
+    from: OwnedFd,
+    to: BorrowedFd<'_>,
+    owners: Owners,
+    marks: bool,
+) -> Result<(), Errno> {
+    if owners == Owners::Kept && recorded::devices_recorded() {
+        recorded::copy(from.as_fd(), to).map_err(|error| errno_of(&error))?;
+    }
+    let to = Arc::new(to.try_clone_to_owned().map_err(|_| Errno::MFILE)?);
+    let mut names = FirstNames::new();
+    let mut pending = vec![(Arc::new(from), to)];
+    // Changing what is in a directory changes its time: those are set at the end, the deepest first.
+    let mut dressed = Vec::new();
+    while let Some((from, to)) = pending.pop() {
+        let kept = Arc::clone(&from);
+        for entry in rustix::fs::Dir::read_from(&from)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let stat = rustix::fs::statat(&from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                match rustix::fs::mkdirat(&to, name, Mode::from_raw_mode(0o700)) {
+                    Err(Errno::EXIST) => {}
+                    result => result?,
+                }
+                let open = |parent: &OwnedFd| {
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    rustix::fs::openat(parent, name, flags, Mode::empty())
+                };
+                let (from, below) = (open(&from)?, open(&to)?);
+                attributes(from.as_fd(), below.as_fd(), marks)?;
+                pending.push((Arc::new(from), Arc::new(below)));
+                dressed.push((Arc::clone(&kept), Arc::clone(&to), name.to_owned(), stat));
+                continue;
+            }
+            let key = (stat.st_dev, stat.st_ino);
+            if stat.st_nlink > 1
+                && let Some((directory, first)) = names.get(&key)
+            {
+                remove(&to, name)?;
+                rustix::fs::linkat(&**directory, first, &*to, name, AtFlags::empty())?;
+                continue;
+            }
+            copy_entry(from.as_fd(), name, to.as_fd(), name, &stat, (owners, marks))?;
+            if stat.st_nlink > 1 {
+                names.insert(key, (Arc::clone(&to), name.to_owned()));
+            }
+        }
+    }
+    for (from, to, name, stat) in dressed.iter().rev() {
+        dress((from.as_fd(), name), (to.as_fd(), name), stat, owners)?;
+    }
+    Ok(())
+}
+
+fn remove(directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Copies one thing that is no directory, under another name.
+pub fn copy_entry(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    to: BorrowedFd<'_>,
+    new: &CStr,
+    stat: &Stat,
+    (owners, marks): (Owners, bool),
+) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(to, new, AtFlags::empty()) {
+        Err(Errno::NOENT) => {}
+        result => result?,
+    }
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+            rustix::fs::symlinkat(target, to, new)?;
+        }
+        FileType::RegularFile => {
+            let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let source = rustix::fs::openat(from, name, read, Mode::empty())?;
+            let copy = rustix::fs::openat(to, new, write, Mode::from_raw_mode(0o600))?;
+            let (mut source, mut copy) = (std::fs::File::from(source), std::fs::File::from(copy));
+            std::io::copy(&mut source, &mut copy).map_err(|error| errno_of(&error))?;
+            attributes(source.as_fd(), copy.as_fd(), marks)?;
+        }
+        kind => rustix::fs::mknodat(to, new, kind, Mode::from_raw_mode(0o600), stat.st_rdev)?,
+    }
+    dress((from, name), (to, new), stat, owners)
+}
+
+/// Owner, mode and time of a copy.
+pub fn dress(
+    (from, old): (BorrowedFd<'_>, &CStr),
+    (to, name): (BorrowedFd<'_>, &CStr),
+    stat: &Stat,
+    owners: Owners,
+) -> Result<(), Errno> {
+    let open = |directory: BorrowedFd<'_>, name: &CStr| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(directory, name, flags, Mode::empty())
+    };
+    if owners == Owners::Kept && recorded::devices_recorded() {
+        recorded::copy(open(from, old)?.as_fd(), open(to, name)?.as_fd())
+            .map_err(|error| errno_of(&error))?;
+    }
+    let owner = match owners {
+        Owners::Own => None,
+        Owners::Kept => (!recorded::recorded()).then_some((stat.st_uid, stat.st_gid)),
+        Owners::These(uid, gid) if recorded::recorded() => {
+            recorded::set(open(to, name)?.as_fd(), uid, gid).map_err(|error| errno_of(&error))?;
+            None
+        }
+        Owners::These(uid, gid) => Some((uid, gid)),
+    };
+    if let Some((uid, gid)) = owner {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
+    }
+    let time = Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: stat.st_mtime_nsec as _,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// Extended attributes. Those that this user or this file system cannot have are left out.
+fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, marks: bool) -> Result<(), Errno> {
+    const MOST: usize = 64 << 10;
+    let mut names = vec![0; MOST];
+    let length = match rustix::fs::flistxattr(from, &mut names) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    if length == 0 {
+        return Ok(());
+    }
+    let mut value = vec![0; MOST];
+    for name in names
+        .get(..length)
+        .unwrap_or_default()
+        .split(|byte| *byte == 0)
+    {
+        let is_mark = name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.");
+        if name.is_empty() || (is_mark && !marks) {
+            continue;
+        }
+        let Ok(name) = CString::new(name) else {
+            continue;
+        };
+        let length = rustix::fs::fgetxattr(from, &name, &mut value)?;
+        let value = value.get(..length).unwrap_or_default();
+        match rustix::fs::fsetxattr(to, &name, value, XattrFlags::empty()) {
+            Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! A process that enters a running sandbox: born in its pid namespace by the spawner, it goes into the others
+//! itself, and becomes its command with the same rights, filter and limits that the sandbox's own command has.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::RootDir;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::child::{self, Descriptors, Stop};
+use super::plan::{Bytes, Report, Slot, Stdio, Task};
+use super::prepare::setup;
+use super::session::Session;
+use super::spawner::Order;
+use super::step::{Result, Step};
+use super::{ExecError, capabilities, cgroup, terminal, wait, wire};
+use crate::emulation::Identity;
+use crate::host::{Host, Privilege};
+use crate::spec::Exit;
+use crate::sys;
+use crate::users;
+
+/// What is to run in there.
+#[derive(Debug)]
+pub struct Enter {
+    pub argv: Vec<Vec<u8>>,
+    /// All of it; `HOME` is added from the root's passwd where it is missing.
+    pub env: Vec<Vec<u8>>,
+    pub cwd: PathBuf,
+    /// As in [`crate::Exec::user`].
+    pub user: String,
+    /// All capabilities and no filter.
+    pub privileged: bool,
+    pub streams: EnterStreams,
+}
+
+/// Its standard streams.
+#[derive(Debug)]
+pub enum EnterStreams {
+    These([OwnedFd; 3]),
+    /// A terminal made inside, of so many rows and columns.
+    Terminal((u16, u16)),
+}
+
+/// A process that entered. Dropping it kills it.
+#[derive(Debug)]
+#[must_use = "dropping it kills the process"]
+pub struct Entered {
+    session: Session,
+    pid: u32,
+    master: Option<OwnedFd>,
+}
+
+impl Entered {
+    /// As the host counts.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Of its terminal, once.
+    pub fn take_master(&mut self) -> Option<OwnedFd> {
+        self.master.take()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.session.signal(signal);
+    }
+
+    /// Becomes readable when it ended.
+    pub fn pidfd(&self) -> io::Result<OwnedFd> {
+        self.session.pidfd()
+    }
+
+    /// Blocking.
+    pub fn wait(mut self) -> io::Result<Exit> {
+        self.session.reap()
+    }
+}
+
+/// As it travels to the spawner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Join {
+    task: Task,
+    /// A pidfd of the sandbox.
+    target: Slot,
+    /// `CLONE_NEW*`, without the pid namespace.
+    namespaces: i32,
+}
+
+impl Join {
+    pub(super) fn target<'d>(&self, descriptors: &'d [OwnedFd]) -> io::Result<BorrowedFd<'d>> {
+        descriptors
+            .get(self.target)
+            .map(OwnedFd::as_fd)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+/// `like`: the task of the sandbox. Blocking, until the command runs or could not.
+pub(super) fn start(
+    host: &Host,
+    like: &Task,
+    (pidfd, pid): (BorrowedFd<'_>, u32),
+    root: &RootDir,
+    cgroups: &[PathBuf],
+    enter: Enter,
+) -> std::result::Result<Entered, ExecError> {
+    let user = users::process_user(root, &enter.user)
+        .map_err(|error| ExecError::User(error.to_string()))?;
+    let program = enter.argv.first().map_or_else(String::new, |name| {
+        String::from_utf8_lossy(name).into_owned()
+    });
+    let mut env = enter.env;
+    if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
+        env.push(format!("HOME={}", user.home).into_bytes());
+    }
+    let mut task = Task {
+        argv: enter.argv.into_iter().map(Bytes).collect(),
+        env: env.into_iter().map(Bytes).collect(),
+        cwd: Bytes::from(super::in_root::clean(&enter.cwd).as_path()),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        ..like.clone()
+    };
+    if enter.privileged {
+        task.capabilities = capabilities::mask(capabilities::ALL, &[], &[]).unwrap_or_default();
+        task.filter = None;
+    }
+    let failed = |error: io::Error| setup("enter the container", error);
+    let (status, status_inside) = wire::pair().map_err(failed)?;
+    let mut descriptors = vec![status_inside, pidfd.try_clone_to_owned().map_err(failed)?];
+    task.status = 0;
+    match enter.streams {
+        EnterStreams::These(streams) => {
+            task.stdio = Stdio::Streams([2, 3, 4]);
+            descriptors.extend(streams);
+        }
+        EnterStreams::Terminal((rows, columns)) => {
+            task.stdio = Stdio::Terminal { rows, columns };
+        }
+    }
+    let first = descriptors.len();
+    descriptors.extend(cgroup::doors(cgroups).map_err(failed)?);
+    task.cgroups = (first..descriptors.len()).collect();
+    let identity = Identity {
+        uid: task.uid,
+        gid: task.gid,
+        groups: task.groups.clone(),
+        devices_only: task.privilege != Privilege::SingleId,
+    };
+    let join = Join {
+        target: 1,
+        namespaces: namespaces(host, pid).map_err(failed)?,
+        task,
+    };
+    let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let pidfd = host.spawn(&Order::join(&join), &borrowed).map_err(failed)?;
+    drop(borrowed);
+    drop(descriptors);
+    let pid = sys::pid_of(pidfd.as_fd()).map_err(failed)?;
+    let session = Session::new(pidfd);
+    let reported = wait::read_reports(&status, identity, &program)?;
+    if let Some(failure) = reported.failure {
+        return Err(failure);
+    }
+    if !reported.ready {
+        return Err(setup("enter the container", "it has ended"));
+    }
+    Ok(Entered {
+        session,
+        pid,
+        master: reported.master,
+    })
+}
+
+/// All but the pid namespace, and the user namespace only where the sandbox has one of its own.
+fn namespaces(host: &Host, pid: u32) -> io::Result<i32> {
+    let mut kinds = libc::CLONE_NEWNS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP;
+    let user_of = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|of| of.ino());
+    // With one id, a sandbox's own user namespace is how it appears as somebody else: each process makes its own.
+    if host.privilege() != Privilege::SingleId && user_of("self")? != user_of(&pid.to_string())? {
+        kinds |= libc::CLONE_NEWUSER;
+    }
+    Ok(kinds)
+}
+
+/// Never returns: becomes the command or reports why not.
+pub(super) fn main(join: &Join, descriptors: Vec<OwnedFd>) -> ! {
+    let descriptors = Descriptors::new(descriptors);
+    child::report(&join.task, &descriptors, || {
+        become_command(join, &descriptors)
+    })
+}
+
+fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result<Infallible, Stop> {
+    let task = &join.task;
+    let status = descriptors.get(task.status)?;
+    child::die_with_parent()?;
+    rustix::process::setsid().step("make a session")?;
+    for slot in &task.cgroups {
+        rustix::io::write(descriptors.get(*slot)?, b"0").step("join the cgroup")?;
+    }
+    sys::join_namespaces(descriptors.get(join.target)?, join.namespaces)
+        .step("enter the container")?;
+    let pair = match task.stdio {
+        Stdio::Terminal { rows, columns } => Some(open_terminal((rows, columns), task.uid)?),
+        Stdio::Streams(_) => None,
+    };
+    child::set_limits(task)?;
+    let ready = Report::Ready {
+        stubs: Vec::new(),
+        parents: Vec::new(),
+    };
+    match &pair {
+        Some(pair) => wire::send(status, &ready, &[pair.master.as_fd()]),
+        None => wire::send(status, &ready, &[]),
+    }
+    .step("report")?;
+    child::take_streams(task, descriptors, pair.as_ref())?;
+    sys::close_on_exec_from(3).step("close descriptors")?;
+    let cwd = child::path_of(&task.cwd);
+    let entered = rustix::process::chdir(cwd);
+    entered.step(format!("enter the working directory {}", cwd.display()))?;
+    child::drop_privileges(task, status)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    Err(child::execute(task))
+}
+
+fn open_terminal(size: (u16, u16), owner: u32) -> Result<terminal::Inside> {
+    let root = rustix::fs::openat(
+        CWD,
+        Path::new("/"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the root")?;
+    terminal::open_pair(root.as_fd(), size, owner)
+}
