@@ -4,7 +4,6 @@ mod solving;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -359,7 +358,7 @@ impl Engine {
             vertices: plan.vertices.clone(),
             events: Arc::clone(events),
             masked: worker::log::values(secrets.map(|secret| &*secret.data)),
-            said_network: AtomicBool::new(false),
+            said_network: Arc::default(),
             networks: Arc::default(),
             materialised: Mutex::default(),
             notebook: Arc::default(),

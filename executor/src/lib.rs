@@ -53,7 +53,7 @@ impl Executor {
 
     /// What this machine has for sandboxes: name, and what there is of it or why there is none. Tries each; blocking.
     pub fn features(&self) -> Vec<(&'static str, Result<String, String>)> {
-        let network = network::Private::start();
+        let network = network::Private::start(&self.host);
         let network = network
             .map(|_| "private".to_owned())
             .map_err(|error| format!("the host's: {error}: {}", error.source));

@@ -3,7 +3,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rbuild_cache::mounts::CacheMount;
@@ -85,7 +86,7 @@ pub enum MountSource {
     },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Network {
     /// A network namespace with `lo` only.
     None,
@@ -97,6 +98,26 @@ pub enum Network {
     Namespace(Arc<OwnedFd>),
     /// The network namespace of a process (`--network container:ID`).
     Process(u32),
+    /// Whichever it turns out to be: waited for when all else is prepared.
+    Later(Later),
+}
+
+/// A network that is being made on another thread.
+#[derive(Debug)]
+pub struct Later(Mutex<Receiver<Network>>);
+
+impl Later {
+    /// With the channel on which the network is awaited.
+    pub fn channel() -> (SyncSender<Network>, Self) {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        (sender, Self(Mutex::new(receiver)))
+    }
+
+    /// `None` where whoever was to make it is gone. Blocking.
+    pub(crate) fn wait(self) -> Option<Network> {
+        let receiver = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().ok()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -279,6 +279,7 @@ impl Engine {
         front: Option<(Arc<Frames>, bool)>,
         cancel: &CancellationToken,
     ) -> Result<Exit> {
+        let network = prepare::begin_network(self.executor.host(), &life.definition);
         let top = {
             let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
             blocking(move || {
@@ -289,7 +290,7 @@ impl Engine {
         };
         let exec = {
             let life = Arc::clone(life);
-            blocking(move || prepare::exec(&life.catalog, &life.definition)).await?
+            blocking(move || prepare::exec(&life.catalog, &life.definition, network)).await?
         };
         let request = &life.definition.request;
         let handle: Arc<Mutex<Option<Handle>>> = Arc::default();

@@ -4,15 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_cache::RootDir;
+use rbuild_executor::Host;
 use rbuild_executor::network::Private;
-use rbuild_executor::spec::{Exec, Mount, MountSource, Network, Security};
+use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Security};
 
 use super::catalog::Catalog;
 use super::definition::{Definition, MountKind, MountPoint};
 use crate::request::NetworkChoice;
 use crate::{Error, Result};
 
-pub(super) fn exec(catalog: &Catalog, definition: &Definition) -> Result<Exec> {
+/// `network` where it is being made already.
+pub(super) fn exec(
+    catalog: &Catalog,
+    definition: &Definition,
+    network: Option<Network>,
+) -> Result<Exec> {
     let request = &definition.request;
     let bytes = |words: &[String]| words.iter().map(|word| word.clone().into_bytes()).collect();
     let mut mounts = Vec::new();
@@ -30,7 +36,10 @@ pub(super) fn exec(catalog: &Catalog, definition: &Definition) -> Result<Exec> {
         user: definition.user.clone(),
         groups: request.groups.clone(),
         mounts,
-        network: network(catalog, definition)?,
+        network: match network {
+            Some(network) => network,
+            None => self::network(catalog, definition)?,
+        },
         security: if request.privileged {
             Security::Insecure
         } else {
@@ -62,16 +71,31 @@ fn network(catalog: &Catalog, definition: &Definition) -> Result<Network> {
     }
     Ok(match definition.request.network {
         NetworkChoice::None => Network::None,
-        NetworkChoice::Host => Network::Host,
-        NetworkChoice::Default => match Private::start() {
+        NetworkChoice::Host | NetworkChoice::Default => Network::Host,
+    })
+}
+
+/// Begins to make the container's network where it is a private one. Within the runtime.
+pub(super) fn begin_network(host: &Host, definition: &Definition) -> Option<Network> {
+    let request = &definition.request;
+    if request.network_of.is_some() || request.network != NetworkChoice::Default {
+        return None;
+    }
+    let host = host.clone();
+    let (made, later) = Later::channel();
+    tokio::task::spawn_blocking(move || {
+        let network = match Private::start(&host) {
             Ok(private) => Network::Private(Arc::new(private)),
             Err(error) => {
                 // Builds say this to everybody; a program's own output is not to be mixed with it.
                 tracing::info!(%error, cause = %error.source, "this is the host's network");
                 Network::Host
             }
-        },
-    })
+        };
+        // The container may have failed to start meanwhile.
+        let _ = made.send(network);
+    });
+    Some(Network::Later(later))
 }
 
 fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {

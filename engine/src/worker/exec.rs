@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
 use rbuild_cache::{Key, KeyWriter, Snapshot};
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
-use rbuild_executor::spec::{Exec, Mount, MountSource, Network, Output as Stream, Security, Stdio};
+use rbuild_executor::spec::{
+    Exec, Later, Mount, MountSource, Network, Output as Stream, Security, Stdio,
+};
 use rbuild_image::Platform;
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,8 @@ impl Worker {
         cancel: CancellationToken,
     ) -> Result<Output> {
         check_platform(&op.platform)?;
+        // Made while everything else is prepared.
+        let network = self.network(op.network, op.insecure);
         let base = if op.base {
             inputs.first().and_then(Output::snapshot).cloned()
         } else {
@@ -70,7 +74,7 @@ impl Worker {
             user: op.user.clone(),
             groups: Vec::new(),
             mounts: std::mem::take(&mut mounted.mounts),
-            network: self.network(op.network, op.insecure).await,
+            network,
             security: if op.insecure {
                 Security::Insecure
             } else {
@@ -108,41 +112,31 @@ impl Worker {
         }
     }
 
-    async fn network(&self, network: NetworkOp, insecure: bool) -> Network {
+    fn network(&self, network: NetworkOp, insecure: bool) -> Network {
         match (network, self.settings.network) {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
             (NetworkOp::Default, NetworkChoice::Default) => {
-                let networks = Arc::clone(&self.networks);
-                let private = blocking(move || {
-                    if insecure {
+                let (networks, host) = (Arc::clone(&self.networks), self.executor.host().clone());
+                let (said, events) = (Arc::clone(&self.said_network), Arc::clone(&self.events));
+                let (made, later) = Later::channel();
+                tokio::task::spawn_blocking(move || {
+                    let private = if insecure {
                         // It may leave its network in any state, which is not to be the next one's.
-                        Private::start().map(Arc::new)
+                        Private::start(&host).map(Arc::new)
                     } else {
-                        networks.take()
-                    }
+                        networks.take(&host)
+                    };
+                    let network = match private {
+                        Ok(private) => Network::Private(private),
+                        Err(error) => host_instead(&error, &said, &*events),
+                    };
+                    // The step may have failed meanwhile.
+                    let _ = made.send(network);
                 });
-                match private.await {
-                    Ok(private) => Network::Private(private),
-                    Err(error) => self.host_instead(&error),
-                }
+                Network::Later(later)
             }
         }
-    }
-
-    /// Said once a build.
-    fn host_instead(&self, error: &rbuild_executor::network::Error) -> Network {
-        if !self.said_network.swap(true, Ordering::Relaxed) {
-            self.events.event(Event::Warning {
-                located: None,
-                message: format!(
-                    "RUN steps use the host's network, because a private one is not possible here: {error}: {}; \
-                     `--network host` agrees, `--network none` gives them none",
-                    error.source
-                ),
-            });
-        }
-        Network::Host
     }
 
     async fn mounts(&self, vertex: VertexId, op: &ExecOp, inputs: &[Output]) -> Result<Mounted> {
@@ -456,6 +450,25 @@ impl Log {
         }
         std::mem::take(tail).into_bytes()
     }
+}
+
+fn host_instead(
+    error: &rbuild_executor::network::Error,
+    said: &AtomicBool,
+    events: &dyn Sink,
+) -> Network {
+    // Once a build.
+    if !said.swap(true, Ordering::Relaxed) {
+        events.event(Event::Warning {
+            located: None,
+            message: format!(
+                "RUN steps use the host's network, because a private one is not possible here: {error}: {}; \
+                 `--network host` agrees, `--network none` gives them none",
+                error.source
+            ),
+        });
+    }
+    Network::Host
 }
 
 fn failed(error: ExecError, output: Vec<u8>, argv: &[String]) -> Failure {

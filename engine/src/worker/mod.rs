@@ -103,7 +103,7 @@ pub(crate) struct Worker {
     pub(crate) events: Arc<dyn Sink>,
     /// Values that no output may show.
     pub(crate) masked: Arc<[Vec<u8>]>,
-    pub(crate) said_network: AtomicBool,
+    pub(crate) said_network: Arc<AtomicBool>,
     pub(crate) networks: Arc<rbuild_executor::network::Pool>,
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,

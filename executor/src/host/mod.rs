@@ -2,7 +2,7 @@
 
 mod ids;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use rustix::mount::MountPropagationFlags;
@@ -154,13 +154,26 @@ impl Host {
     pub(crate) fn spawn(
         &self,
         task: &impl serde::Serialize,
-        descriptors: &[std::os::fd::BorrowedFd<'_>],
+        descriptors: &[BorrowedFd<'_>],
     ) -> std::io::Result<OwnedFd> {
         let socket = self
             .spawner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         spawner::request(socket.as_fd(), task, descriptors)
+    }
+
+    /// Has the spawner hold a duplicate of a descriptor until nobody holds the other end of the pipe `until`.
+    pub(crate) fn hold(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        until: BorrowedFd<'_>,
+    ) -> std::io::Result<()> {
+        let socket = self
+            .spawner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        spawner::hold(socket.as_fd(), descriptor, until)
     }
 }
 

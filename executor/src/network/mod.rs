@@ -23,11 +23,13 @@ mod tcp;
 mod udp;
 
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 pub use publish::{Port, Protocol};
+
+use crate::host::Host;
 
 /// Of the command.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 2);
@@ -67,19 +69,27 @@ pub struct Private {
 
 impl Private {
     /// Makes one. Takes a millisecond or two; blocking.
-    pub fn start() -> Result<Self, Error> {
+    pub fn start(host: &Host) -> Result<Self, Error> {
         let link::Link { namespace, packets } = link::make()?;
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let stop = rustix::event::eventfd(0, flags)
             .map_err(|errno| Error::new("make a descriptor to stop the network by", errno))?;
         let stop = Arc::new(stop);
         let stopped = Arc::clone(&stop);
+        // The last of a packet socket to be closed waits for the whole kernel to have seen it: the spawner does.
+        let (until, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|errno| Error::new("make a pipe to hold the network by", errno))?;
+        if let Err(error) = host.hold(packets.as_fd(), until.as_fd()) {
+            tracing::debug!(%error, "the network is not held: its end is waited for");
+        }
         let thread = std::thread::Builder::new()
             .name("rbuild-network".to_owned())
             .spawn(move || {
                 if let Err(error) = stack::run(&packets, &stopped) {
                     tracing::warn!(%error, "the private network stopped");
                 }
+                drop(packets);
+                drop(alive);
             })
             .map_err(|error| Error::new("start the network's thread", error))?;
         Ok(Self {
@@ -121,7 +131,7 @@ pub struct Pool {
 
 impl Pool {
     /// One that nobody else has. It is free again when it is dropped everywhere else. Blocking.
-    pub fn take(&self) -> Result<Arc<Private>, Error> {
+    pub fn take(&self, host: &Host) -> Result<Arc<Private>, Error> {
         let lock = || self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut networks = lock();
@@ -135,7 +145,7 @@ impl Pool {
                 return Ok(Arc::clone(network));
             }
         }
-        let network = Arc::new(Private::start()?);
+        let network = Arc::new(Private::start(host)?);
         lock().push(Arc::clone(&network));
         Ok(network)
     }

@@ -313,14 +313,19 @@ pub(super) fn remove<'d>(directories: impl Iterator<Item = &'d Path>) {
     }
 }
 
-/// Open files by which a process joins.
+/// Open files by which a process with one thread joins. Where single threads can join (version 1), that is for free:
+/// moving a whole process has the kernel wait until all processors have seen that it is about to happen.
 pub(super) fn doors(directories: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
     let open = |directory: &PathBuf| {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(libc::O_CLOEXEC);
-        options
-            .open(directory.join("cgroup.procs"))
-            .map(OwnedFd::from)
+        match options.open(directory.join("tasks")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                options.open(directory.join("cgroup.procs"))
+            }
+            opened => opened,
+        }
+        .map(OwnedFd::from)
     };
     directories.iter().map(open).collect()
 }

@@ -77,6 +77,11 @@ pub(super) fn prepare(
     for (index, mount) in std::mem::take(&mut exec.mounts).into_iter().enumerate() {
         builder.mount(index, mount, &exec.cwd)?;
     }
+    if let Network::Later(later) = exec.network {
+        exec.network = later
+            .wait()
+            .ok_or_else(|| setup("make the network", "its thread ended"))?;
+    }
     builder.base_files(&exec)?;
     let network = match &exec.network {
         Network::None => plan::Network::Own,
@@ -88,6 +93,7 @@ pub(super) fn prepare(
         }
         Network::Namespace(namespace) => builder.namespace(namespace)?,
         Network::Process(pid) => plan::Network::Join(builder.network_of(*pid)?),
+        Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
     };
     let insecure = exec.security == Security::Insecure;
     let base = if insecure {

@@ -26,6 +26,8 @@ pub(super) struct Order<'a> {
 enum What<'a> {
     Sandbox(std::borrow::Cow<'a, Task>),
     Join(std::borrow::Cow<'a, Join>),
+    /// Keeps a descriptor open until nobody holds the other end of the pipe that comes with it. No answer.
+    Hold,
 }
 
 impl<'a> Order<'a> {
@@ -44,6 +46,15 @@ impl<'a> Order<'a> {
     }
 }
 
+impl Order<'static> {
+    fn hold() -> Self {
+        Self {
+            what: What::Hold,
+            leaves: Vec::new(),
+        }
+    }
+}
+
 /// Forks the spawner and returns its socket.
 pub(crate) fn start() -> io::Result<OwnedFd> {
     let (ours, theirs) = wire::pair()?;
@@ -55,6 +66,16 @@ pub(crate) fn start() -> io::Result<OwnedFd> {
             sys::exit_now(0);
         }
     }
+}
+
+/// Hands over a duplicate of a descriptor that takes long to close, so that whoever the user waits for does not close
+/// it last. It is closed when `until`, the other end of a pipe, is.
+pub(crate) fn hold(
+    socket: BorrowedFd<'_>,
+    descriptor: BorrowedFd<'_>,
+    until: BorrowedFd<'_>,
+) -> io::Result<()> {
+    wire::send(socket, &Order::hold(), &[descriptor, until])
 }
 
 /// Sends a task and waits for the pidfd of what was started.
@@ -85,7 +106,8 @@ fn serve(socket: &OwnedFd) {
     }
     let _ = rustix::thread::set_name(c"rbuild-spawner");
     let mut running: Vec<Child> = Vec::new();
-    while let Ok(ready) = wait(socket, &mut running) {
+    let mut held: Vec<Held> = Vec::new();
+    while let Ok(ready) = wait(socket, &mut running, &mut held) {
         if !ready {
             continue;
         }
@@ -93,8 +115,18 @@ fn serve(socket: &OwnedFd) {
             break;
         };
         let spawned = match order.what {
-            What::Sandbox(task) => spawn(&task, descriptors),
-            What::Join(join) => enter(&join, descriptors),
+            What::Sandbox(task) => spawn(&task, descriptors, &mut held),
+            What::Join(join) => enter(&join, descriptors, &mut held),
+            What::Hold => {
+                let mut descriptors = descriptors.into_iter();
+                if let (Some(descriptor), Some(until)) = (descriptors.next(), descriptors.next()) {
+                    held.push(Held {
+                        _descriptor: descriptor,
+                        until,
+                    });
+                }
+                continue;
+            }
         };
         let sent = match spawned {
             Ok(pidfd) => {
@@ -123,6 +155,12 @@ struct Child {
     leaves: Vec<Bytes>,
 }
 
+/// A descriptor that is closed when the other end of a pipe is.
+struct Held {
+    _descriptor: OwnedFd,
+    until: OwnedFd,
+}
+
 /// Nobody is left but this process: it ends what runs and takes away what only it can still know of.
 fn bury(running: &[Child]) {
     for child in running {
@@ -135,25 +173,31 @@ fn bury(running: &[Child]) {
     }
 }
 
-/// Waits until a request can be read; forgets sandboxes that ended.
-fn wait(socket: &OwnedFd, running: &mut Vec<Child>) -> io::Result<bool> {
-    let mut polled: Vec<PollFd<'_>> = running
-        .iter()
-        .map(|child| PollFd::new(&child.pidfd, PollFlags::IN))
+/// Waits until a request can be read; forgets sandboxes that ended, and lets go of what need not be held any more.
+fn wait(socket: &OwnedFd, running: &mut Vec<Child>, held: &mut Vec<Held>) -> io::Result<bool> {
+    let watched = running.iter().map(|child| &child.pidfd);
+    let watched = watched.chain(held.iter().map(|held| &held.until));
+    let mut polled: Vec<PollFd<'_>> = watched
+        .map(|descriptor| PollFd::new(descriptor, PollFlags::IN))
         .collect();
     polled.push(PollFd::new(socket, PollFlags::IN));
     match rustix::event::poll(&mut polled, None) {
         Err(rustix::io::Errno::INTR) => return Ok(false),
         result => result?,
     };
-    let mut ended: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
-    let ready = ended.pop().unwrap_or(false);
-    let mut ended = ended.into_iter();
-    running.retain(|_| !ended.next().unwrap_or(false));
+    let mut over: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+    let ready = over.pop().unwrap_or(false);
+    let mut over = over.into_iter();
+    running.retain(|_| !over.next().unwrap_or(false));
+    // Closing takes long: not while somebody waits for an answer.
+    if !ready {
+        held.retain(|_| !over.next().unwrap_or(false));
+    }
     Ok(ready)
 }
 
-fn spawn(task: &Task, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+/// What is held is not the child's.
+fn spawn(task: &Task, descriptors: Vec<OwnedFd>, held: &mut Vec<Held>) -> io::Result<OwnedFd> {
     let mut flags =
         libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if task.network == Network::Own {
@@ -162,13 +206,14 @@ fn spawn(task: &Task, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
     match sys::clone3_for_parent(flags as u64)? {
         Cloned::Parent(pidfd) => Ok(pidfd),
         Cloned::Child => {
+            held.clear();
             child::main(task, descriptors);
         }
     }
 }
 
 /// A child that is born in the pid namespace of a sandbox; into the others it goes itself.
-fn enter(join: &Join, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+fn enter(join: &Join, descriptors: Vec<OwnedFd>, held: &mut Vec<Held>) -> io::Result<OwnedFd> {
     // It is visible inside before it can do anything about that.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     let own = rustix::fs::open(
@@ -180,6 +225,7 @@ fn enter(join: &Join, descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
     sys::join_namespaces(target, libc::CLONE_NEWPID)?;
     let cloned = sys::clone3_for_parent(0);
     if matches!(cloned, Ok(Cloned::Child)) {
+        held.clear();
         join::main(join, descriptors);
     }
     sys::join_namespaces(own.as_fd(), libc::CLONE_NEWPID)?;

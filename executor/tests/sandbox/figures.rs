@@ -8,29 +8,28 @@ use rbuild_executor::spec::Network;
 use crate::kit::{Kit, Outcome, command, shell};
 
 pub(crate) fn measure(kit: &Kit) -> Outcome {
-    for (name, make) in [
-        (
-            "exec /bin/true",
-            (|| command(&["/bin/true"])) as fn() -> rbuild_executor::Exec,
-        ),
-        ("sh -c true", || shell("true")),
-        ("exec /bin/true with the host's network", || {
+    type Make = fn(&Kit) -> rbuild_executor::Exec;
+    let makes: [(&str, Make); 4] = [
+        ("exec /bin/true", |_| command(&["/bin/true"])),
+        ("sh -c true", |_| shell("true")),
+        ("exec /bin/true with the host's network", |_| {
             let mut exec = command(&["/bin/true"]);
             exec.network = Network::Host;
             exec
         }),
-        ("exec /bin/true with a private network", || {
+        ("exec /bin/true with a private network", |kit| {
             let mut exec = command(&["/bin/true"]);
-            if let Ok(private) = rbuild_executor::network::Private::start() {
+            if let Ok(private) = rbuild_executor::network::Private::start(kit.executor.host()) {
                 exec.network = Network::Private(std::sync::Arc::new(private));
             }
             exec
         }),
-    ] {
+    ];
+    for (name, make) in makes {
         let mut times: Vec<Duration> = (0..200)
             .map(|_| {
                 let start = Instant::now();
-                let ran = kit.exec(Some(&kit.base), make());
+                let ran = kit.exec(Some(&kit.base), make(kit));
                 ran.ok().map(|_| start.elapsed())
             })
             .collect::<Result<_, _>>()?;

@@ -12,8 +12,9 @@ use super::kit::{Kit, Outcome, equal, holds, shell};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn private() -> Result<Arc<Private>, String> {
-    let made = Private::start().map_err(|error| format!("{error}: {}", error.source));
+fn private(kit: &Kit) -> Result<Arc<Private>, String> {
+    let made =
+        Private::start(kit.executor.host()).map_err(|error| format!("{error}: {}", error.source));
     made.map(Arc::new)
 }
 
@@ -33,7 +34,7 @@ fn host_address() -> Option<IpAddr> {
 }
 
 pub(crate) fn way_out(kit: &Kit) -> Outcome {
-    let network = match private() {
+    let network = match private(kit) {
         Ok(network) => network,
         Err(error) => return kit.skip("private networks", &error),
     };
@@ -90,7 +91,7 @@ pub(crate) fn way_out(kit: &Kit) -> Outcome {
 
 /// What listens on the host's loopback interface is its own, also under the gateway's name.
 pub(crate) fn out_of_reach(kit: &Kit) -> Outcome {
-    let Ok(network) = private() else {
+    let Ok(network) = private(kit) else {
         return Ok(());
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -105,7 +106,7 @@ pub(crate) fn out_of_reach(kit: &Kit) -> Outcome {
 }
 
 pub(crate) fn published(kit: &Kit) -> Outcome {
-    let Ok(network) = private() else {
+    let Ok(network) = private(kit) else {
         return Ok(());
     };
     let port = |protocol| Port {
@@ -149,15 +150,15 @@ pub(crate) fn published(kit: &Kit) -> Outcome {
 
 /// One after the other may have the same network, two at once may not; and nothing of the one is the other's.
 pub(crate) fn pool(kit: &Kit) -> Outcome {
-    let pool = Pool::default();
-    let Ok(first) = pool.take() else {
+    let (pool, host) = (Pool::default(), kit.executor.host());
+    let Ok(first) = pool.take(host) else {
         return Ok(());
     };
-    let second = pool.take().map_err(|error| error.to_string())?;
+    let second = pool.take(host).map_err(|error| error.to_string())?;
     holds(!Arc::ptr_eq(&first, &second), "two have the same")?;
     let before = Arc::as_ptr(&first);
     drop(first);
-    let third = pool.take().map_err(|error| error.to_string())?;
+    let third = pool.take(host).map_err(|error| error.to_string())?;
     holds(
         std::ptr::eq(Arc::as_ptr(&third), before),
         "it was not used again",
