@@ -255,3 +255,89 @@ impl List {
         self.records.is_empty() && self.mounts.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(text: &str) -> Layer {
+        let digest = Digest::of(text.as_bytes());
+        Layer {
+            diff_id: digest,
+            tree: HexKey(Key([1; 32])),
+            files_size: 1,
+            variant: "tar1".to_owned(),
+            media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+            digest,
+            size: 1,
+            listing: None,
+        }
+    }
+
+    fn list(layers: &[&str], records: &[(u8, &[usize])]) -> List {
+        let record = |(key, chain): &(u8, &[usize])| Record {
+            keys: vec![HexKey(Key([*key; 32]))],
+            chain: chain.iter().map(|layer| (*layer, 7)).collect(),
+            step: "step".to_owned(),
+            ingredients: Vec::new(),
+            created: (*key).into(),
+            duration_ms: 0,
+        };
+        List {
+            layers: layers.iter().map(|text| layer(text)).collect(),
+            records: records.iter().map(record).collect(),
+            ..List::default()
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_left_out() {
+        let mut hostile = list(&["a"], &[(1, &[0]), (2, &[1]), (3, &[usize::MAX])]);
+        let many = vec![HexKey(Key([9; 32])); KEYS_MAX + 1];
+        hostile.records.push(Record {
+            keys: many,
+            ..hostile.records[0].clone()
+        });
+        hostile.records.push(Record {
+            keys: Vec::new(),
+            ..hostile.records[0].clone()
+        });
+        let read = List::decode(&hostile.encode().unwrap()).unwrap();
+        assert_eq!(read.records.len(), 1);
+        assert_eq!(read.records[0].keys, [HexKey(Key([1; 32]))]);
+    }
+
+    #[test]
+    fn what_is_no_list_is_told() {
+        let whole = list(&["a"], &[(1, &[0])]).encode().unwrap();
+        let texts: [&[u8]; 4] = [
+            b"{}",
+            b"[]",
+            b"{\"version\":2}",
+            b"{\"version\":1,\"layers\":[],\"records\":[{\"keys\":[\"zz\"]}]}",
+        ];
+        for text in texts {
+            let bytes = zstd::encode_all(text, 1).unwrap();
+            assert!(List::decode(&bytes).is_err());
+        }
+        assert!(List::decode(b"").is_err());
+        assert!(List::decode(&whole[..whole.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn lists_are_joined_without_doubles() {
+        let mut all = list(&["a", "b"], &[(1, &[0]), (2, &[0, 1])]);
+        let more = list(&["b", "a", "c"], &[(2, &[1, 0]), (3, &[1, 2])]);
+        assert_eq!(more.without(&all).records.len(), 1);
+        all.absorb(&more);
+        assert_eq!((all.layers.len(), all.records.len()), (3, 3));
+        let chain = &all.records[2].chain;
+        let digests: Vec<Digest> = chain.iter().map(|(at, _)| all.layers[*at].digest).collect();
+        assert_eq!(digests, [Digest::of(b"a"), Digest::of(b"c")]);
+        assert!(all.without(&all).is_empty());
+        // The newest that need no more than two layers.
+        all.keep_newest(2);
+        assert_eq!(all.records.len(), 1);
+        assert_eq!(all.records[0].keys, [HexKey(Key([3; 32]))]);
+    }
+}
