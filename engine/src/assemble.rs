@@ -6,6 +6,7 @@
 use rbuild_cache::{Digest, Snapshot, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::config::History;
+use rbuild_image::shared::CARRIED;
 use rbuild_image::{Descriptor, ImageConfig, store_image};
 
 use crate::Result;
@@ -56,6 +57,8 @@ pub(crate) struct Assembled {
 pub(crate) struct Solved<'a> {
     pub(crate) image: &'a LoweredImage,
     pub(crate) layers: Vec<Snapshot>,
+    /// What its config is to carry of the cache (`--cache-to type=inline`).
+    pub(crate) records: Option<serde_json::Value>,
 }
 
 impl Annotations {
@@ -134,6 +137,13 @@ pub(crate) fn assemble(
         let annotations = of_platform(&form.annotations.manifest, &one.image.platform.to_string());
         let mut image_config = image_config(one.image, &one.layers);
         layering::tell(&mut image_config.history, &groups);
+        // They speak of a layer for each snapshot.
+        if let Some(records) = &one.records
+            && groups.len() == one.layers.len()
+        {
+            let other = &mut image_config.other;
+            other.insert(CARRIED.to_owned(), records.clone());
+        }
         let (mut manifest, config_descriptor) = store_image::write(
             store,
             &image_config,
@@ -181,6 +191,8 @@ pub(crate) fn assemble(
 /// The config with its history and times; `rootfs` is written with the layers.
 pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageConfig {
     let mut config = image.config.clone();
+    // Those of a base image are not of this one.
+    config.other.remove(CARRIED);
     let mut own_layers = layers.iter().skip(image.base_layers);
     let epoch = image.epoch.and_then(rfc3339);
     let mut history: Vec<History> = image

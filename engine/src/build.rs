@@ -23,6 +23,7 @@ use crate::event::{Event, Sink, Step, StepId};
 use crate::evidence::{Capture, Evidence, Pins};
 use crate::explain;
 use crate::inputs;
+use crate::layering;
 use crate::lint;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered};
 use crate::op::Op;
@@ -32,7 +33,7 @@ use crate::request::{
     BuildRequest, CompressionChoice, ContextLocation, NamedContext, Output, OutputKind,
 };
 use crate::shared_cache::export::Exports;
-use crate::shared_cache::{Caches, give};
+use crate::shared_cache::{Caches, carried, give};
 use crate::worker::{self, Settings, VertexInfo, Worker, blocking};
 use crate::{BuildOutcome, BuiltImage, Engine, Error, Located, Result};
 use solving::Solving;
@@ -128,6 +129,10 @@ impl Engine {
         let (graph, held) = (Arc::clone(&built.graph), built.held.clone());
         let images = by_digest(&images);
         let store = Arc::clone(self.store());
+        let carried = match &caches.exports {
+            Some(exports) => exports.carried(&graph).await.map_err(not_carried)?,
+            None => None,
+        };
         let exporting = {
             let (events, plan) = (Arc::clone(&events), Arc::clone(&plan));
             blocking(move || {
@@ -140,7 +145,10 @@ impl Engine {
                     started,
                 };
                 let evidence = Evidence::new(&request, &outputs, &capture);
-                let solved = chains(&store, &built.images, &built.tops)?;
+                let mut solved = chains(&store, &built.images, &built.tops)?;
+                if let Some(made) = carried {
+                    carry(&store, &mut solved, &made, &request, &events);
+                }
                 let image = export(
                     &store,
                     &publisher,
@@ -641,9 +649,44 @@ fn chains<'a>(
             Some(top) => store.chain(&top.id)?,
             None => Vec::new(),
         };
-        Ok(Solved { image, layers })
+        Ok(Solved {
+            image,
+            layers,
+            records: None,
+        })
     };
     images.iter().zip(tops).map(chain).collect()
+}
+
+fn not_carried(problem: impl std::fmt::Display) -> Error {
+    Error::Other(format!("cannot read the records for the image: {problem}"))
+}
+
+/// Has images carry their records, where there is room for them. Blocking.
+fn carry(
+    store: &Store,
+    solved: &mut [Solved<'_>],
+    made: &[carried::Made],
+    request: &BuildRequest,
+    events: &Arc<dyn Sink>,
+) {
+    let limit = request.max_layers.unwrap_or(layering::LAYERS_LIMIT);
+    for one in solved {
+        let written = match one.layers.len() > limit {
+            true => Err(format!(
+                "it has more than {limit} layers, and some are merged"
+            )),
+            false => carried::write(store, made, &one.layers, one.image.epoch)
+                .map_err(|problem| problem.to_string()),
+        };
+        match written {
+            Ok(records) => one.records = Some(records),
+            Err(reason) => events.event(Event::Warning {
+                located: None,
+                message: format!("the image carries no cache records: {reason}"),
+            }),
+        }
+    }
 }
 
 /// Puts the images together and hands the outputs over. Blocking.

@@ -54,8 +54,28 @@ pub(crate) fn needs_files(output: &Output) -> bool {
     output.kind != OutputKind::CacheOnly
 }
 
+/// An image can carry records only of layers that are as its steps made them.
+fn check_inline(request: &BuildRequest, outputs: &[Output]) -> Result<()> {
+    let rewrites = |output: &Output| needs_image(output.kind) && output.rewrite_timestamp;
+    let reason = if !outputs.iter().any(|output| needs_image(output.kind)) {
+        "no output is an image that could carry the cache"
+    } else if request.squash != Squash::No {
+        "layers that are squashed are no step's result"
+    } else if outputs.iter().any(rewrites) {
+        "with `rewrite-timestamp=true` layers have other times than their steps made"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!(
+        "--cache-to type=inline: {reason}; `type=registry,ref=NAME` gives the cache a name of its own"
+    )))
+}
+
 /// Says before anything runs what cannot be done.
 pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize) -> Result<()> {
+    if request.cache_to.iter().any(|to| to.place.is_none()) {
+        check_inline(request, outputs)?;
+    }
     for output in outputs {
         if request.attestations.is_any() && output.oci_media_types == Some(false) {
             return Err(Error::Usage(

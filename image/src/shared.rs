@@ -10,8 +10,9 @@
 //! Writers add to what is there and take nothing away that others added ([`Place::publish`]), so any number of them
 //! may share a name. What comes from here is compared with the digest and size that led to it before it is used.
 //!
-//! One place each: `registry`, `layout`, [`s3`], [`redis`].
+//! One place each: `registry`, `layout`, [`s3`], [`redis`]. `carried`: records that an image has in its config.
 
+mod carried;
 mod layout;
 mod objects;
 pub mod redis;
@@ -30,6 +31,7 @@ use crate::source::Progress;
 use crate::{Error, Result};
 use objects::Written;
 
+pub use carried::{CARRIED, Carried};
 pub use layout::Directory;
 pub use objects::Objects;
 pub use registry::Repository;
@@ -70,8 +72,8 @@ pub enum Place {
 pub enum Found {
     Nothing,
     Cache(State),
-    /// An image, or several; it may carry records in its config.
-    Image,
+    /// An image, or several; what it carries, [`Place::carried`] reads.
+    Image(Document),
     /// Somebody else's cache; the words say whose.
     Foreign(&'static str),
 }
@@ -289,7 +291,7 @@ impl Place {
             Found::Cache(state) => Ok(state),
             // Another tool's cache under this name gives way, as it does the other way round.
             Found::Nothing | Found::Foreign(_) => Ok(State::default()),
-            Found::Image => Err(Error::BadDocument {
+            Found::Image(_) => Err(Error::BadDocument {
                 document: self.to_string(),
                 reason: "it is an image: a cache needs a name of its own, for instance another tag"
                     .to_owned(),
@@ -420,7 +422,7 @@ fn understand(descriptor: &Descriptor, bytes: &[u8]) -> Result<Found> {
     let buildkit = "BuildKit";
     Ok(
         match Document::parse(bytes, &descriptor.media_type, &name)? {
-            Document::Manifest(manifest) => match manifest.config.media_type.as_str() {
+            Document::Manifest(manifest) => match manifest.config.media_type.clone().as_str() {
                 CONFIG_TYPE => Found::Cache(State {
                     blobs: manifest.layers,
                     version: Some(descriptor.digest),
@@ -428,13 +430,13 @@ fn understand(descriptor: &Descriptor, bytes: &[u8]) -> Result<Found> {
                     parts: Vec::new(),
                 }),
                 BUILDKIT_CONFIG_TYPE => Found::Foreign(buildkit),
-                _ => Found::Image,
+                _ => Found::Image(Document::Manifest(manifest)),
             },
             Document::Index(index) => {
                 let config = |blob: &Descriptor| blob.media_type == BUILDKIT_CONFIG_TYPE;
                 match index.manifests.iter().any(config) {
                     true => Found::Foreign(buildkit),
-                    false => Found::Image,
+                    false => Found::Image(Document::Index(index)),
                 }
             }
         },

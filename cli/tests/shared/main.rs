@@ -6,6 +6,7 @@
 mod kit;
 
 mod broken;
+mod inline;
 mod places;
 mod sharing;
 mod writers;

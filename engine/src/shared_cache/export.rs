@@ -14,6 +14,7 @@ use rbuild_image::{Descriptor, Reference};
 use rbuild_solver::{Graph, VertexId};
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::carried::Made;
 use super::import::{Imports, Lists, There};
 use super::mounts::{self, Packed};
 use super::records::{self, HexKey, KEYS_MAX, List, Record};
@@ -45,6 +46,8 @@ pub(crate) struct Exports {
     planned: Mutex<HashMap<VertexId, Key>>,
     /// The vertices whose results become the image's layers.
     spine: Mutex<HashSet<VertexId>>,
+    /// The image carries its records itself.
+    is_inline: bool,
 }
 
 /// One `--cache-to`.
@@ -68,7 +71,7 @@ struct Sent {
 }
 
 /// What a record is to be written of.
-enum Made {
+enum Known {
     Here(rbuild_cache::record::Record, Vec<Key>),
     There(Arc<There>),
 }
@@ -122,6 +125,7 @@ impl Exports {
             base,
             planned: Mutex::default(),
             spine: Mutex::default(),
+            is_inline: to.iter().any(|spec| spec.place.is_none()),
         }))
     }
 
@@ -189,7 +193,7 @@ impl Exports {
                 continue;
             };
             match found {
-                Made::Here(record, keys) => {
+                Known::Here(record, keys) => {
                     let chain = match &record.snapshot {
                         Some(id) => self.store.chain(id).map_err(|error| Problem::of(&error))?,
                         None => Vec::new(),
@@ -199,7 +203,7 @@ impl Exports {
                         snapshots.push((vertex, record, keys, chain));
                     }
                 }
-                Made::There(there) => {
+                Known::There(there) => {
                     if export.spec.mode == CacheMode::Max || held.contains(&there.content) {
                         self.pass_on(export, &there, &mut list, progress).await?;
                     }
@@ -225,6 +229,31 @@ impl Exports {
         export.publish(&self.lists, whole, progress).await
     }
 
+    /// The results that an image of this build may carry; `None` where that was not asked for.
+    pub(crate) async fn carried(&self, graph: &Graph<Op>) -> Result<Option<Vec<Made>>, Problem> {
+        if !self.is_inline {
+            return Ok(None);
+        }
+        let mut all = Vec::new();
+        for (_, key) in self.steps(graph) {
+            let (content, step) = match self.result(key).await? {
+                None => continue,
+                Some(Known::There(there)) => (there.content, there.record.step.clone()),
+                Some(Known::Here(record, _)) => {
+                    let chain = match &record.snapshot {
+                        Some(id) => self.store.chain(id).map_err(|error| Problem::of(&error))?,
+                        None => Vec::new(),
+                    };
+                    let content = chain.last().map(|top| top.content);
+                    let content = content.unwrap_or_else(crate::worker::empty_root_content);
+                    (content, record.step)
+                }
+            };
+            all.push(Made { key, content, step });
+        }
+        Ok(Some(all))
+    }
+
     /// The needed vertices that have records, inputs first, with their definition keys.
     fn steps(&self, graph: &Graph<Op>) -> Vec<(VertexId, Key)> {
         let mut steps: Vec<(VertexId, Key)> = lock(&self.planned)
@@ -241,7 +270,7 @@ impl Exports {
         steps
     }
 
-    async fn result(&self, key: Key) -> Result<Option<Made>, Problem> {
+    async fn result(&self, key: Key) -> Result<Option<Known>, Problem> {
         let store = Arc::clone(&self.store);
         let here = blocking(move || {
             let Some(record) = store.lookup(key)? else {
@@ -252,10 +281,10 @@ impl Exports {
         });
         let here = here.await.map_err(|error| Problem::of(&error))?;
         Ok(match here {
-            Some((record, keys)) => Some(Made::Here(record, keys)),
+            Some((record, keys)) => Some(Known::Here(record, keys)),
             None => {
                 let there = self.imports.as_ref().and_then(|imports| imports.peek(key));
-                there.map(Made::There)
+                there.map(Known::There)
             }
         })
     }
@@ -474,7 +503,7 @@ impl Export {
         {
             Found::Cache(state) => state,
             // What an image's name means is told by who writes.
-            Found::Nothing | Found::Foreign(_) | Found::Image => State::default(),
+            Found::Nothing | Found::Foreign(_) | Found::Image(_) => State::default(),
         };
         let (known, _) = self.known(lists, &there.blobs).await;
         let mut new = list.without(&known);

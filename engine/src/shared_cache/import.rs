@@ -13,13 +13,14 @@ use rbuild_cache::tree::Tree;
 use rbuild_cache::{ChainId, DiffId, Digest, Ingredient, Key, Snapshot, Store};
 use rbuild_image::Descriptor;
 use rbuild_image::layer::IMAGE_VARIANT;
+use rbuild_image::manifest::Document;
 use rbuild_image::registry::Client;
 use rbuild_image::shared::{Found, LISTING_TYPE, Place, State};
 use rbuild_image::source::{self, From, Location, Progress, Resolved, StackLayer};
 use tokio::sync::OnceCell;
 
 use super::records::{self, LIST_LIMIT_BYTES, List};
-use super::{Problem, mounts, place, warn};
+use super::{Problem, carried, mounts, place, warn};
 use crate::event::Sink;
 use crate::request::CacheFrom;
 use crate::worker::blocking;
@@ -66,6 +67,8 @@ struct Index {
     results: HashMap<Key, Vec<Arc<There>>>,
     steps: HashMap<String, Vec<Arc<There>>>,
     mounts: HashMap<String, (usize, records::Mount)>,
+    /// What images carry.
+    carried: Vec<Arc<There>>,
     /// What each place lists; `None` where nothing could be read.
     states: Vec<Option<State>>,
 }
@@ -211,7 +214,7 @@ impl Imports {
                     "it was written by {whose}, whose keys mean nothing here; `--cache-to` replaces it"
                 ));
             }
-            Ok(Found::Image) => return refuse(&"it is an image that carries no records"),
+            Ok(Found::Image(document)) => return self.of_image(place, &document).await,
             Err(error) => return refuse(&Problem::of(&error)),
         };
         let lists: Vec<_> =
@@ -230,6 +233,40 @@ impl Imports {
             }
         }
         (Some(state), read)
+    }
+
+    /// What an image carries itself; its layers are the image's.
+    async fn of_image(
+        &self,
+        place: &Place,
+        document: &Document,
+    ) -> (Option<State>, Vec<Arc<List>>) {
+        let found = place.carried(document).await;
+        if found.is_empty() {
+            self.tell(format!(
+                "the cache {place} is not used: it is an image that carries no records; \
+                 `--cache-to type=inline` has it carry them"
+            ));
+            return (None, Vec::new());
+        }
+        let (mut state, mut lists) = (State::default(), Vec::new());
+        for found in found {
+            let read = found
+                .map_err(|error| Problem::of(&error))
+                .and_then(|found| {
+                    let layers = found.layers.iter().map(|(blob, _)| blob.clone());
+                    let layers: Vec<Descriptor> = layers.collect();
+                    Ok((carried::read(found)?, layers))
+                });
+            match read {
+                Ok((list, layers)) => {
+                    state.blobs.extend(layers);
+                    lists.push(Arc::new(list));
+                }
+                Err(problem) => self.tell(format!("the cache {place} is not used: {problem}")),
+            }
+        }
+        (Some(state), lists)
     }
 
     fn tell(&self, message: String) {
@@ -460,6 +497,7 @@ impl Imports {
             }
             let stacked = source::stack(&self.store, &self.client, layers, progress).await;
             let stacked = stacked.map_err(|error| Problem::of(&error))?;
+            self.save_below(index, there, &stacked)?;
             let top = stacked.last().cloned();
             top.ok_or_else(|| Problem::new("it has no layers"))
         });
@@ -502,21 +540,43 @@ impl Imports {
         lock(&self.memory).is_given_up = true;
     }
 
+    /// Where an image's last step was found, those below it were not asked for, and they are here now: written down,
+    /// they are found by a build whose last step is another, and the image can carry them again.
+    fn save_below(&self, index: &Index, there: &There, stack: &[Snapshot]) -> Result<(), Problem> {
+        let is_same = |((one, _), (other, _)): (&(Arc<Layer>, i64), &(Arc<Layer>, i64))| {
+            Arc::ptr_eq(one, other)
+        };
+        for below in &index.carried {
+            let count = below.layers.len();
+            let is_below =
+                count <= there.layers.len() && below.layers.iter().zip(&there.layers).all(is_same);
+            if !is_below || std::ptr::eq(below.as_ref(), there) {
+                continue;
+            }
+            let snapshot = count.checked_sub(1).and_then(|place| stack.get(place));
+            for key in &below.record.keys {
+                let known = self
+                    .store
+                    .lookup(key.0)
+                    .map_err(|error| Problem::of(&error))?;
+                if known.is_none() {
+                    self.store
+                        .save(&[key.0], &local_record(below, key.0, snapshot))
+                        .map_err(|error| Problem::of(&error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes down what was brought under the keys by which it was found: the next build finds it here.
     fn save(&self, there: &There, snapshot: &Snapshot) -> Result<(), Problem> {
         let mut asked = lock(&there.asked);
         if asked.is_saved {
             return Ok(());
         }
-        let record = rbuild_cache::record::Record {
-            key: asked.keys.first().copied().unwrap_or(there.content),
-            snapshot: Some(snapshot.id.clone()),
-            extra: Vec::new(),
-            step: there.record.step.clone(),
-            ingredients: there.record.ingredients.clone(),
-            created: there.record.created,
-            duration_ms: there.record.duration_ms,
-        };
+        let key = asked.keys.first().copied().unwrap_or(there.content);
+        let record = local_record(there, key, Some(snapshot));
         self.store
             .save(&asked.keys, &record)
             .map_err(|error| Problem::of(&error))?;
@@ -555,6 +615,22 @@ impl There {
 impl records::Layer {
     pub(super) fn descriptor(&self) -> Descriptor {
         Descriptor::new(&self.media_type, self.digest, self.size)
+    }
+}
+
+fn local_record(
+    there: &There,
+    key: Key,
+    snapshot: Option<&Snapshot>,
+) -> rbuild_cache::record::Record {
+    rbuild_cache::record::Record {
+        key,
+        snapshot: snapshot.map(|snapshot| snapshot.id.clone()),
+        extra: Vec::new(),
+        step: there.record.step.clone(),
+        ingredients: there.record.ingredients.clone(),
+        created: there.record.created,
+        duration_ms: there.record.duration_ms,
     }
 }
 
@@ -600,8 +676,14 @@ impl Index {
                 let results = self.results.entry(key.0).or_default();
                 results.push(Arc::clone(&there));
             }
-            let of_step = self.steps.entry(record.step.clone()).or_default();
-            of_step.push(there);
+            if list.is_carried {
+                self.carried.push(Arc::clone(&there));
+            }
+            // What an image carries does not tell what its steps were made of.
+            if !record.ingredients.is_empty() {
+                let of_step = self.steps.entry(record.step.clone()).or_default();
+                of_step.push(there);
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! * [`records`]: what is written down of results; * [`import`]: finding them, and bringing their layers where a step
 //!   or an output needs the files; * [`export`]: sending results while the build goes on, and their records at its
-//!   end; * [`mounts`]: cache mounts that go along.
+//!   end; * [`mounts`]: cache mounts that go along; * [`carried`]: records within the image.
 //!
 //! Where a cache lies, and how writers share a name, is `rbuild_image::shared`. What comes from a cache is believed
 //! as far as a local record is: it says which layers a step makes. The bytes are compared with their digests, layers
 //! are unpacked as those of any image, and a result that is missing or not what was said of it is no result: its
 //! step runs, and a warning tells why.
 
+pub(crate) mod carried;
 pub(crate) mod export;
 pub(crate) mod import;
 mod mounts;

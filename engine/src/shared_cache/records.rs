@@ -30,6 +30,9 @@ pub(super) struct List {
     pub(super) records: Vec<Record>,
     #[serde(default)]
     pub(super) mounts: Vec<Mount>,
+    /// An image carries it, and it is of that image alone.
+    #[serde(skip)]
+    pub(super) is_carried: bool,
 }
 
 /// A layer in one of the forms that it has.

@@ -45,7 +45,8 @@ pub(crate) struct BuildArgs {
     /// Take results from a shared cache, as in `type=registry,ref=NAME`; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_from: Vec<String>,
-    /// Give results to a shared cache, as in `type=registry,ref=NAME,mode=max`; may be repeated
+    /// Give results to a shared cache, as in `type=registry,ref=NAME,mode=max`, or within
+    /// the image (`type=inline`); may be repeated
     #[arg(long, value_name = "SPEC")]
     pub(crate) cache_to: Vec<String>,
     /// Ask the registry for newer base images first

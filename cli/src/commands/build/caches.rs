@@ -97,7 +97,20 @@ fn one_to(text: &str) -> Result<CacheTo> {
     };
     let ignore_error = spec.take_bool(&["ignore-error"])?.unwrap_or(false);
     if kind == "inline" {
-        return Err(Error::unsupported("--cache-to with `type=inline`"));
+        if mode == CacheMode::Max {
+            return Err(spec
+                .error("an image carries only what it is made of: `type=inline` has no `mode=max`")
+                .help("say `type=registry,ref=NAME,mode=max`"));
+        }
+        spec.finish(&known)?;
+        return Ok(CacheTo {
+            place: None,
+            mode,
+            compression: None,
+            force_compression: false,
+            ignore_error,
+            mounts: Vec::new(),
+        });
     }
     known.extend([
         "compression",
