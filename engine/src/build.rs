@@ -676,8 +676,14 @@ fn carry(
             true => Err(format!(
                 "it has more than {limit} layers, and some are merged"
             )),
-            false => carried::write(store, made, &one.layers, one.image.epoch)
-                .map_err(|problem| problem.to_string()),
+            false => carried::write(
+                store,
+                made,
+                &one.layers,
+                one.image.base_layers,
+                one.image.epoch,
+            )
+            .map_err(|problem| problem.to_string()),
         };
         match written {
             Ok(records) => one.records = Some(records),

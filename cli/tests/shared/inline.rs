@@ -83,6 +83,29 @@ fn an_image_joins_two_stores() {
     );
 }
 
+#[test]
+fn images_of_one_time_carry_the_same() {
+    require_machine!();
+    let dockerfile = "FROM busybox\nCOPY a.txt /\nCOPY a.txt /b.txt\n";
+    let mut digests = Vec::new();
+    for at_a_later_time in [false, true] {
+        let kit = Kit::new();
+        kit.context(&[("a.txt", "a")]);
+        let touched = std::process::Command::new("touch")
+            .args(["-d", "@500"])
+            .arg(kit.path("context/a.txt"))
+            .status();
+        assert!(touched.unwrap().success());
+        if at_a_later_time {
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+        }
+        let epoch = "--build-arg=SOURCE_DATE_EPOCH=1000";
+        fresh(&kit, dockerfile, &[epoch, "--cache-to", INLINE, "-t", "x"]);
+        digests.push(digest(&kit));
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
 /// An image in a layout directory whose config carries what `lie` makes of the records; builds with it.
 fn lied(lie: impl Fn(&mut Value)) -> Output {
     let kit = Kit::new();
@@ -109,6 +132,7 @@ fn lied(lie: impl Fn(&mut Value)) -> Output {
     lie(&mut config["rbuild.cache.v1"]);
     write(&mut manifest["config"], &config);
     write(&mut index["manifests"][0], &manifest);
+    index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = "latest".into();
     std::fs::write(&path, serde_json::to_vec(&index).unwrap()).unwrap();
 
     let flags = ["--cache-from", "type=local,src=cache", "-t", "x"];

@@ -44,11 +44,12 @@ pub(crate) struct Made {
     pub(super) step: String,
 }
 
-/// What an image of these layers is to carry of some results. Blocking.
+/// What an image of these layers, the lowest of them a base image's, is to carry of some results. Blocking.
 pub(crate) fn write(
     store: &Store,
     made: &[Made],
     layers: &[Snapshot],
+    base_layers: usize,
     epoch: Option<i64>,
 ) -> Result<Value, Problem> {
     let mut noted = Vec::with_capacity(layers.len());
@@ -56,7 +57,7 @@ pub(crate) fn write(
     let (mut here, mut there) = (Vec::new(), vec![crate::worker::empty_root_content()]);
     here.extend(there.first().copied());
     let mut below = None;
-    for snapshot in layers {
+    for (place, snapshot) in layers.iter().enumerate() {
         let tree = store.tree(&snapshot.id);
         let tree = in_layer(&*tree.map_err(|error| Problem::of(&error))?);
         let digest = tree.digest();
@@ -67,7 +68,11 @@ pub(crate) fn write(
         noted.push(Layer {
             tree: HexKey(digest),
             size: tree.size_bytes(),
-            created: epoch.map_or(snapshot.created, |epoch| snapshot.created.min(epoch)),
+            created: match place < base_layers {
+                // As of a layer that was unpacked, wherever it was made.
+                true => 0,
+                false => epoch.map_or(snapshot.created, |epoch| snapshot.created.min(epoch)),
+            },
         });
     }
     let mut steps: Vec<Step> = made
@@ -82,7 +87,7 @@ pub(crate) fn write(
             })
         })
         .collect();
-    steps.sort_by(|a, b| (a.layers, a.key).cmp(&(b.layers, b.key)));
+    steps.sort_unstable_by_key(|step| (step.layers, step.key));
     steps.dedup_by_key(|step| step.key);
     let records = Records {
         layers: noted,

@@ -543,13 +543,11 @@ impl Imports {
     /// Where an image's last step was found, those below it were not asked for, and they are here now: written down,
     /// they are found by a build whose last step is another, and the image can carry them again.
     fn save_below(&self, index: &Index, there: &There, stack: &[Snapshot]) -> Result<(), Problem> {
-        let is_same = |((one, _), (other, _)): (&(Arc<Layer>, i64), &(Arc<Layer>, i64))| {
-            Arc::ptr_eq(one, other)
-        };
         for below in &index.carried {
             let count = below.layers.len();
-            let is_below =
-                count <= there.layers.len() && below.layers.iter().zip(&there.layers).all(is_same);
+            let mut both = below.layers.iter().zip(&there.layers);
+            let is_below = count <= there.layers.len()
+                && both.all(|((one, _), (other, _))| Arc::ptr_eq(one, other));
             if !is_below || std::ptr::eq(below.as_ref(), there) {
                 continue;
             }
