@@ -265,10 +265,10 @@ fn a_context_is_listed_with_what_is_ignored_and_why() {
     insta::assert_snapshot!(list(&["--ignored", "--why"]), @r"
     exit code: 0
     --- stdout
-    SIZE   PATH             DECIDED BY
-    -      modules/         .dockerignore:2 modules
-    1B     other.log        .dockerignore:3 **/*.log
-    1B     src/deep/b.tmp   .dockerignore:5 */*/*.tmp
+    SIZE      PATH             DECIDED BY
+    -         modules/         .dockerignore:2 modules
+    1B        other.log        .dockerignore:3 **/*.log
+    1B        src/deep/b.tmp   .dockerignore:5 */*/*.tmp
     --- stderr
     5 entries of 57B in the context; 3 entries ignored, directories counted as one
     ");
