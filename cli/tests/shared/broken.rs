@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rbuild_engine::cache::Digest;
 use serde_json::Value;
 
 use crate::kit::{Archive, Kit, Output};
@@ -110,6 +111,62 @@ fn a_layer_that_was_cut_or_changed_is_a_miss() {
     }
     let output = build(&kit);
     assert_eq!(ran(&output).len(), 3, "{output}");
+}
+
+/// The digests are right, and what is said of a layer's files is not.
+#[test]
+fn a_record_that_lies_about_its_files_is_a_miss() {
+    require_machine!();
+    let (kit, blobs) = made();
+    let [list] = of(&blobs, "cache.records")[..] else {
+        panic!("one list");
+    };
+    let text = zstd::decode_all(std::fs::read(list).unwrap().as_slice()).unwrap();
+    let mut records: Value = serde_json::from_slice(&text).unwrap();
+    let chains = records["records"].as_array().unwrap().iter();
+    let longest = chains.map(|record| record["chain"].as_array().unwrap());
+    let longest = longest.max_by_key(|chain| chain.len()).unwrap();
+    let top = longest.last().unwrap()[0].as_u64().unwrap();
+    records["layers"][top as usize]["tree"] = "00".repeat(32).into();
+
+    let directory = list.parent().unwrap();
+    let write = |descriptor: &mut Value, bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        std::fs::write(directory.join(digest.hex()), bytes).unwrap();
+        descriptor["digest"] = digest.to_string().into();
+        descriptor["size"] = bytes.len().into();
+    };
+    let text = serde_json::to_vec(&records).unwrap();
+    let lie = zstd::encode_all(text.as_slice(), 3).unwrap();
+    let path = kit.path("cache/index.json");
+    let mut index: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let digest: Digest = index["manifests"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let manifest = std::fs::read(directory.join(digest.hex())).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let mut blobs = manifest["layers"].as_array_mut().unwrap().iter_mut();
+    let is_list = |blob: &&mut Value| {
+        blob["mediaType"]
+            .as_str()
+            .unwrap()
+            .contains("cache.records")
+    };
+    write(blobs.find(is_list).unwrap(), &lie);
+    write(
+        &mut index["manifests"][0],
+        &serde_json::to_vec(&manifest).unwrap(),
+    );
+    std::fs::write(&path, serde_json::to_vec(&index).unwrap()).unwrap();
+
+    let output = build(&kit);
+    assert_eq!(ran(&output), ["RUN cat /one /two > /both"], "{output}");
+    assert!(
+        output.stderr.contains("is not used, and its step runs"),
+        "{output}"
+    );
 }
 
 #[test]
