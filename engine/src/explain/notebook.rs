@@ -81,6 +81,8 @@ impl Notebook {
         let earlier = store.records_of_step(record_step, RECORDS_MAX);
         let earlier = earlier.unwrap_or_default().into_iter();
         let earlier = earlier.map(|record| record.ingredients);
+        // What an image carried does not tell.
+        let earlier = earlier.filter(|ingredients| !ingredients.is_empty());
         let made = Made {
             ingredients: ingredients.to_vec(),
             earlier: earlier.chain(elsewhere).collect(),

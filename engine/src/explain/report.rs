@@ -156,6 +156,8 @@ impl Ended {
                 return Some(step.ingredients.clone());
             }
             let record = self.store.lookup(planned.key).ok().flatten();
+            // What an image carried does not tell.
+            let record = record.filter(|record| !record.ingredients.is_empty());
             Some(record.map_or_else(|| planned.ingredients.clone(), |it| it.ingredients))
         };
         let made = state.made.get(&vertex);
