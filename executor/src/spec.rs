@@ -69,7 +69,11 @@ pub enum MountSource {
         gid: u32,
     },
     /// Size in bytes.
-    Tmpfs { size: Option<u64>, mode: u32 },
+    Tmpfs {
+        size: Option<u64>,
+        mode: u32,
+        no_exec: bool,
+    },
     /// A file in memory.
     Secret {
         data: Arc<[u8]>,

@@ -319,6 +319,44 @@ fn killing_who_looks_on_changes_nothing() {
 }
 
 #[test]
+fn datagrams_go_both_ways_through_a_published_port() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    kit.must(&[
+        "run",
+        "-d",
+        "--name",
+        "udp",
+        "-p",
+        "127.0.0.1::53/udp",
+        "bb",
+        "nc",
+        "-u",
+        "-l",
+        "-p",
+        "53",
+        "-e",
+        "cat",
+    ]);
+    let at = kit.must(&["port", "udp", "53/udp"]).stdout;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(at.trim()).unwrap();
+    let wait = std::time::Duration::from_millis(100);
+    socket.set_read_timeout(Some(wait)).unwrap();
+    let mut buffer = [0; 64];
+    let mut heard = 0;
+    // What is sent before anything listens is lost, as datagrams are.
+    until("nothing was answered", || {
+        socket.send(b"this\n").unwrap();
+        heard = socket.recv(&mut buffer).unwrap_or(0);
+        heard > 0
+    });
+    assert_eq!(&buffer[..heard], b"this\n");
+    kit.must(&["rm", "-f", "udp"]);
+}
+
+#[test]
 fn patterns_match_within_lines() {
     assert!(matches("a*c\n", "abc\n") && matches("*\n", "x\n") && matches("a\nb\n", "a\nb\n"));
     assert!(!matches("a\n", "ab\n") && !matches("a*c\n", "ab\n") && !matches("a\n", ""));

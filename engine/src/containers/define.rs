@@ -285,7 +285,6 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
             read_only: volume.read_only,
             propagation: volume.propagation.clone().unwrap_or_default(),
             no_copy: volume.no_copy,
-            recursive: volume.recursive,
             subpath: volume.subpath.clone(),
         });
     }
@@ -300,7 +299,6 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
             read_only: tmpfs.read_only,
             propagation: String::new(),
             no_copy: true,
-            recursive: false,
             subpath: None,
         });
     }
@@ -323,7 +321,6 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
                 read_only: false,
                 propagation: String::new(),
                 no_copy: false,
-                recursive: true,
                 subpath: None,
             });
         }

@@ -38,7 +38,6 @@ pub struct MountPoint {
     pub read_only: bool,
     pub propagation: String,
     pub no_copy: bool,
-    pub recursive: bool,
     /// Of a volume: a path in it.
     pub subpath: Option<String>,
 }

@@ -1,6 +1,9 @@
 //! A container as `docker inspect` shows it.
 
+use std::net::IpAddr;
+
 use rbuild_cache::Volumes;
+use rbuild_executor::network;
 use serde_json::{Value, json};
 
 use super::catalog::Entry;
@@ -154,7 +157,15 @@ impl Entry {
             "Binds": binds,
             "LogConfig": {"Type": "json-file", "Config": {}},
             "NetworkMode": self.network_mode(),
-            "PortBindings": {},
+            "PortBindings": bindings(request.publish.iter().map(|port| {
+                let outside = match port.host_ports {
+                    None => String::new(),
+                    Some((first, last)) if first == last => first.to_string(),
+                    Some((first, last)) => format!("{first}-{last}"),
+                };
+                (port.inside(), port.host, outside)
+            })),
+            "PublishAllPorts": request.publish_all,
             "RestartPolicy": {"Name": policy, "MaximumRetryCount": most},
             "AutoRemove": request.remove,
             "VolumesFrom": request.volumes_from.iter().map(|(name, _)| name).collect::<Vec<_>>(),
@@ -202,11 +213,41 @@ impl Entry {
     fn network_settings(&self) -> Value {
         let mode = self.network_mode();
         let name = if mode == "default" { "bridge" } else { &mode };
+        let (address, gateway, bits) = if self.state.private_network {
+            let (address, gateway) = (network::ADDRESS.to_string(), network::GATEWAY.to_string());
+            (address, gateway, network::PREFIX_BITS)
+        } else {
+            Default::default()
+        };
         json!({
-            "Ports": {},
-            "IPAddress": "",
-            "Networks": {name: {"IPAddress": "", "Gateway": "", "MacAddress": ""}},
+            "Ports": self.ports(),
+            "IPAddress": address,
+            "IPPrefixLen": bits,
+            "Gateway": gateway,
+            "MacAddress": "",
+            "Networks": {name: {
+                "IPAddress": address,
+                "IPPrefixLen": bits,
+                "Gateway": gateway,
+                "MacAddress": "",
+            }},
         })
+    }
+
+    /// What is exposed, and where it is published.
+    fn ports(&self) -> Value {
+        if !self.state.private_network {
+            return json!({});
+        }
+        let exposed = self.definition.exposed_ports().into_iter();
+        let mut ports: serde_json::Map<_, _> = exposed.map(|name| (name, Value::Null)).collect();
+        ports.extend(bindings(
+            self.state
+                .ports
+                .iter()
+                .map(|port| (port.inside(), port.host, port.host_port.to_string())),
+        ));
+        Value::Object(ports)
     }
 
     fn mount(&self, mount: &MountPoint) -> Result<Value> {
@@ -235,16 +276,8 @@ impl Entry {
     }
 
     fn exposed(&self) -> Value {
-        let mut ports = self
-            .definition
-            .config
-            .exposed_ports
-            .clone()
-            .unwrap_or_default();
-        for port in &self.definition.request.expose {
-            ports.insert(port.clone(), json!({}));
-        }
-        json!(ports)
+        let ports = self.definition.exposed_ports().into_iter();
+        Value::Object(ports.map(|name| (name, json!({}))).collect())
     }
 
     fn declared_volumes(&self) -> Value {
@@ -269,4 +302,18 @@ impl Entry {
             None => json!(self.definition.config.entrypoint),
         }
     }
+}
+
+/// Ports by what the container calls them.
+fn bindings(
+    ports: impl Iterator<Item = (String, IpAddr, String)>,
+) -> serde_json::Map<String, Value> {
+    let mut shown = serde_json::Map::new();
+    for (inside, host, port) in ports {
+        let list = shown.entry(inside).or_insert_with(|| json!([]));
+        if let Value::Array(list) = list {
+            list.push(json!({"HostIp": host.to_string(), "HostPort": port}));
+        }
+    }
+    shown
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbuild_executor::Exit;
+use rbuild_executor::network::Port;
 use rbuild_executor::sandbox::container::{Handle, Top};
 use rbuild_executor::sandbox::{ExecError, Signals};
 use rbuild_executor::spec::{Carried, Stdin, Stdio};
@@ -48,6 +49,9 @@ pub(super) struct Now {
     pub(super) state: State,
     /// While it runs.
     pub(super) handle: Option<Handle>,
+    /// The network that it was given, told of as soon as it runs.
+    private_network: bool,
+    ports: Vec<Port>,
     /// What is to become of it when it ends.
     pub(super) asked: Asked,
     /// Counts its starts.
@@ -83,6 +87,13 @@ impl Life {
         }
         drop(now);
         self.changed.notify_all();
+    }
+
+    /// The network that it will run in.
+    pub(super) fn note_network(&self, private: bool, ports: Vec<Port>) {
+        let mut now = self.now();
+        now.private_network = private;
+        now.ports = ports;
     }
 
     /// Waits until something holds; false where the time was up before. Blocking.
@@ -214,6 +225,7 @@ impl Engine {
                     life.change(|now| {
                         now.handle = None;
                         now.state.pid = 0;
+                        now.state.without_network();
                         now.state.exit_code = code;
                         now.state.error = text;
                         if now.starts == 0 {
@@ -279,7 +291,7 @@ impl Engine {
         front: Option<(Arc<Frames>, bool)>,
         cancel: &CancellationToken,
     ) -> Result<Exit> {
-        let network = prepare::begin_network(self.executor.host(), &life.definition);
+        let network = prepare::begin_network(self.executor.host(), life).await?;
         let top = {
             let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
             blocking(move || {
@@ -340,6 +352,7 @@ impl Engine {
             now.handle = None;
             now.state.status = Status::Exited;
             now.state.pid = 0;
+            now.state.without_network();
             now.state.exit_code = exit_code(exit);
             now.state.out_of_memory = exit == Exit::OutOfMemory;
             now.state.finished = time::now();
@@ -424,6 +437,8 @@ fn begun(life: &Arc<Life>, handle: &Mutex<Option<Handle>>, front: Option<&(Arc<F
             now.state.pid = handle.pid();
             now.state.cgroups = handle.cgroups_to_remove();
         }
+        now.state.private_network = now.private_network;
+        now.state.ports = now.ports.clone();
         now.state.health = life.definition.health().map(|_| super::state::Health {
             status: "starting".to_owned(),
             ..super::state::Health::default()

@@ -9,6 +9,7 @@
 //!   command for the executor;
 //! * `life`: from the start to the last end, with restarts and probes (`health`); `serve`: answering meanwhile;
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
+//! * `ports`: what of it the host can be spoken to for;
 //! * `output`, [`log`]: what it writes; `volumes`: what outlives it; `inspect`: all of it, as Docker shows it.
 //!
 //! [`Engine::create`]: crate::Engine::create
@@ -29,6 +30,7 @@ mod life;
 pub mod log;
 mod names;
 mod output;
+mod ports;
 mod prepare;
 mod remove;
 pub mod request;
@@ -45,6 +47,7 @@ pub use definition::{Definition, MountKind, MountPoint};
 pub use diff::Change;
 pub use exec::ExecRequest;
 pub use life::Front;
+pub use ports::Publish;
 pub use request::{Pull, Restart, RunRequest, Tmpfs, VolumeSource};
 pub use state::{Health, Probe, State, Status};
 pub use volumes::{PrunedVolumes, Volume};

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use rbuild_cache::RootDir;
 use rbuild_executor::Host;
-use rbuild_executor::network::Private;
+use rbuild_executor::network::{Port, Private};
 use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Security};
 
 use super::catalog::Catalog;
 use super::definition::{Definition, MountKind, MountPoint};
+use super::life::Life;
+use super::ports;
 use crate::request::NetworkChoice;
+use crate::worker::blocking;
 use crate::{Error, Result};
 
 /// `network` where it is being made already.
@@ -75,17 +78,30 @@ fn network(catalog: &Catalog, definition: &Definition) -> Result<Network> {
     })
 }
 
-/// Begins to make the container's network where it is a private one. Within the runtime.
-pub(super) fn begin_network(host: &Host, definition: &Definition) -> Option<Network> {
-    let request = &definition.request;
+/// Begins to make the container's network where it is a private one, and notes what it is; where ports are
+/// published, waits for it.
+pub(super) async fn begin_network(host: &Host, life: &Arc<Life>) -> Result<Option<Network>> {
+    life.note_network(false, Vec::new());
+    let request = &life.definition.request;
     if request.network_of.is_some() || request.network != NetworkChoice::Default {
-        return None;
+        return Ok(None);
     }
-    let host = host.clone();
+    let (host, life) = (host.clone(), Arc::clone(life));
+    if life.definition.publishes() {
+        let network = blocking(move || {
+            let (network, open) = open_network(&host, &life.definition)?;
+            life.note_network(true, open);
+            Ok::<_, Error>(network)
+        });
+        return Ok(Some(network.await?));
+    }
     let (made, later) = Later::channel();
     tokio::task::spawn_blocking(move || {
         let network = match Private::start(&host) {
-            Ok(private) => Network::Private(Arc::new(private)),
+            Ok(private) => {
+                life.note_network(true, Vec::new());
+                Network::Private(Arc::new(private))
+            }
             Err(error) => {
                 // Builds say this to everybody; a program's own output is not to be mixed with it.
                 tracing::info!(%error, cause = %error.source, "this is the host's network");
@@ -95,7 +111,20 @@ pub(super) fn begin_network(host: &Host, definition: &Definition) -> Option<Netw
         // The container may have failed to start meanwhile.
         let _ = made.send(network);
     });
-    Some(Network::Later(later))
+    Ok(Some(Network::Later(later)))
+}
+
+/// A private network with open ports. Blocking.
+fn open_network(host: &Host, definition: &Definition) -> Result<(Network, Vec<Port>)> {
+    let private = Private::start(host).map_err(|error| Error::Io {
+        message: format!(
+            "ports are published from private networks, and there can be none here: {error}; with \
+             `--network host` the container's ports are the host's"
+        ),
+        source: error.source,
+    })?;
+    let open = ports::open(definition, &private)?;
+    Ok((Network::Private(Arc::new(private)), open))
 }
 
 fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
@@ -112,9 +141,14 @@ fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
                 path: PathBuf::from(mount.subpath.as_deref().unwrap_or(".")),
             })
         }
-        MountKind::Tmpfs { size, mode, .. } => Ok(MountSource::Tmpfs {
+        MountKind::Tmpfs {
+            size,
+            mode,
+            no_exec,
+        } => Ok(MountSource::Tmpfs {
             size: *size,
             mode: mode.unwrap_or(0o1777),
+            no_exec: *no_exec,
         }),
     }
 }

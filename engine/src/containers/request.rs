@@ -6,6 +6,7 @@ use rbuild_executor::spec::Limits;
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
+use super::ports::Publish;
 use crate::request::NetworkChoice;
 
 /// A container to be made.
@@ -40,6 +41,12 @@ pub struct RunRequest {
     pub network_of: Option<String>,
     /// `80/tcp`, besides the image's.
     pub expose: Vec<String>,
+    /// Ports of the host for ports of the container.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
+    /// Free ports of the host for all that is exposed.
+    #[serde(default)]
+    pub publish_all: bool,
     pub limits: Limits,
     pub read_only: bool,
     pub init: bool,
@@ -90,8 +97,6 @@ pub struct Volume {
     pub no_copy: bool,
     /// A path inside of a volume.
     pub subpath: Option<String>,
-    /// Mounts below the source come along. Always for volumes.
-    pub recursive: bool,
     /// How mounts that are made later travel, as `rprivate`.
     pub propagation: Option<String>,
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use rbuild_executor::network::Port;
 use serde::{Deserialize, Serialize};
 
 pub(super) const FILE: &str = "state.json";
@@ -23,6 +24,12 @@ pub struct State {
     /// Somebody stopped it: `unless-stopped` leaves it so.
     pub stopped_by_user: bool,
     pub health: Option<Health>,
+    /// It has a network of its own, with an address. While it runs, as what follows.
+    #[serde(default)]
+    pub private_network: bool,
+    /// Open on the host.
+    #[serde(default)]
+    pub ports: Vec<Port>,
     /// Directories of its cgroup, which outlive a process that is killed.
     pub cgroups: Vec<PathBuf>,
 }
@@ -78,12 +85,19 @@ impl Status {
 const KILLED: i32 = 137;
 
 impl State {
+    /// Its network went with its processes.
+    pub(super) fn without_network(&mut self) {
+        self.private_network = false;
+        self.ports.clear();
+    }
+
     /// As it is after its process was killed.
     pub(super) fn orphaned(mut self) -> Self {
         if self.status.is_alive() {
             self.status = Status::Exited;
             self.exit_code = KILLED;
             self.pid = 0;
+            self.without_network();
             "the process that it lived in was killed".clone_into(&mut self.error);
         }
         self

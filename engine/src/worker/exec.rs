@@ -199,6 +199,7 @@ impl Worker {
             MountOpKind::Tmpfs { size } => MountSource::Tmpfs {
                 size: *size,
                 mode: 0o1777,
+                no_exec: false,
             },
             MountOpKind::Secret {
                 id,

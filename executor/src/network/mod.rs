@@ -35,7 +35,7 @@ use crate::host::Host;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 2);
 /// Name server, and the host.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 1);
-const PREFIX_BITS: u8 = 24;
+pub const PREFIX_BITS: u8 = 24;
 /// The largest packet: few large ones cost less than many small ones, and nothing here is a wire.
 const MTU: usize = 65_000;
 

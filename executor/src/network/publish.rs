@@ -15,14 +15,24 @@ use rustix::thread::LinkNameSpaceType;
 
 use super::{ADDRESS, Error};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Tcp,
     Udp,
 }
 
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A port of the host's for one of the network's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Port {
     pub host: IpAddr,
     /// 0: any that is free.
@@ -31,14 +41,17 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
+impl Port {
+    /// The network's port as images name it: `80/tcp`.
+    pub fn inside(&self) -> String {
+        format!("{}/{}", self.port, self.protocol.name())
+    }
+}
+
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
         let host = SocketAddr::new(self.host, self.host_port);
-        write!(f, "{host} for {}/{protocol}", self.port)
+        write!(f, "{host} for {}", self.inside())
     }
 }
 

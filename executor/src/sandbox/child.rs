@@ -259,12 +259,20 @@ fn source(
 ) -> Result<(OwnedFd, bool)> {
     let target = display(&mount.target);
     match &mount.source {
-        Source::Tmpfs { size, mode } => {
+        Source::Tmpfs {
+            size,
+            mode,
+            no_exec,
+        } => {
             let mode = format!("{mode:o}");
             let size = size.map(|size| size.to_string());
             let mut options = vec![("mode", mode.as_str())];
             options.extend(size.as_deref().map(|size| ("size", size)));
-            let tree = mounts::make("tmpfs", &options, NO_SUID | NO_DEV)
+            let mut attributes = NO_SUID | NO_DEV;
+            if *no_exec {
+                attributes |= NO_EXEC;
+            }
+            let tree = mounts::make("tmpfs", &options, attributes)
                 .step(format!("make the tmpfs for {target}"))?;
             Ok((tree, true))
         }

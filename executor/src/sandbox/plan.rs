@@ -91,17 +91,13 @@ pub(super) struct Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Source {
     /// A path inside a detached mount.
-    Tree {
-        tree: Slot,
-        path: Bytes,
-    },
+    Tree { tree: Slot, path: Bytes },
     /// A file of [`Task::files`].
-    File {
-        name: String,
-    },
+    File { name: String },
     Tmpfs {
         size: Option<u64>,
         mode: u32,
+        no_exec: bool,
     },
 }
 

@@ -318,9 +318,14 @@ impl Builder {
                     mounts::copy(directory.as_fd(), false).map_err(failed("open the cache"))?;
                 Ok(self.tree(tree, path))
             }
-            MountSource::Tmpfs { size, mode } => Ok(Source::Tmpfs {
+            MountSource::Tmpfs {
+                size,
+                mode,
+                no_exec,
+            } => Ok(Source::Tmpfs {
                 size: *size,
                 mode: *mode,
+                no_exec: *no_exec,
             }),
             MountSource::Secret {
                 data,

@@ -35,6 +35,7 @@ pub(crate) fn tmpfs(target: &str) -> Mount {
         MountSource::Tmpfs {
             size: Some(1 << 20),
             mode: 0o1777,
+            no_exec: false,
         },
     )
 }

@@ -38,6 +38,12 @@ pub(crate) fn execute(args: &PortArgs, global: &GlobalArgs) -> Result<Exit> {
         for binding in bindings.as_array().into_iter().flatten() {
             let text = |field: &str| binding.get(field).and_then(serde_json::Value::as_str);
             let address = text("HostIp").unwrap_or_default();
+            // As in a URL: an IPv6 address in brackets.
+            let address = if address.contains(':') {
+                format!("[{address}]")
+            } else {
+                address.to_owned()
+            };
             let number = text("HostPort").unwrap_or_default();
             let prefix = if wanted.is_some() {
                 String::new()

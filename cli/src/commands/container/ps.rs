@@ -164,7 +164,7 @@ fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         "Command": format!("\"{command}\""),
         "CreatedAt": human::at(created),
         "RunningFor": human::since(created),
-        "Ports": "",
+        "Ports": ports(entry),
         "State": entry.state.status.name(),
         "Status": status(entry),
         "Names": entry.name,
@@ -180,6 +180,26 @@ fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         row.insert("Size".to_owned(), json!(human::size(entry.size()?)));
     }
     Ok(row)
+}
+
+/// `0.0.0.0:8080->80/tcp, 53/udp`
+fn ports(entry: &Entry) -> String {
+    let state = &entry.state;
+    if !state.private_network {
+        return String::new();
+    }
+    let mut shown = Vec::new();
+    for name in entry.definition.exposed_ports() {
+        let before = shown.len();
+        for port in state.ports.iter().filter(|port| port.inside() == name) {
+            let host = std::net::SocketAddr::new(port.host, port.host_port);
+            shown.push(format!("{host}->{name}"));
+        }
+        if shown.len() == before {
+            shown.push(name);
+        }
+    }
+    shown.join(", ")
 }
 
 /// `Up 5 minutes (healthy)`, `Exited (1) 2 hours ago`

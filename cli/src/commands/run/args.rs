@@ -124,6 +124,12 @@ pub(crate) struct ContainerArgs {
     /// The volumes of another container, CONTAINER[:ro]
     #[arg(long, value_name = "CONTAINER")]
     pub(crate) volumes_from: Vec<String>,
+    /// A port of the host for one of the container's, [[HOST-IP:][HOST-PORT]:]PORT[/udp]; ranges too
+    #[arg(short, long, value_name = "PORT")]
+    pub(crate) publish: Vec<String>,
+    /// Free ports of the host for all ports that the image and --expose name
+    #[arg(short = 'P', long)]
+    pub(crate) publish_all: bool,
     /// Tell that the command listens on a port
     #[arg(long, value_name = "PORT")]
     pub(crate) expose: Vec<String>,
@@ -171,10 +177,6 @@ pub(crate) struct ContainerArgs {
     help: Option<bool>,
 
     // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(short, long, hide = true, value_name = "PORT")]
-    publish: Vec<String>,
-    #[arg(short = 'P', long, hide = true)]
-    publish_all: bool,
     #[arg(long, hide = true, value_name = "OPTION")]
     security_opt: Vec<String>,
     #[arg(long, hide = true, value_name = "DEVICE")]
@@ -189,8 +191,6 @@ impl ContainerArgs {
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
         for (given, flag) in [
-            (!self.publish.is_empty(), "--publish"),
-            (self.publish_all, "--publish-all"),
             (!self.security_opt.is_empty(), "--security-opt"),
             (!self.device.is_empty(), "--device"),
             (!self.sysctl.is_empty(), "--sysctl"),

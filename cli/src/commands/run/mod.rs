@@ -7,6 +7,7 @@ mod cidfile;
 pub(crate) mod environment;
 mod labels;
 mod mounts;
+mod ports;
 pub(crate) mod request;
 
 use std::io::IsTerminal;

@@ -60,7 +60,6 @@ fn volume(text: &str) -> Result<Volume> {
         read_only: false,
         no_copy: false,
         subpath: None,
-        recursive: true,
         propagation: None,
     };
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -169,15 +168,20 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
             "--mount with another `volume-driver` than `local`",
         ));
     }
-    let recursive = match spec.take(&["bind-recursive"])?.as_deref() {
-        None | Some("enabled") => !non_recursive.unwrap_or(false),
-        Some("disabled") => false,
-        Some(other) => {
+    match spec.take(&["bind-recursive"])?.as_deref() {
+        None | Some("enabled") => {}
+        Some(other @ ("disabled" | "writable" | "readonly")) => {
             return Err(Error::unsupported(format!(
                 "--mount with `bind-recursive={other}`"
             )));
         }
-    };
+        Some(other) => {
+            return Err(spec.error(format!("there is no `bind-recursive={other}`")));
+        }
+    }
+    if non_recursive == Some(true) {
+        return Err(Error::unsupported("--mount with `bind-nonrecursive`"));
+    }
     if spec.take_field_named("volume-opt") {
         return Err(Error::unsupported("--mount with `volume-opt`"));
     }
@@ -190,7 +194,6 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         read_only,
         no_copy: no_copy.unwrap_or(false),
         subpath,
-        recursive,
         propagation: match travels {
             Some(name) if PROPAGATIONS.contains(&name.as_str()) => {
                 Some(propagation(&name, || "--mount".to_owned())?)
@@ -225,7 +228,7 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
                 size,
                 mode: mode.as_deref().map(octal).transpose()?,
                 read_only,
-                no_exec: false,
+                no_exec: true,
             });
         }
         ("tmpfs", Some(_)) => return Err(spec.error("`type=tmpfs` takes no source")),
@@ -268,9 +271,11 @@ fn memory(text: &str) -> Result<Tmpfs> {
             Some(("mode", value)) => tmpfs.mode = Some(octal(value)?),
             None => match option {
                 "ro" => tmpfs.read_only = true,
+                "rw" => tmpfs.read_only = false,
                 "exec" => tmpfs.no_exec = false,
+                "noexec" => tmpfs.no_exec = true,
                 // How it is mounted anyway.
-                "rw" | "nosuid" | "nodev" | "noexec" => {}
+                "nosuid" | "nodev" => {}
                 _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),
             },
             _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),

@@ -5,9 +5,9 @@ use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
 use super::args::ContainerArgs;
-use super::{environment, labels, mounts};
+use super::{environment, labels, mounts, ports};
 use crate::error::{Error, Result};
-use crate::values;
+use crate::{render, stdio, values};
 
 pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     args.refuse_unsupported()?;
@@ -49,6 +49,36 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             None => (values::network(text)?, None),
         },
     };
+    let mut publish = Vec::new();
+    for text in &args.publish {
+        publish.extend(ports::published(text)?);
+    }
+    let on_host = network == NetworkChoice::Host;
+    if args.publish_all || !publish.is_empty() {
+        let flag = if publish.is_empty() {
+            "--publish-all"
+        } else {
+            "--publish"
+        };
+        if on_host {
+            stdio::err(render::warning(
+                &format!(
+                    "{flag} has no effect: with --network host the container's ports are the host's"
+                ),
+                stdio::err_is_coloured(),
+            ));
+        } else if network == NetworkChoice::None {
+            let shown = args.network.as_deref().unwrap_or_default();
+            return Err(Error::usage(format!(
+                "{flag} and --network {shown} contradict each other: {}",
+                if network_of.is_some() {
+                    "publish the ports of the container whose network it is"
+                } else {
+                    "there is nothing to reach it by"
+                }
+            )));
+        }
+    }
     Ok(RunRequest {
         image,
         name: args.name.clone(),
@@ -77,6 +107,8 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             .iter()
             .map(|text| port(text))
             .collect::<Result<_>>()?,
+        publish: if on_host { Vec::new() } else { publish },
+        publish_all: args.publish_all && !on_host,
         limits,
         read_only: args.read_only,
         init: args.init,

@@ -1,0 +1,159 @@
+//! Ports of the host for ports of a container: what is asked, what that comes to with what is exposed, and opening
+//! them. Carrying is `rbuild_executor::network`'s.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use rbuild_executor::network::{Port, Private, Protocol};
+use serde::{Deserialize, Serialize};
+
+use super::definition::Definition;
+use crate::{Error, Result};
+
+/// `-p`, one port of the container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    pub host: IpAddr,
+    /// Ports of the host of which the first that is free is taken; `None` for any that is free.
+    pub host_ports: Option<(u16, u16)>,
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+impl Publish {
+    /// The container's port as images name it: `80/tcp`.
+    pub fn inside(&self) -> String {
+        format!("{}/{}", self.port, self.protocol.name())
+    }
+}
+
+/// `80-82/udp` as its ports, each as images name them. What is no port is left as it is.
+pub(super) fn expand(text: &str) -> Vec<String> {
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) => (first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect(),
+        _ => vec![text.to_owned()],
+    }
+}
+
+impl Definition {
+    /// Everything that the image, `--expose` or `-p` names, `80/tcp`.
+    pub fn exposed_ports(&self) -> Vec<String> {
+        let image = self.config.exposed_ports.iter().flatten();
+        let mut ports: Vec<String> = image
+            .map(|(name, _)| name)
+            .chain(&self.request.expose)
+            .flat_map(|name| expand(name))
+            .chain(self.request.publish.iter().map(Publish::inside))
+            .collect();
+        ports.sort_by_key(|name| {
+            let number = name.split_once('/').map_or(&**name, |(number, _)| number);
+            (number.parse::<u16>().unwrap_or(u16::MAX), name.clone())
+        });
+        ports.dedup();
+        ports
+    }
+
+    /// What `-p` names, and with `-P` everything else that is exposed.
+    fn ports_to_publish(&self) -> Vec<Publish> {
+        let mut ports = self.request.publish.clone();
+        if self.request.publish_all {
+            for name in self.exposed_ports() {
+                let (number, protocol) = match name.split_once('/') {
+                    Some((number, "tcp")) => (number, Protocol::Tcp),
+                    Some((number, "udp")) => (number, Protocol::Udp),
+                    _ => continue,
+                };
+                let Ok(port) = number.parse() else { continue };
+                if !ports.iter().any(|known| known.inside() == name) {
+                    ports.push(Publish {
+                        host: Ipv4Addr::UNSPECIFIED.into(),
+                        host_ports: None,
+                        port,
+                        protocol,
+                    });
+                }
+            }
+        }
+        ports
+    }
+
+    /// Whether it has ports that must be published for it to be of use.
+    pub(super) fn publishes(&self) -> bool {
+        !self.ports_to_publish().is_empty()
+    }
+}
+
+/// Opens the container's ports on the host; they close with the network.
+pub(super) fn open(definition: &Definition, network: &Private) -> Result<Vec<Port>> {
+    let asked = definition.ports_to_publish();
+    asked.iter().map(|port| open_one(port, network)).collect()
+}
+
+fn open_one(asked: &Publish, network: &Private) -> Result<Port> {
+    let (first, last) = asked.host_ports.unwrap_or((0, 0));
+    let mut result = Err(Error::Other(format!("no port for {}", asked.inside())));
+    for host_port in first..=last {
+        let mut port = Port {
+            host: asked.host,
+            host_port,
+            port: asked.port,
+            protocol: asked.protocol,
+        };
+        match network.publish(&port) {
+            Ok(bound) => {
+                port.host_port = bound.port();
+                return Ok(port);
+            }
+            Err(error) => {
+                let goes_on = error.source.kind() == ErrorKind::AddrInUse;
+                result = Err(failure(asked, &error.source));
+                if !goes_on {
+                    break;
+                }
+            }
+        }
+    }
+    result
+}
+
+fn failure(asked: &Publish, source: &std::io::Error) -> Error {
+    let (first, last) = asked.host_ports.unwrap_or((0, 0));
+    let at = if first == last {
+        SocketAddr::new(asked.host, first).to_string()
+    } else {
+        format!("{}-{last}", SocketAddr::new(asked.host, first))
+    };
+    let inside = asked.inside();
+    let why = match source.kind() {
+        ErrorKind::AddrInUse if first == last => format!(
+            "the port is in use by another program or container; free it, choose another one, or \
+             leave it out (`-p {inside}`) for any that is free"
+        ),
+        ErrorKind::AddrInUse => "all of these ports are in use; choose others".to_owned(),
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine does not have the address {}", asked.host)
+        }
+        ErrorKind::PermissionDenied => {
+            "ports this low are root's (net.ipv4.ip_unprivileged_port_start); choose a higher one"
+                .to_owned()
+        }
+        _ => source.to_string(),
+    };
+    Error::Other(format!("cannot publish {inside} at {at}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_ports() {
+        assert_eq!(expand("80"), ["80/tcp"]);
+        assert_eq!(expand("80-82/udp"), ["80/udp", "81/udp", "82/udp"]);
+        assert_eq!(expand("what"), ["what"]);
+    }
+}
