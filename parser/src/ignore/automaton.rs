@@ -148,7 +148,8 @@ impl Automaton {
         Some(Self { steps })
     }
 
-    pub(super) fn is_match(&self, path: &[u8]) -> bool {
+    /// Whether the path or a parent of it matches. One pass: where a name ends, the states tell of the parent.
+    pub(super) fn matches_or_parent(&self, path: &[u8]) -> bool {
         // A state is a step yet to be taken; a second row is for being inside a `(.*/)?`.
         let count = self.steps.len() + 1;
         let mut current = vec![false; count * 2];
@@ -156,6 +157,9 @@ impl Automaton {
         self.reach(&mut current, 0, true);
         let mut rest = path;
         while let Some((c, length)) = decode(rest) {
+            if c == '/' && rest.len() < path.len() && current[count - 1] {
+                return true;
+            }
             rest = &rest[length..];
             next.fill(false);
             for (index, step) in self.steps.iter().enumerate() {

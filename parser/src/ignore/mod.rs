@@ -163,27 +163,21 @@ impl Pattern {
     }
 
     fn matches_or_parent(&self, path: &[u8]) -> bool {
-        if self.matches(path) {
-            return true;
-        }
-        let parents = path
-            .iter()
-            .enumerate()
-            .filter(|(at, byte)| **byte == b'/' && *at > 0);
-        parents
-            .map(|(at, _)| &path[..at])
-            .any(|parent| self.matches(parent))
-    }
-
-    fn matches(&self, path: &[u8]) -> bool {
         match &self.matcher {
-            Matcher::Exact => path == self.text,
+            Matcher::Exact => {
+                let rest = path.strip_prefix(self.text.as_slice());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            }
             Matcher::Prefix(prefix) => path.starts_with(prefix),
             // `**/foo` is `foo` as well.
             Matcher::Suffix(suffix) => {
-                path.ends_with(suffix) || suffix.strip_prefix(b"/").is_some_and(|name| path == name)
+                let name = suffix.strip_prefix(b"/");
+                let ends = path.iter().enumerate().skip(1).filter(|(_, c)| **c == b'/');
+                std::iter::once(path)
+                    .chain(ends.map(|(at, _)| &path[..at]))
+                    .any(|path| path.ends_with(suffix) || name == Some(path))
             }
-            Matcher::Automaton(automaton) => automaton.is_match(path),
+            Matcher::Automaton(automaton) => automaton.matches_or_parent(path),
         }
     }
 
