@@ -59,6 +59,8 @@ pub(crate) struct Solved<'a> {
     pub(crate) layers: Vec<Snapshot>,
     /// What its config is to carry of the cache (`--cache-to type=inline`).
     pub(crate) records: Option<serde_json::Value>,
+    /// The roots of `image.scans`, in their order; `None` is an empty one.
+    pub(crate) scanned: &'a [Option<Snapshot>],
 }
 
 impl Annotations {

@@ -145,7 +145,7 @@ impl Engine {
                     started,
                 };
                 let evidence = Evidence::new(&request, &outputs, &capture);
-                let mut solved = chains(&store, &built.images, &built.tops)?;
+                let mut solved = chains(&store, &built.images, &built.tops, &built.scanned)?;
                 if let Some(made) = carried {
                     carry(&store, &mut solved, &made, &request, &events);
                 }
@@ -379,7 +379,8 @@ impl Engine {
 }
 
 fn targets(lowered: &Lowered) -> Vec<VertexId> {
-    lowered.images.iter().filter_map(|it| it.vertex).collect()
+    let images = lowered.images.iter();
+    images.flat_map(lower::LoweredImage::targets).collect()
 }
 
 fn needed(lowered: &Lowered) -> Vec<VertexId> {
@@ -481,6 +482,7 @@ pub(crate) fn options(request: &BuildRequest) -> lower::Options {
         allow: request.allow.clone(),
         source_date_epoch: request.source_date_epoch.clone(),
         every_stage: false,
+        sbom: request.attestations.sbom,
         assumed: false,
     }
 }
@@ -591,7 +593,11 @@ pub(crate) struct Performed {
 impl Performed {
     /// All vertices that the images needed, inputs before what uses them.
     pub(crate) fn needed(&self) -> Vec<VertexId> {
-        let targets: Vec<VertexId> = self.images.iter().filter_map(|it| it.vertex).collect();
+        let targets: Vec<VertexId> = self
+            .images
+            .iter()
+            .flat_map(lower::LoweredImage::targets)
+            .collect();
         self.capture.graph.needed(&targets)
     }
 }
@@ -643,8 +649,12 @@ fn chains<'a>(
     store: &Store,
     images: &'a [lower::LoweredImage],
     tops: &[Option<worker::Output>],
+    scanned: &'a [Vec<Option<Snapshot>>],
 ) -> Result<Vec<Solved<'a>>> {
-    let chain = |(image, top): (&'a lower::LoweredImage, &Option<worker::Output>)| {
+    let chain = |((image, top), scanned): (
+        (&'a lower::LoweredImage, &Option<worker::Output>),
+        &'a Vec<Option<Snapshot>>,
+    )| {
         let layers = match top.clone().and_then(worker::Output::into_snapshot) {
             Some(top) => store.chain(&top.id)?,
             None => Vec::new(),
@@ -653,9 +663,10 @@ fn chains<'a>(
             image,
             layers,
             records: None,
+            scanned,
         })
     };
-    images.iter().zip(tops).map(chain).collect()
+    images.iter().zip(tops).zip(scanned).map(chain).collect()
 }
 
 fn not_carried(problem: impl std::fmt::Display) -> Error {

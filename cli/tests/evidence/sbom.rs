@@ -336,3 +336,59 @@ fn files_that_are_no_image_have_it_beside_them() {
     let tar = kit.build(dockerfile, &["-o", "type=tar,dest=x.tar", "--sbom"]);
     assert_eq!(tar.code, 2, "{tar}");
 }
+
+/// BuildKit's settings in ARG: earlier stages and the context are listed where they are asked for.
+#[test]
+fn stages_and_the_context_are_listed_where_an_arg_asks() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[
+        ("built/lib/apk/db/installed", "P:tool\nV:1\nA:x\n\n"),
+        (
+            "Cargo.lock",
+            "[[package]]\nname = \"dependency\"\nversion = \"1.0.0\"\n",
+        ),
+    ]);
+    let dockerfile = "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n\
+        FROM scratch AS build\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nCOPY built /\n\
+        FROM scratch AS other\nCOPY Cargo.lock /x\n\
+        FROM scratch\nCOPY --from=build /lib/apk /apk\nCOPY --from=other /x /x\n";
+    // (name of the list, names of packages)
+    let lists = |more: &[&str]| -> Vec<(String, Vec<String>)> {
+        kit.must_build(dockerfile, &[&LAYOUT, &["--sbom"][..], more].concat());
+        let attested = Attested::read(&kit);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let lists = attested.statements[0].iter().map(|statement| {
+            assert_eq!(statement["predicateType"], SPDX);
+            let document = &statement["predicate"];
+            validate(&kit, document);
+            let packages = document["packages"].as_array().unwrap().iter().skip(1);
+            let packages = packages.map(|one| text(&one["name"])).collect();
+            (text(&document["name"]), packages)
+        });
+        lists.collect()
+    };
+    let list = |name: &str, packages: &[&str]| {
+        let packages = packages.iter().map(|name| (*name).to_owned()).collect();
+        (name.to_owned(), packages)
+    };
+    let found = lists(&[]);
+    assert_eq!(
+        found[1..],
+        [list("build", &["tool"]), list("context", &["dependency"])]
+    );
+    assert_eq!(found[0].1, Vec::<String>::new());
+    let off = [
+        "--build-arg=BUILDKIT_SBOM_SCAN_CONTEXT=false",
+        "--build-arg=BUILDKIT_SBOM_SCAN_STAGE=false",
+    ];
+    assert_eq!(lists(&off).len(), 1);
+
+    kit.must_build(dockerfile, &["-o", "out", "--sbom"]);
+    for name in ["sbom", "sbom-build", "sbom-context"] {
+        assert!(
+            kit.path(&format!("out/{name}.spdx.json")).exists(),
+            "{name}"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::try_join_all;
-use rbuild_cache::{Ingredient, Key};
+use rbuild_cache::{Ingredient, Key, Snapshot};
 use rbuild_parser::Span;
 use rbuild_solver::{Graph, Observer, SolveError, Solver, Status, VertexId};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,8 @@ pub(super) struct Built {
     pub(super) images: Vec<lower::LoweredImage>,
     pub(super) steps: Vec<StepInfo>,
     pub(super) tops: Vec<Option<worker::Output>>,
+    /// Of each image, the roots that are listed besides.
+    pub(super) scanned: Vec<Vec<Option<Snapshot>>>,
     /// The contents of all roots that the images are made of.
     pub(super) held: HashSet<Key>,
     pub(super) cached: usize,
@@ -118,10 +120,16 @@ impl Solving<'_> {
             failed(error, &steps, &warnings)
         })?;
         let mut outputs = outputs.into_iter();
-        let tops: Vec<Option<worker::Output>> = images
-            .iter()
-            .map(|image| image.vertex.and_then(|_| outputs.next()))
-            .collect();
+        let mut tops: Vec<Option<worker::Output>> = Vec::new();
+        let mut scanned = Vec::new();
+        for image in &images {
+            tops.push(image.vertex.and_then(|_| outputs.next()));
+            let scans = image.scans.iter().map(|scan| {
+                let root = scan.vertex.and_then(|_| outputs.next());
+                root.and_then(worker::Output::into_snapshot)
+            });
+            scanned.push(scans.collect());
+        }
         let mut held = HashSet::from([worker::empty_root_content()]);
         if self.worker.exports.is_some() {
             for top in tops.iter().flatten() {
@@ -133,6 +141,7 @@ impl Solving<'_> {
             images,
             steps,
             tops,
+            scanned,
             held,
             cached,
         })

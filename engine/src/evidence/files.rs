@@ -53,13 +53,20 @@ impl Evidence<'_> {
             };
             let predicate = sbom::document(&described, &found);
             let bytes = statement::encode(statement::SPDX, &subjects, &predicate)?;
-            write(
-                store,
-                solved,
-                directory,
-                &format!("sbom{infix}.spdx.json"),
-                &bytes,
-            )?;
+            let name = format!("sbom{infix}.spdx.json");
+            write(store, solved, directory, &name, &bytes)?;
+            for (scan, root) in solved.image.scans.iter().zip(solved.scanned) {
+                let found = self.packages(store, root.as_ref().map(|root| &root.id))?;
+                let described = sbom::Described {
+                    name: &scan.name,
+                    identity: &super::scan_identity(described.identity, &scan.name),
+                    ..described
+                };
+                let predicate = sbom::document(&described, &found);
+                let bytes = statement::encode(statement::SPDX, &subjects, &predicate)?;
+                let name = format!("sbom-{}{infix}.spdx.json", scan.name);
+                write(store, solved, directory, &name, &bytes)?;
+            }
         }
         Ok(())
     }

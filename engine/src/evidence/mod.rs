@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{SnapshotId, Store};
+use rbuild_cache::{Digest, SnapshotId, Store};
 use rbuild_image::attestation::{self, Attached, Attestation};
 use rbuild_image::{Descriptor, Reference};
 
@@ -31,6 +31,11 @@ use crate::assemble::Solved;
 use crate::request::{BuildRequest, Output};
 
 pub(crate) use capture::{Capture, Pin, Pins};
+
+/// Tells the lists about one image apart.
+fn scan_identity(manifest: &Digest, name: &str) -> Digest {
+    Digest::of(format!("{manifest}\n{name}").as_bytes())
+}
 
 /// Says what was asked to be said of the images of one build.
 pub(crate) struct Evidence<'a> {
@@ -94,17 +99,31 @@ impl<'a> Evidence<'a> {
             let top = solved.layers.last().map(|top| &top.id);
             let found = self.packages(store, top)?;
             let created = self.created(solved.image.epoch);
+            let mut list = |described: &sbom::Described<'_>, found: &sbom::Found| -> Result<()> {
+                let predicate = sbom::document(described, found);
+                attestations.push(Attestation {
+                    predicate_type: statement::SPDX.to_owned(),
+                    statement: statement::encode(statement::SPDX, &subjects, &predicate)?,
+                });
+                Ok(())
+            };
             let described = sbom::Described {
                 name: subjects.first().map_or("_", statement::Subject::name),
                 manifest: Some(&manifest.digest),
                 identity: &manifest.digest,
                 created: &created,
             };
-            let predicate = sbom::document(&described, &found);
-            attestations.push(Attestation {
-                predicate_type: statement::SPDX.to_owned(),
-                statement: statement::encode(statement::SPDX, &subjects, &predicate)?,
-            });
+            list(&described, &found)?;
+            for (scan, root) in solved.image.scans.iter().zip(solved.scanned) {
+                let found = self.packages(store, root.as_ref().map(|root| &root.id))?;
+                let described = sbom::Described {
+                    name: &scan.name,
+                    manifest: None,
+                    identity: &scan_identity(&manifest.digest, &scan.name),
+                    created: &created,
+                };
+                list(&described, &found)?;
+            }
         }
         Ok(attestation::write(store, manifest, &attestations)?)
     }

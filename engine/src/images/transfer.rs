@@ -377,6 +377,7 @@ pub(crate) fn changed(changes: &[String], platform: Platform) -> Result<lower::L
         allow: Vec::new(),
         source_date_epoch: None,
         every_stage: false,
+        sbom: false,
         assumed: false,
     };
     crate::build::require_sound(&source, &parsed, &options)?;

@@ -8,6 +8,7 @@ use rbuild_solver::VertexId;
 
 use super::assume;
 use crate::error::Error;
+use crate::lower::LoweredImage;
 use crate::op::Op;
 use crate::request::{BuildRequest, Entitlement};
 use crate::{Result, build, inputs};
@@ -80,7 +81,7 @@ pub fn graph(request: &BuildRequest) -> Result<Graph> {
     let targets: Vec<VertexId> = lowered
         .images
         .iter()
-        .filter_map(|image| image.vertex)
+        .flat_map(LoweredImage::targets)
         .collect();
     let order = lowered.graph.needed(&targets);
     let places: HashMap<VertexId, usize> = order.iter().copied().zip(0..).collect();

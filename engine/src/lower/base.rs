@@ -286,7 +286,7 @@ impl Lowering<'_> {
 }
 
 /// A whole directory as a root file system.
-fn copy_of_directory() -> Op {
+pub(super) fn copy_of_directory() -> Op {
     Op::File(FileOp {
         base: false,
         actions: vec![FileAction::Copy(CopyOp {

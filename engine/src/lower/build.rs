@@ -187,7 +187,7 @@ impl<'a> Lowering<'a> {
         let targets: Vec<VertexId> = self
             .results
             .iter()
-            .filter_map(|image| image.vertex)
+            .flat_map(LoweredImage::targets)
             .collect();
         let needed: HashSet<VertexId> = self.graph.needed(&targets).into_iter().collect();
         let mut steps = self.steps;
@@ -252,7 +252,8 @@ impl<'a> Lowering<'a> {
         self.note_arguments();
         if let Slot::Done(state) = &self.slots[target] {
             let state = Rc::clone(state);
-            let image = self.finish(&state);
+            let mut image = self.finish(&state);
+            image.scans = self.scans(target);
             self.results.push(image);
         }
     }

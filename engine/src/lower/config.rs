@@ -8,11 +8,9 @@ use serde_json::{Map, Value};
 
 use super::build::{Lowering, Outcome, Site};
 use super::gofmt;
+use super::scans::is_setting;
 use super::state::State;
 use super::words::expansion_mistake;
-
-/// Build args that are settings of the builder rather than variables.
-const SETTINGS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 impl Lowering<'_> {
     pub(crate) fn arg(
@@ -35,7 +33,7 @@ impl Lowering<'_> {
             if let Some(value) = &value {
                 text.push('=');
                 text.push_str(value);
-                if !SETTINGS.contains(&name.as_str()) {
+                if !is_setting(name) {
                     state.scope.set(name, value.clone());
                 }
             }

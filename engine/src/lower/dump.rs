@@ -14,7 +14,7 @@ pub fn dump(lowered: &Lowered) -> String {
     let targets: Vec<VertexId> = lowered
         .images
         .iter()
-        .filter_map(|image| image.vertex)
+        .flat_map(LoweredImage::targets)
         .collect();
     let order = lowered.graph.needed(&targets);
     let number = |vertex: VertexId| {

@@ -46,6 +46,7 @@ impl Lowering<'_> {
             base_created: state.base_created.clone(),
             stage_line: state.stage_line,
             epoch: self.epoch,
+            scans: Vec::new(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! * `build`: what one lowering knows and collects; `file`: instructions grouped into stages; `global`: what holds for
 //!   the whole file; `scope`, `words`: variables and expansion;
 //! * `base`, `stage`, `state`, `onbuild`, `finish`: a stage from its FROM line to the image; `input`: what `--from`
-//!   names; `names`: how steps are called;
+//!   names; `names`: how steps are called; `scans`: what is listed besides the result;
 //! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD, WORKDIR), `config` (what changes no file);
 //! * small languages: `chmod`, `remote`, `gofmt`, `paths`;
 //! * [`dump`]: a lowered build as text.
@@ -25,6 +25,7 @@ mod onbuild;
 mod paths;
 pub(crate) mod remote;
 mod run;
+mod scans;
 pub(crate) mod scope;
 mod stage;
 mod state;
@@ -45,6 +46,8 @@ use crate::error::Located;
 use crate::op::Op;
 use crate::request::{Entitlement, NoCache};
 
+pub use scans::Scan;
+
 /// What lowering needs to know besides the Dockerfile.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -63,6 +66,8 @@ pub struct Options {
     pub source_date_epoch: Option<String>,
     /// Also the stages that the target does not need: for a check.
     pub every_stage: bool,
+    /// Packages are to be listed.
+    pub sbom: bool,
     /// Images are made up: what real ones often bring is not called undefined.
     pub assumed: bool,
 }
@@ -126,6 +131,16 @@ pub struct LoweredImage {
     pub stage_line: usize,
     /// Value of SOURCE_DATE_EPOCH where one holds.
     pub epoch: Option<i64>,
+    /// What is listed besides the result.
+    pub scans: Vec<Scan>,
+}
+
+impl LoweredImage {
+    /// What has to be solved for it: the root, then those that are listed besides.
+    pub fn targets(&self) -> impl Iterator<Item = VertexId> {
+        let scans = self.scans.iter().filter_map(|scan| scan.vertex);
+        self.vertex.into_iter().chain(scans)
+    }
 }
 
 #[derive(Debug, Clone)]

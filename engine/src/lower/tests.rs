@@ -44,6 +44,7 @@ pub(super) fn kit(text: &str) -> Kit {
             allow: Vec::new(),
             source_date_epoch: None,
             every_stage: false,
+            sbom: false,
             assumed: false,
         },
         images: HashMap::from([
