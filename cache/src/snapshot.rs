@@ -58,6 +58,14 @@ pub struct ActiveSnapshot {
     committed: bool,
 }
 
+impl ActiveSnapshot {
+    /// Makes the work directory a fresh one: a `volatile` overlay leaves one that cannot be mounted again.
+    pub fn renew_work(&self) -> Result<()> {
+        crate::lease::remove(&self.work)?;
+        make_directory(&self.work)
+    }
+}
+
 /// A compressed form of a snapshot's layer that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerBlob {

@@ -1,5 +1,6 @@
 //! One build from its request to its outputs. Every stage of it is elsewhere; here is their order, and who is told.
 
+pub(crate) mod debugging;
 mod solving;
 
 use std::collections::{HashMap, HashSet};
@@ -59,57 +60,19 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<Performed> {
         let started = worker::now();
-        let request = Arc::new(request);
-        let main = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(Error::Cancelled),
-            main = self.main_context(&request) => main?,
-        };
-        let source = Arc::new(main.dockerfile);
-        let pins = Arc::new(Pins::default());
-        pins.context("", main.pin);
-        let parsed = rbuild_parser::parse(&source);
-        let options = options(&request);
-        require_sound(&source, &parsed, &options)?;
-        let settings = lint::Settings::of(&parsed, &request.build_args).map_err(|mistake| {
-            Error::Dockerfile(vec![Located {
-                source: Arc::clone(&source),
-                diagnostic: *mistake,
-            }])
-        })?;
-        let caches = Caches::new(self, &request, &events)?;
-        let images = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(Error::Cancelled),
-            images = self.images_of(&request, &source, &parsed, &options, known) => images?,
-        };
-        let mut lowered =
-            lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
-        let mut warnings = lint::look(&source, &parsed, &request)?;
-        warnings.append(&mut lowered.warnings);
-        settings.select(&mut warnings);
-        lowered.warnings.clone_from(&warnings);
-        if let Some(violation) = settings.violation(&warnings) {
-            warnings.push(violation);
-            return Err(Error::Dockerfile(warnings));
-        }
         let outputs = outputs(&request);
-        output::check(&request, &outputs, lowered.images.len())?;
-        let plan = Arc::new(Plan::new(&lowered, &outputs, caches.exports.as_deref()));
-        let contexts = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(Error::Cancelled),
-            contexts = self.contexts(&request, &lowered, main.local.as_ref(), &pins) => contexts?,
-        };
-        events.event(Event::Plan {
-            steps: plan.steps.clone(),
-        });
-
-        caches.set_images(&images);
-        let mut worker = self.worker(&request, &lowered, &plan, contexts, &images, &events, &pins);
-        worker.imports = caches.imports.clone();
-        worker.exports = caches.exports.clone();
-        let worker = Arc::new(worker);
+        let begun = self.begin(request, &outputs, known, &events, &cancel);
+        let Begun {
+            request,
+            source,
+            pins,
+            lowered,
+            warnings,
+            plan,
+            images,
+            caches,
+            worker,
+        } = begun.await?;
         let publisher = output::Publisher {
             client: self.client.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -182,6 +145,79 @@ impl Engine {
                 .map(|top| top.and_then(worker::Output::into_snapshot))
                 .collect(),
             keys: notebook.keys(),
+        })
+    }
+
+    /// From a request to a build that can be solved: everything that is asked of it is understood, and its steps are
+    /// told.
+    async fn begin(
+        &self,
+        request: BuildRequest,
+        outputs: &[Output],
+        known: HashMap<ImageNeed, Arc<Resolved>>,
+        events: &Arc<dyn Sink>,
+        cancel: &CancellationToken,
+    ) -> Result<Begun> {
+        let request = Arc::new(request);
+        let main = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            main = self.main_context(&request) => main?,
+        };
+        let source = Arc::new(main.dockerfile);
+        let pins = Arc::new(Pins::default());
+        pins.context("", main.pin);
+        let parsed = rbuild_parser::parse(&source);
+        let options = options(&request);
+        require_sound(&source, &parsed, &options)?;
+        let settings = lint::Settings::of(&parsed, &request.build_args).map_err(|mistake| {
+            Error::Dockerfile(vec![Located {
+                source: Arc::clone(&source),
+                diagnostic: *mistake,
+            }])
+        })?;
+        let caches = Caches::new(self, &request, events)?;
+        let images = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            images = self.images_of(&request, &source, &parsed, &options, known) => images?,
+        };
+        let mut lowered =
+            lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
+        let mut warnings = lint::look(&source, &parsed, &request)?;
+        warnings.append(&mut lowered.warnings);
+        settings.select(&mut warnings);
+        lowered.warnings.clone_from(&warnings);
+        if let Some(violation) = settings.violation(&warnings) {
+            warnings.push(violation);
+            return Err(Error::Dockerfile(warnings));
+        }
+        output::check(&request, outputs, lowered.images.len())?;
+        let plan = Arc::new(Plan::new(&lowered, outputs, caches.exports.as_deref()));
+        let contexts = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            contexts = self.contexts(&request, &lowered, main.local.as_ref(), &pins) => contexts?,
+        };
+        events.event(Event::Plan {
+            steps: plan.steps.clone(),
+        });
+
+        caches.set_images(&images);
+        let mut worker = self.worker(&request, &lowered, &plan, contexts, &images, events, &pins);
+        worker.imports = caches.imports.clone();
+        worker.exports = caches.exports.clone();
+        let worker = Arc::new(worker);
+        Ok(Begun {
+            request,
+            source,
+            pins,
+            lowered,
+            warnings,
+            plan,
+            images,
+            caches,
+            worker,
         })
     }
 
@@ -372,6 +408,8 @@ impl Engine {
             notebook: Arc::default(),
             pins: Arc::clone(pins),
             emptied: Mutex::default(),
+            keeps_left: request.keep_failed,
+            left: Mutex::default(),
             imports: None,
             exports: None,
         }
@@ -577,6 +615,19 @@ impl Plan {
             caches: given,
         }
     }
+}
+
+/// A build that is ready to be solved.
+struct Begun {
+    request: Arc<BuildRequest>,
+    source: Arc<Source>,
+    pins: Arc<Pins>,
+    lowered: Lowered,
+    warnings: Vec<Located>,
+    plan: Arc<Plan>,
+    images: HashMap<ImageNeed, Arc<Resolved>>,
+    caches: Caches,
+    worker: Arc<Worker>,
 }
 
 /// A build that is done, and what is known of it then.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use rbuild_executor::Exit;
 use rbuild_parser::{Diagnostic, Source};
 
+use crate::DebugShell;
+
 /// A diagnostic and the text it points into.
 #[derive(Debug, Clone)]
 pub struct Located {
@@ -52,6 +54,8 @@ pub struct StepFailure {
     pub exit: Option<Exit>,
     /// The last lines of its output.
     pub output: Vec<u8>,
+    /// Where it was asked for: a shell on what the step left.
+    pub shell: Option<Box<DebugShell>>,
     pub cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use rbuild_cache::{Digest, Store};
 use rbuild_executor::{Executor, Host};
 
+pub use build::debugging::{DebugShell, Point, When};
 pub use containers::{Created, RunRequest};
 pub use error::{Error, Located, Result};
 pub use event::{Event, Sink, Step, StepId};

@@ -52,6 +52,8 @@ pub struct BuildRequest {
     pub jobs: Option<usize>,
     /// Of the environment; a build arg of the name wins.
     pub source_date_epoch: Option<String>,
+    /// A step that fails leaves what a shell can be opened on ([`crate::error::StepFailure::shell`]).
+    pub keep_failed: bool,
 }
 
 impl BuildRequest {
@@ -83,6 +85,7 @@ impl BuildRequest {
             attestations: Attestations::default(),
             jobs: None,
             source_date_epoch: None,
+            keep_failed: false,
         }
     }
 }

@@ -114,6 +114,15 @@ pub(crate) fn writable_at(
     mount(&lowers, top)
 }
 
+/// A directory, with what is written going to a layer on top of it.
+pub(crate) fn over(store: &Store, below: &Path, active: &ActiveSnapshot) -> Result<OwnedFd, Error> {
+    inherit_root(below, active.upper())?;
+    let mut lowers = vec![below.to_owned()];
+    lowers.extend(empty_layers(store)?.into_iter().take(1));
+    let top = (active.upper(), active.work(), Durability::Never);
+    mount(&lowers, Some(top))
+}
+
 /// The upper directory is the root that processes see, so it begins with the owner, mode and times of the one below.
 fn inherit_root(below: &Path, upper: &Path) -> Result<(), Error> {
     let inherit = || -> Result<(), Errno> {

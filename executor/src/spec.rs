@@ -67,6 +67,8 @@ pub enum MountSource {
         mode: u32,
         uid: u32,
         gid: u32,
+        /// Writes go to a throw-away layer.
+        throw_away: bool,
     },
     /// Size in bytes.
     Tmpfs {

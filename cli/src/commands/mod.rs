@@ -6,6 +6,7 @@ mod cache;
 mod completions;
 mod container;
 mod context;
+mod debug;
 mod du;
 mod fmt;
 mod graph;
@@ -99,6 +100,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    Debug(Box<debug::DebugArgs>),
     Repro(Box<repro::ReproArgs>),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
@@ -279,6 +281,7 @@ impl Command {
             Self::Sign(args) => sign::sign(&args, global),
             Self::Verify(args) => sign::verify(&args, global),
             Self::GenerateKeyPair(args) => sign::generate_key_pair(&args),
+            Self::Debug(args) => debug::execute(&args, global),
             Self::Repro(args) => repro::execute(&args, global),
             Self::Prune(args) => prune::execute(&args, global),
             Self::Du(args) => du::execute(&args, global),

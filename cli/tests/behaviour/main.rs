@@ -2,6 +2,8 @@
 
 #[path = "../kit/mod.rs"]
 mod kit;
+#[path = "../kit/pty.rs"]
+mod pty;
 
 mod build;
 mod containers;
@@ -12,4 +14,5 @@ mod remote;
 mod robustness;
 mod rootless;
 mod run;
+mod shell;
 mod usage;

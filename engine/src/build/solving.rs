@@ -10,6 +10,7 @@ use rbuild_parser::Span;
 use rbuild_solver::{Graph, Observer, SolveError, Solver, Status, VertexId};
 use tokio_util::sync::CancellationToken;
 
+use super::debugging::{self, DebugShell};
 use super::{Plan, targets};
 use crate::error::StepFailure;
 use crate::event::{Event, Sink};
@@ -108,17 +109,14 @@ impl Solving<'_> {
             notebook: Arc::clone(&self.worker.notebook),
         };
         blocking(move || ended.write_down()).await;
-        let outputs = outputs.map_err(|error| {
-            if let SolveError::Vertex { vertex, source } = &error
-                && let Some(info) = self.plan.vertices.get(vertex)
-            {
-                self.events.event(Event::Failed {
-                    step: info.step,
-                    message: source.to_string(),
-                });
+        let outputs = match outputs {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                self.tell(&error);
+                let shell = debugging::at_failure(self, &graph, &steps, request, &error).await;
+                return Err(failed(error, &steps, &warnings, shell));
             }
-            failed(error, &steps, &warnings)
-        })?;
+        };
         let mut outputs = outputs.into_iter();
         let mut tops: Vec<Option<worker::Output>> = Vec::new();
         let mut scanned = Vec::new();
@@ -147,10 +145,22 @@ impl Solving<'_> {
         })
     }
 
+    /// Tells which step failed, and why.
+    pub(super) fn tell(&self, error: &SolveError<Failure>) {
+        if let SolveError::Vertex { vertex, source } = error
+            && let Some(info) = self.plan.vertices.get(vertex)
+        {
+            self.events.event(Event::Failed {
+                step: info.step,
+                message: source.to_string(),
+            });
+        }
+    }
+
     /// The outputs of the targets, here if their files are needed, and how many steps were found. What a shared cache
     /// has and turns out to be of no use when it is needed is looked up no more, and everything begins anew: what was
     /// made meanwhile is found.
-    async fn outputs(
+    pub(super) async fn outputs(
         &self,
         graph: &Arc<Graph<Op>>,
         targets: &[VertexId],
@@ -214,8 +224,13 @@ impl Solving<'_> {
     }
 }
 
-/// Joins a failure with its place in the Dockerfile.
-fn failed(error: SolveError<Failure>, steps: &[StepInfo], warnings: &[Located]) -> Error {
+/// Joins a failure with its place in the Dockerfile, and with a shell on what it left.
+pub(super) fn failed(
+    error: SolveError<Failure>,
+    steps: &[StepInfo],
+    warnings: &[Located],
+    shell: Option<Box<DebugShell>>,
+) -> Error {
     let SolveError::Vertex { vertex, source } = error else {
         return Error::Cancelled;
     };
@@ -250,6 +265,7 @@ fn failed(error: SolveError<Failure>, steps: &[StepInfo], warnings: &[Located]) 
         name: info.name.clone(),
         exit: failure.exit,
         output: failure.output,
+        shell,
         cause: failure.cause,
     }))
 }

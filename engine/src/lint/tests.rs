@@ -42,6 +42,7 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         max_layers: None,
         jobs: None,
         source_date_epoch: None,
+        keep_failed: false,
     }
 }
 

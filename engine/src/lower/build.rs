@@ -14,7 +14,9 @@ use super::base::Base;
 use super::file::File;
 use super::scope::{self, Scope};
 use super::state::State;
-use super::{ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo};
+use super::{
+    ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo, Surroundings, config,
+};
 use crate::error::Located;
 use crate::op::{ContextSource, Op};
 
@@ -396,8 +398,38 @@ impl<'a> Lowering<'a> {
                 span: at.span,
                 start_line: at.start_line,
                 end_line: at.end_line,
+                surroundings: None,
             },
         ));
+    }
+
+    /// Notes how a stage stands after the steps that were named since there were `known` of them. Those of other
+    /// stages, lowered meanwhile, are noted already.
+    pub(crate) fn note_surroundings(&mut self, known: usize, state: &State) {
+        let hosts = &self.options.hosts;
+        let mut surroundings = None;
+        for (_, step) in self.steps.iter_mut().skip(known) {
+            if step.surroundings.is_some() {
+                continue;
+            }
+            let noted = surroundings.get_or_insert_with(|| {
+                let mut shell = config::shell_argv(state, String::new());
+                shell.pop();
+                Arc::new(Surroundings {
+                    env: state.scope.environment(),
+                    cwd: state.cwd().to_owned(),
+                    user: state.config.config.user.clone(),
+                    shell,
+                    platform: state.platform.clone(),
+                    hosts: hosts.clone(),
+                })
+            });
+            step.surroundings = Some(Arc::clone(noted));
+        }
+    }
+
+    pub(crate) fn named_steps(&self) -> usize {
+        self.steps.len()
     }
 
     /// A directory that is handed over: the build context (empty name) or a named one.

@@ -167,6 +167,22 @@ pub struct StepInfo {
     pub span: rbuild_parser::Span,
     pub start_line: usize,
     pub end_line: usize,
+    /// What a command after this step is given, as far as the stage says; `None` of what is in no stage.
+    pub surroundings: Option<Arc<Surroundings>>,
+}
+
+/// What the instructions of a stage make commands run with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// `NAME=value`
+    pub env: Vec<String>,
+    pub cwd: String,
+    /// Raw value of USER; empty for root.
+    pub user: String,
+    /// SHELL, or what it is without.
+    pub shell: Vec<String>,
+    pub platform: Platform,
+    pub hosts: Vec<(String, String)>,
 }
 
 /// Lowers the whole Dockerfile. `images` holds an answer for everything that [`images_needed`] asked for; an image

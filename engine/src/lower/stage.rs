@@ -60,6 +60,7 @@ impl Lowering<'_> {
     fn lower_stage(&mut self, index: usize) -> Option<State> {
         let base = self.bases.get(index).cloned().flatten()?;
         let from = self.file.stages[index].instruction;
+        let mut known = self.named_steps();
         let mut triggers = Vec::new();
         let mut state = match base {
             Base::Context(context) => {
@@ -95,6 +96,7 @@ impl Lowering<'_> {
             }
         };
         state.begin();
+        self.note_surroundings(known, &state);
         state.stage_line = from.start_line;
         let body = self.file.stages[index].body.clone();
         let base_step = usize::from(matches!(self.bases.get(index), Some(Some(Base::Image(_)))));
@@ -117,9 +119,11 @@ impl Lowering<'_> {
                 ordinal: ordinal + 1,
             };
             state.line = blame.unwrap_or(instruction).start_line;
+            known = self.named_steps();
             if let Err(mistake) = self.instruction(&mut state, site) {
                 self.mistake_at(site, *mistake, depends_on_base(&state, site));
             }
+            self.note_surroundings(known, &state);
         }
         Some(state)
     }

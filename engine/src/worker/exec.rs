@@ -53,11 +53,48 @@ impl Worker {
         } else {
             None
         };
-        let mut mounted = tokio::select! {
+        let (exec, absent) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Failure::cancelled()),
-            mounted = self.mounts(vertex, op, &inputs) => mounted?,
+            given = self.given(vertex, op, &inputs, network) => given?,
         };
+        let log = Arc::new(Log::new(self, vertex));
+        let heard = Arc::clone(&log);
+        let stdio = Stdio::Capture(Arc::new(move |stream, bytes| heard.write(stream, bytes)));
+        let running = self
+            .executor
+            .exec_or_leave(base.as_ref(), exec, stdio, cancel);
+        let result = running.await;
+        let output = log.finish();
+        match result {
+            Ok(snapshot) => Ok(Output::Snapshot(Some(snapshot))),
+            Err((error, layer)) => {
+                if !matches!(error, ExecError::Cancelled) {
+                    self.leave(vertex, &inputs, layer);
+                }
+                let mut failure = failed(error, output, &op.argv);
+                for id in absent {
+                    failure = failure.help(format!(
+                        "the secret `{id}` was not given; give it with `--secret id={id},src=FILE`"
+                    ));
+                }
+                if let Some(why) = self.why_not_found(&failure, base.as_ref(), &op.cwd) {
+                    failure = failure.help(why);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// A command with all that it is to be given, and which secrets that it can do without nobody gave.
+    pub(crate) async fn given(
+        &self,
+        vertex: VertexId,
+        op: &ExecOp,
+        inputs: &[Output],
+        network: Network,
+    ) -> Result<(Exec, Vec<String>)> {
+        let mut mounted = self.mounts(vertex, op, inputs).await?;
         let mut env: Vec<Vec<u8>> = Vec::new();
         for variable in op.env.iter().chain(&op.env_unkeyed) {
             env.push(variable.clone().into_bytes());
@@ -90,29 +127,10 @@ impl Worker {
             init: false,
             timeout: None,
         };
-        let log = Arc::new(Log::new(self, vertex));
-        let heard = Arc::clone(&log);
-        let stdio = Stdio::Capture(Arc::new(move |stream, bytes| heard.write(stream, bytes)));
-        let result = self.executor.exec(base.as_ref(), exec, stdio, cancel).await;
-        let output = log.finish();
-        match result {
-            Ok(snapshot) => Ok(Output::Snapshot(Some(snapshot))),
-            Err(error) => {
-                let mut failure = failed(error, output, &op.argv);
-                for id in mounted.absent {
-                    failure = failure.help(format!(
-                        "the secret `{id}` was not given; give it with `--secret id={id},src=FILE`"
-                    ));
-                }
-                if let Some(why) = self.why_not_found(&failure, base.as_ref(), &op.cwd) {
-                    failure = failure.help(why);
-                }
-                Err(failure)
-            }
-        }
+        Ok((exec, mounted.absent))
     }
 
-    fn network(&self, network: NetworkOp, insecure: bool) -> Network {
+    pub(crate) fn network(&self, network: NetworkOp, insecure: bool) -> Network {
         match (network, self.settings.network) {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
@@ -194,6 +212,7 @@ impl Worker {
                     mode: *mode,
                     uid: *uid,
                     gid: *gid,
+                    throw_away: false,
                 }
             }
             MountOpKind::Tmpfs { size } => MountSource::Tmpfs {

@@ -17,13 +17,15 @@ mod scripts;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use rbuild_cache::record::{KeyLock, Record};
 use rbuild_cache::tree::Tree;
-use rbuild_cache::{Digest, Ingredient, Key, KeyWriter, Snapshot, SnapshotId, Store};
+use rbuild_cache::{
+    ActiveSnapshot, Digest, Ingredient, Key, KeyWriter, Snapshot, SnapshotId, Store,
+};
 use rbuild_executor::Executor;
 use rbuild_executor::spec::Limits;
 use rbuild_image::registry::Client;
@@ -31,6 +33,7 @@ use rbuild_image::source::Resolved;
 use rbuild_solver::{Graph, VertexId};
 use tokio_util::sync::CancellationToken;
 
+use crate::build::debugging::Left;
 use crate::context::{Context, Wanted};
 use crate::event::{Event, Sink, StepId};
 use crate::evidence::Pins;
@@ -112,6 +115,10 @@ pub(crate) struct Worker {
     pub(crate) pins: Arc<Pins>,
     /// Cache mounts that this build emptied, by their ids.
     pub(crate) emptied: Mutex<HashSet<String>>,
+    /// What a step that fails leaves is kept, for a shell to be opened on it.
+    pub(crate) keeps_left: bool,
+    /// Of the first step that failed.
+    pub(crate) left: Mutex<Option<Left>>,
     /// `--cache-from`; `None` where nothing is taken from elsewhere.
     pub(crate) imports: Option<Arc<Imports>>,
     /// `--cache-to`.
@@ -137,7 +144,7 @@ pub(crate) fn now() -> i64 {
 
 impl Output {
     /// The snapshot, where there is one to stand on.
-    fn snapshot(&self) -> Option<&SnapshotId> {
+    pub(crate) fn snapshot(&self) -> Option<&SnapshotId> {
         match self {
             Self::Snapshot(snapshot) => snapshot.as_ref().map(|snapshot| &snapshot.id),
             Self::There(there) => there.known_snapshot().map(|snapshot| &snapshot.id),
@@ -233,6 +240,25 @@ impl Worker {
             }
         }))
         .await
+    }
+
+    /// Keeps what a step that failed leaves, where that is asked for. Those that fail after it are not told of.
+    fn leave(&self, vertex: VertexId, inputs: &[Output], layer: Option<ActiveSnapshot>) {
+        if !self.keeps_left {
+            return;
+        }
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.get_or_insert_with(|| Left {
+            vertex,
+            inputs: inputs.to_vec(),
+            layer,
+        });
+    }
+
+    /// What a step left, once.
+    pub(crate) fn take_left(&self, vertex: VertexId) -> Option<Left> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.take_if(|left| left.vertex == vertex)
     }
 
     /// Tells of the bytes that a step moves.
@@ -400,7 +426,18 @@ impl rbuild_solver::Worker for Worker {
                 output = self.git(vertex, source) => output,
             },
             Op::Exec(exec) => self.exec(vertex, exec, inputs, cancel).await,
-            Op::File(file) => self.file(file, inputs).await,
+            Op::File(file) => {
+                let before = if self.keeps_left {
+                    inputs.clone()
+                } else {
+                    Vec::new()
+                };
+                let made = self.file(file, inputs).await;
+                if made.is_err() && file.base {
+                    self.leave(vertex, &before, None);
+                }
+                made
+            }
             Op::Merge => self.merge(inputs).await,
         }
     }

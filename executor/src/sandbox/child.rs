@@ -107,7 +107,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
         Stdio::Terminal { rows, columns } => Some(terminal::open_inside(
             root.as_fd(),
             (rows, columns),
-            task.uid,
+            task.terminal_owner(),
         )?),
         Stdio::Streams(_) => None,
     };

@@ -213,7 +213,9 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     sys::join_namespaces(descriptors.get(join.target)?, join.namespaces)
         .step("enter the container")?;
     let pair = match task.stdio {
-        Stdio::Terminal { rows, columns } => Some(open_terminal((rows, columns), task.uid)?),
+        Stdio::Terminal { rows, columns } => {
+            Some(open_terminal((rows, columns), task.terminal_owner())?)
+        }
         Stdio::Streams(_) => None,
     };
     child::set_limits(task)?;
@@ -236,7 +238,7 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     Err(child::execute(task))
 }
 
-fn open_terminal(size: (u16, u16), owner: u32) -> Result<terminal::Inside> {
+fn open_terminal(size: (u16, u16), owner: Option<u32>) -> Result<terminal::Inside> {
     let root = rustix::fs::openat(
         CWD,
         Path::new("/"),

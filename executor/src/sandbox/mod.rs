@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::spec::{Exec, Exit, Stdio};
 use crate::{Executor, wire};
-use rbuild_cache::{Snapshot, SnapshotId};
+use rbuild_cache::{ActiveSnapshot, Snapshot, SnapshotId};
 
 use cgroup::Cgroup;
 pub use cgroup::Usage;
@@ -105,32 +105,42 @@ impl Executor {
         stdio: Stdio,
         cancel: CancellationToken,
     ) -> Result<Snapshot, ExecError> {
+        let result = self.exec_or_leave(base, exec, stdio, cancel).await;
+        result.map_err(|(error, _)| error)
+    }
+
+    /// As [`Executor::exec`]; of a command that began and failed, what it wrote comes with the error.
+    pub async fn exec_or_leave(
+        &self,
+        base: Option<&SnapshotId>,
+        exec: Exec,
+        stdio: Stdio,
+        cancel: CancellationToken,
+    ) -> Result<Snapshot, (ExecError, Option<ActiveSnapshot>)> {
+        let lost = |error: ExecError| (error, None);
         let base = base.cloned();
         let top = blocking({
             let store = self.store.clone();
             move || Ok(store.prepare()?)
         });
         let timeout = exec.timeout;
-        let begun = self.begin(
-            base.clone(),
-            exec,
-            stdio,
-            &cancel,
-            Top::Own(top.await?),
-            false,
-        );
-        let ended = begun.await?.finish(timeout, &cancel, None).await?;
+        let top = Top::Own(top.await.map_err(lost)?);
+        let begun = self.begin(base.clone(), exec, stdio, &cancel, top, false);
+        let ended = begun.await.map_err(lost)?;
+        let ended = ended.finish(timeout, &cancel, None).await.map_err(lost)?;
         let Top::Own(layer) = ended.top else {
-            return Err(setup("keep the layer", "it is not the step's own"));
+            return Err(lost(setup("keep the layer", "it is not the step's own")));
         };
         match ended.exit {
             Exit::Code(0) => {}
             // The command may have said "I/O error" or nothing at all, and what it wrote goes with its layer: it is
             // now or never that the cause can be seen.
-            exit if is_full(layer.upper()) => return Err(ExecError::StorageFull(exit)),
-            exit => return Err(ExecError::Failed(exit)),
+            exit if is_full(layer.upper()) => {
+                return Err((ExecError::StorageFull(exit), Some(layer)));
+            }
+            exit => return Err((ExecError::Failed(exit), Some(layer))),
         }
-        blocking(move || {
+        let committed = blocking(move || {
             stubs::remove(layer.upper(), &ended.stubs, &ended.parents).map_err(|errno| {
                 setup(
                     "remove the mount points from the layer",
@@ -141,21 +151,21 @@ impl Executor {
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs() as i64);
             Ok(layer.commit(base.as_ref(), now)?)
-        })
-        .await
+        });
+        committed.await.map_err(lost)
     }
 
-    /// Runs a command in the foreground on a writable top that is thrown away, and returns how it ended. Signals
-    /// that reach this process are forwarded. `Failed` is not returned.
+    /// Runs a command in the foreground on `top`, and returns how it ended. Signals that reach this process are
+    /// forwarded. `Failed` is not returned.
     pub async fn run(
         &self,
         base: Option<&SnapshotId>,
+        top: Top,
         exec: Exec,
         stdio: Stdio,
         cancel: CancellationToken,
     ) -> Result<Exit, ExecError> {
         let signals = Signals::listen().map_err(|error| setup("listen to signals", error))?;
-        let top = container::Top::Own(self.store.prepare()?);
         let container = self.start(base, exec, stdio, &cancel, top, false).await?;
         container.finish(&cancel, Some(signals)).await
     }

@@ -71,6 +71,13 @@ pub(super) struct Task {
     pub(super) privilege: crate::host::Privilege,
 }
 
+impl Task {
+    /// Whose its terminal is made; with one id there is nobody else that the kernel knows.
+    pub(super) fn terminal_owner(&self) -> Option<u32> {
+        (self.privilege != crate::host::Privilege::SingleId).then_some(self.uid)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Network {
     /// A new one, with `lo` up.

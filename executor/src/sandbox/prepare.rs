@@ -301,6 +301,7 @@ impl Builder {
                 mode,
                 uid,
                 gid,
+                throw_away,
             } => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let directory = rustix::fs::open(cache.path(), flags, Mode::empty())
@@ -314,8 +315,17 @@ impl Builder {
                         (*uid, *gid),
                     )?;
                 }
-                let tree =
-                    mounts::copy(directory.as_fd(), false).map_err(failed("open the cache"))?;
+                let tree = if *throw_away {
+                    let layer = self.store.prepare()?;
+                    let tree =
+                        overlay::over(&self.store, cache.path(), &layer).map_err(|error| {
+                            setup(format!("mount the source of {}", target.display()), error)
+                        })?;
+                    self.kept._layers.push(layer);
+                    tree
+                } else {
+                    mounts::copy(directory.as_fd(), false).map_err(failed("open the cache"))?
+                };
                 Ok(self.tree(tree, path))
             }
             MountSource::Tmpfs {

@@ -18,7 +18,11 @@ pub(super) struct Inside {
 }
 
 /// Opens a pair and makes it /dev/console too.
-pub(super) fn open_inside(root: BorrowedFd<'_>, size: (u16, u16), owner: u32) -> Result<Inside> {
+pub(super) fn open_inside(
+    root: BorrowedFd<'_>,
+    size: (u16, u16),
+    owner: Option<u32>,
+) -> Result<Inside> {
     let pair = open_pair(root, size, owner)?;
     let step = "bind /dev/console";
     let dev =
@@ -36,7 +40,7 @@ pub(super) fn open_inside(root: BorrowedFd<'_>, size: (u16, u16), owner: u32) ->
 pub(super) fn open_pair(
     root: BorrowedFd<'_>,
     (rows, columns): (u16, u16),
-    owner: u32,
+    owner: Option<u32>,
 ) -> Result<Inside> {
     let step = "open a terminal";
     let master = in_root::open(
@@ -51,7 +55,9 @@ pub(super) fn open_pair(
         OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
     )
     .step(step)?;
-    rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(owner)), None).step(step)?;
+    if let Some(owner) = owner {
+        rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(owner)), None).step(step)?;
+    }
     let size = Winsize {
         ws_row: rows,
         ws_col: columns,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_executor::host::Privilege;
 use rbuild_executor::sandbox::ExecError;
+use rbuild_executor::sandbox::container::Top;
 use rbuild_executor::spec::Exit;
 
 use crate::TERMINAL_ROLE;
@@ -136,6 +137,7 @@ pub(crate) fn init(kit: &Kit) -> Outcome {
 pub(crate) fn run(kit: &Kit, exec: rbuild_executor::Exec) -> Result<Exit, ExecError> {
     kit.runtime.block_on(kit.executor.run(
         Some(&kit.base),
+        Top::Own(kit.executor.store().prepare()?),
         exec,
         rbuild_executor::Stdio::Inherit { interactive: false },
         tokio_util::sync::CancellationToken::new(),
@@ -170,6 +172,7 @@ pub(crate) fn in_terminal(kit: &Kit) -> Outcome {
     let before = rustix::termios::tcgetattr(rustix::stdio::stdin())?;
     let exit = kit.runtime.block_on(kit.executor.run(
         Some(&kit.base),
+        Top::Own(kit.executor.store().prepare()?),
         shell("tty; stty size; test -c /dev/console && echo console; read line; echo got $line; exit 5"),
         rbuild_executor::Stdio::Terminal { interactive: true },
         tokio_util::sync::CancellationToken::new(),

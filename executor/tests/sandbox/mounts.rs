@@ -212,6 +212,7 @@ pub(crate) fn owners(kit: &Kit) -> Outcome {
             mode: 0o700,
             uid: 5,
             gid: 6,
+            throw_away: false,
         },
     );
     let ran = kit.exec(
@@ -236,6 +237,7 @@ pub(crate) fn caches(kit: &Kit) -> Outcome {
                 mode: 0o750,
                 uid: 0,
                 gid: 0,
+                throw_away: false,
             },
         })
     };

@@ -120,7 +120,8 @@ pub(crate) struct BuildArgs {
     /// As in `type=provenance,mode=max` or `type=sbom`; may be repeated
     #[arg(long, value_name = "SPEC")]
     pub(crate) attest: Vec<String>,
-    /// `fail`
+    /// What to do when a step fails: `fail`, or `shell`, which opens a shell in what it left; nothing that is changed
+    /// in there is kept
     #[arg(long, value_name = "MODE")]
     on_error: Option<String>,
 
@@ -216,6 +217,7 @@ impl BuildArgs {
             (self.explain, "--explain"),
             (self.check, "--check"),
             (self.call.is_some(), "--call"),
+            (self.on_error.is_some(), "--on-error"),
         ];
         let found = given.into_iter().find(|(given, _)| *given);
         found.map(|(_, flag)| flag)
@@ -228,9 +230,14 @@ impl BuildArgs {
                 return Err(Error::unsupported(flag));
             }
         }
+        Ok(())
+    }
+
+    /// Whether a shell is opened where a step fails.
+    pub(crate) fn opens_shell(&self) -> Result<bool> {
         match self.on_error.as_deref() {
-            None | Some("fail") => Ok(()),
-            Some("shell") => Err(Error::unsupported("--on-error=shell")),
+            None | Some("fail") => Ok(false),
+            Some("shell") => Ok(true),
             Some(other) => Err(Error::usage(format!(
                 "--on-error `{other}`: expected `fail` or `shell`"
             ))),

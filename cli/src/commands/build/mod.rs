@@ -8,6 +8,7 @@ mod look_formats;
 mod metadata;
 mod output;
 mod request;
+pub(super) mod shell;
 mod sources;
 
 use std::io::IsTerminal;
@@ -32,16 +33,22 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     args.refuse_unsupported()?;
     let options = global.options()?;
     let request = request::build_request(args)?;
+    let opens_shell = args.opens_shell()?;
+    if opens_shell {
+        shell::require_terminal("--on-error shell")?;
+    }
     if call != Call::Build {
         return look::execute(call, &request);
     }
     let names = metadata::names(&request);
     let key = explain::build_key(&request.context, &request.dockerfile);
     let wants_explanation = args.explain;
-    let (outcome, renderer, explanation) =
+    let (outcome, renderer, explanation, shown) =
         machine::with_engine(options, async |engine, cancel| {
             let renderer = Arc::new(Renderer::new(mode));
-            let result = engine.build(request, renderer.clone(), cancel).await;
+            let result = engine
+                .build(request, renderer.clone(), cancel.clone())
+                .await;
             // Whatever failed before the first step has nothing to explain.
             let has_steps = matches!(&result, Ok(_) | Err(rbuild_engine::Error::Step(_)));
             let explanation = if wants_explanation && has_steps {
@@ -53,14 +60,23 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
                 renderer.explained(explanation);
             }
             renderer.finish(result.is_ok());
-            Ok((result, renderer, explanation))
+            let mut result = result.map_err(Error::from);
+            let shown = match &mut result {
+                Err(error) if opens_shell => shell::after(error, cancel).await,
+                _ => false,
+            };
+            Ok((result, renderer, explanation, shown))
         })?;
     if let Some(explanation) = &explanation
         && mode != Mode::RawJson
     {
         stdio::err(crate::explain::text(explanation));
     }
-    let outcome = outcome?;
+    let outcome = match outcome {
+        // It was told before the shell.
+        Err(error) if shown => return Ok(error.exit()),
+        outcome => outcome?,
+    };
     if mode != Mode::Quiet {
         print_warnings(&outcome);
     }

@@ -89,6 +89,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         source_date_epoch: std::env::var("SOURCE_DATE_EPOCH")
             .ok()
             .filter(|epoch| !epoch.is_empty()),
+        keep_failed: args.opens_shell()?,
     })
 }
 
