@@ -161,14 +161,6 @@ impl Store {
         })
     }
 
-    /// Lets collection take what this process used so far, but for what names of images and containers hold: for a
-    /// process that goes on for long and needs nothing else. What is used after this is spared as before.
-    ///
-    /// Nothing of the store may be in use meanwhile that only this process's lease holds.
-    pub fn let_go(&self) -> Result<()> {
-        self.shared.lease.let_go(self.root())
-    }
-
     /// Two directories that stay empty, for mounts that need more layers than there are. They live as long as the
     /// store is open: a layer that is removed under a mount makes the mount's directories look empty.
     pub fn empty_layers(&self) -> Result<[PathBuf; 2]> {
@@ -186,6 +178,33 @@ impl Store {
             }
         };
         Ok(["one", "two"].map(|name| holder.join(name)))
+    }
+
+    /// A root that has nothing but what every sandbox mounts something on. As the lowest layer of a root it spares
+    /// making what an image lacks of it in the top layer, and taking it out again.
+    pub fn mount_points(&self) -> Result<PathBuf> {
+        let place = self.root().join("points");
+        if place.exists() {
+            return Ok(place);
+        }
+        let making = self.temporary_directory()?;
+        let root = making.path().join("points");
+        for name in ["", "dev", "etc", "proc", "sys"] {
+            let path = root.join(name);
+            make_directory(&path)?;
+            rustix::fs::chmod(&path, Mode::from_raw_mode(0o755)).at("chmod", &path)?;
+        }
+        for name in ["etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+            let path = root.join(name);
+            lease::create_new(&path)?;
+            rustix::fs::chmod(&path, Mode::from_raw_mode(0o644)).at("chmod", &path)?;
+        }
+        match rustix::fs::rename(&root, &place) {
+            // Somebody else was faster.
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
+            result => result.at("create", &place)?,
+        }
+        Ok(place)
     }
 
     /// A directory for something in the making, removed when the guard drops or its process died.

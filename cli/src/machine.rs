@@ -59,6 +59,14 @@ pub(crate) async fn unless_cancelled<T>(
     }
 }
 
+/// What asynchronous work runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// This one alone: for a command that does one thing after the other.
+    One,
+    Several,
+}
+
 /// Runs an asynchronous command to its end.
 pub(crate) fn block_on<T, F>(
     signals: Signals,
@@ -67,8 +75,28 @@ pub(crate) fn block_on<T, F>(
 where
     F: Future<Output = Result<T>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+    block_on_threads(Threads::Several, signals, command)
+}
+
+/// As [`block_on`].
+pub(crate) fn block_on_threads<T, F>(
+    threads: Threads,
+    signals: Signals,
+    command: impl FnOnce(CancellationToken) -> F,
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Several => {
+            let cores = std::thread::available_parallelism();
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(cores.map_or(2, |n| n.get().clamp(2, 8)));
+            builder
+        }
+    };
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| Error::failed("cannot start the asynchronous runtime").because(error))?;

@@ -54,7 +54,11 @@ struct Cli {
 
 fn main() -> ExitCode {
     let arguments = commands::with_default_command(std::env::args_os().collect::<Vec<OsString>>());
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = match commands::narrow::parse(&arguments) {
+        Some(cli) => Ok(cli),
+        None => Cli::try_parse_from(arguments),
+    };
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are asked for: on standard output, without failure. The printing may meet a closed
@@ -85,7 +89,7 @@ fn main() -> ExitCode {
         }
         _ => exit,
     };
-    ExitCode::from(exit.code())
+    rbuild_engine::executor::exit(exit.code())
 }
 
 /// With `RBUILD_LOG` (as in `debug` or `rbuild_image=trace`), the libraries' diagnostics go to standard error.

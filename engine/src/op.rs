@@ -2,6 +2,7 @@
 //! Pure data. Inputs are places in the vertex's list of inputs. For `Exec` and `File`, input 0 is the base when
 //! `base` is true; otherwise they start from an empty root. How commands and file operations are keyed is in `key`.
 
+mod environment;
 mod key;
 
 use rbuild_cache::{Digest, KeyWriter};
@@ -11,6 +12,7 @@ use rbuild_image::source::Location;
 use rbuild_solver::Operation;
 use rbuild_solver::worker::CachePolicy;
 
+pub use environment::Environment;
 use key::flag;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,8 +68,8 @@ pub struct GitSource {
 pub struct ExecOp {
     pub base: bool,
     pub argv: Vec<String>,
-    /// `NAME=value` in order; the closed set that the command gets.
-    pub env: Vec<String>,
+    /// The closed set that the command gets.
+    pub env: Environment,
     /// As `env`, but in no key and no record: proxy variables.
     pub env_unkeyed: Vec<String>,
     pub cwd: String,
@@ -278,7 +280,7 @@ mod tests {
         ExecOp {
             base: true,
             argv: vec!["a".to_owned(), "b".to_owned()],
-            env: vec!["A=1".to_owned()],
+            env: ["A=1"].into_iter().collect(),
             env_unkeyed: Vec::new(),
             cwd: "/".to_owned(),
             user: String::new(),
@@ -314,7 +316,7 @@ mod tests {
         let changes: [fn(&mut ExecOp); 12] = [
             |op| op.base = false,
             |op| op.argv = vec!["a b".to_owned()],
-            |op| op.env = vec!["A=2".to_owned()],
+            |op| op.env = ["A=2"].into_iter().collect(),
             |op| op.argv.push("A=1".to_owned()),
             |op| op.cwd = "/w".to_owned(),
             |op| op.user = "u".to_owned(),

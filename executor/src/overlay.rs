@@ -80,12 +80,16 @@ pub fn writable(
     base: Option<&SnapshotId>,
     active: &ActiveSnapshot,
 ) -> Result<OwnedFd, Error> {
-    writable_at(
-        store,
-        base,
-        (active.upper(), active.work()),
-        Durability::Never,
-    )
+    let top = (active.upper(), active.work());
+    writable_at(store, base, top, Durability::Never, Below::Nothing)
+}
+
+/// What lies below the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Below {
+    Nothing,
+    /// What a sandbox mounts something on ([`Store::mount_points`]): for roots that only a sandbox sees.
+    MountPoints,
 }
 
 /// Whether what is written may be lost in a power cut.
@@ -103,11 +107,18 @@ pub(crate) fn writable_at(
     base: Option<&SnapshotId>,
     (upper, work): (&Path, &Path),
     sync: Durability,
+    below: Below,
 ) -> Result<OwnedFd, Error> {
     let top = Some((upper, work, sync));
     let mut lowers = lower_directories(store, base)?;
-    if let Some(below) = lowers.first() {
-        inherit_root(below, upper)?;
+    if let Some(first) = lowers.first() {
+        inherit_root(first, upper)?;
+    }
+    if below == Below::MountPoints && lowers.len() < MOST_LAYERS {
+        let points = store.mount_points();
+        lowers.push(points.map_err(|error| Error::new("make mount points", error))?);
+    }
+    if !lowers.is_empty() {
         return mount(&lowers, top);
     }
     lowers.extend(empty_layers(store)?.into_iter().take(1));

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -109,20 +109,36 @@ pub enum Network {
 }
 
 /// A network that is being made on another thread.
-#[derive(Debug)]
-pub struct Later(Mutex<Receiver<Network>>);
+pub struct Later(Box<dyn FnOnce() -> Option<Network> + Send + Sync>);
 
 impl Later {
     /// With the channel on which the network is awaited.
     pub fn channel() -> (SyncSender<Network>, Self) {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        (sender, Self(Mutex::new(receiver)))
+        let receiver = Mutex::new(receiver);
+        let wait = move || {
+            let receiver = receiver
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
+            receiver.recv().ok()
+        };
+        (sender, Self(Box::new(wait)))
+    }
+
+    /// `finish` may wait.
+    pub fn new(finish: impl FnOnce() -> Network + Send + Sync + 'static) -> Self {
+        Self(Box::new(|| Some(finish())))
     }
 
     /// `None` where whoever was to make it is gone. Blocking.
     pub(crate) fn wait(self) -> Option<Network> {
-        let receiver = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        receiver.recv().ok()
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Later")
     }
 }
 

@@ -21,6 +21,7 @@ mod load;
 mod login;
 mod logout;
 mod manifest;
+pub(crate) mod narrow;
 mod parse;
 mod prune;
 mod pull;
@@ -38,7 +39,7 @@ mod why;
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory, Subcommand};
+use clap::Subcommand;
 
 use container::{
     attach, commit, cp, diff, exec, export, kill, logs, pause, port, ps, rename, rm, start, stats,
@@ -51,27 +52,55 @@ use crate::global::{FLAGS_WITH_VALUE, GlobalArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    #[command(flatten)]
-    OnContainer(OnContainer),
-    #[command(flatten)]
-    OnImage(OnImage),
+    #[command(visible_alias = "b")]
+    Build(Box<build::BuildArgs>),
+    Run(Box<run::RunArgs>),
+    Create(Box<run::CreateArgs>),
+    Start(start::StartArgs),
     Ps(ps::PsArgs),
-    Images(images::ImagesArgs),
-    Rmi(rmi::RmiArgs),
+    Exec(exec::ExecArgs),
+    Attach(attach::AttachArgs),
+    Logs(logs::LogsArgs),
+    Stop(stop::StopArgs),
+    Kill(kill::KillArgs),
+    /// Stop containers and start them again
+    Restart(stop::StopArgs),
+    Wait(wait::WaitArgs),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
+    Top(top::TopArgs),
+    Cp(cp::CpArgs),
+    Diff(diff::DiffArgs),
+    Commit(commit::CommitArgs),
+    Export(export::ExportArgs),
+    Stats(stats::StatsArgs),
+    Port(port::PortArgs),
+    Rename(rename::RenameArgs),
+    Rm(rm::RmArgs),
     /// The commands on containers under one name, as `container ls`
     Container {
         #[command(subcommand)]
         command: ContainerCommand,
     },
+    Images(images::ImagesArgs),
+    Tag(tag::TagArgs),
+    Rmi(rmi::RmiArgs),
+    History(history::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Save(save::SaveArgs),
+    Load(load::LoadArgs),
+    Import(import::ImportArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
+    Volume(volume::VolumeArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Manifest(manifest::ManifestArgs),
     /// The commands on images under one name, as `image ls`
     Image {
         #[command(subcommand)]
         command: ImageCommand,
     },
-    Volume(volume::VolumeArgs),
-    Login(login::LoginArgs),
-    Logout(logout::LogoutArgs),
-    Manifest(manifest::ManifestArgs),
     Debug(Box<debug::DebugArgs>),
     Repro(Box<repro::ReproArgs>),
     Sign(sign::SignArgs),
@@ -91,9 +120,29 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// What is also said as `container …`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum OnContainer {
+pub(crate) enum ImageCommand {
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    Build(Box<build::BuildArgs>),
+    Tag(tag::TagArgs),
+    #[command(visible_alias = "remove")]
+    Rm(rmi::RmiArgs),
+    History(history::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Save(save::SaveArgs),
+    Load(load::LoadArgs),
+    Import(import::ImportArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
+    Diff(image_diff::ImageDiffArgs),
+    Layers(image_layers::ImageLayersArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerCommand {
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ps::PsArgs),
     Run(Box<run::RunArgs>),
     Create(Box<run::CreateArgs>),
     Start(start::StartArgs),
@@ -115,56 +164,117 @@ pub(crate) enum OnContainer {
     Stats(stats::StatsArgs),
     Port(port::PortArgs),
     Rename(rename::RenameArgs),
-    #[command(alias = "remove")]
-    Rm(rm::RmArgs),
-}
-
-/// What is also said as `image …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum OnImage {
-    #[command(visible_alias = "b")]
-    Build(Box<build::BuildArgs>),
-    Tag(tag::TagArgs),
-    History(history::HistoryArgs),
-    Inspect(inspect::InspectArgs),
-    Save(save::SaveArgs),
-    Load(load::LoadArgs),
-    Import(import::ImportArgs),
-    Pull(pull::PullArgs),
-    Push(push::PushArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ContainerCommand {
-    #[command(visible_aliases = ["list", "ps"])]
-    Ls(ps::PsArgs),
-    Prune(rm::PruneArgs),
-    #[command(flatten)]
-    OnContainer(OnContainer),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    #[command(visible_alias = "list")]
-    Ls(images::ImagesArgs),
     #[command(visible_alias = "remove")]
-    Rm(rmi::RmiArgs),
-    Diff(image_diff::ImageDiffArgs),
-    Layers(image_layers::ImageLayersArgs),
-    #[command(flatten)]
-    OnImage(OnImage),
+    Rm(rm::RmArgs),
+    Prune(rm::PruneArgs),
+}
+
+impl ContainerCommand {
+    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
+        match self {
+            Self::Ls(args) => ps::execute(&args, global),
+            Self::Run(args) => run::execute(&args, global),
+            Self::Create(args) => run::create(&args, global),
+            Self::Start(args) => start::execute(&args, global),
+            Self::Exec(args) => exec::execute(&args, global),
+            Self::Attach(args) => attach::execute(&args, global),
+            Self::Logs(args) => logs::execute(&args, global),
+            Self::Stop(args) => stop::execute(&args, global),
+            Self::Kill(args) => kill::execute(&args, global),
+            Self::Restart(args) => stop::restart(&args, global),
+            Self::Wait(args) => wait::execute(&args, global),
+            Self::Pause(args) => pause::execute(&args, global),
+            Self::Unpause(args) => pause::undo(&args, global),
+            Self::Cp(args) => cp::execute(&args, global),
+            Self::Diff(args) => diff::execute(&args, global),
+            Self::Commit(args) => commit::execute(&args, global),
+            Self::Export(args) => export::execute(&args, global),
+            Self::Top(args) => top::execute(&args, global),
+            Self::Stats(args) => stats::execute(&args, global),
+            Self::Port(args) => port::execute(&args, global),
+            Self::Rename(args) => rename::execute(&args, global),
+            Self::Rm(args) => rm::execute(&args, global),
+            Self::Prune(args) => rm::prune(&args, global),
+        }
+    }
 }
 
 impl Command {
     pub(crate) fn execute(self, global: &GlobalArgs) -> Result<Exit> {
         match self {
-            Self::OnContainer(command) => command.execute(global),
-            Self::OnImage(command) => command.execute(global),
+            Self::Build(args)
+            | Self::Image {
+                command: ImageCommand::Build(args),
+            } => build::execute(&args, global),
+            Self::Run(args) => run::execute(&args, global),
+            Self::Create(args) => run::create(&args, global),
+            Self::Start(args) => start::execute(&args, global),
             Self::Ps(args) => ps::execute(&args, global),
-            Self::Images(args) => images::execute(&args, global),
-            Self::Rmi(args) => rmi::execute(&args, global),
+            Self::Exec(args) => exec::execute(&args, global),
+            Self::Attach(args) => attach::execute(&args, global),
+            Self::Logs(args) => logs::execute(&args, global),
+            Self::Stop(args) => stop::execute(&args, global),
+            Self::Kill(args) => kill::execute(&args, global),
+            Self::Restart(args) => stop::restart(&args, global),
+            Self::Wait(args) => wait::execute(&args, global),
+            Self::Pause(args) => pause::execute(&args, global),
+            Self::Unpause(args) => pause::undo(&args, global),
+            Self::Cp(args) => cp::execute(&args, global),
+            Self::Diff(args) => diff::execute(&args, global),
+            Self::Commit(args) => commit::execute(&args, global),
+            Self::Export(args) => export::execute(&args, global),
+            Self::Top(args) => top::execute(&args, global),
+            Self::Stats(args) => stats::execute(&args, global),
+            Self::Port(args) => port::execute(&args, global),
+            Self::Rename(args) => rename::execute(&args, global),
+            Self::Rm(args) => rm::execute(&args, global),
             Self::Container { command } => command.execute(global),
-            Self::Image { command } => command.execute(global),
+            Self::Images(args)
+            | Self::Image {
+                command: ImageCommand::Ls(args),
+            } => images::execute(&args, global),
+            Self::Tag(args)
+            | Self::Image {
+                command: ImageCommand::Tag(args),
+            } => tag::execute(&args, global),
+            Self::Rmi(args)
+            | Self::Image {
+                command: ImageCommand::Rm(args),
+            } => rmi::execute(&args, global),
+            Self::History(args)
+            | Self::Image {
+                command: ImageCommand::History(args),
+            } => history::execute(&args, global),
+            Self::Inspect(args)
+            | Self::Image {
+                command: ImageCommand::Inspect(args),
+            } => inspect::execute(&args, global),
+            Self::Save(args)
+            | Self::Image {
+                command: ImageCommand::Save(args),
+            } => save::execute(&args, global),
+            Self::Load(args)
+            | Self::Image {
+                command: ImageCommand::Load(args),
+            } => load::execute(&args, global),
+            Self::Import(args)
+            | Self::Image {
+                command: ImageCommand::Import(args),
+            } => import::execute(&args, global),
+            Self::Pull(args)
+            | Self::Image {
+                command: ImageCommand::Pull(args),
+            } => pull::execute(&args, global),
+            Self::Push(args)
+            | Self::Image {
+                command: ImageCommand::Push(args),
+            } => push::execute(&args, global),
+            Self::Image {
+                command: ImageCommand::Diff(args),
+            } => image_diff::execute(&args, global),
+            Self::Image {
+                command: ImageCommand::Layers(args),
+            } => image_layers::execute(&args, global),
             Self::Volume(args) => volume::execute(&args, global),
             Self::Login(args) => login::execute(&args, global),
             Self::Logout(args) => logout::execute(&args),
@@ -190,74 +300,23 @@ impl Command {
     }
 }
 
-impl OnContainer {
-    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
-        match self {
-            Self::Run(args) => run::execute(&args, global),
-            Self::Create(args) => run::create(&args, global),
-            Self::Start(args) => start::execute(&args, global),
-            Self::Exec(args) => exec::execute(&args, global),
-            Self::Attach(args) => attach::execute(&args, global),
-            Self::Logs(args) => logs::execute(&args, global),
-            Self::Stop(args) => stop::execute(&args, global),
-            Self::Kill(args) => kill::execute(&args, global),
-            Self::Restart(args) => stop::restart(&args, global),
-            Self::Wait(args) => wait::execute(&args, global),
-            Self::Pause(args) => pause::execute(&args, global),
-            Self::Unpause(args) => pause::undo(&args, global),
-            Self::Cp(args) => cp::execute(&args, global),
-            Self::Diff(args) => diff::execute(&args, global),
-            Self::Commit(args) => commit::execute(&args, global),
-            Self::Export(args) => export::execute(&args, global),
-            Self::Top(args) => top::execute(&args, global),
-            Self::Stats(args) => stats::execute(&args, global),
-            Self::Port(args) => port::execute(&args, global),
-            Self::Rename(args) => rename::execute(&args, global),
-            Self::Rm(args) => rm::execute(&args, global),
-        }
-    }
-}
-
-impl OnImage {
-    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
-        match self {
-            Self::Build(args) => build::execute(&args, global),
-            Self::Tag(args) => tag::execute(&args, global),
-            Self::History(args) => history::execute(&args, global),
-            Self::Inspect(args) => inspect::execute(&args, global),
-            Self::Save(args) => save::execute(&args, global),
-            Self::Load(args) => load::execute(&args, global),
-            Self::Import(args) => import::execute(&args, global),
-            Self::Pull(args) => pull::execute(&args, global),
-            Self::Push(args) => push::execute(&args, global),
-        }
-    }
-}
-
-impl ContainerCommand {
-    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
-        match self {
-            Self::Ls(args) => ps::execute(&args, global),
-            Self::Prune(args) => rm::prune(&args, global),
-            Self::OnContainer(command) => command.execute(global),
-        }
-    }
-}
-
-impl ImageCommand {
-    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
-        match self {
-            Self::Ls(args) => images::execute(&args, global),
-            Self::Rm(args) => rmi::execute(&args, global),
-            Self::Diff(args) => image_diff::execute(&args, global),
-            Self::Layers(args) => image_layers::execute(&args, global),
-            Self::OnImage(command) => command.execute(global),
-        }
-    }
-}
-
 /// Puts `build` where no command is named: `rbuild -f Dockerfile .` builds.
 pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let at = command_at(&arguments);
+    if let Some(argument) = arguments.get(at) {
+        let text = argument.to_string_lossy();
+        let own = ["-h", "--help", "-V", "--version", "help"].contains(&text.as_ref());
+        // Many a context is called so; the command has a word after it.
+        let is_directory = text == "context" && !names_context_command(arguments.get(at + 1));
+        if is_directory || !own && !NAMES.contains(&text.as_ref()) {
+            arguments.insert(at, "build".into());
+        }
+    }
+    arguments
+}
+
+/// Where the name of the command stands, or would stand.
+fn command_at(arguments: &[OsString]) -> usize {
     let mut at = 1;
     while let Some(argument) = arguments.get(at) {
         let text = argument.to_string_lossy();
@@ -269,16 +328,10 @@ pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString
         }) {
             at += 1;
         } else {
-            let own = ["-h", "--help", "-V", "--version", "help"].contains(&text.as_ref());
-            // Many a context is called so; the command has a word after it.
-            let is_directory = text == "context" && !names_context_command(arguments.get(at + 1));
-            if is_directory || !own && !names().iter().any(|name| *name == text) {
-                arguments.insert(at, "build".into());
-            }
             break;
         }
     }
-    arguments
+    at
 }
 
 fn names_context_command(word: Option<&OsString>) -> bool {
@@ -289,21 +342,71 @@ fn names_context_command(word: Option<&OsString>) -> bool {
     })
 }
 
-/// All names and aliases of commands.
-pub(crate) fn names() -> Vec<String> {
-    crate::Cli::command()
-        .get_subcommands()
-        .flat_map(|command| {
-            std::iter::once(command.get_name())
-                .chain(command.get_all_aliases())
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
-        .collect()
-}
+/// All names and aliases of commands. They are asked for at every start, and the definition they could be taken from
+/// takes long to make.
+pub(crate) const NAMES: &[&str] = &[
+    "build",
+    "b",
+    "run",
+    "create",
+    "start",
+    "ps",
+    "exec",
+    "attach",
+    "logs",
+    "stop",
+    "kill",
+    "restart",
+    "wait",
+    "pause",
+    "unpause",
+    "top",
+    "cp",
+    "diff",
+    "commit",
+    "export",
+    "stats",
+    "port",
+    "rename",
+    "rm",
+    "container",
+    "images",
+    "tag",
+    "rmi",
+    "history",
+    "inspect",
+    "save",
+    "load",
+    "import",
+    "pull",
+    "push",
+    "volume",
+    "login",
+    "logout",
+    "manifest",
+    "image",
+    "repro",
+    "sign",
+    "verify",
+    "generate-key-pair",
+    "prune",
+    "du",
+    "store",
+    "why",
+    "cache",
+    "context",
+    "parse",
+    "graph",
+    "fmt",
+    "info",
+    "version",
+    "completions",
+];
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn completed(arguments: &[&str]) -> String {
@@ -335,6 +438,18 @@ mod tests {
         assert_eq!(completed(&["rbuild"]), "rbuild");
         assert_eq!(completed(&["rbuild", "context"]), "rbuild build context");
         assert_eq!(completed(&["rbuild", "context", "ls"]), "rbuild context ls");
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_definition() {
+        let definition = crate::Cli::command();
+        let names: Vec<&str> = definition
+            .get_subcommands()
+            .flat_map(|command| {
+                std::iter::once(command.get_name()).chain(command.get_all_aliases())
+            })
+            .collect();
+        assert_eq!(NAMES, names);
     }
 
     #[test]

@@ -169,8 +169,16 @@ impl Entry {
     }
 
     fn remove_leftover(&self) -> Result<()> {
-        let Some(_held) = self.catalog.files.hold(self.id())? else {
-            return Ok(());
+        let _held = match self.catalog.files.hold(self.id()) {
+            Ok(Some(held)) => held,
+            Ok(None) => return Ok(()),
+            // Whoever held it took it away just now.
+            Err(rbuild_cache::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
         };
         rbuild_executor::sandbox::container::remove_cgroups(&self.state.cgroups);
         super::volumes::remove_anonymous(&self.catalog.root, &self.definition)?;

@@ -16,7 +16,7 @@ use super::definition::{self, Definition, MountKind, MountPoint};
 use super::request::{Pull, RunRequest, VolumeSource};
 use super::{names, time, volumes};
 use crate::event::{Event, Sink, StepId};
-use crate::worker::{blocking, check_platform};
+use crate::worker::{brief, check_platform};
 use crate::{Engine, Error, Result};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -62,7 +62,7 @@ impl Engine {
         };
         check_platform(&root.platform).map_err(|failure| Error::Other(failure.message))?;
         let executor = Arc::clone(&self.executor);
-        blocking(move || {
+        brief(move || {
             let definition = define(executor.store().root(), root, request)?;
             publish(&executor, definition, lifetime)
         })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbuild_executor::Exit;
-use rbuild_executor::network::Port;
+use rbuild_executor::network::{Ahead, Port};
 use rbuild_executor::sandbox::container::{Handle, Top};
 use rbuild_executor::sandbox::{ExecError, Signals};
 use rbuild_executor::spec::{Carried, Stdin, Stdio};
@@ -21,7 +21,7 @@ use super::output::Hub;
 use super::request::Restart;
 use super::state::{State, Status};
 use super::{files, health, prepare, serve, time, volumes};
-use crate::worker::blocking;
+use crate::worker::{blocking, brief};
 use crate::{Created, Engine, Error, Result};
 
 /// Who is at the container's streams.
@@ -145,11 +145,12 @@ impl Engine {
     }
 
     /// Starts a container and sees it to its end. Where it could not be started, the error says why; it stays, as
-    /// created, unless nothing was to be left of it.
+    /// created, unless nothing was to be left of it. `network`: the private one, where making it was begun.
     pub async fn live(
         &self,
         created: Created,
         front: Front,
+        network: Option<Ahead>,
         cancel: CancellationToken,
     ) -> Result<Exit> {
         let Created { entry, held } = created;
@@ -187,10 +188,11 @@ impl Engine {
                 (false, Some((stream, attached)))
             }
         };
+        let front = (front, network);
         let result = self.lives(&life, streams, signals, front, &cancel).await;
         let ended = Arc::clone(&life);
         let engine = Arc::clone(&self.executor);
-        blocking(move || end(&engine, &ended, held)).await?;
+        brief(move || end(&engine, &ended, held)).await?;
         result
     }
 
@@ -199,7 +201,7 @@ impl Engine {
         life: &Arc<Life>,
         streams: Streams,
         forward_signals: bool,
-        mut front: Option<(Arc<Frames>, bool)>,
+        (mut front, mut network): (Option<(Arc<Frames>, bool)>, Option<Ahead>),
         cancel: &CancellationToken,
     ) -> Result<Exit> {
         let mut pause = FIRST_PAUSE;
@@ -215,7 +217,13 @@ impl Engine {
             };
             let began = Instant::now();
             let result = self
-                .one_run(life, streams, signals, front.take(), cancel)
+                .one_run(
+                    life,
+                    streams,
+                    signals,
+                    (front.take(), network.take()),
+                    cancel,
+                )
                 .await;
             let exit = match result {
                 Ok(exit) => exit,
@@ -288,13 +296,13 @@ impl Engine {
         life: &Arc<Life>,
         streams: Streams,
         signals: Option<Signals>,
-        front: Option<(Arc<Frames>, bool)>,
+        (front, network): (Option<(Arc<Frames>, bool)>, Option<Ahead>),
         cancel: &CancellationToken,
     ) -> Result<Exit> {
-        let network = prepare::begin_network(self.executor.host(), life).await?;
+        let network = prepare::begin_network(self.executor.host(), life, network).await?;
         let top = {
             let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
-            blocking(move || {
+            brief(move || {
                 volumes::make_missing(&executor, &life.definition)?;
                 top(&life)
             })
@@ -302,7 +310,7 @@ impl Engine {
         };
         let exec = {
             let life = Arc::clone(life);
-            blocking(move || prepare::exec(&life.catalog, &life.definition, network)).await?
+            brief(move || prepare::exec(&life.catalog, &life.definition, network)).await?
         };
         let request = &life.definition.request;
         let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
@@ -344,17 +352,9 @@ impl Engine {
         } else {
             *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(of_container);
         }
-        let finishing = container.finish(cancel, signals);
-        tokio::pin!(finishing);
-        let ended = tokio::select! {
-            biased;
-            ended = &mut finishing => ended,
-            () = tokio::time::sleep(LONG_LIVED) => {
-                tokio::join!(&mut finishing, self.hold_only(life)).0
-            }
-        };
+        let ended = container.finish(cancel, signals).await;
         let draining = Arc::clone(life);
-        blocking(move || draining.hub.drain()).await;
+        brief(move || draining.hub.drain()).await;
         let exit = ended?;
         life.change(|now| {
             now.handle = None;
@@ -370,30 +370,6 @@ impl Engine {
     }
 }
 
-impl Engine {
-    /// From here on the store keeps for this process what the container stands on, and nothing else that was used
-    /// since the process began: it may go on for months.
-    async fn hold_only(&self, life: &Arc<Life>) {
-        let (life, store) = (Arc::clone(life), Arc::clone(self.store()));
-        let held = blocking(move || {
-            let definition = &life.definition;
-            let snapshot = definition.snapshot.as_deref();
-            if definition.request.remove
-                && let Some(snapshot) = snapshot.and_then(rbuild_cache::SnapshotId::parse)
-            {
-                // Until now it may have been spared by this process's lease alone.
-                store.put_passing_container(&definition.id, &snapshot)?;
-            }
-            store.let_go()
-        });
-        if let Err(error) = held.await {
-            tracing::debug!(%error, "the store goes on to keep what was used since this process began");
-        }
-    }
-}
-
-/// A container that ran so long may run for long.
-const LONG_LIVED: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A container that ran so long has started well.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rbuild_cache::RootDir;
 use rbuild_executor::Host;
-use rbuild_executor::network::{Port, Private};
+use rbuild_executor::network::{self, Ahead, Port, Private};
 use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Security};
 
 use super::catalog::Catalog;
@@ -78,45 +78,48 @@ fn network(catalog: &Catalog, definition: &Definition) -> Result<Network> {
     })
 }
 
-/// Begins to make the container's network where it is a private one, and notes what it is; where ports are
+/// Says in what network it will be, and notes it: a private one may still be in the making, `ahead`. Where ports are
 /// published, waits for it.
-pub(super) async fn begin_network(host: &Host, life: &Arc<Life>) -> Result<Option<Network>> {
+pub(super) async fn begin_network(
+    host: &Host,
+    life: &Arc<Life>,
+    ahead: Option<Ahead>,
+) -> Result<Option<Network>> {
     life.note_network(false, Vec::new());
     let request = &life.definition.request;
-    if request.network_of.is_some() || request.network != NetworkChoice::Default {
+    if !request.has_private_network() {
         return Ok(None);
     }
     let (host, life) = (host.clone(), Arc::clone(life));
+    let begun = ahead.map_or_else(Ahead::begin, Ok);
+    let finish = move || begun.and_then(|begun| begun.finish(&host));
     if life.definition.publishes() {
         let network = blocking(move || {
-            let (network, open) = open_network(&host, &life.definition)?;
+            let (network, open) = open_network(finish(), &life.definition)?;
             life.note_network(true, open);
             Ok::<_, Error>(network)
         });
         return Ok(Some(network.await?));
     }
-    let (made, later) = Later::channel();
-    tokio::task::spawn_blocking(move || {
-        let network = match Private::start(&host) {
-            Ok(private) => {
-                life.note_network(true, Vec::new());
-                Network::Private(Arc::new(private))
-            }
-            Err(error) => {
-                // Builds say this to everybody; a program's own output is not to be mixed with it.
-                tracing::info!(%error, cause = %error.source, "this is the host's network");
-                Network::Host
-            }
-        };
-        // The container may have failed to start meanwhile.
-        let _ = made.send(network);
-    });
-    Ok(Some(Network::Later(later)))
+    Ok(Some(Network::Later(Later::new(move || match finish() {
+        Ok(private) => {
+            life.note_network(true, Vec::new());
+            Network::Private(Arc::new(private))
+        }
+        Err(error) => {
+            // Builds say this to everybody; a program's own output is not to be mixed with it.
+            tracing::info!(%error, cause = %error.source, "this is the host's network");
+            Network::Host
+        }
+    }))))
 }
 
 /// A private network with open ports. Blocking.
-fn open_network(host: &Host, definition: &Definition) -> Result<(Network, Vec<Port>)> {
-    let private = Private::start(host).map_err(|error| Error::Io {
+fn open_network(
+    private: std::result::Result<Private, network::Error>,
+    definition: &Definition,
+) -> Result<(Network, Vec<Port>)> {
+    let private = private.map_err(|error| Error::Io {
         message: format!(
             "ports are published from private networks, and there can be none here: {error}; with \
              `--network host` the container's ports are the host's"

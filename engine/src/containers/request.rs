@@ -67,6 +67,13 @@ pub struct RunRequest {
     pub platform: Option<rbuild_image::Platform>,
 }
 
+impl RunRequest {
+    /// Whether it is to have a network of its own that leads out.
+    pub fn has_private_network(&self) -> bool {
+        self.network_of.is_none() && self.network == NetworkChoice::Default
+    }
+}
+
 /// What becomes of a container that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Restart {

@@ -213,7 +213,8 @@ fn platform(platform: &Platform) -> Value {
 }
 
 fn exec(exec: &ExecOp) -> Value {
-    let mut meta = json!({ "args": exec.argv, "env": exec.env, "cwd": exec.cwd });
+    let env: Vec<&str> = exec.env.iter().collect();
+    let mut meta = json!({ "args": exec.argv, "env": env, "cwd": exec.cwd });
     if !exec.user.is_empty() {
         meta["user"] = json!(exec.user);
     }

@@ -48,10 +48,13 @@ impl Lowering<'_> {
         let mut text = "ENV".to_owned();
         for (name, value) in &pairs {
             text.push_str(&format!(" {name}={value}"));
+            // What is not in scope is not in the config either: all of that came through here, or with the base.
+            let is_new = state.scope.value(name).is_none();
             state.scope.set(name, value.clone());
             let env = state.config.config.env.get_or_insert_default();
             let written = format!("{name}={value}");
-            match env.iter_mut().find(|known| {
+            let mut known = env.iter_mut().filter(|_| !is_new);
+            match known.find(|known| {
                 known
                     .split_once('=')
                     .is_some_and(|(known, _)| known == name)

@@ -91,7 +91,8 @@ fn operation(out: &mut String, op: &Op) {
 fn command(out: &mut String, exec: &ExecOp) {
     let base = if exec.base { "" } else { " on nothing" };
     line(out, format_args!("  exec{base} {:?}", exec.argv));
-    line(out, format_args!("    env {}", exec.env.join(" ")));
+    let env: Vec<&str> = exec.env.iter().collect();
+    line(out, format_args!("    env {}", env.join(" ")));
     if !exec.env_unkeyed.is_empty() {
         line(
             out,

@@ -43,7 +43,7 @@ use rbuild_parser::{Parsed, Source};
 use rbuild_solver::{Graph, VertexId};
 
 use crate::error::Located;
-use crate::op::Op;
+use crate::op::{Environment, Op};
 use crate::request::{Entitlement, NoCache};
 
 pub use scans::Scan;
@@ -174,8 +174,7 @@ pub struct StepInfo {
 /// What the instructions of a stage make commands run with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
-    /// `NAME=value`
-    pub env: Vec<String>,
+    pub env: Environment,
     pub cwd: String,
     /// Raw value of USER; empty for root.
     pub user: String,

@@ -89,7 +89,7 @@ impl Lowering<'_> {
         if let Some(socket) = socket
             && state.scope.value("SSH_AUTH_SOCK").is_none()
         {
-            env.push(format!("SSH_AUTH_SOCK={}", socket.target));
+            env.push(&format!("SSH_AUTH_SOCK={}", socket.target));
         }
         let env_unkeyed = scope::proxies(&self.build_args)
             .into_iter()

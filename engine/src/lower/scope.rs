@@ -6,43 +6,44 @@ use std::collections::{BTreeMap, HashMap};
 use rbuild_image::Platform;
 use rbuild_parser::expand::Variables;
 
-/// Names and values, in the order in which they were first set.
+use crate::op::Environment;
+
+/// Names and values; commands get them in the order in which they were first set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Scope {
-    values: Vec<(String, String)>,
-    /// Of each name its place in `values`: files with thousands of variables are looked up in no longer than others.
+    variables: Environment,
+    /// Of each name its place in `variables`: files with thousands of variables are looked up in no longer than others.
     places: HashMap<String, usize>,
 }
 
 impl Scope {
     /// Sets a value; one that is set already keeps its place.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
-        let value = value.into();
-        let known = self.places.get(name).copied();
-        match known.and_then(|place| self.values.get_mut(place)) {
-            Some(known) => known.1 = value,
+        let variable = format!("{name}={}", value.into());
+        match self.places.get(name) {
+            Some(place) => self.variables.replace(*place, &variable),
             None => {
-                self.places.insert(name.to_owned(), self.values.len());
-                self.values.push((name.to_owned(), value));
+                self.places.insert(name.to_owned(), self.variables.len());
+                self.variables.push(&variable);
             }
         }
     }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         let place = self.places.get(name)?;
-        self.values.get(*place).map(|(_, value)| value.as_str())
+        let variable = self.variables.get(*place)?;
+        variable.get(name.len() + 1..)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.iter().map(|(name, _)| name.as_str())
+        self.variables
+            .iter()
+            .filter_map(|variable| Some(variable.split_once('=')?.0))
     }
 
-    /// `NAME=value`, as a command gets them.
-    pub(crate) fn environment(&self) -> Vec<String> {
-        self.values
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect()
+    /// As a command gets them.
+    pub(crate) fn environment(&self) -> Environment {
+        self.variables.clone()
     }
 }
 
@@ -128,7 +129,8 @@ mod tests {
         scope.set("A", "1");
         scope.set("B", "2");
         scope.set("A", "3");
-        assert_eq!(scope.environment(), ["A=3", "B=2"]);
+        let environment = scope.environment();
+        assert_eq!(environment.iter().collect::<Vec<_>>(), ["A=3", "B=2"]);
     }
 
     #[test]

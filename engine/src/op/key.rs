@@ -10,7 +10,7 @@ impl ExecOp {
     pub(super) fn describe(&self) -> KeyWriter {
         let mut key = KeyWriter::new("exec.v2").field("base", flag(self.base));
         add_list(&mut key, "argv", &self.argv);
-        for variable in &self.env {
+        for variable in self.env.iter() {
             match variable.split_once('=') {
                 Some((name, value)) => key.add(&format!("env.{name}"), value),
                 None => key.add("env", variable),

@@ -96,8 +96,9 @@ impl Worker {
     ) -> Result<(Exec, Vec<String>)> {
         let mut mounted = self.mounts(vertex, op, inputs).await?;
         let mut env: Vec<Vec<u8>> = Vec::new();
-        for variable in op.env.iter().chain(&op.env_unkeyed) {
-            env.push(variable.clone().into_bytes());
+        let unkeyed = op.env_unkeyed.iter().map(String::as_str);
+        for variable in op.env.iter().chain(unkeyed) {
+            env.push(variable.as_bytes().to_vec());
         }
         env.append(&mut mounted.env);
         let exec = Exec {

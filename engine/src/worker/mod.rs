@@ -137,6 +137,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+/// As [`blocking`], for what takes a moment: where the runtime has one thread, at once and on that.
+pub(crate) async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::CurrentThread => work(),
+        _ => blocking(work).await,
+    }
+}
+
 /// Unix seconds.
 pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()

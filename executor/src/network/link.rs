@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::thread::JoinHandle;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
@@ -11,6 +12,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use super::{ADDRESS, Error, GATEWAY, MTU, PREFIX_BITS, packet};
 use crate::sys;
 
+#[derive(Debug)]
 pub(super) struct Link {
     pub(super) namespace: OwnedFd,
     pub(super) packets: OwnedFd,
@@ -19,9 +21,17 @@ pub(super) struct Link {
 const INSIDE: &str = "eth0";
 const OUTSIDE: &str = "peer";
 
-/// On a thread of its own, which ends in the namespaces that it made.
-pub(super) fn make() -> Result<Link, Error> {
-    std::thread::scope(|scope| scope.spawn(make_here).join()).unwrap_or_else(|_| {
+/// Makes them on a thread of its own, which ends in the namespaces that it made.
+pub(super) fn begin() -> Result<JoinHandle<Result<Link, Error>>, Error> {
+    std::thread::Builder::new()
+        .name("rbuild-link".to_owned())
+        .spawn(make_here)
+        .map_err(|error| Error::new("start the thread that makes the network", error))
+}
+
+/// Waits for what was begun.
+pub(super) fn made(making: JoinHandle<Result<Link, Error>>) -> Result<Link, Error> {
+    making.join().unwrap_or_else(|_| {
         Err(Error::new(
             "make a network namespace",
             io::Error::other("its thread panicked"),

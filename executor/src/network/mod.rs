@@ -67,10 +67,31 @@ pub struct Private {
     published: Mutex<Vec<publish::Published>>,
 }
 
+/// A private network in the making, on a thread of its own.
+#[derive(Debug)]
+#[must_use = "nobody else finishes it"]
+pub struct Ahead(JoinHandle<Result<link::Link, Error>>);
+
+impl Ahead {
+    /// Begins to make one.
+    pub fn begin() -> Result<Self, Error> {
+        link::begin().map(Self)
+    }
+
+    /// Blocking, where it is not yet made.
+    pub fn finish(self, host: &Host) -> Result<Private, Error> {
+        Private::on(host, link::made(self.0)?)
+    }
+}
+
 impl Private {
     /// Makes one. Takes a millisecond or two; blocking.
     pub fn start(host: &Host) -> Result<Self, Error> {
-        let link::Link { namespace, packets } = link::make()?;
+        Ahead::begin()?.finish(host)
+    }
+
+    fn on(host: &Host, link: link::Link) -> Result<Self, Error> {
+        let link::Link { namespace, packets } = link;
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let stop = rustix::event::eventfd(0, flags)
             .map_err(|errno| Error::new("make a descriptor to stop the network by", errno))?;

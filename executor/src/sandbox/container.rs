@@ -15,10 +15,10 @@ use super::cgroup::Cgroup;
 use super::join;
 use super::plan::Task;
 use super::prepare::setup;
-use super::{Enter, Entered, ExecError, Signals, Usage, blocking, stubs, wait};
+use super::{Enter, Entered, ExecError, Signals, Usage, brief, stubs, wait};
 use crate::Executor;
 use crate::host::Host;
-use crate::overlay::{self, Durability};
+use crate::overlay::{self, Below, Durability};
 use crate::spec::{Exec, Exit, Stdio};
 
 /// Where what a command writes ends up.
@@ -40,9 +40,13 @@ impl Top {
         &self,
         store: &Store,
         base: Option<&SnapshotId>,
+        below: Below,
     ) -> Result<OwnedFd, overlay::Error> {
         match self {
-            Self::Own(layer) => overlay::writable(store, base, layer),
+            Self::Own(layer) => {
+                let top = (layer.upper(), layer.work());
+                overlay::writable_at(store, base, top, Durability::Never, below)
+            }
             Self::Kept {
                 upper,
                 work,
@@ -53,7 +57,7 @@ impl Top {
                 } else {
                     Durability::Never
                 };
-                overlay::writable_at(store, base, (upper, work), sync)
+                overlay::writable_at(store, base, (upper, work), sync, below)
             }
         }
     }
@@ -149,7 +153,8 @@ impl Executor {
         base: Option<&SnapshotId>,
         top: &Top,
     ) -> Result<RootDir, overlay::Error> {
-        top.mount(&self.store, base).map(RootDir::from_fd)
+        top.mount(&self.store, base, Below::Nothing)
+            .map(RootDir::from_fd)
     }
 }
 
@@ -170,7 +175,7 @@ impl Container {
         signals: Option<Signals>,
     ) -> Result<Exit, ExecError> {
         let ended = self.started.finish(None, cancel, signals).await?;
-        blocking(move || {
+        brief(move || {
             if let Top::Kept { upper, .. } = &ended.top {
                 stubs::remove(upper, &ended.stubs, &ended.parents)
                     .map_err(|errno| setup("remove the mount points", io::Error::from(errno)))?;

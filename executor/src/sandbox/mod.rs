@@ -31,8 +31,10 @@ mod stubs;
 mod terminal;
 mod wait;
 
+use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
+use crate::overlay::Below;
 use crate::spec::{Exec, Exit, Stdio};
 use crate::{Executor, wire};
 use rbuild_cache::{ActiveSnapshot, Snapshot, SnapshotId};
@@ -119,7 +121,7 @@ impl Executor {
     ) -> Result<Snapshot, (ExecError, Option<ActiveSnapshot>)> {
         let lost = |error: ExecError| (error, None);
         let base = base.cloned();
-        let top = blocking({
+        let top = brief({
             let store = self.store.clone();
             move || Ok(store.prepare()?)
         });
@@ -187,15 +189,26 @@ impl Executor {
         let (store, host) = (self.store.clone(), self.host.clone());
         let (streams, inside) =
             wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
-        blocking(move || {
+        brief(move || {
             let root = top
-                .mount(&store, base.as_ref())
+                .mount(&store, base.as_ref(), Below::MountPoints)
                 .map_err(|error| setup("mount the root", error))?;
             let cgroup = Cgroup::make(&exec.limits, accounted)?;
             let prepared = prepare::prepare(&store, &host, root, exec)?;
             wait::start(&host, top, prepared, cgroup, streams, inside)
         })
         .await
+    }
+}
+
+/// Runs work that takes a moment: off the async threads where there are several, else at once. Handing it over would
+/// take as long as most of it, and the one thread there is has nothing else to do.
+async fn brief<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExecError> + Send + 'static,
+) -> Result<T, ExecError> {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => work(),
+        _ => blocking(work).await,
     }
 }
 

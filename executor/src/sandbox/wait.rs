@@ -221,14 +221,69 @@ pub(super) fn read_reports(
     identity: Identity,
     program: &str,
 ) -> Result<Reported, ExecError> {
-    let mut identity = Some(identity);
-    let mut reported = Reported::default();
+    let mut reader = Reader::new(identity, program);
+    while reader.one(status.as_fd())? {}
+    Ok(reader.reported)
+}
+
+/// As [`read_reports`], on the runtime. A report is one short message: what can be begun to be read is there.
+async fn hear_reports(
+    status: OwnedFd,
+    identity: Identity,
+    program: String,
+) -> Result<Reported, ExecError> {
+    let failed = |error: io::Error| setup("listen to the sandbox", error);
+    let mut reader = Reader::new(identity, &program);
+    let status = crate::sys::watch(status).map_err(failed)?;
     loop {
-        let message = wire::receive::<Report>(status.as_fd())
+        let mut ready = status.readable().await.map_err(failed)?;
+        if !is_readable(status.get_ref().as_fd()).map_err(failed)? {
+            ready.clear_ready();
+        } else if !reader.one(status.get_ref().as_fd())? {
+            return Ok(reader.reported);
+        }
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [rustix::event::PollFd::from_borrowed_fd(
+        fd,
+        rustix::event::PollFlags::IN,
+    )];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match rustix::event::poll(&mut polled, Some(&now)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        result => Ok(result? > 0),
+    }
+}
+
+/// Takes in one report after the other.
+struct Reader<'p> {
+    identity: Option<Identity>,
+    program: &'p str,
+    reported: Reported,
+}
+
+impl<'p> Reader<'p> {
+    fn new(identity: Identity, program: &'p str) -> Self {
+        Self {
+            identity: Some(identity),
+            program,
+            reported: Reported::default(),
+        }
+    }
+
+    /// False where there will be no more.
+    fn one(&mut self, status: BorrowedFd<'_>) -> Result<bool, ExecError> {
+        let message = wire::receive::<Report>(status)
             .map_err(|error| setup("listen to the sandbox", error))?;
         let Some((report, mut descriptors)) = message else {
-            return Ok(reported);
+            return Ok(false);
         };
+        let reported = &mut self.reported;
         match report {
             Report::Ready { stubs, parents } => {
                 reported.ready = true;
@@ -238,7 +293,7 @@ pub(super) fn read_reports(
             }
             Report::Emulate => {
                 if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
-                    let identity = identity.take().unwrap_or_default();
+                    let identity = self.identity.take().unwrap_or_default();
                     let started = emulation::start(listener, mounts, identity)
                         .map_err(|error| setup("start to emulate owners", error))?;
                     reported.emulation = Some(started);
@@ -252,12 +307,13 @@ pub(super) fn read_reports(
                 not_found,
             } => {
                 reported.failure = Some(ExecError::NotExecutable {
-                    program: program.to_owned(),
+                    program: self.program.to_owned(),
                     explanation,
                     not_found,
                 });
             }
         }
+        Ok(true)
     }
 }
 
@@ -322,8 +378,8 @@ async fn finish(
     };
     let interactive = matches!(streams, Streams::Terminal { interactive: true });
     let mut terminal: Option<Joined> = None;
-    let mut reports =
-        tokio::task::spawn_blocking(move || read_reports(&status, identity, &program));
+    let reports = hear_reports(status, identity, program);
+    tokio::pin!(reports);
     let (mut reported, mut exit, mut cut, mut output_done) = (None, None, None, false);
     let deadline = async {
         match timeout {
@@ -345,7 +401,7 @@ async fn finish(
                 session.kill();
             }
             result = &mut reports, if reported.is_none() => {
-                let mut result = result.map_err(|error| setup("listen to the sandbox", error))??;
+                let mut result = result?;
                 if let Some(carried) = carried.as_mut() {
                     carried.reported(&mut result);
                 }

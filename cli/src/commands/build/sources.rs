@@ -104,12 +104,9 @@ fn missing_context(context: &str, directory: &Path) -> Error {
         error = error.help(format!("there is `{near}`"));
     }
     if !context.contains('/') {
-        let names = super::super::names();
         // `context` alone is a directory.
-        let names = names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| *name != "context");
+        let names = super::super::NAMES.iter().copied();
+        let names = names.filter(|name| *name != "context");
         for near in similar::nearest(context, names) {
             error = error.help(format!("there is a command `{near}`"));
         }

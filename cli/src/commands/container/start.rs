@@ -82,7 +82,7 @@ fn live(entry: &Entry, stream: UnixStream, attached: bool, global: &GlobalArgs) 
             return Ok(None);
         };
         let front = Front::Other { stream, attached };
-        Ok(Some(engine.live(held, front, cancel).await?))
+        Ok(Some(engine.live(held, front, None, cancel).await?))
     })?;
     Ok(exit.map_or(Exit::Success, Exit::of_command))
 }

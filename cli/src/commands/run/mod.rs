@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use rbuild_engine as engine;
 use rbuild_engine::containers::{Front, Lifetime, RunRequest};
+use rbuild_engine::executor::network::Ahead;
 use rbuild_engine::executor::sandbox::ExecError;
 
 pub(crate) use args::{CreateArgs, RunArgs};
@@ -24,7 +25,7 @@ use cidfile::CidFile;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::machine::{self, Signals};
+use crate::machine::{self, Signals, Threads};
 use crate::progress::{Mode, Renderer};
 use crate::stdio;
 use crate::terminal::DetachKeys;
@@ -108,21 +109,27 @@ fn live(
     front: Front,
     cidfile: Option<CidFile>,
 ) -> Result<Exit> {
-    let engine = machine::engine(global.options()?)?;
-    let lifetime = match front {
-        Front::Own { .. } => Lifetime::Foreground,
-        Front::Other { .. } => Lifetime::Background,
+    let options = global.options()?;
+    let host = machine::enter()?;
+    // It is made while the store is opened and the image looked up.
+    let network = request.has_private_network().then(Ahead::begin);
+    let engine = machine::open(host, options)?;
+    let (lifetime, threads) = match front {
+        Front::Own { .. } => (Lifetime::Foreground, Threads::One),
+        Front::Other { .. } => (Lifetime::Background, Threads::Several),
     };
     let renderer = Arc::new(Renderer::new(mode));
     // Signals are the container's: they do not cancel.
-    let exit = machine::block_on(Signals::Forwarded, async |cancel| {
+    let exit = machine::block_on_threads(threads, Signals::Forwarded, async |cancel| {
         let created = engine
             .create(request, lifetime, renderer.clone(), &cancel)
             .await?;
         if let Some(cidfile) = cidfile {
             cidfile.fill(created.entry.id())?;
         }
-        Ok(engine.live(created, front, cancel).await?)
+        // Where it could not be begun, that is told when it is needed.
+        let network = network.and_then(std::result::Result::ok);
+        Ok(engine.live(created, front, network, cancel).await?)
     })?;
     Ok(Exit::of_command(exit))
 }

@@ -1,0 +1,128 @@
+//! Reading the arguments of one command without the definitions of all the others, which take a millisecond to make.
+//! What cannot be read so, because it is wrong or asks for help, is left to the whole definition and its messages.
+
+use std::ffi::OsString;
+
+use clap::{Args, FromArgMatches};
+
+use super::Command;
+use crate::Cli;
+use crate::global::GlobalArgs;
+
+/// `None`: nothing is said of these arguments.
+pub(crate) fn parse(arguments: &[OsString]) -> Option<Cli> {
+    let name = arguments.get(super::command_at(arguments))?;
+    let name = *super::NAMES.iter().find(|known| name == **known)?;
+    match name {
+        "build" | "b" => only(arguments, name, |args| Command::Build(Box::new(args))),
+        "run" => only(arguments, name, |args| Command::Run(Box::new(args))),
+        "create" => only(arguments, name, |args| Command::Create(Box::new(args))),
+        "start" => only(arguments, name, Command::Start),
+        "ps" => only(arguments, name, Command::Ps),
+        "exec" => only(arguments, name, Command::Exec),
+        "attach" => only(arguments, name, Command::Attach),
+        "logs" => only(arguments, name, Command::Logs),
+        "stop" => only(arguments, name, Command::Stop),
+        "kill" => only(arguments, name, Command::Kill),
+        "restart" => only(arguments, name, Command::Restart),
+        "wait" => only(arguments, name, Command::Wait),
+        "cp" => only(arguments, name, Command::Cp),
+        "rm" => only(arguments, name, Command::Rm),
+        "images" => only(arguments, name, Command::Images),
+        "tag" => only(arguments, name, Command::Tag),
+        "rmi" => only(arguments, name, Command::Rmi),
+        "inspect" => only(arguments, name, Command::Inspect),
+        "save" => only(arguments, name, Command::Save),
+        "load" => only(arguments, name, Command::Load),
+        "pull" => only(arguments, name, Command::Pull),
+        "push" => only(arguments, name, Command::Push),
+        "version" => only(arguments, name, Command::Version),
+        _ => None,
+    }
+}
+
+fn only<T: Args>(
+    arguments: &[OsString],
+    name: &'static str,
+    command: impl FnOnce(T) -> Command,
+) -> Option<Cli> {
+    let root = clap::Command::new("rbuild")
+        .args_override_self(true)
+        .disable_help_subcommand(true)
+        .subcommand(T::augment_args(clap::Command::new(name)));
+    let matches = GlobalArgs::augment_args(root)
+        .try_get_matches_from(arguments)
+        .ok()?;
+    let global = GlobalArgs::from_arg_matches(&matches).ok()?;
+    let (_, of_command) = matches.subcommand()?;
+    let command = command(T::from_arg_matches(of_command).ok()?);
+    Some(Cli { global, command })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn words(text: &str) -> Vec<OsString> {
+        let words = std::iter::once("rbuild").chain(text.split_whitespace());
+        words.map(OsString::from).collect()
+    }
+
+    #[test]
+    fn what_is_read_is_what_the_whole_definition_reads() {
+        for text in [
+            "build .",
+            "b -t a:b --build-arg X=1 --build-arg X=2 -f F --no-cache .",
+            "--root /r build --target t -o type=oci,dest=x --progress plain .",
+            "build --root /r --root /s .",
+            "run --rm -it --name n -e A=1 -v /a:/b image sh -c true --flag",
+            "--root=/r run --network host --network none image true",
+            "create image",
+            "start -a n",
+            "ps -a --no-trunc",
+            "exec -it n sh",
+            "attach n",
+            "logs -f n",
+            "stop -t 3 a b",
+            "kill -s TERM a",
+            "restart a",
+            "wait a",
+            "cp a:/b c",
+            "rm -f a b",
+            "images",
+            "tag a b",
+            "rmi a",
+            "inspect a",
+            "save -o f a",
+            "load -i f",
+            "pull a",
+            "push a",
+            "version",
+        ] {
+            let arguments = words(text);
+            let narrow = parse(&arguments);
+            let whole = Cli::try_parse_from(&arguments).expect(text);
+            assert_eq!(
+                format!("{narrow:?}"),
+                format!("{:?}", Some(whole)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_is_wrong_or_asks_for_help() {
+        for text in [
+            "run",
+            "build --no-such-flag .",
+            "run --help",
+            "-V",
+            "help",
+            "nothing",
+            "",
+        ] {
+            assert!(parse(&words(text)).is_none(), "{text}");
+        }
+    }
+}
