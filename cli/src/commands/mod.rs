@@ -385,6 +385,7 @@ pub(crate) const NAMES: &[&str] = &[
     "logout",
     "manifest",
     "image",
+    "debug",
     "repro",
     "sign",
     "verify",
