@@ -14,6 +14,7 @@ use crate::evidence::Evidence;
 use crate::layering;
 use crate::lower::{HistoryEntry, LoweredImage};
 use crate::request::Squash;
+use crate::shared_cache::import::Remote;
 
 /// Comment of our history entries, as everything that reads histories of Dockerfile builds knows it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -57,6 +58,8 @@ pub(crate) struct Assembled {
 pub(crate) struct Solved<'a> {
     pub(crate) image: &'a LoweredImage,
     pub(crate) layers: Vec<Snapshot>,
+    /// Instead: layers whose files are not here, each as it is.
+    pub(crate) remote: Vec<Remote>,
     /// What its config is to carry of the cache (`--cache-to type=inline`).
     pub(crate) records: Option<serde_json::Value>,
     /// The roots of `image.scans`, in their order; `None` is an empty one.
@@ -135,10 +138,15 @@ pub(crate) fn assemble(
     let mut config = None;
     for one in solved {
         let groups = layering::groups(one, form);
-        let layers = layering::layers(store, one, form, &groups)?;
+        let layers = match one.remote.is_empty() {
+            true => layering::layers(store, one, form, &groups)?,
+            false => one.remote.iter().map(|it| it.blob.clone()).collect(),
+        };
         let annotations = of_platform(&form.annotations.manifest, &one.image.platform.to_string());
-        let mut image_config = image_config(one.image, &one.layers);
-        layering::tell(&mut image_config.history, &groups);
+        let mut image_config = image_config(one.image, &one.times());
+        if one.remote.is_empty() {
+            layering::tell(&mut image_config.history, &groups);
+        }
         // They speak of a layer for each snapshot.
         if let Some(records) = &one.records
             && groups.len() == one.layers.len()
@@ -190,12 +198,24 @@ pub(crate) fn assemble(
     })
 }
 
-/// The config with its history and times; `rootfs` is written with the layers.
-pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageConfig {
+/// When layers were made, in Unix seconds.
+pub(crate) fn times(layers: &[Snapshot]) -> Vec<i64> {
+    layers.iter().map(|layer| layer.created).collect()
+}
+
+impl Solved<'_> {
+    fn times(&self) -> Vec<i64> {
+        let remote = self.remote.iter().map(|layer| layer.created);
+        times(&self.layers).into_iter().chain(remote).collect()
+    }
+}
+
+/// The config with its history and times; `rootfs` is written with the layers. `times`: when each layer was made.
+pub(crate) fn image_config(image: &LoweredImage, times: &[i64]) -> ImageConfig {
     let mut config = image.config.clone();
     // Those of a base image are not of this one.
     config.other.remove(CARRIED);
-    let mut own_layers = layers.iter().skip(image.base_layers);
+    let mut own_times = times.iter().skip(image.base_layers);
     let epoch = image.epoch.and_then(rfc3339);
     let mut history: Vec<History> = image
         .history
@@ -206,7 +226,7 @@ pub(crate) fn image_config(image: &LoweredImage, layers: &[Snapshot]) -> ImageCo
                 created_by, layer, ..
             } => History {
                 created: if *layer {
-                    own_layers.next().and_then(|layer| rfc3339(layer.created))
+                    own_times.next().and_then(|time| rfc3339(*time))
                 } else {
                     None
                 },

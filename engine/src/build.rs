@@ -80,12 +80,14 @@ impl Engine {
             known: repositories(&images),
         };
         let notebook = Arc::clone(&worker.notebook);
+        let going = output::going(&request, &outputs, &publisher.known);
         let solving = Solving {
             worker: &worker,
             plan: &plan,
             events: &events,
             cancel: &cancel,
             needs_files: outputs.iter().any(output::needs_files) || request.attestations.sbom,
+            going: going.as_ref(),
         };
         let built = solving.solve(lowered, &request).await?;
         let (steps, cached) = (built.steps.len(), built.cached);
@@ -706,6 +708,10 @@ fn chains<'a>(
         (&'a lower::LoweredImage, &Option<worker::Output>),
         &'a Vec<Option<Snapshot>>,
     )| {
+        let remote = match top {
+            Some(worker::Output::There(there)) => there.remote().unwrap_or_default(),
+            _ => Vec::new(),
+        };
         let layers = match top.clone().and_then(worker::Output::into_snapshot) {
             Some(top) => store.chain(&top.id)?,
             None => Vec::new(),
@@ -713,6 +719,7 @@ fn chains<'a>(
         Ok(Solved {
             image,
             layers,
+            remote,
             records: None,
             scanned,
         })

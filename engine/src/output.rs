@@ -1,7 +1,7 @@
 //! Where a build's result goes: `--output`. Everything is put together before the first byte leaves; what a
 //! destination gets, it gets whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use rbuild_cache::images::StoredImage;
 use rbuild_cache::{Digest, SnapshotId, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
+use rbuild_image::layer::LayerOptions;
 use rbuild_image::registry::{Client, push};
 use rbuild_image::{Reference, layer};
 use tokio::runtime::Handle;
@@ -20,6 +21,7 @@ use crate::evidence::Evidence;
 use crate::images::push::send;
 use crate::layering;
 use crate::request::{BuildRequest, CompressionChoice, Output, OutputKind, Squash};
+use crate::shared_cache::import::Going;
 use crate::worker::now;
 use crate::{Error, Result};
 
@@ -52,6 +54,34 @@ fn needs_image(kind: OutputKind) -> bool {
 /// Whether an output holds the files of the result.
 pub(crate) fn needs_files(output: &Output) -> bool {
     output.kind != OutputKind::CacheOnly
+}
+
+/// Where the images go, if they go to registries and nowhere else, each layer as a step made it: then their files need
+/// not be here. `known` says which repositories have the layers of the base images.
+pub(crate) fn going(
+    request: &BuildRequest,
+    outputs: &[Output],
+    known: &HashMap<Digest, Vec<Reference>>,
+) -> Option<Going> {
+    let mut needing = outputs.iter().filter(|output| needs_files(output));
+    let output = needing.next()?;
+    let is_alone = output.kind == OutputKind::Registry && needing.next().is_none();
+    let is_plain = request.squash == Squash::No
+        && !request.attestations.is_any()
+        && !output.rewrite_timestamp
+        && request.cache_to.iter().all(|to| to.place.is_some());
+    let form = form(request, output);
+    (is_alone && is_plain).then(|| Going {
+        to: names(request, output),
+        options: LayerOptions {
+            compression: form.compression,
+            oci_media_types: form.oci_media_types,
+            clamp_mtime: None,
+        },
+        force_compression: form.force_compression,
+        layers_limit: form.layers_limit,
+        known: known.clone(),
+    })
 }
 
 /// An image can carry records only of layers that are as its steps made them.
@@ -197,13 +227,15 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Pushes under all names, one after the other: the blobs are there after the first. Blocking.
+    /// Pushes under all names, one after the other: the blobs are there after the first. Those of `there` may not be
+    /// here. Blocking.
     fn push(
         &self,
         store: &Arc<Store>,
         image: &Assembled,
         names: &[Reference],
         by_digest: bool,
+        there: &HashSet<Digest>,
         moved: &Moved,
     ) -> Result<()> {
         let moved = Arc::clone(moved);
@@ -222,7 +254,8 @@ impl Publisher {
                 ..name.clone()
             };
             let to = if by_digest { &untagged } else { name };
-            let sending = send(store, &self.client, root, to, &self.known, &progress);
+            let (client, known) = (&self.client, &self.known);
+            let sending = send(store, client, root, to, known, there, &progress);
             self.runtime.block_on(async {
                 tokio::select! {
                     biased;
@@ -274,7 +307,9 @@ pub(crate) fn deliver(
             Ok(export::oci_directory(store, root, &canonical, directory)?)
         }
         (OutputKind::Registry, Some(image)) => {
-            publisher.push(store, image, &names, output.by_digest, moved)
+            let there = solved.iter().flat_map(|one| &one.remote);
+            let there = there.map(|layer| layer.blob.digest).collect();
+            publisher.push(store, image, &names, output.by_digest, &there, moved)
         }
         (OutputKind::Image, Some(image)) => keep(store, solved, &canonical, image),
         (OutputKind::Tar, _) => {

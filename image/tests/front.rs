@@ -59,6 +59,7 @@ async fn push(kit: &Kit, client: &Client, root: &Descriptor, name: &str) -> Resu
         to: name.parse().unwrap(),
         mounts: HashMap::new(),
         from: None,
+        there: std::collections::HashSet::new(),
     };
     client.push(&kit.store, &push, &quiet()).await
 }
@@ -419,6 +420,7 @@ async fn blobs_go_from_repository_to_repository() {
             to: format!("{host}/to{moved}:1").parse().unwrap(),
             mounts: HashMap::new(),
             from: Some(from.parse().unwrap()),
+            there: std::collections::HashSet::new(),
         };
         let before: usize = front.log().iter().map(|asked| asked.body.len()).sum();
         other

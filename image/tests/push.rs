@@ -54,6 +54,7 @@ fn push(root: &Descriptor, name: &str) -> Push {
         to: name.parse().unwrap(),
         mounts: std::collections::HashMap::new(),
         from: None,
+        there: std::collections::HashSet::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use rbuild_engine::cache::Digest;
 use serde_json::Value;
 
 use crate::kit::{Archive, Kit, Output};
-use crate::places::{fresh, ran};
+use crate::places::{fresh, installed, ran, registry};
 use crate::require_machine;
 
 const DOCKERFILE: &str = "\
@@ -111,6 +111,38 @@ fn a_layer_that_was_cut_or_changed_is_a_miss() {
     }
     let output = build(&kit);
     assert_eq!(ran(&output).len(), 3, "{output}");
+}
+
+/// Nobody needs the files of a layer that is only passed on; its bytes are looked at all the same.
+#[test]
+fn a_broken_layer_that_is_to_be_pushed_is_made_again() {
+    require_machine!();
+    if !installed(
+        "docker-registry",
+        "a_broken_layer_that_is_to_be_pushed_is_made_again",
+    ) {
+        return;
+    }
+    for is_gone in [false, true] {
+        let (kit, blobs) = made();
+        let layers = of(&blobs, "image.layer");
+        for layer in &layers {
+            match is_gone {
+                true => std::fs::remove_file(layer).unwrap(),
+                false => std::fs::write(layer, "something else").unwrap(),
+            }
+        }
+        let server = registry(&kit.path("served"));
+        let name = format!("127.0.0.1:{}/pushed", server.port);
+        let flags = ["--cache-from", "type=local,src=cache", "-t", &name];
+        let flags = [&flags[..], &["--push"]].concat();
+        let output = fresh(&kit, DOCKERFILE, &flags);
+        assert_eq!(ran(&output).len(), 3, "{output}");
+        assert!(output.stderr.contains("is not used"), "{output}");
+        let other = Kit::new();
+        let said = other.must(&["run", "--rm", &name, "cat", "/both"]);
+        assert_eq!(said.stdout, "one\ntwo\n");
+    }
 }
 
 /// The digests are right, and what is said of a layer's files is not.

@@ -258,6 +258,70 @@ fn a_build_that_finds_everything_moves_what_its_output_needs() {
 }
 
 #[test]
+fn a_build_that_finds_everything_pushes_what_the_registry_has_not() {
+    require_machine!();
+    let test = "a_build_that_finds_everything_pushes_what_the_registry_has_not";
+    if !installed("docker-registry", test) {
+        return;
+    }
+    let kit = Kit::new();
+    kit.context(&[("a.txt", "a")]);
+    let (one, two) = (registry(&kit.path("one")), registry(&kit.path("two")));
+    let (counted, other) = (Counter::start(one.port), Counter::start(two.port));
+    let dockerfile = format!(
+        "{DOCKERFILE}ENV x=1\nRUN head -c 2000000 /dev/urandom > /large\nRUN head -c 1000000 /large > /half\n"
+    );
+    let cache = format!("127.0.0.1:{}/cache", counted.port);
+    let first = format!("127.0.0.1:{}/first", one.port);
+    let to = format!("type=registry,ref={cache},mode=max");
+    let here = ["-t", &first, "--push", "--cache-to", &to];
+    fresh(&kit, &dockerfile, &here);
+    let made = digest(&kit);
+    let pushed = |name: &str, flags: &[&str]| {
+        let flags = [&["--cache-from", &cache, "-t", name], flags].concat();
+        let found = fresh(&kit, &dockerfile, &flags);
+        assert_eq!(ran(&found), [""; 0], "{found}");
+    };
+    counted.bytes();
+
+    // Another repository of the registry takes the layers from where they are.
+    let second = format!("127.0.0.1:{}/second", counted.port);
+    pushed(&second, &["--push"]);
+    let bytes = counted.bytes();
+    assert!(bytes < 40_000, "{bytes}");
+    assert_eq!(digest(&kit), made);
+    // What is there already is not moved.
+    pushed(&second, &["--push"]);
+    let bytes = counted.bytes();
+    assert!(bytes < 40_000, "{bytes}");
+    // Another registry gets what it has not, once, and by way of this machine.
+    let third = format!("127.0.0.1:{}/third", other.port);
+    pushed(&third, &["--push"]);
+    let bytes = counted.bytes();
+    assert!((3_000_000..3_100_000).contains(&bytes), "{bytes}");
+    assert_eq!(digest(&kit), made);
+    pushed(&third, &["--push"]);
+    let bytes = counted.bytes();
+    assert!(bytes < 40_000, "{bytes}");
+    // All is there that the name leads to, and runs.
+    let puller = Kit::new();
+    puller.must(&["pull", &third]);
+    let said = puller.must(&["run", "--rm", &third, "wc", "-c", "/half"]);
+    assert_eq!(said.stdout, "1000000 /half\n");
+    // Layers in another form have to be made of the files.
+    pushed(
+        &second,
+        &[
+            "-o",
+            "type=registry,compression=zstd,force-compression=true",
+        ],
+    );
+    let bytes = counted.bytes();
+    assert!(bytes > 3_000_000, "{bytes}");
+    assert_ne!(digest(&kit), made);
+}
+
+#[test]
 fn what_cannot_be_done_is_told() {
     let kit = Kit::new();
     for (flag, text, expected) in [

@@ -123,6 +123,7 @@ impl Engine {
             events: &events,
             cancel: &cancel,
             needs_files: true,
+            going: None,
         };
         let (solved, _) = solving.outputs(&graph, &targets, &request).await;
         let mut outputs = match solved {

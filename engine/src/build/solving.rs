@@ -23,6 +23,7 @@ use crate::lower::{self, Lowered, StepInfo};
 use crate::op::Op;
 use crate::request::BuildRequest;
 use crate::shared_cache::export::Exports;
+use crate::shared_cache::import::Going;
 use crate::worker::failure::Failure;
 use crate::worker::{self, VertexInfo, Worker, blocking};
 use crate::{Error, Located, Result};
@@ -85,6 +86,8 @@ pub(super) struct Solving<'a> {
     pub(super) cancel: &'a CancellationToken,
     /// Of the targets; a shared cache may have them.
     pub(super) needs_files: bool,
+    /// Where the images go that need no files here; `None` where they do.
+    pub(super) going: Option<&'a Going>,
 }
 
 impl Solving<'_> {
@@ -200,7 +203,7 @@ impl Solving<'_> {
         }
     }
 
-    /// Brings what shared caches have of the targets.
+    /// Brings what shared caches have of the targets, unless it can stay there.
     async fn bring(
         &self,
         targets: &[VertexId],
@@ -210,12 +213,18 @@ impl Solving<'_> {
         let brought = targets.iter().zip(outputs).map(|(vertex, output)| async {
             match output {
                 worker::Output::There(there) => {
+                    let failed = |failure| SolveError::Vertex {
+                        vertex: *vertex,
+                        source: Arc::new(failure),
+                    };
+                    if let Some(going) = self.going {
+                        let left = self.worker.leave_there(step, &there, going).await;
+                        if left.map_err(failed)? {
+                            return Ok(worker::Output::There(there));
+                        }
+                    }
                     let here = self.worker.bring(step, &there).await;
-                    here.map(worker::Output::Snapshot)
-                        .map_err(|failure| SolveError::Vertex {
-                            vertex: *vertex,
-                            source: Arc::new(failure),
-                        })
+                    here.map(worker::Output::Snapshot).map_err(failed)
                 }
                 other => Ok(other),
             }

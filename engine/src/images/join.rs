@@ -6,7 +6,7 @@
 //! little later, until what was added stays: of several that add at the same time, nobody's images get lost. Within one
 //! store a lock orders them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,6 +228,7 @@ impl Engine {
             to: target,
             mounts: super::push::mounts(self.store(), to, &Default::default())?,
             from,
+            there: HashSet::new(),
         };
         Ok(self.client.push(self.store(), &push, progress).await?)
     }

@@ -1,6 +1,6 @@
 //! Images to registries: `push`, and what `build --push` does with a result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
@@ -43,7 +43,17 @@ impl Engine {
         };
         let root = &pushed.root;
         let known = self.other_names(&image, root)?;
-        send(self.store(), &self.client, root, name, &known, progress).await?;
+        let none = HashSet::new();
+        send(
+            self.store(),
+            &self.client,
+            root,
+            name,
+            &known,
+            &none,
+            progress,
+        )
+        .await?;
         Ok(pushed)
     }
 
@@ -110,13 +120,14 @@ impl Engine {
 }
 
 /// Sends what a descriptor leads to. `known` says which repositories have a blob, besides those of stored images:
-/// a registry that has it elsewhere need not get it again.
+/// a registry that has it elsewhere need not get it again. `there`: what was found to be there, and may not be here.
 pub(crate) async fn send(
     store: &Arc<Store>,
     client: &Client,
     root: &Descriptor,
     to: &Reference,
     known: &HashMap<Digest, Vec<Reference>>,
+    there: &HashSet<Digest>,
     progress: &Progress,
 ) -> Result<()> {
     let mounts = mounts(store, to, known)?;
@@ -125,12 +136,13 @@ pub(crate) async fn send(
         to: to.clone(),
         mounts,
         from: None,
+        there: there.clone(),
     };
     Ok(client.push(store, &push, progress).await?)
 }
 
 /// In which repositories of the same registry the blobs of this store may be.
-pub(super) fn mounts(
+pub(crate) fn mounts(
     store: &Store,
     to: &Reference,
     known: &HashMap<Digest, Vec<Reference>>,

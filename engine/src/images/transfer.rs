@@ -277,7 +277,7 @@ impl Engine {
             layer: true,
             line: 1,
         }];
-        let mut config = image_config(&image, std::slice::from_ref(&snapshot));
+        let mut config = image_config(&image, &[snapshot.created]);
         for entry in &mut config.history {
             entry.created_by = None;
             entry.comment = Some(request.message.clone()).filter(|message| !message.is_empty());

@@ -8,7 +8,7 @@ use rbuild_cache::{Snapshot, SnapshotId};
 use rbuild_solver::VertexId;
 
 use super::{DifferingStep, Once, Reproduction};
-use crate::assemble::image_config;
+use crate::assemble::{image_config, times};
 use crate::compare::{Change, Closeness, Difference, EVERY_TIME, differences};
 use crate::images::ConfigDifference;
 use crate::images::compare::config_differences;
@@ -36,8 +36,8 @@ pub(super) fn compare(one: &Once, two: &Once) -> Result<Reproduction> {
     let mut config = Vec::new();
     for (place, (image, other)) in first.images.iter().zip(&second.images).enumerate() {
         let of = |chains: &[Vec<Snapshot>]| chains.get(place).cloned().unwrap_or_default();
-        let before = image_config(image, &of(&chains[0]));
-        let after = image_config(other, &of(&chains[1]));
+        let before = image_config(image, &times(&of(&chains[0])));
+        let after = image_config(other, &times(&of(&chains[1])));
         config.extend(config_differences(&before, &after));
         if before.history != after.history {
             config.push(ConfigDifference {

@@ -4,6 +4,8 @@
 //! content is known, its layers are where they are. They are brought when a step works on them or an output holds
 //! them, and only those that no snapshot of this store is.
 
+mod remote;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -24,6 +26,7 @@ use super::{Problem, carried, mounts, place, warn};
 use crate::event::Sink;
 use crate::request::CacheFrom;
 use crate::worker::blocking;
+pub(crate) use remote::{Going, Remote};
 
 /// Lists that are read at once.
 const CONCURRENT_LISTS: usize = 8;
@@ -51,6 +54,8 @@ pub(crate) struct There {
     pub(crate) content: Key,
     here: OnceCell<Snapshot>,
     tree: OnceCell<Arc<Tree>>,
+    /// Its layers, where it stays where it is.
+    remote: Mutex<Option<Vec<Remote>>>,
     asked: Mutex<Asked>,
 }
 
@@ -314,7 +319,7 @@ impl Imports {
             }
         }
         for (layer, _) in &there.layers {
-            if self.base_of(layer).is_none() && self.form(index, layer).await.is_none() {
+            if self.base_of(layer).is_none() && self.form(index, layer, &|_| true).await.is_none() {
                 let step = &there.record.step;
                 self.tell(format!(
                     "a cached result of `{step}` is not used: its layer {} is gone",
@@ -333,13 +338,14 @@ impl Imports {
         self.base.get()?.get(&layer.diff_id)
     }
 
-    /// The first form that is there.
+    /// The first form that is there, of those whose variant is meant.
     async fn form<'a>(
         &self,
         index: &Index,
         layer: &'a Layer,
+        is_meant: &(impl Fn(&str) -> bool + Sync),
     ) -> Option<&'a (usize, records::Layer)> {
-        for form in &layer.forms {
+        for form in layer.forms.iter().filter(|(_, it)| is_meant(&it.variant)) {
             let (number, blob) = form;
             if lock(&self.memory).broken.contains(&(*number, blob.digest)) {
                 continue;
@@ -476,7 +482,7 @@ impl Imports {
                         IMAGE_VARIANT.to_owned(),
                     ),
                     None => {
-                        let form = self.form(index, layer).await;
+                        let form = self.form(index, layer, &|_| true).await;
                         let (number, form) = form.ok_or_else(|| {
                             Problem::new(format!("its layer {} is gone", layer.diff_id))
                         })?;
@@ -508,13 +514,17 @@ impl Imports {
             }
             Err(problem) => {
                 self.break_off(there);
-                let step = &there.record.step;
-                self.tell(format!(
-                    "a cached result of `{step}` is not used, and its step runs: {problem}"
-                ));
+                self.tell_unusable(there, &problem);
                 Err(problem)
             }
         }
+    }
+
+    fn tell_unusable(&self, there: &There, problem: &Problem) {
+        let step = &there.record.step;
+        self.tell(format!(
+            "a cached result of `{step}` is not used, and its step runs: {problem}"
+        ));
     }
 
     /// The lowest layer that did not come is the one to blame: those above wait for it.
@@ -668,6 +678,7 @@ impl Index {
                 record: record.clone(),
                 here: OnceCell::new(),
                 tree: OnceCell::new(),
+                remote: Mutex::default(),
                 asked: Mutex::default(),
             });
             for key in &record.keys {

@@ -42,7 +42,7 @@ use crate::fetch::Access;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
 use crate::request::NetworkChoice;
 use crate::shared_cache::export::Exports;
-use crate::shared_cache::import::{Imports, There};
+use crate::shared_cache::import::{Going, Imports, There};
 pub(crate) use exec::check_platform;
 use failure::{Failure, Result};
 
@@ -296,6 +296,21 @@ impl Worker {
         };
         let brought = imports.bring(there, self.progress(step)).await;
         brought.map_err(|problem| unusable(problem.to_string()))
+    }
+
+    /// Leaves a result of a shared cache where it is, if what is to be pushed of it can be had there. False where its
+    /// files are needed; the failure as of [`Worker::bring`].
+    pub(crate) async fn leave_there(
+        &self,
+        step: Option<StepId>,
+        there: &There,
+        going: &Going,
+    ) -> Result<bool> {
+        let Some(imports) = &self.imports else {
+            return Ok(false);
+        };
+        let left = imports.leave(there, going, &self.progress(step)).await;
+        left.map_err(|problem| Failure::new(UNUSABLE, problem.to_string()))
     }
 
     async fn image(&self, vertex: VertexId, image: &ImageSource) -> Result<Output> {

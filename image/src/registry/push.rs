@@ -57,6 +57,8 @@ pub struct Push {
     /// Where the blobs are that are not in the store. Those that the registry cannot take from there itself come
     /// through the store.
     pub from: Option<Reference>,
+    /// Blobs that [`Client::offer`] found to be there: they need not be in the store.
+    pub there: HashSet<Digest>,
 }
 
 /// Where to, and with what leave.
@@ -74,6 +76,8 @@ struct Plan {
     documents: Vec<(Descriptor, Bytes)>,
     /// Blobs may be elsewhere.
     elsewhere: bool,
+    /// These are.
+    there: HashSet<Digest>,
 }
 
 impl Client {
@@ -89,8 +93,8 @@ impl Client {
         }
         let plan = {
             let (store, root) = (Arc::clone(store), push.root.clone());
-            let elsewhere = push.from.is_some();
-            blocking(move || Plan::of(&store, &root, elsewhere)).await?
+            let (elsewhere, there) = (push.from.is_some(), push.there.clone());
+            blocking(move || Plan::of(&store, &root, elsewhere, there)).await?
         };
         let target = Target::of(push, &plan);
         let mut sending = futures_util::stream::iter(&plan.blobs)
@@ -121,6 +125,18 @@ impl Client {
     ) -> Result<bool> {
         let target = Target::of_blob(to, blob, mounts);
         self.upload(store, &target, blob, progress).await
+    }
+
+    /// Whether a repository has a blob, or took it from one of `mounts`, repositories of the same registry: then its
+    /// bytes are not needed here.
+    pub async fn offer(
+        &self,
+        to: &Reference,
+        blob: &Descriptor,
+        mounts: &[String],
+    ) -> Result<bool> {
+        let target = Target::of_blob(to, blob, mounts);
+        self.has_or_mounts(&target, blob).await
     }
 
     /// Puts a document whose blobs are there under a tag.
@@ -227,11 +243,17 @@ impl<'a> Target<'a> {
 }
 
 impl Plan {
-    fn of(store: &Store, root: &Descriptor, elsewhere: bool) -> Result<Self> {
+    fn of(
+        store: &Store,
+        root: &Descriptor,
+        elsewhere: bool,
+        there: HashSet<Digest>,
+    ) -> Result<Self> {
         let mut plan = Self {
             blobs: Vec::new(),
             documents: Vec::new(),
             elsewhere,
+            there,
         };
         plan.add(store, root, &mut HashSet::new(), 0)?;
         Ok(plan)
@@ -278,7 +300,7 @@ impl Plan {
             Ok(size) => size,
             // Layers that may not be distributed are not in the store, and in no registry.
             Err(_) if blob.is_foreign() => return Ok(()),
-            Err(_) if self.elsewhere => blob.size,
+            Err(_) if self.elsewhere || self.there.contains(&blob.digest) => blob.size,
             Err(error) => return Err(error.into()),
         };
         if size != blob.size {

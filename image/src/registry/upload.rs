@@ -104,6 +104,34 @@ impl Client {
         }
     }
 
+    /// Whether the registry has a blob, or takes it from where the target says that it may be.
+    pub(super) async fn has_or_mounts(
+        &self,
+        target: &Target<'_>,
+        blob: &Descriptor,
+    ) -> Result<bool> {
+        if self.has(target, blob).await? {
+            return Ok(true);
+        }
+        for from in target.mounts.get(&blob.digest).into_iter().flatten() {
+            match self.mount(target, blob, from).await? {
+                Mount::Done => return Ok(true),
+                Mount::Began(session) => {
+                    // Nothing follows. A registry that does not know how to end an upload ends it by itself.
+                    let ended = self
+                        .send_once(&call(target, Method::DELETE, session.url))
+                        .await;
+                    if let Err(failure) = ended {
+                        tracing::debug!(error = %failure.error, "an upload is left to its registry");
+                    }
+                    return Ok(false);
+                }
+                Mount::Refused => {}
+            }
+        }
+        Ok(false)
+    }
+
     /// Brings a blob here that is to be sent on.
     async fn bring(
         &self,
