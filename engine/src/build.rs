@@ -239,7 +239,7 @@ impl Engine {
 
     /// Resolves every image that the build needs: at once those that are known to be needed, and again for what they
     /// turn out to need themselves.
-    async fn images_of(
+    pub(crate) async fn images_of(
         &self,
         request: &BuildRequest,
         source: &Arc<Source>,

@@ -21,6 +21,7 @@ pub mod images;
 mod inputs;
 mod layering;
 pub mod lint;
+pub mod llb;
 pub mod lower;
 pub mod op;
 mod output;

@@ -17,6 +17,7 @@ mod images;
 mod import;
 mod info;
 mod inspect;
+mod llb;
 mod load;
 mod login;
 mod logout;
@@ -114,6 +115,7 @@ pub(crate) enum Command {
     Context(context::ContextArgs),
     Parse(parse::ParseArgs),
     Graph(graph::GraphArgs),
+    Llb(Box<llb::LlbArgs>),
     Fmt(fmt::FmtArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
@@ -293,6 +295,7 @@ impl Command {
             Self::Parse(args) => parse::execute(&args),
             Self::Fmt(args) => fmt::execute(&args),
             Self::Graph(args) => graph::execute(&args, global),
+            Self::Llb(args) => llb::execute(&args, global),
             Self::Info(args) => info::execute(&args, global),
             Self::Version(args) => version::execute(&args),
             Self::Completions(args) => Ok(completions::execute(&args)),

@@ -324,6 +324,28 @@ fn a_graph_is_drawn_in_every_form() {
 }
 
 #[test]
+fn a_graph_is_told_in_buildkits_words() {
+    let kit = Kit::new();
+    let dockerfile = "FROM scratch\nCOPY Dockerfile /a\n";
+    kit.context(&[("Dockerfile", dockerfile), (".dockerignore", "*.log\n")]);
+    let context = kit.path("context").display().to_string();
+    // What it comes to byte by byte is held in the engine's tests.
+    let graph = kit.must(&["llb", &context]).stdout;
+    for word in [
+        "local://context",
+        "[\"*.log\"]",
+        "[1/1] COPY Dockerfile /a",
+        dockerfile,
+    ] {
+        assert!(graph.contains(word), "{word} is missing in {graph}");
+    }
+    for wrong in ["--output=x", "--platform=linux/amd64,linux/arm64"] {
+        let output = kit.rbuild(&["llb", wrong, &context]);
+        assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{output}");
+    }
+}
+
+#[test]
 fn a_dockerfile_is_put_into_style() {
     let kit = Kit::new();
     kit.context(&[("Dockerfile", "from scratch as a\n\n\ncopy x y  \n")]);

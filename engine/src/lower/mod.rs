@@ -30,7 +30,7 @@ pub(crate) mod scope;
 mod stage;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 pub(crate) mod words;
 

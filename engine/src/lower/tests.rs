@@ -21,14 +21,14 @@ use crate::error::Located;
 use crate::request::NoCache;
 
 /// A lowering to be: the Dockerfile and what is asked of it.
-pub(super) struct Kit {
+pub(crate) struct Kit {
     text: String,
-    pub(super) options: Options,
+    pub(crate) options: Options,
     /// Configs of the images there are, by name.
     images: HashMap<String, serde_json::Value>,
 }
 
-pub(super) fn kit(text: &str) -> Kit {
+pub(crate) fn kit(text: &str) -> Kit {
     let path = "PATH=/bin";
     Kit {
         text: text.to_owned(),
@@ -54,46 +54,46 @@ pub(super) fn kit(text: &str) -> Kit {
     }
 }
 
-pub(super) fn platform(text: &str) -> Platform {
+pub(crate) fn platform(text: &str) -> Platform {
     Platform::parse(text).unwrap()
 }
 
 impl Kit {
-    pub(super) fn arg(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn arg(mut self, name: &str, value: &str) -> Self {
         self.options
             .build_args
             .insert(name.to_owned(), value.to_owned());
         self
     }
 
-    pub(super) fn target(mut self, name: &str) -> Self {
+    pub(crate) fn target(mut self, name: &str) -> Self {
         self.options.target = Some(name.to_owned());
         self
     }
 
-    pub(super) fn platforms(mut self, platforms: &[&str]) -> Self {
+    pub(crate) fn platforms(mut self, platforms: &[&str]) -> Self {
         self.options.platforms = platforms.iter().map(|text| platform(text)).collect();
         self
     }
 
     /// An image that exists; `config` is the inner part of its config.
-    pub(super) fn image(mut self, name: &str, config: serde_json::Value) -> Self {
+    pub(crate) fn image(mut self, name: &str, config: serde_json::Value) -> Self {
         self.images.insert(name.to_owned(), config);
         self
     }
 
-    pub(super) fn context(mut self, name: &str, kind: ContextKind) -> Self {
+    pub(crate) fn context(mut self, name: &str, kind: ContextKind) -> Self {
         self.options.contexts.insert(name.to_owned(), kind);
         self
     }
 
-    pub(super) fn no_cache(mut self, filters: &[&str]) -> Self {
+    pub(crate) fn no_cache(mut self, filters: &[&str]) -> Self {
         self.options.no_cache =
             NoCache::Filter(filters.iter().map(|&filter| filter.to_owned()).collect());
         self
     }
 
-    pub(super) fn lower(&self) -> Result<Lowered, Vec<Located>> {
+    pub(crate) fn lower(&self) -> Result<Lowered, Vec<Located>> {
         let source = Arc::new(Source::new("Dockerfile", self.text.as_bytes()));
         let parsed = rbuild_parser::parse(&source);
         assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
@@ -164,17 +164,17 @@ impl Kit {
         })
     }
 
-    pub(super) fn ok(&self) -> Lowered {
+    pub(crate) fn ok(&self) -> Lowered {
         self.lower()
             .unwrap_or_else(|mistakes| panic!("{}", lines_of(&mistakes).join("\n")))
     }
 
-    pub(super) fn dump(&self) -> String {
+    pub(crate) fn dump(&self) -> String {
         super::dump::dump(&self.ok())
     }
 
     /// `created_by` of the Dockerfile's own instructions; `L` is a layer, `e` none.
-    pub(super) fn history(&self) -> Vec<String> {
+    pub(crate) fn history(&self) -> Vec<String> {
         let lowered = self.ok();
         lowered.images[0]
             .history
@@ -188,7 +188,7 @@ impl Kit {
             .collect()
     }
 
-    pub(super) fn labels(&self) -> String {
+    pub(crate) fn labels(&self) -> String {
         let lowered = self.ok();
         let labels = lowered.images[0]
             .config
@@ -204,7 +204,7 @@ impl Kit {
     }
 
     /// `LINE:COLUMN code: message (help)` of each mistake.
-    pub(super) fn errors(&self) -> Vec<String> {
+    pub(crate) fn errors(&self) -> Vec<String> {
         match self.lower() {
             Ok(lowered) => panic!("no error, but {}", super::dump::dump(&lowered)),
             Err(mistakes) => lines_of(&mistakes),
@@ -231,7 +231,7 @@ fn lines_of(mistakes: &[Located]) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn layout(name: &str) -> ContextKind {
+pub(crate) fn layout(name: &str) -> ContextKind {
     ContextKind::Image(Location::OciLayout {
         path: PathBuf::from(name),
         tag: None,

@@ -101,8 +101,12 @@ impl Patterns {
     /// The pattern of a line, cleaned, with its `!`.
     pub fn written(&self, line: usize) -> Option<String> {
         let pattern = self.list.iter().find(|pattern| pattern.line == line)?;
-        let bang = if pattern.reincludes { "!" } else { "" };
-        Some(format!("{bang}{}", String::from_utf8_lossy(&pattern.text)))
+        Some(pattern.written())
+    }
+
+    /// All patterns in order, cleaned, with their `!`.
+    pub fn all(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(Pattern::written)
     }
 
     /// `path` is relative, with `/`, without a leading `./`; its parents count too, as in `MatchesOrParentMatches`.
@@ -133,6 +137,11 @@ impl Patterns {
 }
 
 impl Pattern {
+    fn written(&self) -> String {
+        let bang = if self.reincludes { "!" } else { "" };
+        format!("{bang}{}", String::from_utf8_lossy(&self.text))
+    }
+
     fn new(text: &[u8], line: usize) -> Result<Option<Self>, BadPattern> {
         let text = trim(text);
         if text.is_empty() {
