@@ -11,6 +11,9 @@ mod limit;
 mod measure;
 mod meter;
 mod plan;
+mod quarantine;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -89,6 +92,8 @@ pub struct Pruned {
     pub blobs: u64,
     pub cache_mounts: u64,
     pub contexts: u64,
+    /// Things that `check` had put away.
+    pub quarantined: u64,
     /// Blocks given back, in bytes; with `dry_run`: about so many would be.
     pub bytes: u64,
     /// What went or would go.
@@ -107,6 +112,7 @@ impl Pruned {
             blobs: self.blobs + other.blobs,
             cache_mounts: self.cache_mounts + other.cache_mounts,
             contexts: self.contexts + other.contexts,
+            quarantined: self.quarantined + other.quarantined,
             bytes: self.bytes + other.bytes,
             items: self.items,
             still_too_much: other.still_too_much,
@@ -144,7 +150,9 @@ impl Store {
         }
         self.measure_snapshots()?;
         let mounts = self.measured_mounts()?;
-        let other_bytes = self.other_bytes()?;
+        let old = self.quarantine_to_go(options, false)?;
+        let old: u64 = old.iter().map(|item| item.bytes).sum();
+        let other_bytes = self.other_bytes()?.saturating_sub(old);
         let decide = |contents: &mut contents::Contents| -> Result<Plan> {
             contents.mounts.clone_from(&mounts);
             Ok(plan::plan(contents, options, self.situation(other_bytes)?))
@@ -156,7 +164,11 @@ impl Store {
             pruned.cache_mounts = plan.mounts.len() as u64;
             let contexts = self.contexts_to_go(options, &plan)?;
             pruned.contexts = contexts.len() as u64;
+            let quarantined = self.quarantine_to_go(options, plan.still_too_much)?;
+            pruned.quarantined = quarantined.len() as u64;
+            pruned.tell_what_is_left(options, old, contexts.iter().chain(&quarantined));
             pruned.items.extend(contexts);
+            pruned.items.extend(quarantined);
             pruned.bytes = pruned.items.iter().map(|item| item.bytes).sum();
             return Ok(pruned);
         }
@@ -185,11 +197,20 @@ impl Store {
             .try_for_each(|name| lease::remove(&doomed.join(name)))?;
         lease::remove(&doomed)?;
 
-        for context in self.contexts_to_go(options, &plan)? {
+        let contexts = self.contexts_to_go(options, &plan)?;
+        for context in &contexts {
             lease::remove(&self.root().join("contexts").join(&context.id))?;
-            pruned.contexts += 1;
-            pruned.bytes += context.bytes;
-            pruned.items.push(context);
+        }
+        let quarantined = self.quarantine_to_go(options, plan.still_too_much)?;
+        for item in &quarantined {
+            self.remove_quarantined(item)?;
+        }
+        pruned.contexts = contexts.len() as u64;
+        pruned.quarantined = quarantined.len() as u64;
+        pruned.tell_what_is_left(options, old, contexts.iter().chain(&quarantined));
+        for item in contexts.into_iter().chain(quarantined) {
+            pruned.bytes += item.bytes;
+            pruned.items.push(item);
         }
         let (count, bytes) = self.collect_cache_mounts(&plan.mounts)?;
         pruned.cache_mounts = count;
@@ -321,6 +342,20 @@ impl Pruned {
         self.still_too_much = plan.still_too_much.then_some(plan.left);
         self.items = item::list(contents, plan, instructions);
         self.items.retain(|item| item.reclaimable);
+    }
+
+    /// Takes off what the plan left the things that it knows nothing of; `known` bytes of them it was told of.
+    fn tell_what_is_left<'a>(
+        &mut self,
+        options: &PruneOptions,
+        known: u64,
+        also: impl Iterator<Item = &'a Item>,
+    ) {
+        let also: u64 = also.map(|item| item.bytes).sum();
+        let left = self
+            .still_too_much
+            .map(|left| left.saturating_sub(also.saturating_sub(known)));
+        self.still_too_much = left.filter(|left| options.keep_storage.is_some_and(|k| *left > k));
     }
 }
 

@@ -4,11 +4,15 @@
 //! The file's name is `START-RANDOM`: milliseconds since 1970 and a random word. It is locked before it gets that
 //! name, so a lease that can be locked by another is dead. Names in `tmp/` begin with the name of the lease of
 //! the process that made them.
+//!
+//! A process that goes on for long and needs no more than what rows hold (a container) lets the rest go: beside its
+//! lease lies `START-RANDOM.since`, which says from when on it spares what is used.
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -19,12 +23,16 @@ use crate::root_dir::remove_tree_at;
 /// So much garbage of dead processes is looked at when a store is opened; the rest waits for the next one.
 const SWEEP_LIMIT: usize = 16;
 
+/// Of the file beside a lease that says since when it spares.
+const SINCE: &str = ".since";
+
 /// This process's lease; part of [`crate::Store`].
 #[derive(Debug)]
 #[must_use = "dropping a lease lets collection take what it pins"]
 pub struct Lease {
     name: String,
-    start_ms: i64,
+    /// It spares what was used since then.
+    start_ms: AtomicI64,
     path: PathBuf,
     /// Counts the names given out in `tmp/`.
     counter: AtomicU64,
@@ -42,7 +50,7 @@ impl Lease {
         let file = make_locked(&making, &path)?;
         Ok(Self {
             name,
-            start_ms,
+            start_ms: AtomicI64::new(start_ms),
             path,
             counter: AtomicU64::new(0),
             _file: file,
@@ -51,12 +59,30 @@ impl Lease {
 
     /// The time to write into `used` columns.
     pub(crate) fn now_ms(&self) -> i64 {
-        now_ms().max(self.start_ms)
+        now_ms().max(self.start_ms())
     }
 
     /// What was used before this time is to be marked when this process uses it.
     pub(crate) fn start_ms(&self) -> i64 {
-        self.start_ms
+        self.start_ms.load(Ordering::SeqCst)
+    }
+
+    /// Spares no longer what was used before now. What is used from here on is marked first, and only then others
+    /// are told.
+    pub(crate) fn let_go(&self, root: &Path) -> Result<()> {
+        let now = self.now_ms();
+        self.start_ms.store(now, Ordering::SeqCst);
+        let making = root.join("tmp").join(self.temporary_name());
+        let since = since_of(&self.path);
+        let mut file = create_new(&making)?;
+        let written = file
+            .write_all(format!("{now:015}").as_bytes())
+            .at("write", &making)
+            .and_then(|()| rustix::fs::rename(&making, &since).at("create", &since));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&making);
+        }
+        written
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -91,6 +117,7 @@ fn make_locked(making: &Path, path: &Path) -> Result<File> {
 impl Drop for Lease {
     fn drop(&mut self) {
         // The name goes first: a lease file that can be locked is a dead one.
+        let _ = std::fs::remove_file(since_of(&self.path));
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -124,16 +151,32 @@ pub(crate) fn oldest_living(root: &Path) -> Result<Option<i64>> {
     let directory = root.join("leases");
     let mut oldest = None;
     for name in names(&directory)? {
+        let path = directory.join(&name);
+        if let Some(lease) = name.strip_suffix(SINCE) {
+            if !is_alive(&directory.join(lease)) {
+                let _ = std::fs::remove_file(path);
+            }
+            continue;
+        }
         let Some(start) = start_of(&name) else {
             continue;
         };
-        if is_alive(&directory.join(&name)) {
+        if is_alive(&path) {
+            let since = std::fs::read_to_string(since_of(&path)).ok();
+            let since = since.and_then(|text| text.parse().ok());
+            let start = since.map_or(start, |since: i64| since.max(start));
             oldest = Some(oldest.map_or(start, |other: i64| other.min(start)));
         } else {
-            let _ = std::fs::remove_file(directory.join(&name));
+            let _ = std::fs::remove_file(path);
         }
     }
     Ok(oldest)
+}
+
+fn since_of(lease: &Path) -> PathBuf {
+    let mut path = lease.as_os_str().to_owned();
+    path.push(SINCE);
+    path.into()
 }
 
 /// Removes what dead processes left in `tmp/`, at most `limit` entries; returns the bytes given back. `lease` is

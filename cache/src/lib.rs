@@ -13,7 +13,7 @@
 //!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
 //!   points/             an empty root with the directories and files that every sandbox mounts something on
 //!   reserve             room that collection gives itself on a full disk
-//!   quarantine/         what `check` put away
+//!   quarantine/         what `check` put away, for a while (`collect::quarantine`)
 //!   leases/ locks/      files that living processes hold locked
 //!   tmp/                what is being made; anything in here without a living lease is garbage
 //! ```

@@ -161,6 +161,14 @@ impl Store {
         })
     }
 
+    /// Lets collection take what this process used so far, but for what names of images and containers hold: for a
+    /// process that goes on for long and needs nothing else. What is used after this is spared as before.
+    ///
+    /// Nothing of the store may be in use meanwhile that only this process's lease holds.
+    pub fn let_go(&self) -> Result<()> {
+        self.shared.lease.let_go(self.root())
+    }
+
     /// Two directories that stay empty, for mounts that need more layers than there are. They live as long as the
     /// store is open: a layer that is removed under a mount makes the mount's directories look empty.
     pub fn empty_layers(&self) -> Result<[PathBuf; 2]> {

@@ -277,6 +277,134 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
 }
 
 #[test]
+fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
+    use rbuild_cache::collect::PruneOptions;
+    let (directory, living) = store();
+    let all = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    let base = snapshot(&living, None, "base");
+    let stands = snapshot(&living, Some(&base.id), "stands");
+    let loose = snapshot(&living, Some(&base.id), "loose");
+    let built = record(Some(loose.id.clone()));
+    living.save(&[key("loose")], &built).unwrap();
+    living.put_passing_container("c1", &stands.id).unwrap();
+    let leases = || {
+        let names = fs::read_dir(living.root().join("leases")).unwrap();
+        names.count()
+    };
+
+    let other = Store::open(&directory.path().join("store")).unwrap();
+    assert_eq!(other.prune(&all).unwrap().snapshots, 0);
+    drop(other);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    living.let_go().unwrap();
+    assert_eq!(leases(), 2);
+    // What it makes and uses from here on is spared again.
+    let later = snapshot(&living, Some(&base.id), "later");
+    let temporary = living.temporary_directory().unwrap();
+    let other = Store::open(&directory.path().join("store")).unwrap();
+    assert_eq!(other.prune(&all).unwrap().snapshots, 1);
+    assert!(living.snapshot(&loose.id).is_err());
+    assert_eq!(living.chain(&stands.id).unwrap().len(), 2);
+    assert_eq!(living.chain(&later.id).unwrap().len(), 2);
+    assert!(temporary.path().exists());
+    assert_eq!(other.check(false).unwrap(), []);
+    drop(other);
+    // Again, after use: the mark is a new one.
+    let used = record(Some(later.id.clone()));
+    living.save(&[key("later")], &used).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    living.let_go().unwrap();
+    assert!(living.lookup(key("later")).unwrap().is_some());
+    let other = Store::open(&directory.path().join("store")).unwrap();
+    assert_eq!(other.prune(&all).unwrap().snapshots, 0);
+    drop(other);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    living.let_go().unwrap();
+    let other = Store::open(&directory.path().join("store")).unwrap();
+    assert_eq!(other.prune(&all).unwrap().snapshots, 1);
+    drop(other);
+    drop(temporary);
+    let root = living.root().to_owned();
+    drop(living);
+    assert_eq!(fs::read_dir(root.join("leases")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_was_put_away_is_told_of_and_goes_when_it_is_old_or_meant() {
+    use rbuild_cache::collect::{Kind, PruneOptions};
+    let (_directory, store) = store();
+    let put_away = |name: &str| {
+        fs::write(store.root().join("snapshots").join(name), "mine").unwrap();
+        let found = store.check(true).unwrap();
+        assert!(found.iter().all(|finding| finding.repaired), "{found:?}");
+    };
+    let here = || {
+        let items = store.items().unwrap().into_iter();
+        items
+            .filter(|item| item.kind == Kind::Quarantine)
+            .collect::<Vec<_>>()
+    };
+    put_away("stranger");
+    let items = here();
+    assert_eq!(items.len(), 1);
+    assert_eq!(
+        items[0].description,
+        "`stranger`, put away by `store check`"
+    );
+    assert!(items[0].reclaimable && items[0].bytes > 0);
+    let usage = store.usage().unwrap();
+    assert_eq!(usage.quarantine.count, 1);
+    assert_eq!(usage.quarantine.reclaimable, items[0].bytes);
+
+    // It is new, and nobody means it.
+    let mut options = PruneOptions::default();
+    assert_eq!(store.prune(&options).unwrap().quarantined, 0);
+    options.keep_storage = Some(1 << 30);
+    assert_eq!(store.prune(&options).unwrap().quarantined, 0);
+    options = PruneOptions {
+        kinds: vec![Kind::CacheMount],
+        ..PruneOptions::default()
+    };
+    assert_eq!(store.prune(&options).unwrap().quarantined, 0);
+    options = PruneOptions {
+        until: Some(items[0].last_used - 10),
+        ..PruneOptions::default()
+    };
+    assert_eq!(store.prune(&options).unwrap().quarantined, 0);
+    // By kind, in any case.
+    options = PruneOptions {
+        kinds: vec![Kind::Quarantine],
+        dry_run: true,
+        ..PruneOptions::default()
+    };
+    assert_eq!(store.prune(&options).unwrap().quarantined, 1);
+    assert_eq!(here().len(), 1);
+    options.dry_run = false;
+    let pruned = store.prune(&options).unwrap();
+    assert_eq!(pruned.quarantined, 1);
+    assert!(pruned.bytes >= items[0].bytes);
+    assert_eq!(here(), []);
+    // With everything.
+    put_away("another");
+    options = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    assert_eq!(store.prune(&options).unwrap().quarantined, 1);
+    // Where what is to be kept is too much.
+    put_away("third");
+    options = PruneOptions {
+        keep_storage: Some(0),
+        ..PruneOptions::default()
+    };
+    assert_eq!(store.prune(&options).unwrap().quarantined, 1);
+    assert_eq!(here(), []);
+}
+
+#[test]
 fn check_finds_every_kind_of_damage_and_repair_puts_it_away() {
     let (_directory, store) = store();
     let blob = store.put_blob(b"good bytes").unwrap();

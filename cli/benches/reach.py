@@ -179,14 +179,14 @@ class Bench:
     def count(self, full):
         return max(1, int(full * self.scale))
 
-    def context(self, name, make):
+    def context(self, name, make, ignored=""):
         at = self.data / "contexts" / name
         if not (at / ".made").exists():
             log(f"  making {name}")
             shutil.rmtree(at, ignore_errors=True)
             at.mkdir(parents=True)
             make(at)
-            put(at / ".dockerignore", ".made\n")
+            put(at / ".dockerignore", ".made\n" + ignored)
             put(at / ".made", "")
         return at
 
@@ -251,6 +251,46 @@ class Bench:
         self.empty()
         self.run(self.build(context, "-t", "app"))
         self.row("cached, 20 instructions, 20,000 files", 0.06, self.build(context, "-t", "app"), runs=self.runs * 2)
+
+    def small(self):
+        """The same, and an output: an image with little in it, which is there already as it was."""
+        context = self.application()
+        dockerfile = self.data / "small.Dockerfile"
+        stage = (context / "Dockerfile").read_text().replace("FROM base", "FROM base AS app").replace('CMD ["true"]\n', "")
+        put(dockerfile, stage + 'FROM base\nCOPY --from=app /app/built /app/p1.count /\nCMD ["true"]\n')
+        archive = self.data / "small.tar"
+        command = self.build(context, "-f", dockerfile, "-o", f"type=oci,dest={archive}")
+        self.empty()
+        self.run(command)
+        self.row("the same, small image as an OCI archive", 0.12, command, runs=self.runs * 2)
+        archive.unlink()
+
+    def ignored(self):
+        """180,000 files more that the ignore file names."""
+        plain = self.application()
+
+        def make(at):
+            shutil.copytree(plain, at, dirs_exist_ok=True)
+            tree(at / "node_modules", self.count(180000), 64, "ignored")
+        more = self.context("ignored", make, "node_modules\n")
+        commands = [self.build(plain, "-t", "app"), self.build(more, "-t", "app")]
+        self.empty()
+        for command in commands:
+            self.run(command)
+        figures = [Figure(), Figure()]
+        for figure, command in zip(figures, commands):
+            figure.memory = self.memory([command])
+        # In turns, so that whatever else the machine does is on both sides.
+        for _ in range(self.runs * 4):
+            for figure, command in zip(figures, commands):
+                figure.add(*self.run(command))
+        without, with_them = figures
+        self.show("cached, without 180,000 ignored files", "", without)
+        self.show("cached, with them", 0.06, with_them)
+        difference = Figure()
+        difference.add(with_them.wall - without.wall, with_them.cpu - without.cpu)
+        difference.memory = with_them.memory - without.memory
+        self.show("180,000 ignored files, the difference", 0, difference)
 
     def edit(self):
         context = self.application()
@@ -431,7 +471,7 @@ class Bench:
         self.row("four builds at once", round(after.wall / os.cpu_count(), 3), builds)
         self.empty()
 
-    ROWS = ("cached", "edit", "steps", "stages", "latency", "wide", "check", "multi", "copy", "layer", "pull")
+    ROWS = ("cached", "small", "ignored", "edit", "steps", "stages", "latency", "wide", "check", "multi", "copy", "layer", "pull")
 
 
 def main():

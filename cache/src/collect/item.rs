@@ -18,10 +18,18 @@ pub enum Kind {
     Context,
     /// A blob in `content/`.
     Blob,
+    /// What `check` put away.
+    Quarantine,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Regular, Self::CacheMount, Self::Context, Self::Blob];
+    pub const ALL: [Self; 5] = [
+        Self::Regular,
+        Self::CacheMount,
+        Self::Context,
+        Self::Blob,
+        Self::Quarantine,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -29,6 +37,7 @@ impl Kind {
             Self::CacheMount => "exec.cachemount",
             Self::Context => "source.local",
             Self::Blob => "blob",
+            Self::Quarantine => "quarantine",
         }
     }
 }

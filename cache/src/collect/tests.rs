@@ -245,6 +245,33 @@ fn cache_mounts_and_images_without_names_go_as_far_as_needed() {
 }
 
 #[test]
+fn what_was_put_away_goes_after_a_week() {
+    const NOW: i64 = 100 * 24 * 3600;
+    const WEEK: i64 = 7 * 24 * 3600;
+    let limit = |options: &PruneOptions, too_much| quarantine::limit(options, too_much, NOW);
+    let keep = PruneOptions {
+        keep_storage: Some(1),
+        ..PruneOptions::default()
+    };
+    for options in [&PruneOptions::default(), &keep] {
+        assert_eq!(limit(options, false), NOW - WEEK);
+        assert_eq!(limit(options, true), i64::MAX);
+    }
+    assert_eq!(limit(&ALL, false), i64::MAX);
+    let until = |time| PruneOptions {
+        until: Some(time),
+        ..PruneOptions::default()
+    };
+    assert_eq!(limit(&until(NOW - 60), false), NOW - 60);
+    let both = PruneOptions {
+        until: Some(NOW - 60),
+        ..keep
+    };
+    assert_eq!(limit(&both, false), NOW - WEEK);
+    assert_eq!(limit(&both, true), NOW - 60);
+}
+
+#[test]
 fn parts_of_shared_files_add_up() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (directory.path().join("one"), directory.path().join("two"));

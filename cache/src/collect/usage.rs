@@ -19,7 +19,9 @@ pub struct Usage {
     pub contexts: Used,
     /// Containers and volumes: nobody's to collect.
     pub containers: Used,
-    /// The index, what `check` put away, what is in the making.
+    /// What `check` put away.
+    pub quarantine: Used,
+    /// The index, what is in the making.
     pub other: Used,
 }
 
@@ -35,13 +37,14 @@ pub struct Used {
 }
 
 impl Usage {
-    pub fn kinds(&self) -> [(&'static str, Used); 6] {
+    pub fn kinds(&self) -> [(&'static str, Used); 7] {
         [
             ("Blobs", self.blobs),
             ("Snapshots", self.snapshots),
             ("Cache mounts", self.cache_mounts),
             ("Contexts", self.contexts),
             ("Containers", self.containers),
+            ("Quarantine", self.quarantine),
             ("Other", self.other),
         ]
     }
@@ -104,12 +107,19 @@ impl Store {
         for name in ["containers", "volumes"] {
             usage.containers.bytes += meter.tree(&self.root().join(name));
         }
+        let quarantined = self.quarantine_items()?;
+        usage.quarantine.count = quarantined.len() as u64;
+        usage.quarantine.bytes = meter.tree(&self.root().join("quarantine"));
+        usage.quarantine.reclaimable = quarantined
+            .iter()
+            .filter(|item| item.reclaimable)
+            .map(|item| item.bytes)
+            .sum();
         for name in [
             "index.db",
             "index.db-wal",
             "index.db-shm",
             "reserve",
-            "quarantine",
             "tmp",
             "leases",
             "locks",
@@ -127,6 +137,7 @@ impl Store {
         let instructions = contents::instructions(&self.index())?;
         let mut items = item::list(&contents, &plan, instructions);
         items.extend(self.context_items()?);
+        items.extend(self.quarantine_items()?);
         items.sort_by(|one, other| other.bytes.cmp(&one.bytes).then(one.id.cmp(&other.id)));
         Ok(items)
     }

@@ -219,3 +219,53 @@ fn what_took_long_outlives_what_was_quick() {
     assert_eq!(kit.must_build(slow, CACHE_ONLY).cached(), 2);
     assert_eq!(kit.must_build(quick, CACHE_ONLY).cached(), 0);
 }
+
+#[test]
+fn a_container_that_goes_on_holds_what_it_stands_on_and_no_more() {
+    require_machine!();
+    for flags in [
+        &["run", "--rm", "-i", "named", "cat"][..],
+        &["run", "-i", "named", "cat"],
+    ] {
+        let kit = Kit::new();
+        step(&kit, "named", 40, &["-t", "named"]);
+        let mut container = kit
+            .command(flags)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = container.stdin.take();
+        let all = || kit.must(&["prune", "-f", "--all", "--verbose"]).stdout;
+        let is_running = || kit.must(&["ps", "-q"]).stdout.lines().count() == 1;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !is_running() {
+            assert!(std::time::Instant::now() < deadline, "{flags:?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        step(&kit, "loose", 40, CACHE_ONLY);
+        kit.must(&["rmi", "-f", "named"]);
+        // It lets go of what was used since it began a second after it started.
+        while !all().contains("/loose") {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{flags:?}: {:#?}",
+                items(&kit)
+            );
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        assert!(is_running());
+        let left = items(&kit);
+        let base = |item: &&Value| item["Description"].as_str().unwrap().contains("/named");
+        assert_eq!(left.iter().filter(base).count(), 1, "{flags:?}: {left:#?}");
+        kit.store_is_whole();
+        drop(stdin);
+        assert!(container.wait().unwrap().success());
+        kit.must(&["container", "prune", "-f"]);
+        kit.must(&["prune", "-f", "--all"]);
+        let left = items(&kit);
+        assert!(
+            !left.iter().any(|item| item["Type"] == "regular"),
+            "{flags:?}: {left:#?}"
+        );
+    }
+}

@@ -352,7 +352,15 @@ impl Engine {
         } else {
             *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(of_container);
         }
-        let ended = container.finish(cancel, signals).await;
+        let finishing = container.finish(cancel, signals);
+        tokio::pin!(finishing);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut finishing => ended,
+            () = tokio::time::sleep(LONG_LIVED) => {
+                tokio::join!(&mut finishing, self.hold_only(life)).0
+            }
+        };
         let draining = Arc::clone(life);
         brief(move || draining.hub.drain()).await;
         let exit = ended?;
@@ -370,6 +378,30 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// From here on the store keeps for this process what the container stands on, and nothing else that was used
+    /// since the process began: it may go on for months.
+    async fn hold_only(&self, life: &Arc<Life>) {
+        let (life, store) = (Arc::clone(life), Arc::clone(self.store()));
+        let held = blocking(move || {
+            let definition = &life.definition;
+            let snapshot = definition.snapshot.as_deref();
+            if definition.request.remove
+                && let Some(snapshot) = snapshot.and_then(rbuild_cache::SnapshotId::parse)
+            {
+                // Until now it may have been spared by this process's lease alone.
+                store.put_passing_container(&definition.id, &snapshot)?;
+            }
+            store.let_go()
+        });
+        if let Err(error) = held.await {
+            tracing::debug!(%error, "the store goes on to keep what was used since this process began");
+        }
+    }
+}
+
+/// A container that ran so long may run for long.
+const LONG_LIVED: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A container that ran so long has started well.
