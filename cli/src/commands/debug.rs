@@ -44,7 +44,6 @@ pub(crate) fn execute(args: &DebugArgs, global: &GlobalArgs) -> Result<Exit> {
             ));
         }
     };
-    args.build.refuse_unsupported()?;
     let mode = build::mode(&args.build)?;
     let options = global.options()?;
     let request = build::build_request(&args.build)?;

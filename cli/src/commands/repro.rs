@@ -36,7 +36,6 @@ pub(crate) fn execute(args: &ReproArgs, global: &GlobalArgs) -> Result<Exit> {
         ))
         .help("leave it out: images are made as for a push, with `rewrite-timestamp=true`"));
     }
-    args.build.refuse_unsupported()?;
     let mode = build::mode(&args.build)?;
     let options = global.options()?;
     let request = build::build_request(&args.build)?;

@@ -4,6 +4,7 @@
 mod lines;
 mod plain;
 mod rawjson;
+mod trace;
 mod transfer;
 mod tty;
 
@@ -43,6 +44,8 @@ trait Draw: Send {
 pub(crate) struct Renderer {
     started: Instant,
     draw: Mutex<Box<dyn Draw>>,
+    /// `--trace`.
+    trace: Option<Mutex<trace::Trace>>,
 }
 
 impl Renderer {
@@ -56,7 +59,21 @@ impl Renderer {
         Self {
             started: Instant::now(),
             draw: Mutex::new(draw),
+            trace: None,
         }
+    }
+
+    /// Has it note when each step ran, too.
+    pub(crate) fn tracing(mut self) -> Self {
+        self.trace = Some(Mutex::new(trace::Trace::new(self.started)));
+        self
+    }
+
+    /// What was noted, as a file of Chrome's trace events.
+    pub(crate) fn trace(&self) -> Option<Vec<u8>> {
+        let trace = self.trace.as_ref()?;
+        let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(trace.document())
     }
 
     pub(crate) fn explained(&self, explanation: &Explanation) {
@@ -81,6 +98,10 @@ impl Renderer {
 
 impl Sink for Renderer {
     fn event(&self, event: Event) {
+        if let Some(trace) = &self.trace {
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            trace.event(&event);
+        }
         self.draw
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -163,6 +163,56 @@ fn raw_json_is_one_object_a_line() {
 }
 
 #[test]
+fn a_trace_says_when_each_step_ran_and_how_it_ended() {
+    require_machine!();
+    let kit = Kit::new();
+    let spans = || -> Vec<serde_json::Value> {
+        let trace = std::fs::read(kit.path("trace.json")).unwrap();
+        let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap().clone();
+        events.into_iter().filter(|it| it["ph"] == "X").collect()
+    };
+    let one = |spans: &[serde_json::Value], name: &str| -> serde_json::Value {
+        let mut found = spans
+            .iter()
+            .filter(|it| it["name"].as_str().unwrap().contains(name));
+        let only = found.next().cloned();
+        assert!(found.next().is_none(), "{spans:?}");
+        only.unwrap_or_else(|| panic!("no {name} in {spans:?}"))
+    };
+    let dockerfile = "FROM busybox AS a\nRUN sleep 0.3 && echo a > /a\n\
+        FROM busybox AS b\nRUN sleep 0.3 && echo b > /b\n\
+        FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\nRUN false\n";
+    let failed = kit.build(dockerfile, &["--jobs=2", "--trace=trace.json"]);
+    assert_eq!(failed.code, 1, "{failed}");
+    let found = spans();
+    let (a, b) = (one(&found, "echo a"), one(&found, "echo b"));
+    for span in [&a, &b] {
+        assert_eq!(span["args"]["ended"], "done");
+        assert!(span["dur"].as_u64().unwrap() >= 300_000, "{span}");
+    }
+    assert_eq!(
+        (&a["args"]["line"], &b["args"]["line"]),
+        (&2.into(), &4.into())
+    );
+    assert_ne!(a["tid"], b["tid"]);
+    let last = one(&found, "RUN false");
+    assert_eq!(last["args"]["ended"], "failed");
+    let ended =
+        |span: &serde_json::Value| span["ts"].as_u64().unwrap() + span["dur"].as_u64().unwrap();
+    assert!(last["ts"].as_u64().unwrap() >= ended(&a).max(ended(&b)));
+
+    kit.must_build(
+        &dockerfile.replace("RUN false", "RUN true"),
+        &["--trace=trace.json"],
+    );
+    let found = spans();
+    assert_eq!(one(&found, "echo a")["args"]["ended"], "cached");
+    assert_eq!(one(&found, "RUN true")["args"]["ended"], "done");
+    assert_eq!(one(&found, "exporting")["args"]["ended"], "done");
+}
+
+#[test]
 fn arguments_secrets_and_targets_reach_the_build() {
     require_machine!();
     let kit = Kit::new();

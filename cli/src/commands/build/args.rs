@@ -124,10 +124,9 @@ pub(crate) struct BuildArgs {
     /// in there is kept
     #[arg(long, value_name = "MODE")]
     on_error: Option<String>,
-
-    // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(long, value_name = "FILE", hide = true)]
-    trace: Option<PathBuf>,
+    /// Write when each step ran to this file, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// What `--call` asks for.
@@ -215,22 +214,13 @@ impl BuildArgs {
             (!self.cache_from.is_empty(), "--cache-from"),
             (!self.cache_to.is_empty(), "--cache-to"),
             (self.explain, "--explain"),
+            (self.trace.is_some(), "--trace"),
             (self.check, "--check"),
             (self.call.is_some(), "--call"),
             (self.on_error.is_some(), "--on-error"),
         ];
         let found = given.into_iter().find(|(given, _)| *given);
         found.map(|(_, flag)| flag)
-    }
-
-    /// Nothing is accepted and ignored.
-    pub(crate) fn refuse_unsupported(&self) -> Result<()> {
-        for (given, flag) in [(self.trace.is_some(), "--trace")] {
-            if given {
-                return Err(Error::unsupported(flag));
-            }
-        }
-        Ok(())
     }
 
     /// Whether a shell is opened where a step fails.

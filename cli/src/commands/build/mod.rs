@@ -30,7 +30,6 @@ use crate::{files, machine, render, stdio};
 pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     let mode = mode(args)?;
     let call = args.call()?;
-    args.refuse_unsupported()?;
     let options = global.options()?;
     let request = request::build_request(args)?;
     let opens_shell = args.opens_shell()?;
@@ -45,7 +44,11 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     let wants_explanation = args.explain;
     let (outcome, renderer, explanation, shown) =
         machine::with_engine(options, async |engine, cancel| {
-            let renderer = Arc::new(Renderer::new(mode));
+            let mut renderer = Renderer::new(mode);
+            if args.trace.is_some() {
+                renderer = renderer.tracing();
+            }
+            let renderer = Arc::new(renderer);
             let result = engine
                 .build(request, renderer.clone(), cancel.clone())
                 .await;
@@ -71,6 +74,10 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
         && mode != Mode::RawJson
     {
         stdio::err(crate::explain::text(explanation));
+    }
+    // Of a build that failed, too.
+    if let (Some(path), Some(trace)) = (&args.trace, renderer.trace()) {
+        files::write_whole(path, &trace)?;
     }
     let outcome = match outcome {
         // It was told before the shell.
