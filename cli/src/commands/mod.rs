@@ -53,55 +53,27 @@ use crate::global::{FLAGS_WITH_VALUE, GlobalArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    #[command(visible_alias = "b")]
-    Build(Box<build::BuildArgs>),
-    Run(Box<run::RunArgs>),
-    Create(Box<run::CreateArgs>),
-    Start(start::StartArgs),
+    #[command(flatten)]
+    OnContainer(OnContainer),
+    #[command(flatten)]
+    OnImage(OnImage),
     Ps(ps::PsArgs),
-    Exec(exec::ExecArgs),
-    Attach(attach::AttachArgs),
-    Logs(logs::LogsArgs),
-    Stop(stop::StopArgs),
-    Kill(kill::KillArgs),
-    /// Stop containers and start them again
-    Restart(stop::StopArgs),
-    Wait(wait::WaitArgs),
-    Pause(pause::PauseArgs),
-    Unpause(pause::UnpauseArgs),
-    Top(top::TopArgs),
-    Cp(cp::CpArgs),
-    Diff(diff::DiffArgs),
-    Commit(commit::CommitArgs),
-    Export(export::ExportArgs),
-    Stats(stats::StatsArgs),
-    Port(port::PortArgs),
-    Rename(rename::RenameArgs),
-    Rm(rm::RmArgs),
+    Images(images::ImagesArgs),
+    Rmi(rmi::RmiArgs),
     /// The commands on containers under one name, as `container ls`
     Container {
         #[command(subcommand)]
         command: ContainerCommand,
     },
-    Images(images::ImagesArgs),
-    Tag(tag::TagArgs),
-    Rmi(rmi::RmiArgs),
-    History(history::HistoryArgs),
-    Inspect(inspect::InspectArgs),
-    Save(save::SaveArgs),
-    Load(load::LoadArgs),
-    Import(import::ImportArgs),
-    Pull(pull::PullArgs),
-    Push(push::PushArgs),
-    Volume(volume::VolumeArgs),
-    Login(login::LoginArgs),
-    Logout(logout::LogoutArgs),
-    Manifest(manifest::ManifestArgs),
     /// The commands on images under one name, as `image ls`
     Image {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    Volume(volume::VolumeArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Manifest(manifest::ManifestArgs),
     Debug(Box<debug::DebugArgs>),
     Repro(Box<repro::ReproArgs>),
     Sign(sign::SignArgs),
@@ -122,29 +94,9 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArgs),
 }
 
+/// What is also said as `container …`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    #[command(visible_alias = "list")]
-    Ls(images::ImagesArgs),
-    Build(Box<build::BuildArgs>),
-    Tag(tag::TagArgs),
-    #[command(visible_alias = "remove")]
-    Rm(rmi::RmiArgs),
-    History(history::HistoryArgs),
-    Inspect(inspect::InspectArgs),
-    Save(save::SaveArgs),
-    Load(load::LoadArgs),
-    Import(import::ImportArgs),
-    Pull(pull::PullArgs),
-    Push(push::PushArgs),
-    Diff(image_diff::ImageDiffArgs),
-    Layers(image_layers::ImageLayersArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ContainerCommand {
-    #[command(visible_aliases = ["list", "ps"])]
-    Ls(ps::PsArgs),
+pub(crate) enum OnContainer {
     Run(Box<run::RunArgs>),
     Create(Box<run::CreateArgs>),
     Start(start::StartArgs),
@@ -166,117 +118,70 @@ pub(crate) enum ContainerCommand {
     Stats(stats::StatsArgs),
     Port(port::PortArgs),
     Rename(rename::RenameArgs),
-    #[command(visible_alias = "remove")]
     Rm(rm::RmArgs),
-    Prune(rm::PruneArgs),
 }
 
-impl ContainerCommand {
-    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
-        match self {
-            Self::Ls(args) => ps::execute(&args, global),
-            Self::Run(args) => run::execute(&args, global),
-            Self::Create(args) => run::create(&args, global),
-            Self::Start(args) => start::execute(&args, global),
-            Self::Exec(args) => exec::execute(&args, global),
-            Self::Attach(args) => attach::execute(&args, global),
-            Self::Logs(args) => logs::execute(&args, global),
-            Self::Stop(args) => stop::execute(&args, global),
-            Self::Kill(args) => kill::execute(&args, global),
-            Self::Restart(args) => stop::restart(&args, global),
-            Self::Wait(args) => wait::execute(&args, global),
-            Self::Pause(args) => pause::execute(&args, global),
-            Self::Unpause(args) => pause::undo(&args, global),
-            Self::Cp(args) => cp::execute(&args, global),
-            Self::Diff(args) => diff::execute(&args, global),
-            Self::Commit(args) => commit::execute(&args, global),
-            Self::Export(args) => export::execute(&args, global),
-            Self::Top(args) => top::execute(&args, global),
-            Self::Stats(args) => stats::execute(&args, global),
-            Self::Port(args) => port::execute(&args, global),
-            Self::Rename(args) => rename::execute(&args, global),
-            Self::Rm(args) => rm::execute(&args, global),
-            Self::Prune(args) => rm::prune(&args, global),
-        }
+/// What is also said as `image …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OnImage {
+    #[command(visible_alias = "b")]
+    Build(Box<build::BuildArgs>),
+    Tag(tag::TagArgs),
+    History(history::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Save(save::SaveArgs),
+    Load(load::LoadArgs),
+    Import(import::ImportArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerCommand {
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ps::PsArgs),
+    Prune(rm::PruneArgs),
+    /// `rm` by its other name
+    #[command(hide = true)]
+    Remove(rm::RmArgs),
+    #[command(flatten)]
+    OnContainer(OnContainer),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    #[command(visible_alias = "remove")]
+    Rm(rmi::RmiArgs),
+    Diff(image_diff::ImageDiffArgs),
+    Layers(image_layers::ImageLayersArgs),
+    #[command(flatten)]
+    OnImage(OnImage),
+}
+
+impl From<OnContainer> for Command {
+    fn from(command: OnContainer) -> Self {
+        Self::OnContainer(command)
+    }
+}
+
+impl From<OnImage> for Command {
+    fn from(command: OnImage) -> Self {
+        Self::OnImage(command)
     }
 }
 
 impl Command {
     pub(crate) fn execute(self, global: &GlobalArgs) -> Result<Exit> {
         match self {
-            Self::Build(args)
-            | Self::Image {
-                command: ImageCommand::Build(args),
-            } => build::execute(&args, global),
-            Self::Run(args) => run::execute(&args, global),
-            Self::Create(args) => run::create(&args, global),
-            Self::Start(args) => start::execute(&args, global),
+            Self::OnContainer(command) => command.execute(global),
+            Self::OnImage(command) => command.execute(global),
             Self::Ps(args) => ps::execute(&args, global),
-            Self::Exec(args) => exec::execute(&args, global),
-            Self::Attach(args) => attach::execute(&args, global),
-            Self::Logs(args) => logs::execute(&args, global),
-            Self::Stop(args) => stop::execute(&args, global),
-            Self::Kill(args) => kill::execute(&args, global),
-            Self::Restart(args) => stop::restart(&args, global),
-            Self::Wait(args) => wait::execute(&args, global),
-            Self::Pause(args) => pause::execute(&args, global),
-            Self::Unpause(args) => pause::undo(&args, global),
-            Self::Cp(args) => cp::execute(&args, global),
-            Self::Diff(args) => diff::execute(&args, global),
-            Self::Commit(args) => commit::execute(&args, global),
-            Self::Export(args) => export::execute(&args, global),
-            Self::Top(args) => top::execute(&args, global),
-            Self::Stats(args) => stats::execute(&args, global),
-            Self::Port(args) => port::execute(&args, global),
-            Self::Rename(args) => rename::execute(&args, global),
-            Self::Rm(args) => rm::execute(&args, global),
+            Self::Images(args) => images::execute(&args, global),
+            Self::Rmi(args) => rmi::execute(&args, global),
             Self::Container { command } => command.execute(global),
-            Self::Images(args)
-            | Self::Image {
-                command: ImageCommand::Ls(args),
-            } => images::execute(&args, global),
-            Self::Tag(args)
-            | Self::Image {
-                command: ImageCommand::Tag(args),
-            } => tag::execute(&args, global),
-            Self::Rmi(args)
-            | Self::Image {
-                command: ImageCommand::Rm(args),
-            } => rmi::execute(&args, global),
-            Self::History(args)
-            | Self::Image {
-                command: ImageCommand::History(args),
-            } => history::execute(&args, global),
-            Self::Inspect(args)
-            | Self::Image {
-                command: ImageCommand::Inspect(args),
-            } => inspect::execute(&args, global),
-            Self::Save(args)
-            | Self::Image {
-                command: ImageCommand::Save(args),
-            } => save::execute(&args, global),
-            Self::Load(args)
-            | Self::Image {
-                command: ImageCommand::Load(args),
-            } => load::execute(&args, global),
-            Self::Import(args)
-            | Self::Image {
-                command: ImageCommand::Import(args),
-            } => import::execute(&args, global),
-            Self::Pull(args)
-            | Self::Image {
-                command: ImageCommand::Pull(args),
-            } => pull::execute(&args, global),
-            Self::Push(args)
-            | Self::Image {
-                command: ImageCommand::Push(args),
-            } => push::execute(&args, global),
-            Self::Image {
-                command: ImageCommand::Diff(args),
-            } => image_diff::execute(&args, global),
-            Self::Image {
-                command: ImageCommand::Layers(args),
-            } => image_layers::execute(&args, global),
+            Self::Image { command } => command.execute(global),
             Self::Volume(args) => volume::execute(&args, global),
             Self::Login(args) => login::execute(&args, global),
             Self::Logout(args) => logout::execute(&args),
@@ -299,6 +204,73 @@ impl Command {
             Self::Info(args) => info::execute(&args, global),
             Self::Version(args) => version::execute(&args),
             Self::Completions(args) => Ok(completions::execute(&args)),
+        }
+    }
+}
+
+impl OnContainer {
+    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
+        match self {
+            Self::Run(args) => run::execute(&args, global),
+            Self::Create(args) => run::create(&args, global),
+            Self::Start(args) => start::execute(&args, global),
+            Self::Exec(args) => exec::execute(&args, global),
+            Self::Attach(args) => attach::execute(&args, global),
+            Self::Logs(args) => logs::execute(&args, global),
+            Self::Stop(args) => stop::execute(&args, global),
+            Self::Kill(args) => kill::execute(&args, global),
+            Self::Restart(args) => stop::restart(&args, global),
+            Self::Wait(args) => wait::execute(&args, global),
+            Self::Pause(args) => pause::execute(&args, global),
+            Self::Unpause(args) => pause::undo(&args, global),
+            Self::Cp(args) => cp::execute(&args, global),
+            Self::Diff(args) => diff::execute(&args, global),
+            Self::Commit(args) => commit::execute(&args, global),
+            Self::Export(args) => export::execute(&args, global),
+            Self::Top(args) => top::execute(&args, global),
+            Self::Stats(args) => stats::execute(&args, global),
+            Self::Port(args) => port::execute(&args, global),
+            Self::Rename(args) => rename::execute(&args, global),
+            Self::Rm(args) => rm::execute(&args, global),
+        }
+    }
+}
+
+impl OnImage {
+    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
+        match self {
+            Self::Build(args) => build::execute(&args, global),
+            Self::Tag(args) => tag::execute(&args, global),
+            Self::History(args) => history::execute(&args, global),
+            Self::Inspect(args) => inspect::execute(&args, global),
+            Self::Save(args) => save::execute(&args, global),
+            Self::Load(args) => load::execute(&args, global),
+            Self::Import(args) => import::execute(&args, global),
+            Self::Pull(args) => pull::execute(&args, global),
+            Self::Push(args) => push::execute(&args, global),
+        }
+    }
+}
+
+impl ContainerCommand {
+    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
+        match self {
+            Self::Ls(args) => ps::execute(&args, global),
+            Self::Prune(args) => rm::prune(&args, global),
+            Self::Remove(args) => rm::execute(&args, global),
+            Self::OnContainer(command) => command.execute(global),
+        }
+    }
+}
+
+impl ImageCommand {
+    fn execute(self, global: &GlobalArgs) -> Result<Exit> {
+        match self {
+            Self::Ls(args) => images::execute(&args, global),
+            Self::Rm(args) => rmi::execute(&args, global),
+            Self::Diff(args) => image_diff::execute(&args, global),
+            Self::Layers(args) => image_layers::execute(&args, global),
+            Self::OnImage(command) => command.execute(global),
         }
     }
 }
@@ -348,12 +320,9 @@ fn names_context_command(word: Option<&OsString>) -> bool {
 /// All names and aliases of commands. They are asked for at every start, and the definition they could be taken from
 /// takes long to make.
 pub(crate) const NAMES: &[&str] = &[
-    "build",
-    "b",
     "run",
     "create",
     "start",
-    "ps",
     "exec",
     "attach",
     "logs",
@@ -372,10 +341,9 @@ pub(crate) const NAMES: &[&str] = &[
     "port",
     "rename",
     "rm",
-    "container",
-    "images",
+    "build",
+    "b",
     "tag",
-    "rmi",
     "history",
     "inspect",
     "save",
@@ -383,11 +351,15 @@ pub(crate) const NAMES: &[&str] = &[
     "import",
     "pull",
     "push",
+    "ps",
+    "images",
+    "rmi",
+    "container",
+    "image",
     "volume",
     "login",
     "logout",
     "manifest",
-    "image",
     "debug",
     "repro",
     "sign",
@@ -401,6 +373,7 @@ pub(crate) const NAMES: &[&str] = &[
     "context",
     "parse",
     "graph",
+    "llb",
     "fmt",
     "info",
     "version",

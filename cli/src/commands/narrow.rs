@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use clap::{Args, FromArgMatches};
 
-use super::Command;
+use super::{Command, OnContainer, OnImage};
 use crate::Cli;
 use crate::global::GlobalArgs;
 
@@ -14,37 +14,37 @@ pub(crate) fn parse(arguments: &[OsString]) -> Option<Cli> {
     let name = arguments.get(super::command_at(arguments))?;
     let name = *super::NAMES.iter().find(|known| name == **known)?;
     match name {
-        "build" | "b" => only(arguments, name, |args| Command::Build(Box::new(args))),
-        "run" => only(arguments, name, |args| Command::Run(Box::new(args))),
-        "create" => only(arguments, name, |args| Command::Create(Box::new(args))),
-        "start" => only(arguments, name, Command::Start),
+        "build" | "b" => only(arguments, name, |args| OnImage::Build(Box::new(args))),
+        "run" => only(arguments, name, |args| OnContainer::Run(Box::new(args))),
+        "create" => only(arguments, name, |args| OnContainer::Create(Box::new(args))),
+        "start" => only(arguments, name, OnContainer::Start),
         "ps" => only(arguments, name, Command::Ps),
-        "exec" => only(arguments, name, Command::Exec),
-        "attach" => only(arguments, name, Command::Attach),
-        "logs" => only(arguments, name, Command::Logs),
-        "stop" => only(arguments, name, Command::Stop),
-        "kill" => only(arguments, name, Command::Kill),
-        "restart" => only(arguments, name, Command::Restart),
-        "wait" => only(arguments, name, Command::Wait),
-        "cp" => only(arguments, name, Command::Cp),
-        "rm" => only(arguments, name, Command::Rm),
+        "exec" => only(arguments, name, OnContainer::Exec),
+        "attach" => only(arguments, name, OnContainer::Attach),
+        "logs" => only(arguments, name, OnContainer::Logs),
+        "stop" => only(arguments, name, OnContainer::Stop),
+        "kill" => only(arguments, name, OnContainer::Kill),
+        "restart" => only(arguments, name, OnContainer::Restart),
+        "wait" => only(arguments, name, OnContainer::Wait),
+        "cp" => only(arguments, name, OnContainer::Cp),
+        "rm" => only(arguments, name, OnContainer::Rm),
         "images" => only(arguments, name, Command::Images),
-        "tag" => only(arguments, name, Command::Tag),
+        "tag" => only(arguments, name, OnImage::Tag),
         "rmi" => only(arguments, name, Command::Rmi),
-        "inspect" => only(arguments, name, Command::Inspect),
-        "save" => only(arguments, name, Command::Save),
-        "load" => only(arguments, name, Command::Load),
-        "pull" => only(arguments, name, Command::Pull),
-        "push" => only(arguments, name, Command::Push),
+        "inspect" => only(arguments, name, OnImage::Inspect),
+        "save" => only(arguments, name, OnImage::Save),
+        "load" => only(arguments, name, OnImage::Load),
+        "pull" => only(arguments, name, OnImage::Pull),
+        "push" => only(arguments, name, OnImage::Push),
         "version" => only(arguments, name, Command::Version),
         _ => None,
     }
 }
 
-fn only<T: Args>(
+fn only<T: Args, C: Into<Command>>(
     arguments: &[OsString],
     name: &'static str,
-    command: impl FnOnce(T) -> Command,
+    command: impl FnOnce(T) -> C,
 ) -> Option<Cli> {
     let root = clap::Command::new("rbuild")
         .args_override_self(true)
@@ -55,7 +55,7 @@ fn only<T: Args>(
         .ok()?;
     let global = GlobalArgs::from_arg_matches(&matches).ok()?;
     let (_, of_command) = matches.subcommand()?;
-    let command = command(T::from_arg_matches(of_command).ok()?);
+    let command = command(T::from_arg_matches(of_command).ok()?).into();
     Some(Cli { global, command })
 }
 
