@@ -31,7 +31,10 @@ pub(crate) struct Run<W: Worker> {
     graph: Arc<Graph<W::Operation>>,
     plan: Plan,
     observer: Arc<dyn Observer>,
+    /// Ends what runs.
     cancel: CancellationToken,
+    /// Nothing more is begun; cancelled together with `cancel`, or before it.
+    stop: CancellationToken,
     /// Held around execution only: who waits for inputs, locks or look-ups takes no place.
     places: Places,
     outputs: Vec<watch::Sender<Option<W::Output>>>,
@@ -62,6 +65,7 @@ impl<W: Worker> Run<W> {
             worker,
             graph,
             observer,
+            stop: cancel.child_token(),
             cancel,
             places: Places::new(jobs),
             outputs: handles.into_iter().map(watch::Sender::new).collect(),
@@ -177,7 +181,7 @@ impl<W: Worker> Run<W> {
     async fn promised(&self, mut promise: Promise<W::Output>) -> Result<W::Output, Stopped> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(Stopped),
+            () = self.stop.cancelled() => Err(Stopped),
             output = promise.wait_for(Option::is_some) => {
                 output.ok().and_then(|output| output.clone()).ok_or(Stopped)
             }
@@ -251,7 +255,7 @@ impl<W: Worker> Run<W> {
             }
             let guard = tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Err(Stopped),
+                () = self.stop.cancelled() => return Err(Stopped),
                 guard = self.worker.lock(content.key) => self.checked(vertex, guard)?,
             };
             // Whoever held the lock may have made it.
@@ -296,7 +300,7 @@ impl<W: Worker> Run<W> {
     }
 
     async fn lookup(&self, vertex: VertexId, key: Key) -> Result<Option<W::Output>, Stopped> {
-        if self.cancel.is_cancelled() {
+        if self.stop.is_cancelled() {
             return Err(Stopped);
         }
         let found = self.worker.lookup(key).await;
@@ -316,11 +320,11 @@ impl<W: Worker> Run<W> {
         } else {
             tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Err(Stopped),
+                () = self.stop.cancelled() => return Err(Stopped),
                 place = self.places.take() => Some(place.ok_or(Stopped)?),
             }
         };
-        if self.cancel.is_cancelled() {
+        if self.stop.is_cancelled() {
             return Err(Stopped);
         }
         self.observer.vertex(vertex, Status::Started);
@@ -369,11 +373,24 @@ impl<W: Worker> Run<W> {
         })
     }
 
-    /// Keeps the first error and cancels everything else.
+    /// Keeps the first error and cancels everything else. After one that begins anew, what runs goes on; an error of
+    /// that is the one to tell.
     fn fail(&self, vertex: VertexId, error: W::Error) -> Stopped {
-        if !self.cancel.is_cancelled() {
-            lock(&self.failure).get_or_insert((vertex, Arc::new(error)));
-            self.cancel.cancel();
+        if self.cancel.is_cancelled() {
+            return Stopped;
+        }
+        let begins_anew = self.worker.begins_anew(&error);
+        let mut failure = lock(&self.failure);
+        let is_told = failure
+            .as_ref()
+            .is_some_and(|(_, known)| begins_anew || !self.worker.begins_anew(known));
+        if !is_told {
+            *failure = Some((vertex, Arc::new(error)));
+        }
+        drop(failure);
+        match begins_anew {
+            true => self.stop.cancel(),
+            false => self.cancel.cancel(),
         }
         Stopped
     }

@@ -81,7 +81,8 @@ impl<W: Worker> Solver<W> {
         &self.worker
     }
 
-    /// Returns the outputs of `targets`, in their order. The first error cancels everything else. Returns only when
+    /// Returns the outputs of `targets`, in their order. The first error cancels everything else, unless all that it
+    /// says is to begin anew ([`Worker::begins_anew`]). Returns only when
     /// nothing of it runs any more; dropping the future ends it too.
     pub async fn solve(
         &self,

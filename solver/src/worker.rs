@@ -84,6 +84,13 @@ pub trait Worker: Send + Sync + 'static {
         duration: std::time::Duration,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// An error that says no more than that a solve is to begin anew: what was found turned out to be of no use. What
+    /// runs beside it ends first, so that its results are found then.
+    fn begins_anew(&self, error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
+
     /// Makes `another` lead to what `existing` leads to.
     fn alias(
         &self,

@@ -310,6 +310,54 @@ async fn an_error_cancels_siblings_and_names_its_vertex() {
 }
 
 #[tokio::test]
+async fn what_runs_when_a_solve_is_to_begin_anew_ends_first() {
+    let build = || {
+        let mut graph = Graph::new();
+        let slow = graph.add(Toy::Slow(300), &[]);
+        let follows = graph.add(Toy::LastDigit, &[slow]);
+        let again = graph.add(Toy::Fail("again"), &[]);
+        let sum = graph.add(Toy::Sum, &[follows, again]);
+        (graph, slow, follows, again, sum)
+    };
+    let bench = Bench::default();
+    let (graph, slow, follows, again, sum) = build();
+    let solved = bench.solve(graph, &[sum]).await;
+    assert!(matches!(&solved.outputs, Err(SolveError::Vertex { vertex, .. }) if *vertex == again));
+    // Nothing new was begun meanwhile.
+    assert!(solved.told.of(slow).last().is_some_and(done));
+    assert_eq!(solved.told.of(follows), []);
+    let (graph, slow, ..) = build();
+    let solved = bench.solve(graph, &[slow]).await;
+    assert!(solved.executed.is_empty());
+
+    // An error of what runs is told, and ends the rest.
+    let mut graph = Graph::new();
+    let again = graph.add(Toy::Fail("again"), &[]);
+    let late = graph.add(Toy::Fail("late"), &[]);
+    let forever = graph.add(Toy::Forever, &[]);
+    let sum = graph.add(Toy::Sum, &[again, late, forever]);
+    let solved = bench.solve(graph, &[sum]).await;
+    assert!(matches!(&solved.outputs, Err(SolveError::Vertex { vertex, .. }) if *vertex == late));
+    assert_eq!(bench.worker.cancelled.load(Ordering::SeqCst), 1);
+
+    // Who cancels does not wait for it.
+    let mut graph = Graph::new();
+    let again = graph.add(Toy::Fail("again"), &[]);
+    let forever = graph.add(Toy::Forever, &[]);
+    let sum = graph.add(Toy::Sum, &[again, forever]);
+    let cancel = CancellationToken::new();
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        cancel.cancel();
+    };
+    let targets = [sum];
+    let solving = bench.solve_until(graph, &targets, cancel.clone());
+    let (solved, ()) = tokio::join!(solving, later);
+    assert!(solved.outputs.is_err());
+    assert_eq!(bench.worker.cancelled.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn what_succeeded_beside_an_error_is_kept() {
     let bench = Bench::default();
     let mut graph = Graph::new();

@@ -113,6 +113,26 @@ fn a_layer_that_was_cut_or_changed_is_a_miss() {
     assert_eq!(ran(&output).len(), 3, "{output}");
 }
 
+#[test]
+fn what_runs_beside_a_broken_layer_runs_once() {
+    require_machine!();
+    let (kit, blobs) = made();
+    for layer in of(&blobs, "image.layer") {
+        std::fs::write(layer, "something else").unwrap();
+    }
+    // It is said at its beginning, so that it would be said again.
+    let dockerfile = format!(
+        "{}RUN cat /both > /more\nFROM busybox AS other\nRUN echo ran-$((40+2)); sleep 1.5; echo > /slow\nFROM busybox\n\
+         COPY --from=other /slow /\nCOPY --from=made /more /\n",
+        DOCKERFILE.replace("FROM busybox", "FROM busybox AS made")
+    );
+    let flags = ["--cache-from", "type=local,src=cache", "-j", "4"];
+    let output = fresh(&kit, &dockerfile, &flags);
+    assert!(output.stderr.contains("is not used"), "{output}");
+    assert_eq!(output.stderr.matches("ran-42").count(), 1, "{output}");
+    kit.store_is_whole();
+}
+
 /// Nobody needs the files of a layer that is only passed on; its bytes are looked at all the same.
 #[test]
 fn a_broken_layer_that_is_to_be_pushed_is_made_again() {

@@ -506,6 +506,10 @@ impl rbuild_solver::Worker for Worker {
         Ok(())
     }
 
+    fn begins_anew(&self, error: &Failure) -> bool {
+        error.code == UNUSABLE
+    }
+
     async fn alias(&self, existing: Key, another: Key) -> Result<()> {
         if let Some(imports) = &self.imports
             && imports.alias(existing, another)

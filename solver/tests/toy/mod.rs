@@ -24,6 +24,7 @@ pub(crate) enum Toy {
     LastDigit,
     /// The sum, some milliseconds later.
     Slow(u64),
+    /// "again" a little later, so that the solve is to begin anew, and "late" later than that.
     Fail(&'static str),
     /// Runs until it is cancelled.
     Forever,
@@ -145,7 +146,15 @@ impl Worker for ToyWorker {
                 tokio::time::sleep(Duration::from_millis(*millis)).await;
                 Ok(sum)
             }
-            Toy::Fail(name) => Err(ToyError((*name).to_owned())),
+            Toy::Fail(name) => {
+                let millis = match *name {
+                    "late" => 200,
+                    "again" => 50,
+                    _ => 0,
+                };
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Err(ToyError((*name).to_owned()))
+            }
             Toy::Forever => {
                 cancel.cancelled().await;
                 self.cancelled.fetch_add(1, Ordering::SeqCst);
@@ -171,6 +180,10 @@ impl Worker for ToyWorker {
         }
         self.ingredients.lock().unwrap().push(ingredients);
         Ok(())
+    }
+
+    fn begins_anew(&self, error: &ToyError) -> bool {
+        error.0.starts_with("again")
     }
 
     async fn alias(&self, existing: Key, another: Key) -> Result<(), ToyError> {
