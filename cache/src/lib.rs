@@ -35,6 +35,7 @@ pub mod mounts;
 pub mod notes;
 pub mod owners;
 pub mod record;
+mod remover;
 pub mod root_dir;
 pub mod snapshot;
 mod stack;

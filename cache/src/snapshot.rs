@@ -490,7 +490,9 @@ impl ActiveSnapshot {
             }
         }
         // overlayfs leaves `work/work` with mode 000; it is no part of a snapshot.
-        lease::remove(&self.work)?;
+        let doomed = self.shared.temporary_path();
+        rustix::fs::rename(&self.work, &doomed).at("remove", &self.work)?;
+        self.shared.remover.remove(doomed);
         let listing = self.holder.join("tree");
         std::fs::write(&listing, tree.encode()).at("write", &listing)?;
         let id = SnapshotId(lease::random_word()?);

@@ -16,6 +16,7 @@ pub use crate::error::{Error, Result};
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease::{self, Lease};
+use crate::remover::Remover;
 use crate::snapshot::TreeMemory;
 
 /// An open store. Cheap to clone; safe to use from any thread and beside other processes.
@@ -37,10 +38,12 @@ pub(crate) struct Shared {
     pub(crate) own_blobs: Mutex<HashSet<Digest>>,
     /// This process put something in that takes room.
     filled: AtomicBool,
+    pub(crate) remover: Remover,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        self.remover.finish();
         index::shorten_log(&self.root, &self.index());
         if let Some(holder) = self.empty.get()
             && let Err(error) = lease::remove(holder)
@@ -99,6 +102,7 @@ impl Store {
                 own_blobs: Mutex::default(),
                 empty: OnceLock::new(),
                 filled: AtomicBool::new(false),
+                remover: Remover::default(),
             }),
         };
         if lost_index {

@@ -27,11 +27,12 @@ use crate::inputs;
 use crate::layering;
 use crate::lint;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered};
-use crate::op::Op;
+use crate::op::{NetworkOp, Op};
 use crate::output;
 use crate::remote_context::{self, Local};
 use crate::request::{
-    BuildRequest, CompressionChoice, ContextLocation, NamedContext, Output, OutputKind,
+    BuildRequest, CompressionChoice, ContextLocation, NamedContext, NetworkChoice, Output,
+    OutputKind,
 };
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::{Caches, carried, give};
@@ -406,6 +407,7 @@ impl Engine {
             masked: worker::log::values(secrets.map(|secret| &*secret.data)),
             said_network: Arc::default(),
             networks: Arc::default(),
+            uses_networks: request.network == NetworkChoice::Default && asks_for_network(lowered),
             materialised: Mutex::default(),
             notebook: Arc::default(),
             pins: Arc::clone(pins),
@@ -425,6 +427,15 @@ fn targets(lowered: &Lowered) -> Vec<VertexId> {
 
 fn needed(lowered: &Lowered) -> Vec<VertexId> {
     lowered.graph.needed(&targets(lowered))
+}
+
+/// Whether a command that may have to run is to have a network of its own.
+fn asks_for_network(lowered: &Lowered) -> bool {
+    let mut needed = needed(lowered).into_iter();
+    needed.any(|vertex| match lowered.graph.operation(vertex) {
+        Op::Exec(exec) => exec.network == NetworkOp::Default,
+        _ => false,
+    })
 }
 
 /// An error that the parser found ends the build.

@@ -80,7 +80,10 @@ impl Life {
         let mut now = self.now();
         let before = now.state.clone();
         change(&mut now);
+        // Of one that is removed as soon as it has ended, nobody reads how it ended.
+        let goes = self.definition.request.remove && now.state.status == Status::Exited;
         if now.state != before
+            && !goes
             && let Err(error) = self.catalog.write_state(&self.definition.id, &now.state)
         {
             tracing::error!(%error, "the container's state cannot be written");

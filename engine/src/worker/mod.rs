@@ -108,6 +108,8 @@ pub(crate) struct Worker {
     pub(crate) masked: Arc<[Vec<u8>]>,
     pub(crate) said_network: Arc<AtomicBool>,
     pub(crate) networks: Arc<rbuild_executor::network::Pool>,
+    /// Some command of this build is to have a private network.
+    pub(crate) uses_networks: bool,
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
     pub(crate) notebook: Arc<Notebook>,
@@ -384,6 +386,10 @@ impl rbuild_solver::Worker for Worker {
 
     async fn lookup(&self, key: Key) -> Result<Option<Output>> {
         let Some(record) = self.store().lookup(key)? else {
+            if self.uses_networks {
+                // Something will run: most likely a command.
+                self.networks.begin();
+            }
             let Some(imports) = &self.imports else {
                 return Ok(None);
             };

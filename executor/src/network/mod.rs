@@ -148,9 +148,24 @@ impl Private {
 #[derive(Debug, Default)]
 pub struct Pool {
     networks: Mutex<Vec<Arc<Private>>>,
+    /// Of the first one, where it was begun before it was asked for.
+    ahead: Mutex<Option<Ahead>>,
+    begun: std::sync::OnceLock<()>,
 }
 
 impl Pool {
+    /// Begins to make the first one, when it is clear that one will be needed. Once.
+    pub fn begin(&self) {
+        self.begun.get_or_init(|| {
+            // Where it cannot be begun, that is told when it is needed.
+            *self.ahead() = Ahead::begin().ok();
+        });
+    }
+
+    fn ahead(&self) -> std::sync::MutexGuard<'_, Option<Ahead>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One that nobody else has. It is free again when it is dropped everywhere else. Blocking.
     pub fn take(&self, host: &Host) -> Result<Arc<Private>, Error> {
         let lock = || self.networks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +181,12 @@ impl Pool {
                 return Ok(Arc::clone(network));
             }
         }
-        let network = Arc::new(Private::start(host)?);
+        let ahead = self.ahead().take();
+        let network = match ahead {
+            Some(ahead) => ahead.finish(host)?,
+            None => Private::start(host)?,
+        };
+        let network = Arc::new(network);
         lock().push(Arc::clone(&network));
         Ok(network)
     }

@@ -267,9 +267,22 @@ pub(crate) fn nothing_leaks(kit: &Kit) -> Outcome {
         paths.sort();
         Ok(paths)
     };
+    // Work directories are removed beside the next step: only the empty layers stay.
+    let settled = || -> Outcome {
+        for _ in 0..500 {
+            if temporary()?.iter().all(|path| path.join("one").exists()) {
+                // The last descriptor is closed after the last name is gone.
+                std::thread::sleep(Duration::from_millis(50));
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err("what was to be removed is still there".into())
+    };
     // The first command on an empty root makes the store's empty layers, which stay.
     let _ = kit.exec(None, command(&["/nothing"]));
     kit.sh("true")?;
+    settled()?;
     let before = (
         count("/proc/self/fd")?,
         std::fs::read_to_string("/proc/self/mountinfo")?,
@@ -283,6 +296,7 @@ pub(crate) fn nothing_leaks(kit: &Kit) -> Outcome {
         );
     }
     let _ = kit.exec(Some(&kit.base), command(&["/nothing"]));
+    settled()?;
     let after = (
         count("/proc/self/fd")?,
         std::fs::read_to_string("/proc/self/mountinfo")?,
