@@ -1,6 +1,7 @@
 //! What a command is to be given, as data. Everything in here is decided by the caller; nothing is taken from the
 //! environment of this process.
 
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -29,8 +30,7 @@ pub struct Exec {
     pub hostname: String,
     /// Lines for /etc/hosts: (host, address).
     pub hosts: Vec<(String, String)>,
-    /// Replaces the host's name servers in /etc/resolv.conf.
-    pub dns: Vec<String>,
+    pub dns: Dns,
     pub limits: Limits,
     pub read_only_root: bool,
     pub capabilities_add: Vec<String>,
@@ -39,6 +39,17 @@ pub struct Exec {
     pub init: bool,
     /// Kills the command when it takes longer.
     pub timeout: Option<Duration>,
+}
+
+/// What replaces lines of /etc/resolv.conf; where a field is empty, those of the host or the network stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Domains in which names are looked for; `.` alone is none.
+    pub search: Vec<String>,
+    /// As resolv.conf has them, `ndots:2`.
+    pub options: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -103,7 +114,11 @@ pub enum Network {
     /// A network namespace that the caller holds open.
     Namespace(Arc<OwnedFd>),
     /// The network namespace of a process (`--network container:ID`).
-    Process(u32),
+    Process {
+        pid: u32,
+        /// Where it is a private one: the address in it.
+        private: Option<Ipv4Addr>,
+    },
     /// Whichever it turns out to be: waited for when all else is prepared.
     Later(Later),
 }

@@ -40,6 +40,8 @@ pub enum Ask {
     Freeze(bool),
     Processes,
     Usage,
+    /// The line of its private network rides on the answer. The connection ends with that network.
+    Network,
     /// [`Answer::Ended`] when the container has ended for good.
     Wait,
 }

@@ -54,7 +54,7 @@ impl Engine {
         events: Arc<dyn Sink>,
         cancel: &CancellationToken,
     ) -> Result<Created> {
-        let progress = progress(events);
+        let progress = progress(Arc::clone(&events));
         let root = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
@@ -64,6 +64,12 @@ impl Engine {
         let executor = Arc::clone(&self.executor);
         brief(move || {
             let definition = define(executor.store().root(), root, request)?;
+            for port in definition.ports_not_published() {
+                events.event(Event::Warning {
+                    located: None,
+                    message: format!("{port} is not published: only ports of TCP and UDP can be"),
+                });
+            }
             publish(&executor, definition, lifetime)
         })
         .await

@@ -133,12 +133,14 @@ fn run(life: &Life, health: &Healthcheck, limit: Duration) -> Result<(i32, Strin
         Answer::Failed { message, .. } => message,
         _ => "the probe could not be started".to_owned(),
     })?;
-    let reader = std::thread::spawn(move || {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         let mut file = std::fs::File::from(output);
         let mut kept = Vec::new();
         let _ = (&mut file).take(MOST_OUTPUT).read_to_end(&mut kept);
         let _ = std::io::copy(&mut file, &mut std::io::sink());
-        String::from_utf8_lossy(&kept).into_owned()
+        // Nobody waits for what comes too late.
+        let _ = tell.send(String::from_utf8_lossy(&kept).into_owned());
     });
     let pidfd = entered.pidfd().map_err(text)?;
     let deadline = Instant::now() + limit;
@@ -161,16 +163,8 @@ fn run(life: &Life, health: &Healthcheck, limit: Duration) -> Result<(i32, Strin
     let exit = entered.wait().map_err(text)?;
     // Something that the probe left behind may hold its output for ever.
     if in_time {
-        let waiting = Instant::now();
-        while !reader.is_finished() && waiting.elapsed() < Duration::from_millis(200) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let output = if reader.is_finished() {
-            reader.join().unwrap_or_default()
-        } else {
-            String::new()
-        };
-        Ok((exit_code(exit), output))
+        let output = told.recv_timeout(Duration::from_millis(200));
+        Ok((exit_code(exit), output.unwrap_or_default()))
     } else {
         Err(format!(
             "Health check exceeded timeout ({})",

@@ -171,7 +171,9 @@ impl Entry {
             "VolumesFrom": request.volumes_from.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "CapAdd": request.capabilities_add,
             "CapDrop": request.capabilities_drop,
-            "Dns": request.dns,
+            "Dns": request.dns.servers,
+            "DnsSearch": request.dns.search,
+            "DnsOptions": request.dns.options,
             "ExtraHosts": request.hosts.iter().map(|(host, ip)| format!("{host}:{ip}")).collect::<Vec<_>>(),
             "GroupAdd": request.groups,
             "Privileged": request.privileged,
@@ -214,8 +216,12 @@ impl Entry {
         let mode = self.network_mode();
         let name = if mode == "default" { "bridge" } else { &mode };
         let (address, gateway, bits) = if self.state.private_network {
-            let (address, gateway) = (network::ADDRESS.to_string(), network::GATEWAY.to_string());
-            (address, gateway, network::PREFIX_BITS)
+            let address = self.state.address.unwrap_or(network::ADDRESS);
+            (
+                address.to_string(),
+                network::GATEWAY.to_string(),
+                network::PREFIX_BITS,
+            )
         } else {
             Default::default()
         };

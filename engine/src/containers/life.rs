@@ -2,25 +2,30 @@
 //! ended. What others want of it meanwhile comes in through `serve`.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rbuild_executor::Exit;
-use rbuild_executor::network::{Ahead, Port};
+use rbuild_executor::network::{Ahead, Port, Private};
 use rbuild_executor::sandbox::container::{Handle, Top};
 use rbuild_executor::sandbox::{ExecError, Signals};
 use rbuild_executor::spec::{Carried, Stdin, Stdio};
+use rbuild_executor::wire;
+use rustix::event::{PollFd, PollFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::{Catalog, Entry};
+use super::control::Answer;
 use super::control::frame::{Frames, Kind};
 use super::definition::Definition;
 use super::log::Log;
 use super::output::Hub;
 use super::request::Restart;
 use super::state::{State, Status};
-use super::{files, health, prepare, serve, time, volumes};
+use super::{files, health, neighbours, prepare, serve, time, volumes};
 use crate::worker::{blocking, brief};
 use crate::{Created, Engine, Error, Result};
 
@@ -42,6 +47,7 @@ pub(super) struct Life {
     pub(super) hub: Arc<Hub>,
     now: Mutex<Now>,
     changed: Condvar,
+    address: Mutex<Option<neighbours::Address>>,
 }
 
 #[derive(Debug, Default)]
@@ -50,8 +56,10 @@ pub(super) struct Now {
     /// While it runs.
     pub(super) handle: Option<Handle>,
     /// The network that it was given, told of as soon as it runs.
-    private_network: bool,
+    network: Option<Weak<Private>>,
     ports: Vec<Port>,
+    /// Connections of those who have the network's line; they end with it.
+    neighbours: Vec<UnixStream>,
     /// What is to become of it when it ends.
     pub(super) asked: Asked,
     /// Counts its starts.
@@ -93,10 +101,38 @@ impl Life {
     }
 
     /// The network that it will run in.
-    pub(super) fn note_network(&self, private: bool, ports: Vec<Port>) {
+    pub(super) fn note_network(&self, private: Option<&Arc<Private>>, ports: Vec<Port>) {
         let mut now = self.now();
-        now.private_network = private;
+        now.network = private.map(Arc::downgrade);
         now.ports = ports;
+        now.neighbours.clear();
+    }
+
+    /// Its address among the store's containers, claimed when it is first needed. Blocking.
+    pub(super) fn address(&self) -> Result<Option<Ipv4Addr>> {
+        let mut claimed = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        if claimed.is_none() {
+            *claimed = neighbours::claim(&self.catalog, &self.definition)?;
+        }
+        Ok(claimed.as_ref().map(|claimed| claimed.address))
+    }
+
+    /// Hands out the line of its network, on a connection that then ends with that.
+    pub(super) fn give_line(&self, stream: UnixStream) -> std::io::Result<()> {
+        let mut now = self.now();
+        let private = now.network.as_ref().and_then(Weak::upgrade);
+        let line = private.and_then(|private| private.line());
+        let Some(line) = line else {
+            let answer = Answer::Failed {
+                message: "the container has no private network".to_owned(),
+                not_found: None,
+            };
+            return wire::send(stream.as_fd(), &answer, &[]);
+        };
+        wire::send(stream.as_fd(), &Answer::Done, &[line.as_fd()])?;
+        now.neighbours.retain(is_open);
+        now.neighbours.push(stream);
+        Ok(())
     }
 
     /// Waits until something holds; false where the time was up before. Blocking.
@@ -129,6 +165,16 @@ impl Life {
     pub(super) fn is_paused(&self) -> bool {
         self.now().state.status == Status::Paused
     }
+}
+
+/// Whether somebody is still at the other end.
+fn is_open(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    matches!(rustix::event::poll(&mut polled, Some(&now)), Ok(0))
 }
 
 impl Engine {
@@ -176,6 +222,7 @@ impl Engine {
                 ..Now::default()
             }),
             changed: Condvar::new(),
+            address: Mutex::default(),
             catalog,
             definition,
         });
@@ -235,6 +282,7 @@ impl Engine {
                     let text = error_text(&error);
                     life.change(|now| {
                         now.handle = None;
+                        now.neighbours.clear();
                         now.state.pid = 0;
                         now.state.without_network();
                         now.state.exit_code = code;
@@ -316,7 +364,7 @@ impl Engine {
             brief(move || prepare::exec(&life.catalog, &life.definition, network)).await?
         };
         let request = &life.definition.request;
-        let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
+        let started: Arc<Started> = Arc::default();
         let stdio = if streams == Streams::Own {
             Stdio::Inherit {
                 interactive: request.interactive,
@@ -324,8 +372,8 @@ impl Engine {
         } else {
             let hub = Arc::clone(&life.hub);
             let running = {
-                let (life, handle) = (Arc::clone(life), Arc::clone(&handle));
-                move || begun(&life, &handle, front.as_ref())
+                let (life, started) = (Arc::clone(life), Arc::clone(&started));
+                move || begun(&life, &started, front.as_ref())
             };
             Stdio::Carried(Carried {
                 terminal: request
@@ -347,13 +395,10 @@ impl Engine {
             .executor
             .start(base.as_ref(), exec, stdio, cancel, top, accounted)
             .await?;
-        let of_container = container.handle();
+        started.set(container.handle());
         if streams == Streams::Own {
             // Whether it could be executed is seen at its end: the foreground waits for nobody.
-            *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(of_container);
-            begun(life, &handle, None);
-        } else {
-            *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(of_container);
+            begun(life, &started, None);
         }
         let finishing = container.finish(cancel, signals);
         tokio::pin!(finishing);
@@ -369,6 +414,7 @@ impl Engine {
         let exit = ended?;
         life.change(|now| {
             now.handle = None;
+            now.neighbours.clear();
             now.state.status = Status::Exited;
             now.state.pid = 0;
             now.state.without_network();
@@ -405,6 +451,32 @@ impl Engine {
 
 /// A container that ran so long may run for long.
 const LONG_LIVED: Duration = Duration::from_secs(1);
+
+/// A container that is being started: told of from one side, awaited on the other.
+#[derive(Debug, Default)]
+struct Started {
+    handle: Mutex<Option<Handle>>,
+    there: Condvar,
+}
+
+impl Started {
+    fn set(&self, handle: Handle) {
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        self.there.notify_all();
+    }
+
+    /// It is there a moment before or after the reports are read. Blocking.
+    fn get(&self) -> Option<Handle> {
+        const LONG_ENOUGH: Duration = Duration::from_secs(1);
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .there
+            .wait_timeout_while(handle, LONG_ENOUGH, |handle| handle.is_none());
+        let (handle, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        handle.clone()
+    }
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A container that ran so long has started well.
@@ -454,19 +526,8 @@ fn top(life: &Life) -> Result<Top> {
 }
 
 /// The command runs: everybody is told.
-fn begun(life: &Arc<Life>, handle: &Mutex<Option<Handle>>, front: Option<&(Arc<Frames>, bool)>) {
-    // It is there a moment before the reports are read.
-    let mut of_container = None;
-    for _ in 0..1000 {
-        of_container = handle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if of_container.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+fn begun(life: &Arc<Life>, started: &Started, front: Option<&(Arc<Frames>, bool)>) {
+    let of_container = started.get();
     life.change(|now| {
         now.starts += 1;
         now.state.status = Status::Running;
@@ -480,7 +541,9 @@ fn begun(life: &Arc<Life>, handle: &Mutex<Option<Handle>>, front: Option<&(Arc<F
             now.state.pid = handle.pid();
             now.state.cgroups = handle.cgroups_to_remove();
         }
-        now.state.private_network = now.private_network;
+        let private = now.network.as_ref().and_then(Weak::upgrade);
+        now.state.private_network = private.is_some();
+        now.state.address = private.map(|private| private.address());
         now.state.ports = now.ports.clone();
         now.state.health = life.definition.health().map(|_| super::state::Health {
             status: "starting".to_owned(),

@@ -9,7 +9,7 @@
 //!   command for the executor;
 //! * `life`: from the start to the last end, with restarts and probes (`health`); `serve`: answering meanwhile;
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
-//! * `ports`: what of it the host can be spoken to for;
+//! * `neighbours`: how containers reach one another; `ports`: what of it the host can be spoken to for;
 //! * `output`, [`log`]: what it writes; `volumes`: what outlives it; `inspect`: all of it, as Docker shows it.
 //!
 //! [`Engine::create`]: crate::Engine::create
@@ -29,6 +29,7 @@ mod inspect;
 mod life;
 pub mod log;
 mod names;
+mod neighbours;
 mod output;
 mod ports;
 mod prepare;

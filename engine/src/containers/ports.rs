@@ -81,6 +81,14 @@ impl Definition {
         ports
     }
 
+    /// What `-P` would publish if that were possible.
+    pub(super) fn ports_not_published(&self) -> Vec<String> {
+        let carried = |name: &String| name.ends_with("/tcp") || name.ends_with("/udp");
+        let mut ports = self.exposed_ports();
+        ports.retain(|name| self.request.publish_all && !carried(name));
+        ports
+    }
+
     /// Whether it has ports that must be published for it to be of use.
     pub(super) fn publishes(&self) -> bool {
         !self.ports_to_publish().is_empty()

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use rbuild_cache::RootDir;
 use rbuild_executor::Host;
-use rbuild_executor::network::{self, Ahead, Port, Private};
+use rbuild_executor::network::{self, ADDRESS, Ahead, Private};
 use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Security};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Entry};
 use super::definition::{Definition, MountKind, MountPoint};
 use super::life::Life;
 use super::ports;
@@ -32,6 +32,14 @@ pub(super) fn exec(
             source: source(catalog, mount)?,
         });
     }
+    let other = match &request.network_of {
+        Some(other) => Some(catalog.find(other)?),
+        None => None,
+    };
+    // What belongs to a network is shared with it.
+    let of_network = other.as_ref().map_or(definition, |other| &other.definition);
+    let hostname = &of_network.hostname;
+    let (hosts, dns) = (&of_network.request.hosts, &of_network.request.dns);
     Ok(Exec {
         argv: bytes(&definition.argv),
         env: bytes(&definition.env),
@@ -39,18 +47,22 @@ pub(super) fn exec(
         user: definition.user.clone(),
         groups: request.groups.clone(),
         mounts,
-        network: match network {
-            Some(network) => network,
-            None => self::network(catalog, definition)?,
+        network: match (network, &other) {
+            (Some(network), _) => network,
+            (None, Some(other)) => shared(other)?,
+            (None, None) => match request.network {
+                NetworkChoice::None => Network::None,
+                NetworkChoice::Host | NetworkChoice::Default => Network::Host,
+            },
         },
         security: if request.privileged {
             Security::Insecure
         } else {
             Security::Sandbox
         },
-        hostname: definition.hostname.clone(),
-        hosts: request.hosts.clone(),
-        dns: request.dns.clone(),
+        hostname: hostname.clone(),
+        hosts: hosts.clone(),
+        dns: dns.clone(),
         limits: request.limits.clone(),
         read_only_root: request.read_only,
         capabilities_add: request.capabilities_add.clone(),
@@ -60,21 +72,19 @@ pub(super) fn exec(
     })
 }
 
-fn network(catalog: &Catalog, definition: &Definition) -> Result<Network> {
-    if let Some(other) = &definition.request.network_of {
-        let entry = catalog.find(other)?;
-        if !entry.state.status.is_alive() {
-            return Err(Error::Other(format!(
-                "cannot join the network of `{}`: the container is {}",
-                entry.name,
-                entry.state.status.name()
-            )));
-        }
-        return Ok(Network::Process(entry.state.pid));
+/// The network of another container.
+fn shared(other: &Entry) -> Result<Network> {
+    if !other.state.status.is_alive() {
+        return Err(Error::Other(format!(
+            "cannot join the network of `{}`: the container is {}",
+            other.name,
+            other.state.status.name()
+        )));
     }
-    Ok(match definition.request.network {
-        NetworkChoice::None => Network::None,
-        NetworkChoice::Host | NetworkChoice::Default => Network::Host,
+    let private = other.state.private_network;
+    Ok(Network::Process {
+        pid: other.state.pid,
+        private: private.then(|| other.state.address.unwrap_or(ADDRESS)),
     })
 }
 
@@ -85,49 +95,65 @@ pub(super) async fn begin_network(
     life: &Arc<Life>,
     ahead: Option<Ahead>,
 ) -> Result<Option<Network>> {
-    life.note_network(false, Vec::new());
+    life.note_network(None, Vec::new());
     let request = &life.definition.request;
     if !request.has_private_network() {
         return Ok(None);
     }
     let (host, life) = (host.clone(), Arc::clone(life));
     let begun = ahead.map_or_else(Ahead::begin, Ok);
-    let finish = move || begun.and_then(|begun| begun.finish(&host));
     if life.definition.publishes() {
         let network = blocking(move || {
-            let (network, open) = open_network(finish(), &life.definition)?;
-            life.note_network(true, open);
-            Ok::<_, Error>(network)
+            let private = open_network(private(begun, &host, &life))?;
+            let open = ports::open(&life.definition, &private)?;
+            life.note_network(Some(&private), open);
+            Ok::<_, Error>(Network::Private(private))
         });
         return Ok(Some(network.await?));
     }
-    Ok(Some(Network::Later(Later::new(move || match finish() {
+    let later = Later::new(move || match private(begun, &host, &life) {
         Ok(private) => {
-            life.note_network(true, Vec::new());
-            Network::Private(Arc::new(private))
+            life.note_network(Some(&private), Vec::new());
+            Network::Private(private)
         }
         Err(error) => {
             // Builds say this to everybody; a program's own output is not to be mixed with it.
             tracing::info!(%error, cause = %error.source, "this is the host's network");
             Network::Host
         }
-    }))))
+    });
+    Ok(Some(Network::Later(later)))
 }
 
-/// A private network with open ports. Blocking.
-fn open_network(
-    private: std::result::Result<Private, network::Error>,
-    definition: &Definition,
-) -> Result<(Network, Vec<Port>)> {
-    let private = private.map_err(|error| Error::Io {
+type Made = std::result::Result<Arc<Private>, network::Error>;
+
+/// A private network for ports to be opened in.
+fn open_network(private: Made) -> Result<Arc<Private>> {
+    private.map_err(|error| Error::Io {
         message: format!(
             "ports are published from private networks, and there can be none here: {error}; with \
              `--network host` the container's ports are the host's"
         ),
         source: error.source,
-    })?;
-    let open = ports::open(definition, &private)?;
-    Ok((Network::Private(Arc::new(private)), open))
+    })
+}
+
+/// A private network beside those of the store's other containers. Blocking.
+fn private(begun: std::result::Result<Ahead, network::Error>, host: &Host, life: &Life) -> Made {
+    let begun = begun?;
+    let alone = "the container and others cannot reach each other";
+    let private = match life.address() {
+        Ok(Some(address)) => begun.finish_beside(host, address, Arc::new(life.catalog.clone())),
+        Ok(None) => {
+            tracing::warn!("all addresses are in use: {alone}");
+            begun.finish(host)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no address can be claimed: {alone}");
+            begun.finish(host)
+        }
+    };
+    Ok(Arc::new(private?))
 }
 
 fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {

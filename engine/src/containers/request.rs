@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_executor::spec::Limits;
+use rbuild_executor::spec::{Dns, Limits};
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,11 @@ pub struct RunRequest {
     pub workdir: Option<String>,
     pub hostname: Option<String>,
     pub hosts: Vec<(String, String)>,
-    pub dns: Vec<String>,
+    #[serde(default)]
+    pub dns: Dns,
+    /// Names by which other containers reach it, besides its own.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     pub volumes: Vec<Volume>,
     /// Containers whose volumes it gets, each with whether they are read-only.
     pub volumes_from: Vec<(String, bool)>,

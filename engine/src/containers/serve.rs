@@ -132,6 +132,7 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             Ok(usage) => Answer::Usage(usage),
             Err(message) => failed(message),
         }),
+        Ask::Network => life.give_line(stream),
         Ask::Wait => {
             life.wait_until(None, |now| now.over);
             let code = life.now().state.exit_code;
@@ -202,16 +203,23 @@ fn stop(life: &Life, signal: Option<i32>, seconds: Option<i64>, asked: Asked) {
         .or(life.definition.request.stop_timeout)
         .unwrap_or(STOP_SECONDS);
     // Between two starts there is nothing to signal: it sees what is asked, or starts once more before it does.
-    while with_handle(life, |handle| handle.signal(signal)).is_err() {
+    loop {
+        let handle = life.now().handle.clone();
+        if handle.as_ref().is_some_and(|it| it.signal(signal).is_ok()) {
+            break;
+        }
         life.wait_until(None, |now| {
-            now.over || now.handle.is_some() || now.starts > starts
+            let is_another = match (&now.handle, &handle) {
+                (None, None) => false,
+                (Some(now), Some(before)) => !now.is(before),
+                _ => true,
+            };
+            now.over || now.starts > starts || is_another
         });
         let now = life.now();
         if now.over || (asked == Asked::Restart && now.starts > starts) {
             return;
         }
-        drop(now);
-        std::thread::sleep(Duration::from_millis(1));
     }
     let starts = life.now().starts;
     let limit = u64::try_from(seconds).ok().map(Duration::from_secs);

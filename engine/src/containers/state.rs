@@ -1,6 +1,7 @@
 //! How a container is: `state.json` in its directory, written by the process that it lives in. Where that process
 //! is gone and the file says that the container runs, it does not: its processes died with it.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use rbuild_executor::network::Port;
@@ -27,6 +28,9 @@ pub struct State {
     /// It has a network of its own, with an address. While it runs, as what follows.
     #[serde(default)]
     pub private_network: bool,
+    /// Of its private network, where others can reach it.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     /// Open on the host.
     #[serde(default)]
     pub ports: Vec<Port>,
@@ -88,6 +92,7 @@ impl State {
     /// Its network went with its processes.
     pub(super) fn without_network(&mut self) {
         self.private_network = false;
+        self.address = None;
         self.ports.clear();
     }
 

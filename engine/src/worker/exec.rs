@@ -12,7 +12,7 @@ use rbuild_cache::{Key, KeyWriter, Snapshot};
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
-    Exec, Later, Mount, MountSource, Network, Output as Stream, Security, Stdio,
+    Dns, Exec, Later, Mount, MountSource, Network, Output as Stream, Security, Stdio,
 };
 use rbuild_image::Platform;
 use rbuild_solver::VertexId;
@@ -120,7 +120,7 @@ impl Worker {
             },
             hostname: HOSTNAME.to_owned(),
             hosts: op.hosts.clone(),
-            dns: Vec::new(),
+            dns: Dns::default(),
             limits: self.settings.limits.clone(),
             read_only_root: false,
             capabilities_add: Vec::new(),

@@ -1,7 +1,7 @@
 //! The host's name servers: read when they are needed, so that what changes is noticed.
 
 use std::io::Read as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +19,79 @@ pub(super) fn servers() -> Vec<SocketAddr> {
 
 pub(super) fn resolv_conf() -> Vec<u8> {
     inside(&read()).into_bytes()
+}
+
+/// What is asked for in a message that asks for one thing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    /// In small letters, without the last dot.
+    pub(super) name: String,
+    kind: u16,
+    /// Of the header and the question.
+    length: usize,
+}
+
+const HEADER_BYTES: usize = 12;
+const ADDRESS_OF_HOST: u16 = 1;
+
+/// `None` for whatever else a message is.
+pub(super) fn question(message: &[u8]) -> Option<Question> {
+    let number = |at: usize| {
+        let bytes = message.get(at..at + 2)?.try_into().ok()?;
+        Some(u16::from_be_bytes(bytes))
+    };
+    const NO_QUESTION: u16 = 0xf800;
+    if number(2)? & NO_QUESTION != 0 || number(4)? != 1 {
+        return None;
+    }
+    let mut name = String::new();
+    let mut at = HEADER_BYTES;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1;
+        if length == 0 {
+            break;
+        }
+        // More is a reference, which a question has no use for.
+        if length > 63 || name.len() > 255 {
+            return None;
+        }
+        let label = std::str::from_utf8(message.get(at..at + length)?).ok()?;
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.push_str(&label.to_ascii_lowercase());
+        at += length;
+    }
+    const INTERNET: u16 = 1;
+    let (kind, class) = (number(at)?, number(at + 2)?);
+    (class == INTERNET && !name.is_empty()).then_some(Question {
+        name,
+        kind,
+        length: at + 4,
+    })
+}
+
+/// The answer where the name is known: its address, and nothing of any other kind.
+pub(super) fn answer(message: &[u8], question: &Question, address: Ipv4Addr) -> Vec<u8> {
+    const SECONDS: u32 = 5;
+    let is_asked = question.kind == ADDRESS_OF_HOST;
+    let mut answer = message.get(..question.length).unwrap_or_default().to_vec();
+    // An answer with authority; recursion is there for who asks for it.
+    if let Some(flags) = answer.get_mut(2..4) {
+        flags.copy_from_slice(&[0x84 | (flags[0] & 1), 0x80]);
+    }
+    if let Some(counts) = answer.get_mut(6..HEADER_BYTES) {
+        counts.copy_from_slice(&[0, u8::from(is_asked), 0, 0, 0, 0]);
+    }
+    if is_asked {
+        // The name is that of the question, which begins after the header.
+        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+        answer.extend_from_slice(&SECONDS.to_be_bytes());
+        answer.extend_from_slice(&[0, 4]);
+        answer.extend_from_slice(&address.octets());
+    }
+    answer
 }
 
 fn read() -> String {
@@ -69,6 +142,41 @@ fn inside(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asking(name: &str, kind: u8) -> Vec<u8> {
+        let mut message = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            message.push(label.len() as u8);
+            message.extend_from_slice(label.as_bytes());
+        }
+        message.extend_from_slice(&[0, 0, kind, 0, 1]);
+        message
+    }
+
+    #[test]
+    fn a_name_that_is_known_has_one_address_and_nothing_else() {
+        let message = asking("Db.Local", 1);
+        let asked = question(&message).expect("a question");
+        assert_eq!(asked.name, "db.local");
+        let answered = answer(&message, &asked, Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(answered.get(..4), Some(&[0xab, 0xcd, 0x85, 0x80][..]));
+        assert_eq!(answered.get(4..8), Some(&[0, 1, 0, 1][..]));
+        assert!(answered.ends_with(&[0, 4, 10, 0, 0, 7]));
+        let message = asking("db", 28);
+        let asked = question(&message).expect("a question");
+        let answered = answer(&message, &asked, Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(answered.get(4..8), Some(&[0, 1, 0, 0][..]));
+        assert_eq!(answered.len(), message.len());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_message_can_be_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            if let Some(asked) = question(&bytes) {
+                let _ = answer(&bytes, &asked, GATEWAY);
+            }
+        }
+    }
 
     #[test]
     fn servers_are_the_hosts_and_the_gateway_inside() {

@@ -2,14 +2,16 @@
 //! second namespace, where nothing else is.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use super::{ADDRESS, Error, GATEWAY, MTU, PREFIX_BITS, packet};
+use super::{Error, GATEWAY, MTU, PREFIX_BITS, packet};
 use crate::sys;
 
 #[derive(Debug)]
@@ -21,28 +23,46 @@ pub(super) struct Link {
 const INSIDE: &str = "eth0";
 const OUTSIDE: &str = "peer";
 
-/// Makes them on a thread of its own, which ends in the namespaces that it made.
-pub(super) fn begin() -> Result<JoinHandle<Result<Link, Error>>, Error> {
-    std::thread::Builder::new()
-        .name("rbuild-link".to_owned())
-        .spawn(make_here)
-        .map_err(|error| Error::new("start the thread that makes the network", error))
+/// A namespace that is being made on a thread of its own, which ends in the namespaces that it made.
+#[derive(Debug)]
+pub(super) struct Making {
+    thread: JoinHandle<Result<Link, Error>>,
+    /// What waits for the command's address; nothing is made where none comes.
+    address: SyncSender<Ipv4Addr>,
 }
 
-/// Waits for what was begun.
-pub(super) fn made(making: JoinHandle<Result<Link, Error>>) -> Result<Link, Error> {
-    making.join().unwrap_or_else(|_| {
-        Err(Error::new(
-            "make a network namespace",
-            io::Error::other("its thread panicked"),
-        ))
-    })
+impl Making {
+    pub(super) fn begin() -> Result<Self, Error> {
+        let (address, told) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("rbuild-link".to_owned())
+            .spawn(move || make_here(&told))
+            .map_err(|error| Error::new("start the thread that makes the network", error))?;
+        Ok(Self { thread, address })
+    }
+
+    /// Waits for it.
+    pub(super) fn finish(self, address: Ipv4Addr) -> Result<Link, Error> {
+        // Where nobody listens, the thread has failed, and says why.
+        let _ = self.address.send(address);
+        self.thread.join().unwrap_or_else(|_| {
+            Err(Error::new(
+                "make a network namespace",
+                io::Error::other("its thread panicked"),
+            ))
+        })
+    }
 }
 
-fn make_here() -> Result<Link, Error> {
+fn make_here(address: &Receiver<Ipv4Addr>) -> Result<Link, Error> {
     let unshare = || {
         sys::unshare(UnshareFlags::NEWNET)
             .map_err(|error| Error::new("make a network namespace", error))
+    };
+    let enter = |namespace: &OwnedFd| {
+        let kind = Some(LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
+            .map_err(|errno| Error::new("enter the network namespace", errno))
     };
     unshare()?;
     let outside = own_namespace()?;
@@ -55,12 +75,16 @@ fn make_here() -> Result<Link, Error> {
         )
     })?;
     sys::loopback_up().map_err(|error| Error::new("bring the loopback interface up", error))?;
-    configure().map_err(|error| Error::new("configure the network interface", error))?;
-    rustix::thread::move_into_link_name_space(outside.as_fd(), Some(LinkNameSpaceType::Network))
-        .map_err(|errno| Error::new("enter the network namespace", errno))?;
+    enter(&outside)?;
     let packets = sys::interface_up(OUTSIDE)
         .and_then(|()| sys::packet_socket(OUTSIDE))
         .map_err(|error| Error::new("listen to the network interface", error))?;
+    enter(&namespace)?;
+    // Whose it is may be known only now.
+    let address = address
+        .recv()
+        .map_err(|error| Error::new("hear the network's address", io::Error::other(error)))?;
+    configure(address).map_err(|error| Error::new("configure the network interface", error))?;
     Ok(Link { namespace, packets })
 }
 
@@ -70,10 +94,10 @@ fn own_namespace() -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::new("open the network namespace", errno))
 }
 
-fn configure() -> io::Result<()> {
+fn configure(own: Ipv4Addr) -> io::Result<()> {
     // Checksums are for wires; and without them being left out, packets come as they are meant.
     sys::interface_checksums_off(INSIDE)?;
-    sys::interface_address(INSIDE, ADDRESS, PREFIX_BITS)?;
+    sys::interface_address(INSIDE, own, PREFIX_BITS)?;
     sys::interface_up(INSIDE)?;
     sys::default_route(GATEWAY)
 }

@@ -11,11 +11,14 @@
 //! the host's side (so that one on 127.0.0.53 works). The gateway's other ports are the host, by its own address; what
 //! listens on the host's 127.0.0.1 is out of reach.
 //!
+//! Networks of one owner may know each other: packets between them go from line to line ([`neighbours`]).
+//!
 //! [`link`] makes the namespace; [`stack`] is the thread; [`tcp`], [`udp`] are what it carries; [`packet`] are frames as
 //! values; [`publish`] is the way in.
 
 mod dns;
 mod link;
+mod neighbours;
 mod packet;
 mod publish;
 mod stack;
@@ -24,20 +27,41 @@ mod udp;
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+pub use neighbours::{Neighbours, Way};
 pub use publish::{Port, Protocol};
 
 use crate::host::Host;
 
-/// Of the command.
+/// Of a command that is nobody's neighbour.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 2);
 /// Name server, and the host.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 1);
-pub const PREFIX_BITS: u8 = 24;
+pub const PREFIX_BITS: u8 = 22;
+/// How many addresses there are for neighbours ([`neighbour`]).
+pub const NEIGHBOURS: u32 = 1020;
 /// The largest packet: few large ones cost less than many small ones, and nothing here is a wire.
 const MTU: usize = 65_000;
+
+/// The address of a neighbour by its number, which is less than [`NEIGHBOURS`].
+pub fn neighbour(number: u32) -> Ipv4Addr {
+    const FIRST: u32 = u32::from_be_bytes([10, 213, 44, 1]);
+    // The last ones make room for the host and for who is nobody's neighbour.
+    let skipped = if FIRST + number < GATEWAY.to_bits() {
+        0
+    } else {
+        2
+    };
+    Ipv4Addr::from_bits(FIRST + number % NEIGHBOURS + skipped)
+}
+
+/// Whether an address may be a neighbour's.
+fn is_beside(address: Ipv4Addr) -> bool {
+    let network = |address: Ipv4Addr| address.to_bits() >> (32 - u32::from(PREFIX_BITS));
+    network(address) == network(GATEWAY) && address != GATEWAY && address != ADDRESS
+}
 
 /// Why there is no private network.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +85,10 @@ impl Error {
 #[derive(Debug)]
 #[must_use = "dropping it takes the network away"]
 pub struct Private {
+    address: Ipv4Addr,
     namespace: Arc<OwnedFd>,
+    /// The thread's.
+    packets: Weak<OwnedFd>,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     published: Mutex<Vec<publish::Published>>,
@@ -70,28 +97,46 @@ pub struct Private {
 /// A private network in the making, on a thread of its own.
 #[derive(Debug)]
 #[must_use = "nobody else finishes it"]
-pub struct Ahead(JoinHandle<Result<link::Link, Error>>);
+pub struct Ahead(link::Making);
 
 impl Ahead {
     /// Begins to make one.
     pub fn begin() -> Result<Self, Error> {
-        link::begin().map(Self)
+        link::Making::begin().map(Self)
     }
 
-    /// Blocking, where it is not yet made.
+    /// As one that knows no other. Blocking, where it is not yet made.
     pub fn finish(self, host: &Host) -> Result<Private, Error> {
-        Private::on(host, link::made(self.0)?)
+        Private::on(host, ADDRESS, self.0.finish(ADDRESS)?, None)
+    }
+
+    /// As one that others reach at an address, and that reaches others. Blocking, where it is not yet made.
+    pub fn finish_beside(
+        self,
+        host: &Host,
+        address: Ipv4Addr,
+        neighbours: Arc<dyn Neighbours>,
+    ) -> Result<Private, Error> {
+        let link = self.0.finish(address)?;
+        Private::on(host, address, link, Some(neighbours))
     }
 }
 
 impl Private {
-    /// Makes one. Takes a millisecond or two; blocking.
+    /// Makes one that knows no other. Takes a millisecond or two; blocking.
     pub fn start(host: &Host) -> Result<Self, Error> {
         Ahead::begin()?.finish(host)
     }
 
-    fn on(host: &Host, link: link::Link) -> Result<Self, Error> {
+    fn on(
+        host: &Host,
+        address: Ipv4Addr,
+        link: link::Link,
+        neighbours: Option<Arc<dyn Neighbours>>,
+    ) -> Result<Self, Error> {
         let link::Link { namespace, packets } = link;
+        let packets = Arc::new(packets);
+        let line = Arc::downgrade(&packets);
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let stop = rustix::event::eventfd(0, flags)
             .map_err(|errno| Error::new("make a descriptor to stop the network by", errno))?;
@@ -106,7 +151,7 @@ impl Private {
         let thread = std::thread::Builder::new()
             .name("rbuild-network".to_owned())
             .spawn(move || {
-                if let Err(error) = stack::run(&packets, &stopped) {
+                if let Err(error) = stack::run(&packets, &stopped, address, neighbours) {
                     tracing::warn!(%error, "the private network stopped");
                 }
                 drop(packets);
@@ -114,11 +159,23 @@ impl Private {
             })
             .map_err(|error| Error::new("start the network's thread", error))?;
         Ok(Self {
+            address,
             namespace: Arc::new(namespace),
+            packets: line,
             stop,
             thread: Some(thread),
             published: Mutex::default(),
         })
+    }
+
+    /// Of the command in here.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// For a neighbour to write packets to: what it reads is lost here. `None` where the network has stopped.
+    pub fn line(&self) -> Option<Arc<OwnedFd>> {
+        self.packets.upgrade()
     }
 
     /// What a command joins ([`crate::spec::Network::Namespace`]).
@@ -128,7 +185,7 @@ impl Private {
 
     /// Opens ports of the host for what listens in the network; returns them as they are bound.
     pub fn publish(&self, port: &Port) -> Result<std::net::SocketAddr, Error> {
-        let published = publish::publish(port, &self.namespace)?;
+        let published = publish::publish(port, self.address, &self.namespace)?;
         let address = published.address();
         self.published
             .lock()
@@ -136,11 +193,11 @@ impl Private {
             .push(published);
         Ok(address)
     }
+}
 
-    /// The resolv.conf of a command in here: the gateway, with the host's search domains and options.
-    pub fn resolv_conf(&self) -> Vec<u8> {
-        dns::resolv_conf()
-    }
+/// The resolv.conf of a command in a private network: the gateway, with the host's search domains and options.
+pub fn resolv_conf() -> Vec<u8> {
+    dns::resolv_conf()
 }
 
 /// Networks of commands that run one after the other: one that nobody uses any more is given to the next, which
@@ -203,5 +260,20 @@ impl Drop for Private {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_neighbour_has_an_address_of_its_own_that_is_nobody_elses() {
+        let all: std::collections::HashSet<_> = (0..NEIGHBOURS).map(neighbour).collect();
+        assert_eq!(all.len(), NEIGHBOURS as usize);
+        assert!(all.iter().all(|address| is_beside(*address)));
+        let last = Ipv4Addr::new(10, 213, 47, 255);
+        assert!(!all.contains(&last) && !is_beside(GATEWAY) && !is_beside(ADDRESS));
+        assert!(!is_beside(Ipv4Addr::new(10, 213, 48, 1)));
     }
 }

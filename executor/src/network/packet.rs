@@ -34,13 +34,29 @@ pub(super) enum Seen<'a> {
     Nothing,
 }
 
-/// Looks at a frame.
-pub(super) fn look(frame: &[u8]) -> Seen<'_> {
+/// Where a packet goes.
+pub(super) fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
+    if frame.get(12..HEADER_BYTES)? != IP {
+        return None;
+    }
+    let ip = Ipv4Packet::new_checked(frame.get(HEADER_BYTES..)?).ok()?;
+    Some(ip.dst_addr())
+}
+
+/// A frame that came from one command's interface, for another's.
+pub(super) fn readdressed(frame: &[u8]) -> Vec<u8> {
+    let mut readdressed = header(IP);
+    readdressed.extend_from_slice(frame.get(HEADER_BYTES..).unwrap_or_default());
+    readdressed
+}
+
+/// Looks at a frame of the command whose address is `own`.
+pub(super) fn look(frame: &[u8], own: Ipv4Addr) -> Seen<'_> {
     let (Some(kind), Some(body)) = (frame.get(12..HEADER_BYTES), frame.get(HEADER_BYTES..)) else {
         return Seen::Nothing;
     };
     if kind == ARP {
-        return arp(body).map_or(Seen::Nothing, Seen::Arp);
+        return arp(body, own).map_or(Seen::Nothing, Seen::Arp);
     }
     if kind != IP {
         return Seen::Nothing;
@@ -88,14 +104,14 @@ fn ip(body: &[u8]) -> Option<Seen<'_>> {
 }
 
 /// Whoever is asked for, it is us.
-fn arp(body: &[u8]) -> Option<Vec<u8>> {
+fn arp(body: &[u8], own: Ipv4Addr) -> Option<Vec<u8>> {
     const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
     if body.get(..8)? != REQUEST {
         return None;
     }
     let (sender, wanted) = (body.get(8..18)?, body.get(24..28)?);
     // The command's own address is its own.
-    if sender.get(6..)? == wanted || wanted == super::ADDRESS.octets() {
+    if sender.get(6..)? == wanted || wanted == own.octets() {
         return None;
     }
     let mut frame = header(ARP);
@@ -153,6 +169,7 @@ pub(super) fn datagram(ends: Ends, data: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ADDRESS;
     use super::*;
     use proptest::prelude::*;
 
@@ -171,8 +188,21 @@ mod tests {
         };
         let frame = datagram(ends(), b"hello");
         // What goes in has the ends the other way round.
-        assert_eq!(look(&frame), Seen::Datagram(back, b"hello"));
-        assert_eq!(look(&datagram(ends(), b"")), Seen::Datagram(back, b""));
+        assert_eq!(look(&frame, ADDRESS), Seen::Datagram(back, b"hello"));
+        assert_eq!(
+            look(&datagram(ends(), b""), ADDRESS),
+            Seen::Datagram(back, b"")
+        );
+    }
+
+    #[test]
+    fn a_packet_for_a_neighbour_is_the_same_packet() {
+        let frame = datagram(ends(), b"hello");
+        let mut from = frame.clone();
+        from[..12].fill(7);
+        assert_eq!(readdressed(&from), frame);
+        assert_eq!(destination(&from), Some(*ends().inside.ip()));
+        assert_eq!(destination(&frame[..20]), None);
     }
 
     #[test]
@@ -183,13 +213,13 @@ mod tests {
         request.extend_from_slice(&[10, 213, 47, 2]);
         request.extend_from_slice(&[0; 6]);
         request.extend_from_slice(&GATEWAY.octets());
-        let Seen::Arp(answer) = look(&request) else {
+        let Seen::Arp(answer) = look(&request, ADDRESS) else {
             panic!("no answer");
         };
         assert_eq!(answer.get(28..32), Some(&GATEWAY.octets()[..]));
         let length = request.len();
         request[length - 1] = 2;
-        assert_eq!(look(&request), Seen::Nothing);
+        assert_eq!(look(&request, ADDRESS), Seen::Nothing);
     }
 
     proptest! {
@@ -205,7 +235,7 @@ mod tests {
             if let (0, Some(version)) = (kind, frame.get_mut(14)) {
                 *version = 0x45;
             }
-            let _ = look(&frame);
+            let _ = look(&frame, ADDRESS);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
-use super::{ADDRESS, Error};
+use super::Error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -86,13 +86,18 @@ const TICK: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-pub(super) fn publish(port: &Port, namespace: &Arc<OwnedFd>) -> Result<Published, Error> {
+/// `own`: the address of what listens.
+pub(super) fn publish(
+    port: &Port,
+    own: Ipv4Addr,
+    namespace: &Arc<OwnedFd>,
+) -> Result<Published, Error> {
     let on_host = SocketAddr::new(port.host, port.host_port);
     let failed = |source: io::Error| Error::new(format!("publish {port}"), source);
     let stop =
         rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let stop = Arc::new(stop);
-    let inside = SocketAddr::from((ADDRESS, port.port));
+    let inside = SocketAddr::from((own, port.port));
     let (stopped, namespace) = (Arc::clone(&stop), Arc::clone(namespace));
     let serve: Box<dyn FnOnce() + Send>;
     let address;
@@ -230,7 +235,7 @@ fn serve_udp(socket: &UdpSocket, inside: SocketAddr, stop: &OwnedFd) {
 }
 
 fn client(inside: SocketAddr) -> io::Result<Client> {
-    let socket = UdpSocket::bind((ADDRESS, 0))?;
+    let socket = UdpSocket::bind((inside.ip(), 0))?;
     socket.set_nonblocking(true)?;
     socket.connect(inside)?;
     Ok(Client {

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -12,10 +14,11 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToke
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::packet::{self, HEADER_BYTES, Seen};
+use super::neighbours::{Neighbours, Switch};
+use super::packet::{self, Ends, HEADER_BYTES, Seen};
 use super::tcp::Connections;
 use super::udp::Conversations;
-use super::{GATEWAY, MTU, PREFIX_BITS};
+use super::{GATEWAY, MTU, PREFIX_BITS, dns};
 
 /// Frames that are read before others have their turn.
 const FRAMES_AT_ONCE: usize = 64;
@@ -27,9 +30,16 @@ pub(super) const STOP: u64 = 1 << 32;
 pub(super) const FORGET: u64 = 1;
 
 /// Carries until it is told to stop.
-pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
+pub(super) fn run(
+    packets: &OwnedFd,
+    stop: &OwnedFd,
+    own: Ipv4Addr,
+    neighbours: Option<Arc<dyn Neighbours>>,
+) -> io::Result<()> {
     let mut line = Line {
         packets,
+        own,
+        switch: neighbours.map(Switch::new),
         arrived: VecDeque::new(),
     };
     let mut interface = interface(&mut line);
@@ -47,6 +57,9 @@ pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
         ];
         connections.watch(&mut polled);
         conversations.watch(&mut polled);
+        if let Some(switch) = &line.switch {
+            switch.watch(&mut polled);
+        }
         let timeout = Timespec::try_from(soon.min(TICK)).unwrap_or(Timespec {
             tv_sec: 1,
             tv_nsec: 0,
@@ -74,6 +87,13 @@ pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
         if has_frames {
             line.read(&mut buffer, &mut connections, &mut conversations)?;
         }
+        if let Some(switch) = &mut line.switch {
+            // Nobody is there: the stack refuses what can be refused.
+            for frame in switch.settle() {
+                line.arrived
+                    .push_back(frame.get(HEADER_BYTES..).unwrap_or_default().to_vec());
+            }
+        }
         // A connection that was made outside is let in by its first packet, which was kept.
         while connections.settle(&mut line.arrived) {
             interface.poll(Instant::now(), &mut line, &mut connections.sockets);
@@ -100,6 +120,9 @@ fn interface(line: &mut Line<'_>) -> Interface {
 /// The other end of the command's interface.
 struct Line<'a> {
     packets: &'a OwnedFd,
+    /// The command's address.
+    own: Ipv4Addr,
+    switch: Option<Switch>,
     /// Packets for the stack.
     arrived: VecDeque<Vec<u8>>,
 }
@@ -120,7 +143,15 @@ impl Line<'_> {
             };
             let frame = buffer.get(..length).unwrap_or_default();
             let packet = || frame.get(HEADER_BYTES..).unwrap_or_default().to_vec();
-            match packet::look(frame) {
+            if let Some(switch) = &mut self.switch
+                && let Some(to) = packet::destination(frame).filter(|to| super::is_beside(*to))
+            {
+                if !switch.forward(to, frame) {
+                    self.arrived.push_back(packet());
+                }
+                continue;
+            }
+            match packet::look(frame, self.own) {
                 Seen::Arp(answer) => self.write(&answer),
                 Seen::Connect(ends) => {
                     if let Some(packet) = connections.asked(ends, packet()) {
@@ -128,11 +159,22 @@ impl Line<'_> {
                     }
                 }
                 Seen::Other => self.arrived.push_back(packet()),
-                Seen::Datagram(ends, data) => conversations.send(ends, data),
+                Seen::Datagram(ends, data) => match self.answer(ends, data) {
+                    Some(answer) => self.write(&packet::datagram(ends, &answer)),
+                    None => conversations.send(ends, data),
+                },
                 Seen::Nothing => {}
             }
         }
         Ok(())
+    }
+
+    /// To a question for a neighbour's name, whichever server it is for.
+    fn answer(&self, ends: Ends, data: &[u8]) -> Option<Vec<u8>> {
+        let switch = self.switch.as_ref()?;
+        (ends.outside.port() == dns::PORT)
+            .then(|| switch.answer(data))
+            .flatten()
     }
 
     /// What cannot be written is lost, as packets may be.

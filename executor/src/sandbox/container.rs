@@ -194,6 +194,11 @@ impl Handle {
         self.inner.pid
     }
 
+    /// Whether both are of the same run of the same container.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Signals its first process. Errors: `ESRCH` when it has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::pidfd_send_signal(

@@ -1,6 +1,7 @@
 //! From what a command is to be given ([`Exec`]) to a task for the spawner: looks up the user, opens and mounts
 //! (detached) everything that the sandbox needs. Touches the store and the host; makes no process.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::plan::{self, Bytes, Filter, Limit, ResourceLimit, Slot, Source, Task}
 use super::socket::{self, Forwarded};
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
 use crate::host::{Host, Privilege};
-use crate::spec::{Exec, Mount, MountSource, Network, Security};
+use crate::spec::{Dns, Exec, Mount, MountSource, Network, Security};
 use crate::{network, overlay, users};
 
 /// Mounts that one command may have; their descriptors travel in one message.
@@ -92,7 +93,7 @@ pub(super) fn prepare(
             slot
         }
         Network::Namespace(namespace) => builder.namespace(namespace)?,
-        Network::Process(pid) => plan::Network::Join(builder.network_of(*pid)?),
+        Network::Process { pid, .. } => plan::Network::Join(builder.network_of(*pid)?),
         Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
     };
     let insecure = exec.security == Security::Insecure;
@@ -402,19 +403,54 @@ fn refused(target: &Path) -> bool {
     exactly.iter().any(|path| target == Path::new(path)) || target.starts_with("/proc")
 }
 
-fn resolv_conf(exec: &Exec) -> Vec<u8> {
-    if exec.dns.is_empty() {
-        return match &exec.network {
-            Network::Private(network) => network.resolv_conf(),
-            _ => read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default(),
-        };
+/// The address in the network, where it is a private one.
+fn private_address(network: &Network) -> Option<Ipv4Addr> {
+    match network {
+        Network::Private(network) => Some(network.address()),
+        Network::Process { private, .. } => *private,
+        Network::None | Network::Host | Network::Namespace(_) | Network::Later(_) => None,
     }
-    let lines: Vec<String> = exec
-        .dns
-        .iter()
-        .map(|server| format!("nameserver {server}\n"))
-        .collect();
-    lines.concat().into_bytes()
+}
+
+fn resolv_conf(exec: &Exec) -> Vec<u8> {
+    let given = if private_address(&exec.network).is_some() {
+        network::resolv_conf()
+    } else {
+        read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default()
+    };
+    if exec.dns == Dns::default() {
+        return given;
+    }
+    replaced(&String::from_utf8_lossy(&given), &exec.dns).into_bytes()
+}
+
+/// A resolv.conf with other lines of the kinds that are asked for.
+fn replaced(given: &str, dns: &Dns) -> String {
+    let replaces = |keyword: &str| match keyword {
+        "nameserver" => !dns.servers.is_empty(),
+        "search" | "domain" => !dns.search.is_empty(),
+        "options" => !dns.options.is_empty(),
+        // Comments, and what nobody knows.
+        _ => true,
+    };
+    let mut text = String::new();
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    for line in given.lines() {
+        let keyword = line.split_whitespace().next().unwrap_or_default();
+        if !replaces(keyword) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    if !dns.search.is_empty() && dns.search != ["."] {
+        text.push_str(&format!("search {}\n", dns.search.join(" ")));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -428,7 +464,8 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn hosts(exec: &Exec) -> Vec<u8> {
     let hostname = &exec.hostname;
-    let private = matches!(exec.network, Network::Private(_));
+    let address = private_address(&exec.network);
+    let private = address.is_some();
     // In a network of its own, a host is known by its address there.
     let own = if private {
         String::new()
@@ -437,8 +474,8 @@ fn hosts(exec: &Exec) -> Vec<u8> {
     };
     let mut text =
         format!("127.0.0.1\tlocalhost{own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    if private {
-        text.push_str(&format!("{}\t{hostname}\n", network::ADDRESS));
+    if let Some(address) = address {
+        text.push_str(&format!("{address}\t{hostname}\n"));
     }
     for (host, address) in &exec.hosts {
         // The host as seen from inside.
@@ -509,10 +546,32 @@ impl Files {
     }
 }
 
-/// For the tests of what is refused.
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_resolv_conf_are_replaced_by_kind() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let given = "# of the host\nnameserver 10.0.0.1\nsearch a b\noptions edns0\n";
+        let dns = |servers: &[&str], search: &[&str], options: &[&str]| Dns {
+            servers: words(servers),
+            search: words(search),
+            options: words(options),
+        };
+        assert_eq!(
+            replaced(given, &dns(&["9.9.9.9"], &[], &[])),
+            "nameserver 9.9.9.9\nsearch a b\noptions edns0\n"
+        );
+        assert_eq!(
+            replaced(given, &dns(&[], &["c", "d"], &["ndots:2"])),
+            "nameserver 10.0.0.1\nsearch c d\noptions ndots:2\n"
+        );
+        assert_eq!(
+            replaced(given, &dns(&[], &["."], &[])),
+            "nameserver 10.0.0.1\noptions edns0\n"
+        );
+    }
 
     #[test]
     fn the_sandbox_keeps_its_own_mounts() {

@@ -216,21 +216,23 @@ fn spawn(task: &Task, descriptors: Vec<OwnedFd>, held: &mut Vec<Held>) -> io::Re
 fn enter(join: &Join, descriptors: Vec<OwnedFd>, held: &mut Vec<Held>) -> io::Result<OwnedFd> {
     // It is visible inside before it can do anything about that.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    let own = rustix::fs::open(
-        "/proc/self/ns/pid",
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
-    let target = join.target(&descriptors)?;
-    sys::join_namespaces(target, libc::CLONE_NEWPID)?;
-    let cloned = sys::clone3_for_parent(0);
-    if matches!(cloned, Ok(Cloned::Child)) {
-        held.clear();
-        join::main(join, descriptors);
-    }
-    sys::join_namespaces(own.as_fd(), libc::CLONE_NEWPID)?;
-    match cloned? {
-        Cloned::Parent(pidfd) => Ok(pidfd),
-        Cloned::Child => Err(io::Error::other("unreachable")),
-    }
+    let begin = move || -> io::Result<OwnedFd> {
+        let target = join.target(&descriptors)?;
+        sys::join_namespaces(target, libc::CLONE_NEWPID)?;
+        match sys::clone3_for_parent(0)? {
+            Cloned::Parent(pidfd) => Ok(pidfd),
+            Cloned::Child => {
+                held.clear();
+                join::main(join, descriptors);
+            }
+        }
+    };
+    // Where children are born is a thread's own affair, and there may be no way back: an ordinary user has no right to
+    // the namespace that this process is from. While the thread is there, this one only waits for it, so that the
+    // child finds nothing half done.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, begin)?;
+        let failed = |_| io::Error::other("the thread that starts commands panicked");
+        thread.join().map_err(failed)?
+    })
 }

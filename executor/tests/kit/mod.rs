@@ -269,7 +269,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         security: Security::Sandbox,
         hostname: "rbuild".to_owned(),
         hosts: Vec::new(),
-        dns: Vec::new(),
+        dns: rbuild_executor::spec::Dns::default(),
         limits: Limits::default(),
         read_only_root: false,
         capabilities_add: Vec::new(),

@@ -165,7 +165,10 @@ pub(crate) fn network(kit: &Kit) -> Outcome {
         &ran.stdout,
     )?;
     let mut exec = shell("readlink /proc/self/ns/net");
-    exec.network = Network::Process(std::process::id());
+    exec.network = Network::Process {
+        pid: std::process::id(),
+        private: None,
+    };
     let ran = kit.exec(Some(&kit.base), exec);
     // The network of a host belongs to the host's root only.
     if kit.privilege() == Privilege::Root {

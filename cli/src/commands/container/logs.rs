@@ -6,9 +6,8 @@ use std::io::{BufRead as _, BufReader, Seek as _};
 
 use rbuild_engine::containers::Entry;
 use rbuild_engine::containers::log::Line;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::inotify;
 
+use super::wait::Changes;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -92,12 +91,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
     if !args.follow {
         return Ok(Exit::Success);
     }
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-        .and_then(|watch| {
-            inotify::add_watch(&watch, &path, inotify::WatchFlags::MODIFY)?;
-            Ok(watch)
-        })
-        .map_err(|errno| Error::io("watch", &path, errno.into()))?;
+    let changes = Changes::of(&entry)?;
     loop {
         // Asked before the last look, so that nothing is missed.
         let alive = entry.refresh().is_ok() && entry.state.status.is_alive();
@@ -112,15 +106,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
         if !alive {
             return Ok(Exit::Success);
         }
-        // Its end is seen by looking now and then.
-        let moment = Timespec {
-            tv_sec: 0,
-            tv_nsec: 200_000_000,
-        };
-        let mut polled = [PollFd::new(&watch, PollFlags::IN)];
-        let _ = rustix::event::poll(&mut polled, Some(&moment));
-        let mut buffer = [0; 4096];
-        while rustix::io::read(&watch, &mut buffer).is_ok_and(|length| length > 0) {}
+        changes.next()?;
     }
 }
 

@@ -1,9 +1,14 @@
 //! `rbuild wait`.
 
+use std::os::fd::OwnedFd;
+
 use rbuild_engine::containers::control::{Answer, Ask};
 use rbuild_engine::containers::{Entry, Status};
 
-use crate::error::Result;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify;
+
+use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::{render, stdio};
@@ -36,6 +41,7 @@ pub(crate) fn execute(args: &WaitArgs, global: &GlobalArgs) -> Result<Exit> {
 
 /// Returns the exit code of a container that ended.
 pub(super) fn wait(entry: &Entry, catalog: &rbuild_engine::containers::Catalog) -> Result<i32> {
+    let changes = Changes::of(entry)?;
     loop {
         if let Some(connection) = entry.connect()? {
             connection.ask(&Ask::Wait, &[])?;
@@ -49,6 +55,51 @@ pub(super) fn wait(entry: &Entry, catalog: &rbuild_engine::containers::Catalog) 
         if !now.state.status.is_alive() && now.state.status != Status::Created {
             return Ok(now.state.exit_code);
         }
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        changes.next()?;
+    }
+}
+
+/// What happens in a container's directory: it starts to answer, its state changes, its process lets go of it, it is
+/// removed.
+#[derive(Debug)]
+pub(super) struct Changes {
+    watch: OwnedFd,
+}
+
+impl Changes {
+    /// What happens from now on.
+    pub(super) fn of(entry: &Entry) -> Result<Self> {
+        use inotify::WatchFlags;
+        let log = entry.log()?;
+        let directory = log.parent().unwrap_or(&log);
+        let watch = || -> rustix::io::Result<OwnedFd> {
+            let watch =
+                inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+            let what = WatchFlags::CREATE
+                | WatchFlags::MOVED_TO
+                | WatchFlags::CLOSE_WRITE
+                | WatchFlags::DELETE_SELF
+                | WatchFlags::MOVE_SELF
+                | WatchFlags::MODIFY;
+            inotify::add_watch(&watch, directory, what)?;
+            Ok(watch)
+        };
+        let watch = watch().map_err(|errno| Error::io("watch", directory, errno.into()))?;
+        Ok(Self { watch })
+    }
+
+    /// Waits for the next; what happened since the last time is one.
+    pub(super) fn next(&self) -> Result<()> {
+        let mut polled = [PollFd::new(&self.watch, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::failed("cannot wait for a container")
+                    .because(std::io::Error::from(errno)));
+            }
+        }
+        let mut buffer = [0; 4096];
+        while rustix::io::read(&self.watch, &mut buffer).is_ok_and(|length| length > 0) {}
+        Ok(())
     }
 }

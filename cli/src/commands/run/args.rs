@@ -86,6 +86,15 @@ pub(crate) struct ContainerArgs {
     /// A name server
     #[arg(long, value_name = "IP")]
     pub(crate) dns: Vec<String>,
+    /// A domain in which names are looked for; `.` is none
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<String>,
+    /// An option of resolv.conf, as in `ndots:2`
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    pub(crate) dns_option: Vec<String>,
+    /// A name by which other containers reach this one, besides its own
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
+    pub(crate) network_alias: Vec<String>,
     /// A directory of the host or a volume, SOURCE:TARGET[:OPTIONS], or a volume of the container's own, TARGET
     #[arg(short, long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,

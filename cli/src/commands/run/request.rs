@@ -1,6 +1,7 @@
 //! What the flags of `run` and `create` ask for, read once.
 
 use rbuild_engine::containers::{Pull, Restart, RunRequest};
+use rbuild_engine::executor::spec::Dns;
 use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
@@ -92,7 +93,12 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         workdir: args.workdir.clone(),
         hostname: args.hostname.clone(),
         hosts: values::hosts(&args.add_host)?,
-        dns,
+        dns: Dns {
+            servers: dns,
+            search: words("--dns-search", &args.dns_search)?,
+            options: words("--dns-option", &args.dns_option)?,
+        },
+        aliases: aliases(&args.network_alias, network, network_of.is_some())?,
         volumes: mounts.volumes,
         volumes_from: args
             .volumes_from
@@ -125,6 +131,43 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         pull: pull(args.pull.as_deref())?,
         platform: args.platform.as_deref().map(values::platform).transpose()?,
     })
+}
+
+/// Each a word of a line of resolv.conf.
+fn words(flag: &str, texts: &[String]) -> Result<Vec<String>> {
+    let is_word = |text: &String| {
+        !text.is_empty()
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control() || "#;".contains(c))
+    };
+    match texts.iter().find(|text| !is_word(text)) {
+        Some(bad) => Err(Error::usage(format!("{flag} `{bad}`: it is one word"))),
+        None => Ok(texts.to_vec()),
+    }
+}
+
+/// Names as the name service has them; in a network of its own only.
+fn aliases(texts: &[String], network: NetworkChoice, shared: bool) -> Result<Vec<String>> {
+    const LONGEST: usize = 253;
+    let is_name = |text: &String| {
+        text.len() <= LONGEST
+            && text.split('.').all(|label| {
+                (1..=63).contains(&label.len())
+                    && label
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            })
+    };
+    if let Some(bad) = texts.iter().find(|text| !is_name(text)) {
+        return Err(Error::usage(format!(
+            "--network-alias `{bad}`: a name is made of letters, digits, `-`, `_` and dots between them"
+        )));
+    }
+    if !texts.is_empty() && (network != NetworkChoice::Default || shared) {
+        return Err(Error::usage(
+            "--network-alias is for containers with a network of their own, and --network chooses another",
+        ));
+    }
+    Ok(texts.to_vec())
 }
 
 fn pull(text: Option<&str>) -> Result<Pull> {
