@@ -51,6 +51,14 @@ fn of<'a>(blobs: &'a [(String, PathBuf)], part: &str) -> Vec<&'a Path> {
     of.map(|(_, file)| file.as_path()).collect()
 }
 
+/// Another file of the same length.
+fn spoil(layer: &Path) {
+    let mut bytes = std::fs::read(layer).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(layer, bytes).unwrap();
+}
+
 /// Builds with the cache; the result must be right.
 fn build(kit: &Kit) -> Output {
     let flags = [
@@ -92,10 +100,7 @@ fn a_layer_that_was_cut_or_changed_is_a_miss() {
     require_machine!();
     let (kit, blobs) = made();
     for layer in of(&blobs, "image.layer") {
-        let mut bytes = std::fs::read(layer).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(layer, bytes).unwrap();
+        spoil(layer);
     }
     let output = build(&kit);
     assert_eq!(ran(&output).len(), 3, "{output}");
@@ -118,12 +123,14 @@ fn what_runs_beside_a_broken_layer_runs_once() {
     require_machine!();
     let (kit, blobs) = made();
     for layer in of(&blobs, "image.layer") {
-        std::fs::write(layer, "something else").unwrap();
+        spoil(layer);
     }
-    // It is said at its beginning, so that it would be said again.
+    // The layer is wanted when the other command has said its word long ago; begun again, it would say it again.
     let dockerfile = format!(
-        "{}RUN cat /both > /more\nFROM busybox AS other\nRUN echo ran-$((40+2)); sleep 1.5; echo > /slow\nFROM busybox\n\
-         COPY --from=other /slow /\nCOPY --from=made /more /\n",
+        "{}FROM busybox AS wait\nRUN sleep 0.7; echo > /wait\n\
+         FROM made AS uses\nCOPY --from=wait /wait /\n\
+         FROM busybox AS other\nRUN echo ran-$((40+2)); sleep 2; echo > /slow\n\
+         FROM uses\nCOPY --from=other /slow /\n",
         DOCKERFILE.replace("FROM busybox", "FROM busybox AS made")
     );
     let flags = ["--cache-from", "type=local,src=cache", "-j", "4"];
@@ -149,7 +156,7 @@ fn a_broken_layer_that_is_to_be_pushed_is_made_again() {
         for layer in &layers {
             match is_gone {
                 true => std::fs::remove_file(layer).unwrap(),
-                false => std::fs::write(layer, "something else").unwrap(),
+                false => spoil(layer),
             }
         }
         let server = registry(&kit.path("served"));
