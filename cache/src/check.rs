@@ -270,12 +270,12 @@ impl Store {
         let rows: Vec<(Snapshot, Option<[u8; 32]>)> = self
             .index()
             .prepare(
-                "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, p.content
+                "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, s.packed, p.content
                  FROM snapshots AS s LEFT JOIN snapshots AS p ON p.id = s.parent ORDER BY s.id",
             )
             .and_then(|mut statement| {
                 statement
-                    .query_map([], |row| Ok((snapshot::read(row)?, row.get(6)?)))?
+                    .query_map([], |row| Ok((snapshot::read(row)?, row.get(7)?)))?
                     .collect()
             })
             .doing("list the snapshots")?;
@@ -313,6 +313,17 @@ impl Store {
             && content_key(below, snapshot.tree) != snapshot.content
         {
             return Some("its identity is not that of its parent and its listing".to_owned());
+        }
+        // Its files are in a blob, which is read as all blobs are.
+        if snapshot.packed.is_some() {
+            return match self.packed_layer(snapshot) {
+                Err(error) => Some(error.to_string()),
+                Ok(Some((_, blob))) if !self.has_blob(&blob.digest) => Some(format!(
+                    "its files are in the layer {}, which is gone",
+                    blob.digest
+                )),
+                Ok(_) => None,
+            };
         }
         let scanned = RootDir::open_ambient(&holder.join("fs"))
             .at("open", &holder)

@@ -33,6 +33,7 @@ use crate::store::{Result, Store, make_reserve, open_lock_file, spend_reserve};
 pub(crate) use contents::MountRow;
 pub use item::{Item, Kind};
 pub use limit::Limits;
+pub(crate) use measure::forget_one as forget_size;
 pub(crate) use meter::allocated;
 use meter::{Count, Meter};
 use plan::{Plan, Situation};

@@ -33,6 +33,12 @@ pub enum Error {
     },
     #[error("{what} is larger than the {limit} bytes allowed for it")]
     TooLarge { what: String, limit: u64 },
+    #[error("cannot unpack {what}")]
+    Unpack {
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("{0} is not in the store")]
     Missing(String),
     #[error(

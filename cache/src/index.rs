@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use crate::error::{Error, IndexContext as _, IoContext as _, Result};
 
 /// The format of the index and of everything it points at. Raise it when an older program would misread.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 
 /// How long a process waits for others that write. Each holds the write lock for well under a millisecond.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ CREATE TABLE blobs (
 ) WITHOUT ROWID;
 CREATE TABLE snapshots (
   id TEXT PRIMARY KEY, parent TEXT, tree BLOB NOT NULL, content BLOB NOT NULL,
-  created INTEGER NOT NULL, size INTEGER NOT NULL,
+  created INTEGER NOT NULL, size INTEGER NOT NULL, packed BLOB,
   used INTEGER NOT NULL, unsynced INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE chains (
@@ -93,6 +93,9 @@ ALTER TABLE keys ADD COLUMN sum BLOB;
 ALTER TABLE chains ADD COLUMN sum BLOB;
 ALTER TABLE layers ADD COLUMN sum BLOB;
 ";
+
+/// From version 2, in which every snapshot's files were there.
+const PACKED: &str = "ALTER TABLE snapshots ADD COLUMN packed BLOB;";
 
 /// Says which tables do not have the columns that they should have.
 pub(crate) fn foreign_tables(connection: &Connection) -> Result<Vec<String>> {
@@ -206,7 +209,7 @@ pub(crate) fn shorten_log(root: &Path, connection: &Connection) {
     }
 }
 
-/// Makes the tables, or those of version 1 into ours.
+/// Makes the tables, or those of an earlier version into ours.
 fn create(connection: &mut Connection, version: i64) -> Result<()> {
     let mode: String = connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
@@ -220,9 +223,14 @@ fn create(connection: &mut Connection, version: i64) -> Result<()> {
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .doing("create its tables")?;
-    transaction
-        .execute_batch(if version == 0 { SCHEMA } else { SUMS })
-        .doing("create its tables")?;
+    let steps: &[&str] = match version {
+        0 => &[SCHEMA],
+        1 => &[SUMS, PACKED],
+        _ => &[PACKED],
+    };
+    for step in steps {
+        transaction.execute_batch(step).doing("create its tables")?;
+    }
     transaction
         .pragma_update(None, "user_version", VERSION)
         .doing("write its version")?;
@@ -269,12 +277,15 @@ pub(crate) fn drop_torn(connection: &mut Connection) -> Result<()> {
 /// Forgets what points at snapshots and results that are not there. Run after rows were taken away.
 pub(crate) fn drop_dangling(transaction: &Transaction<'_>) -> Result<()> {
     let action = "forget what points at nothing";
-    // A snapshot without its parent is nothing; the loop ends after as many rounds as the longest torn chain.
+    // A snapshot without its parent, or without what holds its files, is nothing; the loop ends after as many rounds as the longest torn chain.
     loop {
         let gone = transaction
             .execute(
-                "DELETE FROM snapshots WHERE parent IS NOT NULL
-                 AND NOT EXISTS (SELECT 1 FROM snapshots AS p WHERE p.id = snapshots.parent)",
+                "DELETE FROM snapshots WHERE (parent IS NOT NULL
+                   AND NOT EXISTS (SELECT 1 FROM snapshots AS p WHERE p.id = snapshots.parent))
+                 OR (packed IS NOT NULL
+                   AND NOT EXISTS (SELECT 1 FROM layers AS l JOIN blobs AS b ON b.digest = l.digest
+                     WHERE l.snapshot = snapshots.id AND l.digest = snapshots.packed))",
                 [],
             )
             .doing(action)?;

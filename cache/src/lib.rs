@@ -3,7 +3,8 @@
 //! ```text
 //! ROOT/
 //!   content/            a valid OCI image layout: oci-layout, index.json, blobs/sha256/HEX
-//!   snapshots/ID/fs     what one vertex added: an overlay upper directory, immutable once here
+//!   snapshots/ID/fs     what one vertex added: an overlay upper directory, immutable once here; not there while only
+//!                       its layer was needed (`packed`)
 //!   snapshots/ID/tree   its sorted flat listing with content digests (`tree`)
 //!   mounts/HASH/        cache mounts, by the hash of their id
 //!   contexts/HASH       stat cache of one build context (`stat_cache`)
@@ -34,6 +35,7 @@ pub mod lease;
 pub mod mounts;
 pub mod notes;
 pub mod owners;
+pub mod packed;
 pub mod record;
 mod remover;
 pub mod root_dir;

@@ -73,6 +73,30 @@ fn ids_of(map: &str) -> Ids {
     }
 }
 
+/// Whether a file can be given this owner here, in the kernel or in writing.
+pub fn is_possible(uid: u32, gid: u32) -> bool {
+    if ids_here() != Ids::Some {
+        return true;
+    }
+    let has = |map: &str, id: u32| {
+        let map = std::fs::read_to_string(map).unwrap_or_default();
+        has_id(&map, id)
+    };
+    has("/proc/self/uid_map", uid) && has("/proc/self/gid_map", gid)
+}
+
+fn has_id(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(id))
+    })
+}
+
 /// What a file is meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Record {

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub created: i64,
     /// Of regular files, in bytes.
     pub size_bytes: u64,
+    /// The layer that holds its files, where they are nowhere else yet (`packed`).
+    pub packed: Option<Digest>,
 }
 
 /// A snapshot that is being made. Dropping it removes it.
@@ -77,7 +79,7 @@ pub struct LayerBlob {
 
 impl LayerBlob {
     /// What its row says, for the row's sum.
-    fn fields<'a>(&'a self, id: &'a SnapshotId, variant: &'a str) -> [&'a [u8]; 5] {
+    pub(crate) fn fields<'a>(&'a self, id: &'a SnapshotId, variant: &'a str) -> [&'a [u8]; 5] {
         [
             id.0.as_bytes(),
             variant.as_bytes(),
@@ -89,7 +91,7 @@ impl LayerBlob {
 }
 
 /// Reads digest, size, media type, diff ID.
-fn read_layer(row: &Row<'_>) -> rusqlite::Result<LayerBlob> {
+pub(crate) fn read_layer(row: &Row<'_>) -> rusqlite::Result<LayerBlob> {
     Ok(LayerBlob {
         digest: Digest::from_bytes(row.get(0)?),
         size: row.get::<_, i64>(1)?.cast_unsigned(),
@@ -191,7 +193,7 @@ impl TreeMemory {
     }
 }
 
-const COLUMNS: &str = "id, parent, tree, content, created, size";
+const COLUMNS: &str = "id, parent, tree, content, created, size, packed";
 
 impl Store {
     /// Makes an empty upper and work directory on the store's file system.
@@ -222,13 +224,16 @@ impl Store {
         let connection = self.index();
         let mut statement = connection
             .prepare_cached(
-                "WITH RECURSIVE up(id, parent, tree, content, created, size, depth) AS (
-                   SELECT id, parent, tree, content, created, size, 0 FROM snapshots WHERE id = ?1
+                "WITH RECURSIVE up(id, parent, tree, content, created, size, packed, depth) AS (
+                   SELECT id, parent, tree, content, created, size, packed, 0
+                   FROM snapshots WHERE id = ?1
                    UNION ALL
-                   SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, up.depth + 1
+                   SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, s.packed,
+                          up.depth + 1
                    FROM snapshots AS s JOIN up ON s.id = up.parent
                    WHERE up.depth < 100000)
-                 SELECT id, parent, tree, content, created, size FROM up ORDER BY depth DESC",
+                 SELECT id, parent, tree, content, created, size, packed FROM up
+                 ORDER BY depth DESC",
             )
             .doing(action)?;
         let chain = statement
@@ -242,13 +247,6 @@ impl Store {
             Some(parent) => Err(missing(parent)),
             None => Ok(chain),
         }
-    }
-
-    /// `snapshots/ID/fs`.
-    pub fn snapshot_directory(&self, id: &SnapshotId) -> PathBuf {
-        let mut path = self.shared.snapshot_holder(id);
-        path.push("fs");
-        path
     }
 
     /// The tree of one snapshot (memoised).
@@ -309,17 +307,17 @@ impl Store {
         let find_chain = |connection: &Connection| {
             connection
                 .prepare_cached(
-                    "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, c.used, s.used,
-                            c.sum
+                    "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, s.packed, c.used,
+                            s.used, c.sum
                      FROM chains AS c JOIN snapshots AS s ON s.id = c.snapshot WHERE c.chain = ?1",
                 )?
                 .query_row([chain.0.as_bytes()], |row| {
-                    let used: i64 = row.get(6)?;
-                    let sum: Option<Vec<u8>> = row.get(8)?;
+                    let used: i64 = row.get(7)?;
+                    let sum: Option<Vec<u8>> = row.get(9)?;
                     let snapshot = read(row)?;
                     let fields = [chain.0.as_bytes().as_slice(), snapshot.id.0.as_bytes()];
                     let is_whole = index::is_sum(sum.as_deref(), &fields);
-                    Ok(is_whole.then_some((snapshot, used.min(row.get(7)?))))
+                    Ok(is_whole.then_some((snapshot, used.min(row.get(8)?))))
                 })
                 .optional()
                 .map(Option::flatten)
@@ -403,24 +401,7 @@ impl Store {
         if find(&transaction, id)?.is_none() {
             return Err(missing(id));
         }
-        transaction
-            .execute(
-                &format!(
-                    "INSERT OR REPLACE INTO layers
-                     (snapshot, variant, digest, size, media_type, diff_id, sum, unsynced)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {EPOCH})"
-                ),
-                (
-                    &id.0,
-                    variant,
-                    blob.digest.as_bytes(),
-                    blob.size.cast_signed(),
-                    &blob.media_type,
-                    blob.diff_id.0.as_bytes(),
-                    index::sum(&blob.fields(id, variant)),
-                ),
-            )
-            .doing(action)?;
+        insert_layer(&transaction, id, variant, blob)?;
         transaction.commit().doing(action)
     }
 
@@ -475,10 +456,32 @@ impl ActiveSnapshot {
     /// As [`ActiveSnapshot::commit`], with a tree that the caller made while writing: what [`Tree::scan`] would
     /// find, in any order. Errors: `Damaged` if it names a path twice.
     pub fn commit_with_tree(
+        self,
+        parent: Option<&SnapshotId>,
+        created: i64,
+        tree: Tree,
+    ) -> Result<Snapshot> {
+        self.publish(parent, created, tree, None)
+    }
+
+    /// Makes a snapshot known whose files are in a layer only, in the form that `variant` names; what is in the
+    /// directories here goes. The tree is what [`Tree::scan`] would find. The blob must be in the store.
+    pub fn commit_packed(
+        self,
+        parent: Option<&SnapshotId>,
+        created: i64,
+        tree: Tree,
+        (variant, blob): (&str, &LayerBlob),
+    ) -> Result<Snapshot> {
+        self.publish(parent, created, tree, Some((variant, blob)))
+    }
+
+    fn publish(
         mut self,
         parent: Option<&SnapshotId>,
         created: i64,
         mut tree: Tree,
+        layer: Option<(&str, &LayerBlob)>,
     ) -> Result<Snapshot> {
         if !tree.is_in_order() {
             tree.sort();
@@ -490,9 +493,12 @@ impl ActiveSnapshot {
             }
         }
         // overlayfs leaves `work/work` with mode 000; it is no part of a snapshot.
-        let doomed = self.shared.temporary_path();
-        rustix::fs::rename(&self.work, &doomed).at("remove", &self.work)?;
-        self.shared.remover.remove(doomed);
+        let unwanted = layer.map(|_| &self.upper);
+        for directory in [&self.work].into_iter().chain(unwanted) {
+            let doomed = self.shared.temporary_path();
+            rustix::fs::rename(directory, &doomed).at("remove", directory)?;
+            self.shared.remover.remove(doomed);
+        }
         let listing = self.holder.join("tree");
         std::fs::write(&listing, tree.encode()).at("write", &listing)?;
         let id = SnapshotId(lease::random_word()?);
@@ -514,6 +520,7 @@ impl ActiveSnapshot {
             tree: own,
             created,
             size_bytes: tree.size_bytes(),
+            packed: layer.map(|(_, blob)| blob.digest),
         };
         rustix::fs::rename(&self.holder, &place).at("create", &place)?;
         self.holder = place;
@@ -528,7 +535,7 @@ impl ActiveSnapshot {
         transaction
             .prepare_cached(&format!(
                 "INSERT INTO snapshots ({COLUMNS}, used, unsynced)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {EPOCH})"
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {EPOCH})"
             ))
             .doing(action)?
             .execute((
@@ -538,9 +545,13 @@ impl ActiveSnapshot {
                 &snapshot.content.0,
                 created,
                 snapshot.size_bytes.cast_signed(),
+                snapshot.packed.as_ref().map(Digest::as_bytes),
                 now,
             ))
             .doing(action)?;
+        if let Some((variant, blob)) = layer {
+            insert_layer(&transaction, &snapshot.id, variant, blob)?;
+        }
         transaction.commit().doing(action)?;
         shared.fill();
         self.committed = true;
@@ -562,6 +573,33 @@ impl Drop for ActiveSnapshot {
             tracing::debug!(%error, "an unfinished snapshot stays until it is collected");
         }
     }
+}
+
+fn insert_layer(
+    connection: &Connection,
+    id: &SnapshotId,
+    variant: &str,
+    blob: &LayerBlob,
+) -> Result<()> {
+    connection
+        .prepare_cached(&format!(
+            "INSERT OR REPLACE INTO layers
+             (snapshot, variant, digest, size, media_type, diff_id, sum, unsynced)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {EPOCH})"
+        ))
+        .and_then(|mut statement| {
+            statement.execute((
+                &id.0,
+                variant,
+                blob.digest.as_bytes(),
+                blob.size.cast_signed(),
+                &blob.media_type,
+                blob.diff_id.0.as_bytes(),
+                index::sum(&blob.fields(id, variant)),
+            ))
+        })
+        .doing("remember a layer")?;
+    Ok(())
 }
 
 /// Identity of a root: of what is below and of what this snapshot adds.
@@ -599,6 +637,7 @@ pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Snapshot> {
         content: Key(row.get(3)?),
         created: row.get(4)?,
         size_bytes: row.get::<_, i64>(5)?.cast_unsigned(),
+        packed: row.get::<_, Option<[u8; 32]>>(6)?.map(Digest::from_bytes),
     })
 }
 

@@ -1,8 +1,7 @@
 //! A snapshot's own files once more, on another parent (`COPY --link`): directories are made anew, everything else
 //! is another name of the same file. So both snapshots live and die on their own.
 
-use std::os::fd::AsFd as _;
-
+use crate::packed::dress;
 use crate::root_dir::{Resolve, RootDir, path_of};
 use crate::snapshot::{Snapshot, SnapshotId};
 use crate::store::{Error, Result, Store};
@@ -18,8 +17,13 @@ impl Store {
         created: i64,
     ) -> Result<Snapshot> {
         let tree = self.tree(layer)?;
-        let from_path = self.snapshot_directory(layer);
+        let layer = self.snapshot(layer)?;
         let active = self.prepare()?;
+        if let Some((variant, blob)) = self.packed_layer(&layer)? {
+            let tree = (*tree).clone();
+            return active.commit_packed(parent, created, tree, (&variant, &blob));
+        }
+        let from_path = self.directory_of(&layer)?;
         let failed = |entry: &Entry, source| Error::Io {
             action: "stack a layer's entry",
             path: path_of(&entry.path).to_owned(),
@@ -39,7 +43,7 @@ impl Store {
         // Contents change their directory's time, so the innermost are set first.
         for entry in tree.entries.iter().rev() {
             if entry.kind == Kind::Directory {
-                attributes(&to, entry).map_err(|source| failed(entry, source))?;
+                dress(&to, entry).map_err(|source| failed(entry, source))?;
             }
         }
         drop((from, to));
@@ -62,25 +66,10 @@ fn name(from: &RootDir, to: &RootDir, entry: &Entry) -> std::io::Result<()> {
     crate::owners::note(place.directory(), place.name(), entry)
 }
 
-fn attributes(to: &RootDir, entry: &Entry) -> std::io::Result<()> {
-    let node = if entry.path.is_empty() {
-        crate::root_dir::Node::from_fd(to.as_fd().try_clone_to_owned()?)
-    } else {
-        to.node(path_of(&entry.path), Resolve::Beneath)?
-    };
-    node.set_owner(entry.uid, entry.gid)?;
-    node.set_mode(entry.mode)?;
-    for (name, value) in &entry.xattrs {
-        node.set_xattr(name, value)?;
-    }
-    if entry.opaque {
-        node.set_xattr(b"user.overlay.opaque", b"y")?;
-    }
-    node.set_times(entry.mtime, entry.mtime)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]
@@ -108,7 +97,8 @@ mod tests {
         assert_eq!((stacked.tree, stacked.created), (layer.tree, 7));
         let merged = store.merged_tree(&stacked.id).expect("a view");
         assert!(merged.get(b"d/base").is_some() && merged.get(b"d/layer").is_some());
-        let scanned = RootDir::open_ambient(&store.snapshot_directory(&stacked.id)).expect("it");
+        let scanned = store.snapshot_directory(&stacked.id).expect("its files");
+        let scanned = RootDir::open_ambient(&scanned).expect("it");
         let scanned = crate::tree::Tree::scan(scanned.as_fd()).expect("a scan");
         assert_eq!(scanned.digest(), layer.tree);
         // The same stack as if it had been made there.

@@ -34,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) trees: Mutex<TreeMemory>,
     /// See [`Store::empty_layers`].
     empty: OnceLock<PathBuf>,
+    pub(crate) unpacker: OnceLock<Box<dyn crate::packed::Unpack>>,
     /// Blobs whose bytes this process wrote and hashed.
     pub(crate) own_blobs: Mutex<HashSet<Digest>>,
     /// This process put something in that takes room.
@@ -99,6 +100,7 @@ impl Store {
                 index: Mutex::new(connection),
                 lease,
                 trees: Mutex::default(),
+                unpacker: OnceLock::new(),
                 own_blobs: Mutex::default(),
                 empty: OnceLock::new(),
                 filled: AtomicBool::new(false),

@@ -50,7 +50,7 @@ fn figures() {
         active.commit(None, 0).unwrap()
     });
     let root_dir =
-        rbuild_cache::RootDir::open_ambient(&store.snapshot_directory(&base.id)).unwrap();
+        rbuild_cache::RootDir::open_ambient(&store.snapshot_directory(&base.id).unwrap()).unwrap();
     let tree = time("scan of 50,000 small files", || {
         rbuild_cache::tree::Tree::scan(std::os::fd::AsFd::as_fd(&root_dir)).unwrap()
     });

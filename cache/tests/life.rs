@@ -420,7 +420,11 @@ fn check_finds_every_kind_of_damage_and_repair_puts_it_away() {
         .unwrap();
     fs::write(store.blob_path(&blob), "evil bytes").unwrap();
     fs::remove_file(store.blob_path(&other)).unwrap();
-    fs::write(store.snapshot_directory(&below.id).join("below"), "BELOW").unwrap();
+    fs::write(
+        store.snapshot_directory(&below.id).unwrap().join("below"),
+        "BELOW",
+    )
+    .unwrap();
     fs::write(store.root().join("snapshots/stranger"), "").unwrap();
 
     let found = store.check(false).unwrap();

@@ -208,7 +208,7 @@ fn step(store: &Store, number: u64) {
         // Whatever is found stays while this process lives: all of its chain, with its files.
         let id = record.snapshot.unwrap();
         for snapshot in store.chain(&id).unwrap() {
-            assert!(store.snapshot_directory(&snapshot.id).is_dir());
+            assert!(store.snapshot_directory(&snapshot.id).unwrap().is_dir());
         }
         let view = store.merged_tree(&id).unwrap();
         assert!(view.get(number.to_string().as_bytes()).is_some());

@@ -29,6 +29,7 @@ use crate::lint;
 use crate::lower::{self, ContextKind, ImageNeed, Lowered};
 use crate::op::{NetworkOp, Op};
 use crate::output;
+use crate::packs::Packs;
 use crate::remote_context::{self, Local};
 use crate::request::{
     BuildRequest, CompressionChoice, ContextLocation, NamedContext, NetworkChoice, Output,
@@ -210,6 +211,8 @@ impl Engine {
         let mut worker = self.worker(&request, &lowered, &plan, contexts, &images, events, &pins);
         worker.imports = caches.imports.clone();
         worker.exports = caches.exports.clone();
+        worker.packs = output::form_of_layers(&request, outputs)
+            .and_then(|options| Packs::new(&lowered.graph, &needed(&lowered), options));
         let worker = Arc::new(worker);
         Ok(Begun {
             request,
@@ -416,6 +419,7 @@ impl Engine {
             left: Mutex::default(),
             imports: None,
             exports: None,
+            packs: None,
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod llb;
 pub mod lower;
 pub mod op;
 mod output;
+mod packs;
 mod remote_context;
 pub mod repro;
 pub mod request;
@@ -97,6 +98,7 @@ impl Engine {
     /// Opens the store and stands ready. `host` comes from `rbuild_executor::host::init`.
     pub fn open(host: Host, options: Options) -> Result<Self> {
         let store = Arc::new(Store::open(&options.root)?);
+        store.set_unpacker(rbuild_image::unpack::OwnLayers);
         Ok(Self {
             executor: Arc::new(Executor::new(host, store)),
             client: rbuild_image::registry::Client::new(options.registry),

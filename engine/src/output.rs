@@ -176,6 +176,21 @@ pub(crate) fn assemble_all(
     Ok(all)
 }
 
+/// The form of the layers of all outputs, where all are images whose layers are as their steps make them, and nobody
+/// looks at the files.
+pub(crate) fn form_of_layers(request: &BuildRequest, outputs: &[Output]) -> Option<LayerOptions> {
+    let is_usual = |output: &Output| needs_image(output.kind) && !output.rewrite_timestamp;
+    if request.attestations.sbom || request.squash != Squash::No || !outputs.iter().all(is_usual) {
+        return None;
+    }
+    let form = form(request, outputs.first()?);
+    Some(LayerOptions {
+        compression: form.compression,
+        oci_media_types: form.oci_media_types,
+        clamp_mtime: None,
+    })
+}
+
 fn form(request: &BuildRequest, output: &Output) -> Form {
     let compression = match output.compression {
         Some(choice) => self::compression(choice),

@@ -132,7 +132,7 @@ impl Engine {
                     .await
                     .map_err(failed)?;
                 Ok(Found::Context(Local {
-                    directory: self.store().snapshot_directory(&snapshot.id),
+                    directory: self.store().snapshot_directory(&snapshot.id)?,
                     temporary: None,
                     pin: Some(Pin::Commit(commit)),
                 }))
@@ -149,7 +149,7 @@ impl Engine {
                         .map_err(failed)?;
                 let path = self
                     .store()
-                    .snapshot_directory(&snapshot.id)
+                    .snapshot_directory(&snapshot.id)?
                     .join(FILE_NAME);
                 let store = Arc::clone(self.store());
                 let what = without_userinfo(url);

@@ -7,21 +7,27 @@ mod data;
 mod destination;
 mod direct;
 mod mode;
+mod packed;
 mod run;
 #[cfg(test)]
 mod tests;
 mod tree;
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_cache::tree::{Entry, Tree};
+use rbuild_cache::root_dir::Resolve;
+use rbuild_cache::tree::{Entry, Kind, Tree};
 use rbuild_cache::{ActiveSnapshot, RootDir, Snapshot, SnapshotId};
 
 use crate::Executor;
 use attributes::Attributes;
 use data::Cloning;
+pub use packed::{Least, Packing, Reader};
 use run::Run;
+
+use crate::overlay::Lowers;
 
 /// Where sources come from.
 #[derive(Debug, Clone)]
@@ -169,6 +175,47 @@ pub enum Error {
     Store(#[from] rbuild_cache::store::Error),
 }
 
+/// What a file operation came to.
+#[derive(Debug)]
+pub enum Made {
+    Snapshot(Snapshot),
+    /// All but the bytes of files that are to be in its layer.
+    Packing(Box<Packing>),
+}
+
+/// What an operation stands on, and its time.
+#[derive(Clone, Copy)]
+struct Base<'a> {
+    id: Option<&'a SnapshotId>,
+    created: i64,
+}
+
+impl Action {
+    /// Whether nothing of the base matters but which directories and links there are, and [`Action::owner`].
+    fn needs_no_files(&self) -> bool {
+        match self {
+            Self::Mkdir { .. } | Self::Mkfile { .. } => true,
+            Self::Copy(copy) => !copy.unpack,
+        }
+    }
+
+    fn owner(&self) -> &Owner {
+        match self {
+            Self::Mkdir { owner, .. } | Self::Mkfile { owner, .. } => owner,
+            Self::Copy(copy) => &copy.owner,
+        }
+    }
+}
+
+/// Whether names are looked up in files that are there, whatever a base's outline leaves out.
+fn has_names(root: &RootDir, lowers: &Lowers) -> bool {
+    ["etc", "etc/passwd", "etc/group"].iter().all(|path| {
+        let there = root.metadata(Path::new(path), Resolve::Beneath);
+        let is_link = there.is_ok_and(|there| there.kind == Kind::Symlink);
+        !is_link && !lowers.hides_file(path.as_bytes())
+    })
+}
+
 impl Executor {
     /// Does the actions in order on `base` and commits one snapshot. Blocking.
     /// `created` is the snapshot's time in Unix seconds.
@@ -180,16 +227,104 @@ impl Executor {
         unpacker: &dyn Unpacker,
         created: i64,
     ) -> Result<Snapshot, Error> {
+        let base = Base { id: base, created };
+        match self.make(base, actions, inputs, unpacker, None)? {
+            Made::Snapshot(snapshot) => Ok(snapshot),
+            Made::Packing(_) => Err(Error::Refused("there is no layer to write to".to_owned())),
+        }
+    }
+
+    /// As [`Executor::file`], but where many or large files come last, they are not written: they are the caller's to
+    /// write into a layer. Blocking.
+    pub fn file_to_pack(
+        &self,
+        base: Option<&SnapshotId>,
+        actions: &Arc<[Action]>,
+        inputs: &[Input],
+        unpacker: &dyn Unpacker,
+        created: i64,
+        least: Least,
+    ) -> Result<Made, Error> {
+        let base = Base { id: base, created };
+        self.make(base, actions, inputs, unpacker, Some((actions, least)))
+    }
+
+    fn make(
+        &self,
+        base: Base<'_>,
+        actions: &[Action],
+        inputs: &[Input],
+        unpacker: &dyn Unpacker,
+        pack: Option<(&Arc<[Action]>, Least)>,
+    ) -> Result<Made, Error> {
+        let in_outline = actions.iter().all(Action::needs_no_files);
+        let lowers = Lowers::of(&self.store, base.id, in_outline)?;
+        for pack in [pack, None] {
+            let made = self.make_on(&lowers, base, actions, inputs, unpacker, pack);
+            match made {
+                Ok(Some(made)) => return Ok(made),
+                Ok(None) if pack.is_some() => {}
+                // What is wrong, if anything is, shows with all files there.
+                Ok(None) | Err(_) if lowers.has_outlines() => break,
+                Ok(None) => return Err(Error::Refused("nothing was made".to_owned())),
+                Err(error) => return Err(error),
+            }
+        }
+        let lowers = Lowers::of(&self.store, base.id, false)?;
+        let made = self.make_on(&lowers, base, actions, inputs, unpacker, None)?;
+        made.ok_or_else(|| Error::Refused("nothing was made".to_owned()))
+    }
+
+    /// `None`: not in this way.
+    fn make_on(
+        &self,
+        lowers: &Lowers,
+        base: Base<'_>,
+        actions: &[Action],
+        inputs: &[Input],
+        unpacker: &dyn Unpacker,
+        pack: Option<(&Arc<[Action]>, Least)>,
+    ) -> Result<Option<Made>, Error> {
+        let Base { id, created } = base;
         let active = self.store.prepare()?;
         let cloning = Cloning::default();
-        let root = self.writable(base, &active)?;
+        let root = if id.is_some() {
+            RootDir::from_fd(lowers.writable(&self.store, &active)?)
+        } else {
+            self.writable(None, &active)?
+        };
         let run = Run {
             root: &root,
-            is_scratch: base.is_none(),
+            is_scratch: id.is_none(),
             inputs,
             unpacker,
             cloning: &cloning,
         };
+        let looks_up = |action: &Action| *action.owner() != Owner::Default;
+        if lowers.has_outlines() && actions.iter().any(looks_up) && !has_names(&root, lowers) {
+            return Ok(None);
+        }
+        // A directory over a file that the outline leaves out: the file is in the way.
+        let is_blocked = |tree: &Tree| {
+            let is_directory = |entry: &&Entry| entry.kind == Kind::Directory;
+            let mut directories = tree.entries.iter().filter(is_directory);
+            directories.any(|entry| lowers.hides_file(&entry.path))
+        };
+        if let Some((all, least)) = pack {
+            let Some(pending) = packed::prepare(&run, actions, inputs, least)? else {
+                return Ok(None);
+            };
+            drop(root);
+            let Some(whole) = pending.complete(active.upper())? else {
+                return Ok(None);
+            };
+            if lowers.has_outlines() && is_blocked(&whole.0) {
+                return Ok(None);
+            }
+            let from = (all, pending.input.clone());
+            let packing = Packing::new(from, active, whole, id, created);
+            return Ok(Some(Made::Packing(Box::new(packing))));
+        }
         let direct = direct::prepare(&run, actions, inputs, &cloning, active.upper())?;
         if direct.is_none() {
             for action in actions {
@@ -198,10 +333,20 @@ impl Executor {
         }
         // Takes the overlay away.
         drop(root);
-        match direct {
-            Some(direct) => Ok(active.commit_written(base, created, &direct.copy()?)?),
-            None => Ok(active.commit(base, created)?),
+        let written = direct.map(direct::Direct::copy).transpose()?;
+        let written = written.unwrap_or_default();
+        if !lowers.has_outlines() {
+            let made = active.commit_written(id, created, &written)?;
+            return Ok(Some(Made::Snapshot(made)));
         }
+        let upper = RootDir::open_ambient(active.upper())
+            .map_err(|error| io_error("open", active.upper(), error))?;
+        let tree = Tree::scan_written(upper.as_fd(), &written)?;
+        if is_blocked(&tree) {
+            return Ok(None);
+        }
+        let made = active.commit_with_tree(id, created, tree)?;
+        Ok(Some(Made::Snapshot(made)))
     }
 
     /// Makes a snapshot on nothing that holds what the input's tree lists: a part of a build context that commands

@@ -8,9 +8,11 @@ mod legacy;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, Store, owners};
+use rbuild_cache::tree::{Kind, Tree};
+use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, Store, TemporaryDirectory, owners};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -92,6 +94,66 @@ pub(crate) enum Below {
     MountPoints,
 }
 
+/// The layers of a base for file operations that are not about the base's files: of a snapshot that is packed, an
+/// outline is enough.
+#[derive(Debug, Default)]
+pub(crate) struct Lowers {
+    /// Top first.
+    directories: Vec<PathBuf>,
+    /// Of the snapshots of which there is an outline only.
+    outlined: Vec<Arc<Tree>>,
+    /// Outlines last as long as this.
+    held: Vec<TemporaryDirectory>,
+}
+
+impl Lowers {
+    /// With `in_outline`, nothing is unpacked.
+    pub(crate) fn of(
+        store: &Store,
+        top: Option<&SnapshotId>,
+        in_outline: bool,
+    ) -> Result<Self, Error> {
+        let mut lowers = Self::default();
+        let Some(top) = top else {
+            return Ok(lowers);
+        };
+        let failed = |error| Error::new("look up the chain of snapshots", error);
+        for snapshot in store.chain(top).map_err(failed)?.iter().rev() {
+            if in_outline && snapshot.packed.is_some() {
+                let outline = store.outline(snapshot).map_err(failed)?;
+                lowers.directories.push(outline.path().to_owned());
+                lowers.held.push(outline);
+                let tree = store.tree(&snapshot.id).map_err(failed)?;
+                lowers.outlined.push(tree);
+            } else {
+                let directory = store.directory_of(snapshot).map_err(failed)?;
+                lowers.directories.push(directory);
+            }
+        }
+        Ok(lowers)
+    }
+
+    pub(crate) fn has_outlines(&self) -> bool {
+        !self.outlined.is_empty()
+    }
+
+    /// Whether one of the files that are not there has this path.
+    pub(crate) fn hides_file(&self, path: &[u8]) -> bool {
+        let hides = |tree: &Arc<Tree>| tree.get(path).is_some_and(|it| it.kind == Kind::File);
+        self.outlined.iter().any(hides)
+    }
+
+    /// As [`writable`].
+    pub(crate) fn writable(
+        &self,
+        store: &Store,
+        active: &ActiveSnapshot,
+    ) -> Result<OwnedFd, Error> {
+        let top = (active.upper(), active.work(), Durability::Never);
+        writable_on(store, self.directories.clone(), top, Below::Nothing)
+    }
+}
+
 /// Whether what is written may be lost in a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
@@ -109,8 +171,17 @@ pub(crate) fn writable_at(
     sync: Durability,
     below: Below,
 ) -> Result<OwnedFd, Error> {
+    let lowers = lower_directories(store, base)?;
+    writable_on(store, lowers, (upper, work, sync), below)
+}
+
+fn writable_on(
+    store: &Store,
+    mut lowers: Vec<PathBuf>,
+    (upper, work, sync): (&Path, &Path, Durability),
+    below: Below,
+) -> Result<OwnedFd, Error> {
     let top = Some((upper, work, sync));
-    let mut lowers = lower_directories(store, base)?;
     if let Some(first) = lowers.first() {
         inherit_root(first, upper)?;
     }
@@ -168,17 +239,7 @@ fn inherit_root(below: &Path, upper: &Path) -> Result<(), Error> {
 
 /// The directories of a chain, top first, as overlay lists them.
 fn lower_directories(store: &Store, top: Option<&SnapshotId>) -> Result<Vec<PathBuf>, Error> {
-    let Some(top) = top else {
-        return Ok(Vec::new());
-    };
-    let chain = store
-        .chain(top)
-        .map_err(|error| Error::new("look up the chain of snapshots", error))?;
-    Ok(chain
-        .iter()
-        .rev()
-        .map(|snapshot| store.snapshot_directory(&snapshot.id))
-        .collect())
+    Lowers::of(store, top, false).map(|lowers| lowers.directories)
 }
 
 /// Layers for mounts that need more of them than there are.

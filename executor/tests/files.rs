@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_cache::root_dir::RootDir;
 use rbuild_cache::tree::{Kind, Tree};
-use rbuild_cache::{SnapshotId, Store};
-use rbuild_executor::file::{Action, Copy, Error, Input, Owner, Source, Unpacker};
+use rbuild_cache::{Snapshot, SnapshotId, Store};
+use rbuild_executor::file::{Action, Copy, Error, Input, Least, Made, Owner, Source, Unpacker};
 use rbuild_executor::{Executor, host};
+
+/// Copies that were listed without being made.
+static PACKED: AtomicUsize = AtomicUsize::new(0);
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Test = fn(&Kit) -> Outcome;
@@ -49,6 +53,11 @@ fn main() -> ExitCode {
             println!("FAILED {name}: {error}");
             failed += 1;
         }
+    }
+    let packed = PACKED.load(Ordering::Relaxed);
+    if packed < 6 {
+        println!("FAILED: only {packed} copies were left out of their snapshots");
+        failed += 1;
     }
     println!("{} passed, {failed} failed", TESTS.len() - failed);
     ExitCode::from(u8::from(failed > 0))
@@ -108,7 +117,53 @@ impl Kit {
         let actions: Vec<Action> = copies.into_iter().map(Action::Copy).collect();
         let inputs = std::slice::from_ref(input);
         let snapshot = self.executor.file(base, &actions, inputs, &NoArchives, 0)?;
+        self.same_when_packed(base, actions, inputs, &snapshot);
         Ok(snapshot.id)
+    }
+
+    /// Whatever can be left out of a snapshot is listed as if it were there, and its bytes are found.
+    fn same_when_packed(
+        &self,
+        base: Option<&SnapshotId>,
+        actions: Vec<Action>,
+        inputs: &[Input],
+        snapshot: &Snapshot,
+    ) {
+        let none = Least { files: 0, bytes: 0 };
+        let actions = Arc::from(actions);
+        let made = self
+            .executor
+            .file_to_pack(base, &actions, inputs, &NoArchives, 0, none);
+        let Made::Packing(packing) = made.unwrap() else {
+            return;
+        };
+        PACKED.fetch_add(1, Ordering::Relaxed);
+        let expected = self.executor.store().tree(&snapshot.id).unwrap();
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let timeless = |tree: &Tree| {
+            let mut tree = tree.clone();
+            for entry in &mut tree.entries {
+                // Made on the way, or changed by what was made in it.
+                if entry.kind == Kind::Directory && entry.mtime.0 + 3600 > now.cast_signed() {
+                    entry.mtime = (0, 0);
+                }
+            }
+            tree
+        };
+        assert_eq!(timeless(packing.tree()), timeless(&expected));
+        let mut reader = packing.reader();
+        for (place, entry) in packing.tree().entries.iter().enumerate() {
+            if entry.kind == Kind::File && packing.is_elsewhere(place) {
+                let mut bytes = Vec::new();
+                let read = reader.read(place, &mut |piece| {
+                    bytes.extend_from_slice(piece);
+                    Ok(())
+                });
+                read.unwrap();
+                assert_eq!(*blake3::hash(&bytes).as_bytes(), entry.content);
+            }
+        }
     }
 
     /// What the snapshot added, a line each.

@@ -4,11 +4,13 @@
 //! builder does: a tar cannot hold them.
 //!
 //! The order of entries and what is written of each: `entries`; the threads in between: `pipeline`; several snapshots
-//! in one layer: `merged`.
+//! in one layer: `merged`; files that no snapshot has: `pack`; a layer in another compression: `repack`.
 
 mod entries;
 mod merged;
+mod pack;
 mod pipeline;
+mod repack;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,6 +28,7 @@ use crate::error::{Error, Result, shown};
 use crate::tarfile::writer::Writer;
 use entries::EntryWriter;
 pub use merged::merged;
+pub use pack::{Files, FilesReader, pack};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerOptions {
@@ -176,6 +179,9 @@ pub fn in_layer(tree: &Tree) -> Tree {
 }
 
 fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<LayerBlob> {
+    if let Some(blob) = repack::repack(store, snapshot, options)? {
+        return Ok(blob);
+    }
     let tree = store.tree(snapshot)?;
     let root = open_root(store, snapshot)?;
     let total: u64 = tree.entries.iter().map(|entry| entry.size).sum();
@@ -186,13 +192,13 @@ fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<
         }
         entries.finish()
     };
-    write_blob(store, snapshot, options, total, write)
+    write_blob(store, snapshot.as_str(), options, total, write)
 }
 
 /// Runs `write` into a blob, by way of the compressor.
 fn write_blob(
     store: &Store,
-    snapshot: &SnapshotId,
+    snapshot: &str,
     options: &LayerOptions,
     total_bytes: u64,
     write: impl FnOnce(&mut dyn Write) -> Result<()>,
@@ -200,7 +206,7 @@ fn write_blob(
     let ingest = store.ingest()?;
     let unwritable = |source| Error::Io {
         action: "write the layer of snapshot",
-        path: snapshot.as_str().to_owned(),
+        path: snapshot.to_owned(),
         source,
     };
     let compressor = Compressor::new(options.compression, ingest).map_err(unwritable)?;
@@ -217,7 +223,7 @@ fn write_blob(
 }
 
 fn open_root(store: &Store, snapshot: &SnapshotId) -> Result<RootDir> {
-    let path = store.snapshot_directory(snapshot);
+    let path = store.snapshot_directory(snapshot)?;
     RootDir::open_ambient(&path).map_err(|source| Error::Io {
         action: "open the snapshot",
         path: shown(path.as_os_str().as_encoded_bytes()),

@@ -79,6 +79,25 @@ pub fn layer(
     })
 }
 
+/// Unpacks the layers of snapshots that are packed: what this program wrote itself may grow as it likes.
+#[derive(Debug)]
+pub struct OwnLayers;
+
+impl rbuild_cache::packed::Unpack for OwnLayers {
+    fn unpack(
+        &self,
+        blob: std::fs::File,
+        upper: &RootDir,
+        what: &str,
+    ) -> Result<DiffId, Box<dyn std::error::Error + Send + Sync>> {
+        let limits = Limits {
+            ratio: u64::MAX,
+            floor_bytes: u64::MAX,
+        };
+        Ok(layer(Box::new(blob), upper, limits, what)?.diff_id)
+    }
+}
+
 /// Unpacks an archive (compressed or not) below `destination` in `root` (made where missing) with ADD's rules: `..`
 /// and absolute names are clamped, a directory replaces a link, `owner` overrides the archive's owners, no
 /// whiteouts.

@@ -29,6 +29,8 @@ pub(super) struct SnapshotRow {
     pub(super) parent: Option<SnapshotId>,
     /// Room on disk; of what is shared with others, its part.
     pub(super) bytes: u64,
+    /// Its files are in its layer only.
+    pub(super) is_packed: bool,
     /// Some of its files have names in other snapshots, too.
     pub(super) shared: bool,
     /// Unix seconds.
@@ -99,7 +101,8 @@ pub(super) fn read(connection: &Connection) -> Result<Contents> {
     Ok(Contents {
         snapshots: rows(
             connection,
-            "SELECT s.id, s.parent, COALESCE(m.bytes, s.size), COALESCE(m.shared, 0), s.created, s.used
+            "SELECT s.id, s.parent, COALESCE(m.bytes, s.size), COALESCE(m.shared, 0), s.created, s.used,
+                    s.packed IS NOT NULL
              FROM snapshots AS s LEFT JOIN measured AS m ON m.snapshot = s.id",
             |row| {
                 Ok(SnapshotRow {
@@ -109,6 +112,7 @@ pub(super) fn read(connection: &Connection) -> Result<Contents> {
                     shared: row.get(3)?,
                     created: row.get(4)?,
                     used: row.get(5)?,
+                    is_packed: row.get(6)?,
                 })
             },
         )?,

@@ -93,8 +93,14 @@ impl<'a> Holders<'a> {
         }
     }
 
+    /// What a snapshot takes, wherever its files are.
     pub(super) fn size(&self, id: &SnapshotId) -> u64 {
-        self.snapshots.get(id).map_or(0, |held| held.row.bytes)
+        let Some(held) = self.snapshots.get(id) else {
+            return 0;
+        };
+        let layers = held.layers.iter().filter(|_| held.row.is_packed);
+        let blobs = layers.filter_map(|digest| self.blobs.get(digest));
+        blobs.fold(held.row.bytes, |sum, blob| sum.saturating_add(blob.bytes))
     }
 
     pub(super) fn has_children(&self, id: &SnapshotId) -> bool {

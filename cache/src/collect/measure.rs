@@ -47,6 +47,15 @@ pub(super) fn forget(connection: &Connection) -> Result<()> {
         .doing("forget sizes")
 }
 
+/// Forgets what was measured of a snapshot whose files came.
+pub(crate) fn forget_one(connection: &Connection, id: &SnapshotId) -> Result<()> {
+    make_table(connection)?;
+    connection
+        .execute("DELETE FROM measured WHERE snapshot = ?1", [id.as_str()])
+        .doing("forget a size")?;
+    Ok(())
+}
+
 impl Store {
     /// Measures the snapshots that were not measured yet.
     pub(super) fn measure_snapshots(&self) -> Result<()> {

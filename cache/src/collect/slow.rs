@@ -49,6 +49,7 @@ fn random_contents(random: &mut Random) -> Contents {
             id: id(place),
             parent: (place > 0 && !random.one_in(3)).then(|| id(random.below(place))),
             bytes: random.bytes(),
+            is_packed: false,
             shared: false,
             created: 0,
             used: random.used(),

@@ -13,6 +13,7 @@ fn contents() -> Contents {
         id: id(name),
         parent: parent.map(id),
         bytes: 100,
+        is_packed: false,
         shared: false,
         created: 0,
         used: 10,

@@ -11,4 +11,5 @@ mod bases;
 mod lists;
 mod manifests;
 mod outputs;
+mod packed;
 mod roundtrip;

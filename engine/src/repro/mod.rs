@@ -150,6 +150,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Once> {
         let store = Arc::new(Store::open(place)?);
+        store.set_unpacker(rbuild_image::unpack::OwnLayers);
         let engine = Engine {
             executor: Arc::new(Executor::new(
                 self.executor.host().clone(),

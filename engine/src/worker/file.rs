@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_cache::RootDir;
-use rbuild_executor::file::{Action, Copy, Input, Unpacker};
+use rbuild_cache::{RootDir, Snapshot, Store};
+use rbuild_executor::file::{Action, Copy, Input, Least, Made, Packing, Reader, Unpacker};
+use rbuild_image::layer::{self, Files, FilesReader, LayerOptions};
+use rbuild_solver::VertexId;
+use tokio_util::sync::CancellationToken;
 
 use super::failure::{Failure, Result};
 use super::{Output, Worker, blocking, content, now};
@@ -35,8 +38,83 @@ impl Unpacker for Archives {
     }
 }
 
+/// The files of an operation whose layer is being written.
+struct Copied<'a> {
+    packing: &'a Packing,
+    cancel: &'a CancellationToken,
+    /// Why a file could not be read; what reads it knows only that.
+    failure: Mutex<Option<rbuild_executor::file::Error>>,
+}
+
+impl Files for Copied<'_> {
+    fn has(&self, place: usize) -> bool {
+        self.packing.is_elsewhere(place)
+    }
+
+    fn reader(&self) -> Box<dyn FilesReader + '_> {
+        Box::new(CopiedReader {
+            files: self,
+            reader: self.packing.reader(),
+        })
+    }
+}
+
+struct CopiedReader<'a> {
+    files: &'a Copied<'a>,
+    reader: Reader<'a>,
+}
+
+impl FilesReader for CopiedReader<'_> {
+    fn read(
+        &mut self,
+        place: usize,
+        to: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        if self.files.cancel.is_cancelled() {
+            return Err(std::io::Error::other("it was cancelled"));
+        }
+        self.reader.read(place, to).map_err(|error| {
+            let message = error.to_string();
+            let failure = self.files.failure.lock();
+            let mut failure = failure.unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
+            std::io::Error::other(message)
+        })
+    }
+}
+
+/// Writes files straight into their layer, and makes a snapshot of it. Blocking.
+fn pack(
+    store: &Store,
+    packing: Packing,
+    options: &LayerOptions,
+    cancel: &CancellationToken,
+) -> Result<Snapshot> {
+    let files = Copied {
+        packing: &packing,
+        cancel,
+        failure: Mutex::default(),
+    };
+    let written = layer::pack(store, packing.tree(), packing.directory(), &files, options);
+    let failure = files.failure.into_inner();
+    let blob = match (written, failure.unwrap_or_else(PoisonError::into_inner)) {
+        (Ok(blob), _) => blob,
+        (Err(_), _) if cancel.is_cancelled() => return Err(Failure::cancelled()),
+        (Err(_), Some(failure)) => return Err(Failure::of("file-operation", failure)),
+        (Err(error), None) => return Err(error.into()),
+    };
+    let committed = packing.commit(&options.variant(), &blob);
+    committed.map_err(|error| Failure::of("file-operation", error))
+}
+
 impl Worker {
-    pub(super) async fn file(&self, file: &FileOp, inputs: Vec<Output>) -> Result<Output> {
+    pub(super) async fn file(
+        &self,
+        vertex: VertexId,
+        file: &FileOp,
+        inputs: Vec<Output>,
+        cancel: CancellationToken,
+    ) -> Result<Output> {
         let base = if file.base {
             inputs.first().and_then(Output::snapshot).cloned()
         } else {
@@ -44,55 +122,76 @@ impl Worker {
         };
         let executor = Arc::clone(&self.executor);
         let file = file.clone();
+        let packs = self.packs.as_ref().and_then(|packs| packs.of(vertex));
         let snapshot = blocking(move || {
-            let mut sources = Vec::new();
-            let mut actions = Vec::new();
-            for action in &file.actions {
-                actions.push(match action {
-                    FileAction::Mkdir { path, mode, owner } => Action::Mkdir {
-                        path: PathBuf::from(path),
-                        mode: *mode,
-                        owner: owner.clone(),
-                        mtime: file.epoch,
-                    },
-                    FileAction::Mkfile {
-                        destination,
-                        name,
-                        data,
-                        owner,
-                        mode,
-                    } => Action::Mkfile {
-                        destination: PathBuf::from(destination),
-                        name: name.clone(),
-                        data: data.as_slice().into(),
-                        owner: owner.clone(),
-                        mode: mode.clone(),
-                        mtime: file.epoch,
-                    },
-                    FileAction::Copy(copy) => {
-                        let missing = || Failure::new("internal", "an input of COPY is missing");
-                        let input = inputs.get(copy.input).ok_or_else(missing)?;
-                        let selection = content::copied(executor.store(), copy, input)?;
-                        sources.push(source(&executor, input)?);
-                        Action::Copy(Copy {
-                            input: sources.len() - 1,
-                            sources: selection.sources,
-                            destination: PathBuf::from(&copy.destination),
-                            destination_is_directory: copy.destination_is_directory,
-                            owner: copy.owner.clone(),
-                            mode: copy.mode.clone(),
-                            mtime: None,
-                            unpack: copy.unpack == Some(Unpack::Archives),
-                        })
-                    }
-                });
+            let (actions, sources) = actions(&executor, &file, &inputs)?;
+            let failed = |error| failed(error, base.is_some());
+            let (base, unpacker) = (base.as_ref(), &Archives);
+            let Some(options) = packs else {
+                let made = executor.file(base, &actions, &sources, unpacker, now());
+                return made.map_err(failed);
+            };
+            let actions = Arc::from(actions);
+            let least = Least::default();
+            let made = executor.file_to_pack(base, &actions, &sources, unpacker, now(), least);
+            match made.map_err(failed)? {
+                Made::Snapshot(snapshot) => Ok(snapshot),
+                Made::Packing(packing) => pack(executor.store(), *packing, &options, &cancel),
             }
-            executor
-                .file(base.as_ref(), &actions, &sources, &Archives, now())
-                .map_err(|error| failed(error, base.is_some()))
         });
         Ok(Output::Snapshot(Some(snapshot.await?)))
     }
+}
+
+/// What the executor is to do, and with which inputs.
+fn actions(
+    executor: &rbuild_executor::Executor,
+    file: &FileOp,
+    inputs: &[Output],
+) -> Result<(Vec<Action>, Vec<Input>)> {
+    let mut sources = Vec::new();
+    let mut actions = Vec::new();
+    for action in &file.actions {
+        actions.push(match action {
+            FileAction::Mkdir { path, mode, owner } => Action::Mkdir {
+                path: PathBuf::from(path),
+                mode: *mode,
+                owner: owner.clone(),
+                mtime: file.epoch,
+            },
+            FileAction::Mkfile {
+                destination,
+                name,
+                data,
+                owner,
+                mode,
+            } => Action::Mkfile {
+                destination: PathBuf::from(destination),
+                name: name.clone(),
+                data: data.as_slice().into(),
+                owner: owner.clone(),
+                mode: mode.clone(),
+                mtime: file.epoch,
+            },
+            FileAction::Copy(copy) => {
+                let missing = || Failure::new("internal", "an input of COPY is missing");
+                let input = inputs.get(copy.input).ok_or_else(missing)?;
+                let selection = content::copied(executor.store(), copy, input)?;
+                sources.push(source(executor, input)?);
+                Action::Copy(Copy {
+                    input: sources.len() - 1,
+                    sources: selection.sources,
+                    destination: PathBuf::from(&copy.destination),
+                    destination_is_directory: copy.destination_is_directory,
+                    owner: copy.owner.clone(),
+                    mode: copy.mode.clone(),
+                    mtime: None,
+                    unpack: copy.unpack == Some(Unpack::Archives),
+                })
+            }
+        });
+    }
+    Ok((actions, sources))
 }
 
 /// An output as something to copy from.

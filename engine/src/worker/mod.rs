@@ -40,6 +40,7 @@ use crate::evidence::Pins;
 use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
+use crate::packs::Packs;
 use crate::request::NetworkChoice;
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::import::{Going, Imports, There};
@@ -125,6 +126,8 @@ pub(crate) struct Worker {
     pub(crate) imports: Option<Arc<Imports>>,
     /// `--cache-to`.
     pub(crate) exports: Option<Arc<Exports>>,
+    /// Which results are needed as layers only.
+    pub(crate) packs: Option<Packs>,
 }
 
 /// Runs synchronous work on a thread that may block.
@@ -461,7 +464,7 @@ impl rbuild_solver::Worker for Worker {
                 } else {
                     Vec::new()
                 };
-                let made = self.file(file, inputs).await;
+                let made = self.file(vertex, file, inputs, cancel).await;
                 if made.is_err() && file.base {
                     self.leave(vertex, &before, None);
                 }

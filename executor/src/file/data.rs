@@ -41,7 +41,7 @@ pub(super) fn is_as_listed(file: &File, entry: &Entry) -> bool {
     Metadata::of_fd(file.as_fd()).is_ok_and(|metadata| is_listed(&metadata, entry))
 }
 
-fn is_listed(metadata: &Metadata, entry: &Entry) -> bool {
+pub(super) fn is_listed(metadata: &Metadata, entry: &Entry) -> bool {
     metadata.kind == Kind::File && metadata.size == entry.size && metadata.mtime == entry.mtime
 }
 

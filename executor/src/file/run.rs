@@ -74,7 +74,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn source(
+    pub(super) fn source(
         &self,
         copy: &Copy,
         input: &Input,

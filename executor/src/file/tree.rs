@@ -91,7 +91,7 @@ pub(super) fn fill(request: &Request<'_>, directories: &[Directory]) -> Result<(
 
 impl Request<'_> {
     /// Relative to both directories.
-    fn relative<'e>(&self, entry: &'e Entry) -> &'e Path {
+    pub(super) fn relative<'e>(&self, entry: &'e Entry) -> &'e Path {
         let prefix = self.from.len() + usize::from(!self.from.is_empty());
         path_of(entry.path.get(prefix..).unwrap_or_default())
     }
@@ -138,6 +138,16 @@ impl Request<'_> {
             });
         }
         Ok(directories)
+    }
+
+    /// Those of the directories that were there before, relative to both.
+    pub(super) fn old<'r>(
+        &'r self,
+        directories: &'r [Directory],
+    ) -> impl Iterator<Item = &'r Path> {
+        let old = directories.iter().filter(|directory| directory.is_old);
+        let entries = old.filter_map(|directory| self.entries.get(directory.place));
+        entries.map(|entry| self.relative(entry))
     }
 
     fn batch(&self, files: &[&Entry], buffer: &mut Vec<u8>) -> Result<(), Error> {
@@ -209,7 +219,7 @@ impl Request<'_> {
         }
     }
 
-    fn finish(&self, directory: &Directory) -> Result<(), Error> {
+    pub(super) fn finish(&self, directory: &Directory) -> Result<(), Error> {
         let Some(entry) = self.entries.get(directory.place) else {
             return Ok(());
         };
@@ -372,7 +382,11 @@ fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<Option<Metadata>, Fa
         .map_err(|error| Failure::Target("set the attributes of", error))?;
     // What can change is hashed on the way only where it is small.
     let is_certain = !is_mutable || metadata.size <= data::SMALL_BYTES;
-    Ok((is_certain && one.entry.xattrs.is_empty()).then_some(made))
+    // An owner that is written down is an attribute, too.
+    let ids = one.attributes.owner_of(one.entry);
+    let is_plain =
+        one.entry.xattrs.is_empty() && !(owners::recorded() && (ids.uid, ids.gid) != (0, 0));
+    Ok((is_certain && is_plain).then_some(made))
 }
 
 impl One<'_> {
@@ -414,7 +428,7 @@ fn remove_file(directory: BorrowedFd<'_>, name: &OsStr) -> Result<(), Failure> {
 }
 
 /// Parent and name of a tree's path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (
             path.get(..at).unwrap_or_default(),

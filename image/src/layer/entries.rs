@@ -11,6 +11,19 @@ use crate::error::{Error, Result, shown};
 use crate::tarfile::writer::{Header, Writer};
 use crate::tarfile::{self};
 
+/// Takes pieces of a file.
+pub(super) type Take<'a> = dyn FnMut(&[u8]) -> std::io::Result<()> + 'a;
+/// Hands a file over.
+pub(super) type Give<'a> = dyn for<'t> FnMut(&'t mut Take<'t>) -> std::io::Result<()> + 'a;
+
+/// Where the bytes of a file are.
+pub(super) enum Bytes<'a> {
+    /// In a directory that has the tree's paths.
+    In(&'a RootDir),
+    Here(&'a [u8]),
+    From(&'a mut Give<'a>),
+}
+
 /// Writes entries in the order given, which is the tree's: a directory before what is in it.
 pub(super) struct EntryWriter<W: Write> {
     tar: Writer<W>,
@@ -53,6 +66,16 @@ impl<W: Write> EntryWriter<W> {
 
     /// `number` tells apart the snapshots that entries come from.
     pub(super) fn write(&mut self, entry: &Entry, root: &RootDir, number: usize) -> Result<()> {
+        self.write_bytes(entry, Bytes::In(root), number)
+    }
+
+    /// As [`EntryWriter::write`]. The bytes are not asked for where the file has another name that came before.
+    pub(super) fn write_bytes(
+        &mut self,
+        entry: &Entry,
+        bytes: Bytes<'_>,
+        number: usize,
+    ) -> Result<()> {
         let kind = match entry.kind {
             Kind::File => tarfile::Kind::File,
             Kind::Directory => tarfile::Kind::Directory,
@@ -105,7 +128,14 @@ impl<W: Write> EntryWriter<W> {
             self.first_names.insert(key, name.clone());
         }
         match kind {
-            tarfile::Kind::File => self.file(entry, header, root),
+            tarfile::Kind::File => {
+                header.size = entry.size;
+                match bytes {
+                    Bytes::In(root) => self.file(entry, &header, root),
+                    Bytes::Here(bytes) => self.pieces(entry, &header, &mut |to| to(bytes)),
+                    Bytes::From(read) => self.pieces(entry, &header, read),
+                }
+            }
             tarfile::Kind::Symlink => {
                 header.link = &entry.target;
                 header.mode = 0o777;
@@ -118,7 +148,7 @@ impl<W: Write> EntryWriter<W> {
         }
     }
 
-    fn file(&mut self, entry: &Entry, mut header: Header<'_>, root: &RootDir) -> Result<()> {
+    fn file(&mut self, entry: &Entry, header: &Header<'_>, root: &RootDir) -> Result<()> {
         let mut file = root
             .open_file_no_follow(path_of(&entry.path), Resolve::Beneath)
             .map_err(unreadable(&entry.path))?;
@@ -132,11 +162,26 @@ impl<W: Write> EntryWriter<W> {
                 ),
             });
         }
-        header.size = entry.size;
-        self.tar.header(&header).map_err(unwritable(&entry.path))?;
+        self.tar.header(header).map_err(unwritable(&entry.path))?;
         self.tar
             .data(&mut file, entry.size)
             .map_err(unwritable(&entry.path))
+    }
+
+    fn pieces(&mut self, entry: &Entry, header: &Header<'_>, read: &mut Give<'_>) -> Result<()> {
+        self.tar.header(header).map_err(unwritable(&entry.path))?;
+        let mut length = 0_u64;
+        let tar = &mut self.tar;
+        read(&mut |bytes| {
+            length = length.saturating_add(bytes.len() as u64);
+            tar.piece(bytes)
+        })
+        .map_err(unreadable(&entry.path))?;
+        if length != entry.size {
+            let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(unreadable(&entry.path)(error));
+        }
+        self.tar.pad(entry.size).map_err(unwritable(&entry.path))
     }
 
     /// An opaque directory's mark comes right after it, before anything that is in it.

@@ -58,7 +58,7 @@ pub fn merged(
         }
         writer.finish()
     };
-    let blob = write_blob(store, top, options, total, write)?;
+    let blob = write_blob(store, top.as_str(), options, total, write)?;
     store.set_layer_blob(top, &variant, &blob)?;
     Ok(blob)
 }

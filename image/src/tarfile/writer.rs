@@ -173,6 +173,11 @@ impl<W: Write> Writer<W> {
         self.pad(size)
     }
 
+    /// Writes some of an entry's bytes. [`Writer::pad`] has to follow the last of them.
+    pub(crate) fn piece(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.output.write_all(bytes)
+    }
+
     /// Hands on what is buffered, so that an entry's bytes can go to the output by another way. [`Writer::pad`] has to
     /// follow them.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
