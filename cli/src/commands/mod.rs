@@ -21,6 +21,7 @@ mod llb;
 mod load;
 mod login;
 mod logout;
+mod lsp;
 mod manifest;
 pub(crate) mod narrow;
 mod parse;
@@ -89,6 +90,7 @@ pub(crate) enum Command {
     Graph(graph::GraphArgs),
     Llb(Box<llb::LlbArgs>),
     Fmt(fmt::FmtArgs),
+    Lsp(lsp::LspArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
     Completions(completions::CompletionsArgs),
@@ -199,6 +201,7 @@ impl Command {
             Self::Why(args) => why::execute(&args, global),
             Self::Parse(args) => parse::execute(&args),
             Self::Fmt(args) => fmt::execute(&args),
+            Self::Lsp(args) => lsp::execute(&args),
             Self::Graph(args) => graph::execute(&args, global),
             Self::Llb(args) => llb::execute(&args, global),
             Self::Info(args) => info::execute(&args, global),
@@ -375,6 +378,7 @@ pub(crate) const NAMES: &[&str] = &[
     "graph",
     "llb",
     "fmt",
+    "lsp",
     "info",
     "version",
     "completions",

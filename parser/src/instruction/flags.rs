@@ -57,6 +57,14 @@ fn known(keyword: Keyword) -> &'static [(&'static str, Kind)] {
     }
 }
 
+impl Keyword {
+    /// The flags that it knows, and whether each needs a value.
+    pub fn flags(self) -> impl Iterator<Item = (&'static str, bool)> {
+        let flags = known(self).iter();
+        flags.map(|(name, kind)| (*name, *kind != Kind::Switch))
+    }
+}
+
 /// The flags of an instruction as written.
 #[derive(Debug, Default)]
 pub(crate) struct Flags {
