@@ -32,11 +32,21 @@ pub(crate) fn execute(args: &TopArgs, global: &GlobalArgs) -> Result<Exit> {
     } else {
         options
     };
-    let listed = Command::new("ps").args(options).output().map_err(|error| {
-        Error::failed("cannot run the host's `ps`")
-            .because(error)
-            .help("install it (package procps)")
-    })?;
+    let ps = |selection: &[String]| {
+        let listed = Command::new("ps").args(options).args(selection).output();
+        listed.map_err(|error| {
+            Error::failed("cannot run the host's `ps`")
+                .because(error)
+                .help("install it (package procps)")
+        })
+    };
+    // Without a selection `ps` shows the caller's own processes, and the container's may be of other users. Where the
+    // options have one already, or the host's `ps` knows no such option, theirs is taken.
+    let these: Vec<String> = pids.iter().map(u32::to_string).collect();
+    let mut listed = ps(&["-q".to_owned(), these.join(",")])?;
+    if !listed.status.success() {
+        listed = ps(&[])?;
+    }
     if !listed.status.success() {
         let said = String::from_utf8_lossy(&listed.stderr).trim().to_owned();
         return Err(Error::failed(format!("the host's `ps` failed: {said}")));
