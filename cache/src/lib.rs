@@ -28,6 +28,7 @@ pub mod containers;
 pub mod content;
 pub mod digest;
 pub mod error;
+pub mod ids;
 pub mod images;
 mod index;
 pub mod key;

@@ -1,6 +1,6 @@
 //! Values of single flags that `build` and `run` share: sizes, limits, hosts, `K=V`.
 
-use rbuild_engine::executor::spec::Limits;
+use rbuild_engine::executor::spec::{Limits, Users};
 use rbuild_engine::image::Platform;
 use rbuild_engine::request::NetworkChoice;
 
@@ -197,6 +197,17 @@ pub(crate) fn pair(flag: &str, text: &str) -> Result<(String, String)> {
         )));
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `--userns`
+pub(crate) fn users(text: Option<&str>) -> Result<Users> {
+    match text {
+        None | Some("") => Ok(Users::Own),
+        Some("host") => Ok(Users::Host),
+        Some(other) => Err(Error::usage(format!(
+            "--userns `{other}`: it is `host`, or left out"
+        ))),
+    }
 }
 
 pub(crate) fn network(text: &str) -> Result<NetworkChoice> {

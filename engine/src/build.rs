@@ -400,6 +400,7 @@ impl Engine {
                 secrets: access.secrets,
                 ssh: access.ssh,
                 network: request.network,
+                users: request.users,
                 limits: request.limits.clone(),
             },
             images: by_digest(images),

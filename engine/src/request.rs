@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::Digest;
-use rbuild_executor::spec::Limits;
+use rbuild_executor::spec::{Limits, Users};
 pub use rbuild_image::shared::s3;
 use rbuild_image::source::Location;
 use rbuild_image::{Platform, Reference};
@@ -39,6 +39,8 @@ pub struct BuildRequest {
     pub secrets: Vec<Secret>,
     pub ssh: Vec<Ssh>,
     pub network: NetworkChoice,
+    /// Who the users of RUN are on the machine.
+    pub users: Users,
     pub hosts: Vec<(String, String)>,
     pub allow: Vec<Entitlement>,
     pub limits: Limits,
@@ -76,6 +78,7 @@ impl BuildRequest {
             secrets: Vec::new(),
             ssh: Vec::new(),
             network: NetworkChoice::Default,
+            users: Users::Own,
             hosts: Vec::new(),
             allow: Vec::new(),
             limits: Limits::default(),

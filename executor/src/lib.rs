@@ -3,6 +3,7 @@
 //! Knows nothing of Dockerfiles, graphs and registries. [`host::init`] comes first in `main`; then [`Executor`].
 //! * [`host`]: private namespaces of the whole process, id maps, the spawner;
 //! * [`network`]: private networks;
+//! * `mapped`: files as a user namespace of root's commands sees them;
 //! * [`overlay`]: a chain of snapshots as a detached mount;
 //! * [`spec`]: what a command is to be given; [`sandbox`]: how it is given that, step by step;
 //! * `emulation`: other users, where there is one id;
@@ -15,6 +16,7 @@ pub mod background;
 mod emulation;
 pub mod file;
 pub mod host;
+mod mapped;
 pub mod network;
 pub mod overlay;
 pub mod sandbox;
@@ -24,9 +26,11 @@ pub mod tool;
 pub mod users;
 pub mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rbuild_cache::{RootDir, SnapshotId, Store};
+
+use mapped::Mapped;
 
 pub use host::Host;
 pub use spec::{Exec, Exit, Output, Stdio};
@@ -38,15 +42,21 @@ pub fn exit(code: u8) -> ! {
 }
 
 /// Executes commands and file operations on snapshots of one store. Cheap to share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Executor {
     pub(crate) store: Arc<Store>,
     pub(crate) host: Host,
+    /// The store in the user namespace of root's commands, or why it cannot be.
+    mapped: Arc<OnceLock<Result<Arc<Mapped>, Arc<str>>>>,
 }
 
 impl Executor {
     pub fn new(host: Host, store: Arc<Store>) -> Self {
-        Self { store, host }
+        Self {
+            store,
+            host,
+            mapped: Arc::default(),
+        }
     }
 
     pub fn host(&self) -> &Host {
@@ -59,14 +69,18 @@ impl Executor {
 
     /// What this machine has for sandboxes: name, and what there is of it or why there is none. Tries each; blocking.
     pub fn features(&self) -> Vec<(&'static str, Result<String, String>)> {
-        let network = network::Private::start(&self.host);
+        let network = network::Private::start(&self.host, spec::Users::Own);
         let network = network
             .map(|_| "private".to_owned())
             .map_err(|error| format!("the host's: {error}: {}", error.source));
         let overlay = overlay::features(&self.store)
             .map(str::to_owned)
             .map_err(|error| error.to_string());
-        let mut features = vec![("Network", network), ("Overlay", overlay)];
+        let mut features = vec![
+            ("Network", network),
+            ("Overlay", overlay),
+            ("UserNamespace", self.user_namespace()),
+        ];
         let filter = if sys::can_notify() {
             Ok("filter, with answers from outside (Linux 5.0)".to_owned())
         } else {
@@ -84,9 +98,46 @@ impl Executor {
         features
     }
 
+    /// The store as commands in a user namespace of their own see it, or why they are in this process's. Blocking.
+    pub(crate) fn mapped(&self) -> Result<Arc<Mapped>, Arc<str>> {
+        let made = self.mapped.get_or_init(|| {
+            let inside = self.host.inside()?;
+            let mapped = Mapped::new(&self.store, inside).map_err(|errno| {
+                format!("the store's file system has no mounts with mapped ids: {errno}")
+            })?;
+            if !host::kernel_is((5, 19)) {
+                overlay::mapped_view(&self.store, &mapped).map_err(|error| no_layers(&error))?;
+            }
+            Ok(Arc::new(mapped))
+        });
+        made.clone()
+    }
+
+    /// What users of a command are on the machine.
+    fn user_namespace(&self) -> Result<String, String> {
+        if self.host.privilege() != host::Privilege::Root {
+            return Ok("rbuild's own".to_owned());
+        }
+        let mapped = self
+            .mapped()
+            .map_err(|why| format!("commands have the machine's users: {why}"))?;
+        overlay::mapped_view(&self.store, &mapped).map_err(|error| no_layers(&error))?;
+        let ranges = mapped.inside().ids().users.extents().iter();
+        let ranges: Vec<String> = ranges
+            .map(|extent| format!("{} from {} on", extent.count, extent.outside))
+            .collect();
+        Ok(format!("of commands, with ids {}", ranges.join(", ")))
+    }
+
     /// Mounts a chain read-only, detached from any namespace: it is gone when the root is dropped.
     /// `None` is an empty root. Blocking.
     pub fn view(&self, snapshot: Option<&SnapshotId>) -> Result<RootDir, overlay::Error> {
         overlay::view(&self.store, snapshot)
     }
+}
+
+fn no_layers(error: &overlay::Error) -> String {
+    let cause = error.source.as_ref();
+    let cause = cause.map_or_else(String::new, |source| format!(": {source}"));
+    format!("layers cannot have mapped ids: {error}{cause}")
 }

@@ -17,6 +17,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
+use crate::mapped::Mapped;
+
 /// The kernel's own limit on lower layers.
 const MOST_LAYERS: usize = 500;
 
@@ -42,13 +44,26 @@ impl Error {
 
 /// Read-only view of a chain.
 pub fn view(store: &Store, snapshot: Option<&SnapshotId>) -> Result<RootDir, Error> {
+    view_in(store, snapshot, None).map(RootDir::from_fd)
+}
+
+/// As [`view`], with the ids that a user namespace has for everybody.
+pub(crate) fn view_in(
+    store: &Store,
+    snapshot: Option<&SnapshotId>,
+    mapped: Option<&Mapped>,
+) -> Result<OwnedFd, Error> {
     let mut lowers = lower_directories(store, snapshot)?;
-    if lowers.len() >= 2 {
-        return mount(&lowers, None).map(RootDir::from_fd);
-    }
     // Without an upper directory the kernel wants two layers or more: empty ones go below.
-    lowers.extend(empty_layers(store)?.into_iter().skip(lowers.len()));
-    mount(&lowers, None).map(RootDir::from_fd)
+    if lowers.len() < 2 {
+        lowers.extend(empty_layers(store)?.into_iter().skip(lowers.len()));
+    }
+    mount(&lowers, None, mapped)
+}
+
+/// Whether this kernel's overlay can have layers with mapped ids: mounts one to find out.
+pub(crate) fn mapped_view(store: &Store, mapped: &Mapped) -> Result<(), Error> {
+    view_in(store, None, Some(mapped)).map(drop)
 }
 
 /// How this kernel is told the layers of a mount; mounts an empty root to find out.
@@ -73,7 +88,7 @@ pub fn view_with(
     if lowers.len() < 2 {
         lowers.extend(empty_layers(store)?.into_iter().take(1));
     }
-    mount(&lowers, None).map(RootDir::from_fd)
+    mount(&lowers, None, None).map(RootDir::from_fd)
 }
 
 /// The chain with `active` on top; writes land in its upper directory. The descriptor is a detached mount.
@@ -82,8 +97,24 @@ pub fn writable(
     base: Option<&SnapshotId>,
     active: &ActiveSnapshot,
 ) -> Result<OwnedFd, Error> {
+    writable_in(store, base, active, None)
+}
+
+/// As [`writable`], with the ids that a user namespace has for everybody.
+pub(crate) fn writable_in(
+    store: &Store,
+    base: Option<&SnapshotId>,
+    active: &ActiveSnapshot,
+    mapped: Option<&Mapped>,
+) -> Result<OwnedFd, Error> {
     let top = (active.upper(), active.work());
-    writable_at(store, base, top, Durability::Never, Below::Nothing)
+    writable_at(
+        store,
+        base,
+        top,
+        Durability::Never,
+        (Below::Nothing, mapped),
+    )
 }
 
 /// What lies below the chain.
@@ -150,7 +181,7 @@ impl Lowers {
         active: &ActiveSnapshot,
     ) -> Result<OwnedFd, Error> {
         let top = (active.upper(), active.work(), Durability::Never);
-        writable_on(store, self.directories.clone(), top, Below::Nothing)
+        writable_on(store, self.directories.clone(), top, (Below::Nothing, None))
     }
 }
 
@@ -169,17 +200,17 @@ pub(crate) fn writable_at(
     base: Option<&SnapshotId>,
     (upper, work): (&Path, &Path),
     sync: Durability,
-    below: Below,
+    (below, mapped): (Below, Option<&Mapped>),
 ) -> Result<OwnedFd, Error> {
     let lowers = lower_directories(store, base)?;
-    writable_on(store, lowers, (upper, work, sync), below)
+    writable_on(store, lowers, (upper, work, sync), (below, mapped))
 }
 
 fn writable_on(
     store: &Store,
     mut lowers: Vec<PathBuf>,
     (upper, work, sync): (&Path, &Path, Durability),
-    below: Below,
+    (below, mapped): (Below, Option<&Mapped>),
 ) -> Result<OwnedFd, Error> {
     let top = Some((upper, work, sync));
     if let Some(first) = lowers.first() {
@@ -189,20 +220,24 @@ fn writable_on(
         let points = store.mount_points();
         lowers.push(points.map_err(|error| Error::new("make mount points", error))?);
     }
-    if !lowers.is_empty() {
-        return mount(&lowers, top);
+    if lowers.is_empty() {
+        lowers.extend(empty_layers(store)?.into_iter().take(1));
     }
-    lowers.extend(empty_layers(store)?.into_iter().take(1));
-    mount(&lowers, top)
+    mount(&lowers, top, mapped)
 }
 
 /// A directory, with what is written going to a layer on top of it.
-pub(crate) fn over(store: &Store, below: &Path, active: &ActiveSnapshot) -> Result<OwnedFd, Error> {
+pub(crate) fn over(
+    store: &Store,
+    below: &Path,
+    active: &ActiveSnapshot,
+    mapped: Option<&Mapped>,
+) -> Result<OwnedFd, Error> {
     inherit_root(below, active.upper())?;
     let mut lowers = vec![below.to_owned()];
     lowers.extend(empty_layers(store)?.into_iter().take(1));
     let top = (active.upper(), active.work(), Durability::Never);
-    mount(&lowers, Some(top))
+    mount(&lowers, Some(top), mapped)
 }
 
 /// The upper directory is the root that processes see, so it begins with the owner, mode and times of the one below.
@@ -264,6 +299,7 @@ static DIALECT: AtomicU8 = AtomicU8::new(Dialect::Descriptors as u8);
 pub(crate) fn mount(
     lowers: &[PathBuf],
     top: Option<(&Path, &Path, Durability)>,
+    mapped: Option<&Mapped>,
 ) -> Result<OwnedFd, Error> {
     if lowers.len() > MOST_LAYERS {
         return Err(Error {
@@ -274,14 +310,24 @@ pub(crate) fn mount(
             source: None,
         });
     }
-    let layers = Layers::open(lowers, top)?;
+    let layers = Layers::open(lowers, top, mapped)?;
+    match mapped {
+        None => mount_layers(&layers),
+        // Overlay makes files as whoever mounts it, before it gives them away.
+        Some(mapped) => mapped
+            .as_root(|| mount_layers(&layers))
+            .map_err(|errno| Error::new("become root of the user namespace", errno))?,
+    }
+}
+
+fn mount_layers(layers: &Layers) -> Result<OwnedFd, Error> {
     loop {
         let dialect = match DIALECT.load(Ordering::Relaxed) {
             0 => Dialect::Descriptors,
             1 => Dialect::Paths,
             _ => Dialect::Options,
         };
-        match mount_in(dialect, &layers) {
+        match mount_in(dialect, layers) {
             Err(Failure::NotUnderstood) if dialect != Dialect::Options => {
                 DIALECT.fetch_max(dialect as u8 + 1, Ordering::Relaxed);
             }
@@ -305,14 +351,18 @@ struct Layers {
 }
 
 impl Layers {
-    fn open(lowers: &[PathBuf], top: Option<(&Path, &Path, Durability)>) -> Result<Self, Error> {
+    fn open(
+        lowers: &[PathBuf],
+        top: Option<(&Path, &Path, Durability)>,
+        mapped: Option<&Mapped>,
+    ) -> Result<Self, Error> {
         let open = |path: &Path| {
             // Not O_PATH: fsconfig takes only real descriptors before 6.14.
-            rustix::fs::open(
-                path,
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match mapped {
+                Some(mapped) => mapped.open(path),
+                None => rustix::fs::open(path, flags, Mode::empty()),
+            }
             .map_err(|errno| Error::new(format!("open `{}`", path.display()), errno))
         };
         Ok(Self {
@@ -481,7 +531,7 @@ mod tests {
             let (upper, work) = (base.join("upper"), base.join("work"));
             std::fs::create_dir(&upper).expect("a directory");
             std::fs::create_dir(&work).expect("a directory");
-            let layers = Layers::open(&lowers, Some((&upper, &work, Durability::Never)))
+            let layers = Layers::open(&lowers, Some((&upper, &work, Durability::Never)), None)
                 .expect("open layers");
             let mount = match mount_in(dialect, &layers) {
                 Ok(mount) => mount,
@@ -495,7 +545,7 @@ mod tests {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::openat(&mount, "new", flags, Mode::from_raw_mode(0o600)).expect("a file");
             assert!(upper.join("new").exists(), "{dialect:?}");
-            let view = Layers::open(&lowers, None).expect("open layers");
+            let view = Layers::open(&lowers, None, None).expect("open layers");
             let Ok(view) = mount_in(dialect, &view) else {
                 panic!("{dialect:?}: no view");
             };

@@ -27,6 +27,7 @@ pub struct Exec {
     pub mounts: Vec<Mount>,
     pub network: Network,
     pub security: Security,
+    pub users: Users,
     pub hostname: String,
     /// Lines for /etc/hosts: (host, address).
     pub hosts: Vec<(String, String)>,
@@ -163,6 +164,17 @@ pub enum Security {
     Sandbox,
     /// All capabilities, no seccomp filter, nothing masked (`--security=insecure`, `--privileged`).
     Insecure,
+}
+
+/// Who the command's users are on the machine. Only root has a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum Users {
+    /// Nobody: the command is in a user namespace of its own, where the machine can, and it is not
+    /// [`Security::Insecure`].
+    #[default]
+    Own,
+    /// The machine's (`--userns=host`).
+    Host,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -95,11 +95,30 @@ pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
 
 /// Mount attributes (`MOUNT_ATTR_*`) to set on what `fd` stands for.
 pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, set: u64) -> io::Result<()> {
+    set_mount_attributes(fd, recursive, set, 0)
+}
+
+/// Has everything below `fd`, a detached mount, belong to the ids of a user namespace.
+pub(crate) fn map_mount(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    set_mount_attributes(
+        fd,
+        true,
+        libc::MOUNT_ATTR_IDMAP,
+        namespace.as_raw_fd() as u64,
+    )
+}
+
+fn set_mount_attributes(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    userns_fd: u64,
+) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: set,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: 0,
+        userns_fd,
     };
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
@@ -123,6 +142,24 @@ pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
     let flags = flags.difference(rustix::thread::UnshareFlags::FILES);
     // SAFETY: FILES, the one flag that breaks Rust's ownership of descriptors, was taken out.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Has this thread reach and make files as somebody else; it loses the capabilities that are about files.
+pub(crate) fn set_file_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: numbers only, and of this thread only. Who they were is returned; -1 changes nothing.
+    let now = unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+        (
+            libc::syscall(libc::SYS_setfsuid, u32::MAX) as u32,
+            libc::syscall(libc::SYS_setfsgid, u32::MAX) as u32,
+        )
+    };
+    if now == (uid, gid) {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
 }
 
 /// `setns(2)`: into namespaces of the process that a pidfd stands for, or into the one that `fd` is.

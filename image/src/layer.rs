@@ -18,6 +18,7 @@ use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use rbuild_cache::ids::Crossing;
 use rbuild_cache::root_dir::{Resolve, path_of};
 use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::tree::{Entry, Kind, Tree};
@@ -265,7 +266,13 @@ pub fn write_tree(root: &RootDir, tree: &Tree, to: &mut dyn Write) -> Result<()>
 
 /// Writes what is at `path` in a root, a directory with all that is in it, as a plain tar under another name. The link
 /// at the end of the path is not followed. Read as it is now.
-pub fn write_node(root: &RootDir, path: &Path, name: &[u8], to: &mut dyn Write) -> Result<()> {
+pub fn write_node(
+    root: &RootDir,
+    path: &Path,
+    name: &[u8],
+    crossing: Crossing<'_>,
+    to: &mut dyn Write,
+) -> Result<()> {
     let failed = |error| Error::Io {
         action: "read",
         path: shown(path.as_os_str().as_encoded_bytes()),
@@ -275,14 +282,21 @@ pub fn write_node(root: &RootDir, path: &Path, name: &[u8], to: &mut dyn Write) 
     let found = root.metadata(path, Resolve::InRoot).map_err(failed)?;
     if found.kind == Kind::Directory {
         let directory = root.directory(path, Resolve::InRoot).map_err(failed)?;
-        let tree = Tree::scan(directory.as_fd())?;
+        let mut tree = Tree::scan(directory.as_fd())?;
         let mut entries = EntryWriter::new(writer, None, false).below(name.to_vec());
-        for entry in &tree.entries {
+        for entry in &mut tree.entries {
+            let owner = crossing.owner((entry.uid, entry.gid));
+            (entry.uid, entry.gid) = owner.unwrap_or((entry.uid, entry.gid));
+            for (name, value) in &mut entry.xattrs {
+                *value = crossing.attribute(name, value).into_owned();
+            }
             entries.write(entry, &directory, 0)?;
         }
         return entries.finish();
     }
     let place = root.place(path, Resolve::InRoot).map_err(failed)?;
+    let owner = crossing.owner((found.uid, found.gid));
+    let (uid, gid) = owner.unwrap_or((found.uid, found.gid));
     let mut header = crate::tarfile::writer::Header {
         path: name,
         kind: match found.kind {
@@ -293,8 +307,8 @@ pub fn write_node(root: &RootDir, path: &Path, name: &[u8], to: &mut dyn Write) 
             _ => crate::tarfile::Kind::File,
         },
         mode: found.mode,
-        uid: found.uid,
-        gid: found.gid,
+        uid,
+        gid,
         mtime: found.mtime.0,
         link: b"",
         device: (

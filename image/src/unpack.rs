@@ -19,9 +19,11 @@ mod place;
 mod read_ahead;
 mod settle;
 
+use std::borrow::Cow;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use rbuild_cache::ids::Crossing;
 use rbuild_cache::{DiffId, RootDir};
 
 pub use crate::compression::Limits;
@@ -58,7 +60,8 @@ pub fn layer(
     std::thread::scope(|scope| {
         let (mut ahead, reading) = read_ahead::start(scope, bounded);
         let mut placer = Placer::new(upper, Rules::Layer, what);
-        unpack_entries(&mut Reader::new(&mut ahead), &mut placer, &budget, what)?;
+        let mut reader = Reader::new(&mut ahead);
+        unpack_entries(&mut reader, &mut placer, &budget, what, Crossing::Not)?;
         // The digest covers what follows the end of the archive too.
         std::io::copy(&mut ahead, &mut std::io::sink()).map_err(|error| unreadable(what, error))?;
         let open = placer.finish()?;
@@ -110,6 +113,16 @@ pub fn archive(
     archive_with(file, root, destination, owner, Limits::default())
 }
 
+/// As [`archive`], into files that a user namespace shows.
+pub fn archive_across(
+    file: &mut (dyn Read + Send),
+    root: &RootDir,
+    destination: &Path,
+    crossing: Crossing<'_>,
+) -> Result<()> {
+    unpack(file, root, destination, None, (Limits::default(), crossing))
+}
+
 /// As [`archive`], with other limits than the usual.
 pub fn archive_with(
     file: &mut (dyn Read + Send),
@@ -118,13 +131,23 @@ pub fn archive_with(
     owner: Option<(u32, u32)>,
     limits: Limits,
 ) -> Result<()> {
+    unpack(file, root, destination, owner, (limits, Crossing::Not))
+}
+
+fn unpack(
+    file: &mut (dyn Read + Send),
+    root: &RootDir,
+    destination: &Path,
+    owner: Option<(u32, u32)>,
+    (limits, crossing): (Limits, Crossing<'_>),
+) -> Result<()> {
     let what = "the archive";
     let bounded = Bounded::new(Box::new(file), limits).map_err(|error| unreadable(what, error))?;
     let budget = bounded.budget();
     let destination = place::destination(root, destination, owner)?;
     let mut placer = Placer::new(&destination, Rules::Archive { owner }, what);
     let mut reader = Reader::new(bounded);
-    unpack_entries(&mut reader, &mut placer, &budget, what)?;
+    unpack_entries(&mut reader, &mut placer, &budget, what, crossing)?;
     // A checksum at the end of a compressed stream is read only if the stream is.
     std::io::copy(&mut reader.into_inner(), &mut std::io::sink())
         .map_err(|error| unreadable(what, error))?;
@@ -155,9 +178,10 @@ fn unpack_entries(
     placer: &mut Placer<'_>,
     budget: &Budget,
     what: &str,
+    crossing: Crossing<'_>,
 ) -> Result<()> {
     let mut claimed = 0_u64;
-    while let Some(entry) = reader.next().map_err(|error| tar_error(what, error))? {
+    while let Some(mut entry) = reader.next().map_err(|error| tar_error(what, error))? {
         if entry.segments.is_some() {
             claimed = claimed.saturating_add(entry.size);
             budget.check(claimed).map_err(|reason| Error::BadArchive {
@@ -165,7 +189,25 @@ fn unpack_entries(
                 reason,
             })?;
         }
+        cross(&mut entry, crossing, what)?;
         placer.place(&entry, reader)?;
+    }
+    Ok(())
+}
+
+fn cross(entry: &mut tarfile::Entry, crossing: Crossing<'_>, what: &str) -> Result<()> {
+    let owner = crossing.owner((entry.uid, entry.gid));
+    (entry.uid, entry.gid) = owner.ok_or_else(|| Error::BadArchive {
+        what: format!("{what}, `{}`", shown(&entry.path)),
+        reason: format!(
+            "its owner {}:{} is outside of the container's ids",
+            entry.uid, entry.gid
+        ),
+    })?;
+    for (name, value) in &mut entry.xattrs {
+        if let Cow::Owned(crossed) = crossing.attribute(name, value) {
+            *value = crossed;
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::{RootDir, Snapshot, SnapshotId};
-use rbuild_executor::sandbox::copy::{self, Owners};
+use rbuild_executor::sandbox::copy::{self, How, Owners};
 use rbuild_image::compression::Compression;
 use rbuild_image::config::{ContainerConfig, History};
 use rbuild_image::layer::{LayerOptions, layer};
@@ -70,9 +70,12 @@ impl Engine {
         let again = from
             .try_clone()
             .map_err(|_| failed(rustix::io::Errno::MFILE))?;
-        let owners = Owners::Kept;
-        copy::copy_directory(from, to.as_fd(), owners, true).map_err(failed)?;
-        copy::dress((again.as_fd(), c"."), (to.as_fd(), c"."), &stat, owners).map_err(failed)?;
+        let how = How {
+            marks: true,
+            ..How::with(Owners::Kept)
+        };
+        copy::copy_directory(from, to.as_fd(), how).map_err(failed)?;
+        copy::dress((again.as_fd(), c"."), (to.as_fd(), c"."), &stat, how).map_err(failed)?;
         let root = RootDir::from_fd(to);
         for path in mount_points(&entry.definition) {
             let path = String::from_utf8_lossy(&path).into_owned();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rbuild_cache::RootDir;
 use rbuild_cache::root_dir::Resolve;
 use rbuild_cache::tree::Kind;
-use rbuild_executor::sandbox::copy::{self, Owners};
+use rbuild_executor::sandbox::copy::{self, How, Owners};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -64,6 +64,7 @@ impl Engine {
             &opened.root,
             &path,
             name.as_bytes(),
+            opened.out(),
             to,
         )?)
     }
@@ -83,12 +84,11 @@ impl Engine {
             Ok(_) => return Err(Error::Other(format!("`{shown}` is not a directory"))),
             Err(source) => return Err(missing(&shown, source)),
         }
-        Ok(rbuild_image::unpack::archive(
-            from,
-            &opened.root,
-            &directory,
-            None,
-        )?)
+        let unpacked = opened.as_its_root(|| {
+            let crossing = opened.inwards();
+            rbuild_image::unpack::archive_across(from, &opened.root, &directory, crossing)
+        })?;
+        Ok(unpacked?)
     }
 
     pub fn copy_from_container(
@@ -111,12 +111,16 @@ impl Engine {
             path: &to_text,
             shown: to_text.to_string(),
         };
-        let owners = if options.archive {
-            Owners::Kept
-        } else {
-            Owners::Own
+        let how = How {
+            owners: if options.archive {
+                Owners::Kept
+            } else {
+                Owners::Own
+            },
+            marks: false,
+            crossing: opened.out(),
         };
-        transfer(&from, &to, owners, options.follow)
+        transfer(&from, &to, how, options.follow)
     }
 
     pub fn copy_into_container(
@@ -139,11 +143,15 @@ impl Engine {
             path,
             shown: format!("{}:{path}", entry.name),
         };
-        let owners = match options.archive {
-            true => Owners::Kept,
-            false => Owners::These(0, 0),
+        let how = How {
+            owners: match options.archive {
+                true => Owners::Kept,
+                false => Owners::These(0, 0),
+            },
+            marks: false,
+            crossing: opened.inwards(),
         };
-        transfer(&from, &to, owners, options.follow)
+        opened.as_its_root(|| transfer(&from, &to, how, options.follow))?
     }
 }
 
@@ -189,7 +197,7 @@ fn resolved(root: &RootDir, path: &str, follow: bool, container: &str) -> Result
 }
 
 /// What Docker does with every pair of kinds of source and destination.
-fn transfer(from: &End<'_>, to: &End<'_>, owners: Owners, follow: bool) -> Result<()> {
+fn transfer(from: &End<'_>, to: &End<'_>, how: How<'_>, follow: bool) -> Result<()> {
     let source = in_root(from.path);
     let contents_only = from.path.ends_with("/.") || from.path == "." || from.path == "/";
     let look = |root: &RootDir, path: &Path, follow: bool| {
@@ -238,7 +246,7 @@ fn transfer(from: &End<'_>, to: &End<'_>, owners: Owners, follow: bool) -> Resul
     let target = open(to.root, &directory, &to.shown)?;
     let copied = if is_directory {
         let from_fd = open(from.root, &source, &from.shown)?;
-        directory_into(from_fd, target.as_fd(), name.as_deref(), owners)
+        directory_into(from_fd, target.as_fd(), name.as_deref(), how)
     } else {
         let place = if follow {
             let path = resolved(from.root, from.path, true, "")?;
@@ -248,7 +256,7 @@ fn transfer(from: &End<'_>, to: &End<'_>, owners: Owners, follow: bool) -> Resul
         };
         let place = place.map_err(|source| missing(&from.shown, source))?;
         let new = name.as_deref().unwrap_or_else(|| place.name());
-        file_into(place.directory(), place.name(), target.as_fd(), new, owners)
+        file_into(place.directory(), place.name(), target.as_fd(), new, how)
     };
     copied.map_err(|errno| Error::Io {
         message: format!("cannot copy `{}` to `{}`", from.shown, to.shown),
@@ -276,10 +284,10 @@ fn directory_into(
     from: OwnedFd,
     target: BorrowedFd<'_>,
     name: Option<&OsStr>,
-    owners: Owners,
+    how: How<'_>,
 ) -> Result<(), Errno> {
     let Some(name) = name else {
-        return copy::copy_directory(from, target, owners, false);
+        return copy::copy_directory(from, target, how);
     };
     let name = c_string(name)?;
     let stat = rustix::fs::fstat(&from)?;
@@ -290,8 +298,8 @@ fn directory_into(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let below = rustix::fs::openat(target, &name, flags, Mode::empty())?;
     let again = from.try_clone().map_err(|_| Errno::MFILE)?;
-    copy::copy_directory(from, below.as_fd(), owners, false)?;
-    copy::dress((again.as_fd(), c"."), (target, &name), &stat, owners)
+    copy::copy_directory(from, below.as_fd(), how)?;
+    copy::dress((again.as_fd(), c"."), (target, &name), &stat, how)
 }
 
 fn file_into(
@@ -299,7 +307,7 @@ fn file_into(
     name: &OsStr,
     target: BorrowedFd<'_>,
     new: &OsStr,
-    owners: Owners,
+    how: How<'_>,
 ) -> Result<(), Errno> {
     let (name, new) = (c_string(name)?, c_string(new)?);
     let stat = rustix::fs::statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -309,5 +317,5 @@ fn file_into(
         }
         _ => {}
     }
-    copy::copy_entry(from, &name, target, &new, &stat, (owners, false))
+    copy::copy_entry(from, &name, target, &new, &stat, how)
 }

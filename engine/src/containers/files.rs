@@ -2,8 +2,10 @@
 
 use std::fs::File;
 
+use rbuild_cache::ids::{Crossing, Ids};
 use rbuild_cache::{RootDir, SnapshotId};
 use rbuild_executor::sandbox::container::Top;
+use rbuild_executor::sandbox::copy;
 
 use super::catalog::Entry;
 use super::control::Ask;
@@ -13,8 +15,33 @@ use crate::{Engine, Error, Result};
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) root: RootDir,
+    /// Its ids, where it runs in a user namespace that this process is not in.
+    ids: Option<Ids>,
     /// Nobody starts it meanwhile.
     _held: Option<File>,
+}
+
+impl Opened {
+    /// Of what is copied out of it.
+    pub(super) fn out(&self) -> Crossing<'_> {
+        self.ids.as_ref().map_or(Crossing::Not, Crossing::Out)
+    }
+
+    /// Of what is copied into it.
+    pub(super) fn inwards(&self) -> Crossing<'_> {
+        self.ids.as_ref().map_or(Crossing::Not, Crossing::In)
+    }
+
+    /// Makes files in it.
+    pub(super) fn as_its_root<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        match &self.ids {
+            None => Ok(work()),
+            Some(ids) => copy::as_root_of(ids, work).map_err(|errno| Error::Io {
+                message: "cannot become the container's root".to_owned(),
+                source: errno.into(),
+            }),
+        }
+    }
 }
 
 impl Engine {
@@ -24,8 +51,13 @@ impl Engine {
             let root = descriptors
                 .pop()
                 .ok_or_else(|| Error::Other("the container gave no root".to_owned()))?;
+            let ids = self.executor.host().ids_of(entry.state.pid);
             return Ok(Opened {
                 root: RootDir::from_fd(root),
+                ids: ids.map_err(|source| Error::Io {
+                    message: format!("cannot read the ids of `{}`", entry.name),
+                    source,
+                })?,
                 _held: None,
             });
         }
@@ -45,6 +77,7 @@ impl Engine {
         })?;
         Ok(Opened {
             root,
+            ids: None,
             _held: Some(held),
         })
     }

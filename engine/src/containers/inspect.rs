@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use rbuild_cache::Volumes;
 use rbuild_executor::network;
+use rbuild_executor::spec::Users;
 use serde_json::{Value, json};
 
 use super::catalog::Entry;
@@ -192,6 +193,10 @@ impl Entry {
             "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
             "Memory": memory,
             "MemorySwap": swap,
+            "UsernsMode": match request.users {
+                Users::Own => "",
+                Users::Host => "host",
+            },
             "PidsLimit": limits.pids,
             "Ulimits": limits.ulimits.iter().map(|(name, soft, hard)| json!({
                 "Name": name, "Soft": soft.cast_signed(), "Hard": hard.cast_signed(),

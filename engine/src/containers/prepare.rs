@@ -60,6 +60,7 @@ pub(super) fn exec(
         } else {
             Security::Sandbox
         },
+        users: request.users_on_machine(),
         hostname: hostname.clone(),
         hosts: hosts.clone(),
         dns: dns.clone(),
@@ -101,7 +102,8 @@ pub(super) async fn begin_network(
         return Ok(None);
     }
     let (host, life) = (host.clone(), Arc::clone(life));
-    let begun = ahead.map_or_else(Ahead::begin, Ok);
+    let users = life.definition.request.users_on_machine();
+    let begun = ahead.map_or_else(|| Ahead::begin(&host, users), Ok);
     if life.definition.publishes() {
         let network = blocking(move || {
             let private = open_network(private(begun, &host, &life))?;

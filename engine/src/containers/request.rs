@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_executor::spec::{Dns, Limits};
+use rbuild_executor::spec::{Dns, Limits, Users};
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub struct RunRequest {
     pub volumes_from: Vec<(String, bool)>,
     pub tmpfs: Vec<Tmpfs>,
     pub network: NetworkChoice,
+    /// Who its users are on the machine.
+    #[serde(default)]
+    pub users: Users,
     /// A container whose network it shares.
     pub network_of: Option<String>,
     /// `80/tcp`, besides the image's.
@@ -75,6 +78,17 @@ impl RunRequest {
     /// Whether it is to have a network of its own that leads out.
     pub fn has_private_network(&self) -> bool {
         self.network_of.is_none() && self.network == NetworkChoice::Default
+    }
+
+    /// Whoever has the machine's network or is privileged has the machine's users too: rights over a network are those
+    /// of the user namespace that it belongs to, and with others no port below 1024 could be listened on.
+    pub fn users_on_machine(&self) -> Users {
+        let has_network = self.network_of.is_none() && self.network == NetworkChoice::Host;
+        if self.privileged || has_network {
+            Users::Host
+        } else {
+            self.users
+        }
     }
 }
 

@@ -33,6 +33,7 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         secrets: Vec::new(),
         ssh: Vec::new(),
         network: NetworkChoice::Default,
+        users: rbuild_executor::spec::Users::Own,
         hosts: Vec::new(),
         allow: Vec::new(),
         limits: rbuild_executor::spec::Limits::default(),

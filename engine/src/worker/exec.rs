@@ -12,7 +12,7 @@ use rbuild_cache::{Key, KeyWriter, Snapshot};
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
-    Dns, Exec, Later, Mount, MountSource, Network, Output as Stream, Security, Stdio,
+    Dns, Exec, Later, Mount, MountSource, Network, Output as Stream, Security, Stdio, Users,
 };
 use rbuild_image::Platform;
 use rbuild_solver::VertexId;
@@ -118,6 +118,7 @@ impl Worker {
             } else {
                 Security::Sandbox
             },
+            users: self.settings.users,
             hostname: HOSTNAME.to_owned(),
             hosts: op.hosts.clone(),
             dns: Dns::default(),
@@ -136,15 +137,16 @@ impl Worker {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
             (NetworkOp::Default, NetworkChoice::Default) => {
+                let users = self.settings.users;
                 let (networks, host) = (Arc::clone(&self.networks), self.executor.host().clone());
                 let (said, events) = (Arc::clone(&self.said_network), Arc::clone(&self.events));
                 let (made, later) = Later::channel();
                 tokio::task::spawn_blocking(move || {
                     let private = if insecure {
                         // It may leave its network in any state, which is not to be the next one's.
-                        Private::start(&host).map(Arc::new)
+                        Private::start(&host, Users::Host).map(Arc::new)
                     } else {
-                        networks.take(&host)
+                        networks.take(&host, users)
                     };
                     let network = match private {
                         Ok(private) => Network::Private(private),

@@ -70,6 +70,7 @@ pub(crate) struct Settings {
     pub(crate) secrets: HashMap<String, Arc<[u8]>>,
     pub(crate) ssh: HashMap<String, PathBuf>,
     pub(crate) network: NetworkChoice,
+    pub(crate) users: rbuild_executor::spec::Users,
     pub(crate) limits: Limits,
 }
 
@@ -391,7 +392,8 @@ impl rbuild_solver::Worker for Worker {
         let Some(record) = self.store().lookup(key)? else {
             if self.uses_networks {
                 // Something will run: most likely a command.
-                self.networks.begin();
+                let host = self.executor.host();
+                self.networks.begin(host, self.settings.users);
             }
             let Some(imports) = &self.imports else {
                 return Ok(None);

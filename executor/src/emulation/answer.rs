@@ -8,6 +8,7 @@ use rbuild_cache::owners::{self, Record};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::Scope;
 use super::credentials::{Change, Credentials};
 use super::target::{At, Target, at, fd, name};
 use crate::sys::{self, Call, Reply};
@@ -33,7 +34,9 @@ pub(super) struct Answering {
     pub(super) noted: HashMap<(u64, u64), Record>,
     /// Somebody may have another root than the sandbox's.
     other_roots: bool,
-    pub(super) devices_only: bool,
+    pub(super) scope: Scope,
+    /// See [`super::Identity`].
+    pub(super) own_mounts: Vec<u64>,
 }
 
 impl Answering {
@@ -53,7 +56,8 @@ impl Answering {
             identities: vec![first],
             noted: HashMap::new(),
             other_roots: false,
-            devices_only: false,
+            scope: Scope::Owners,
+            own_mounts: Vec::new(),
         }
     }
 
@@ -66,7 +70,8 @@ impl Answering {
             call: call.id,
         };
         // Where only devices are asked about, nobody says when a root changes.
-        let moved = (self.other_roots || self.devices_only) && self.enter_root_of(&target);
+        let moved =
+            (self.other_roots || self.scope != Scope::Owners) && self.enter_root_of(&target);
         let result = self.decide(&target, call);
         if moved {
             self.leave_root();

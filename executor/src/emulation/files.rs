@@ -7,6 +7,7 @@ use rbuild_cache::tree::Kind;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid};
 use rustix::io::Errno;
 
+use super::Scope;
 use super::answer::{Answering, Result};
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, Reply};
@@ -343,7 +344,7 @@ impl Answering {
         if node_at(&parent, &name).is_ok() {
             return Ok(None);
         }
-        let owner = if self.devices_only {
+        let owner = if self.scope != Scope::Owners {
             let stat = rustix::fs::fstat(&parent)?;
             let is_group = stat.st_mode & libc::S_ISGID != 0;
             (status.uid, if is_group { stat.st_gid } else { status.gid })
@@ -362,6 +363,9 @@ impl Answering {
     ) -> Result<Reply> {
         let mode = mode as RawMode;
         let status = target.status()?;
+        if self.scope == Scope::MadeDevices {
+            return self.make_device(target, named, &status, (mode, device));
+        }
         let Some((parent, name, owner)) = self.making(target, named, &status)? else {
             return Ok(Reply::Continue);
         };
@@ -374,7 +378,7 @@ impl Answering {
             return Ok(Reply::Continue);
         }
         // 0:0 would remove what lies below it.
-        let may = if self.devices_only {
+        let may = if self.scope != Scope::Owners {
             status.may_make_devices
         } else {
             self.credentials(target)?.is_root()
@@ -392,7 +396,7 @@ impl Answering {
         status.take_umask();
         rustix::fs::mknodat(&parent, name.as_slice(), made, bits, 0)?;
         let node = node_at(&parent, &name)?;
-        if self.devices_only {
+        if self.scope != Scope::Owners {
             let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
             let flags = AtFlags::EMPTY_PATH;
             rustix::fs::chownat(&node, c"", Some(uid), Some(gid), flags)?;

@@ -5,6 +5,7 @@
 //! hold, is what a build by root gives.
 //!
 //! With many ids the kernel gives owners, and only devices are written down: nobody in a user namespace can make them.
+//! For commands of root's that are in one, root makes them ([`devices`]).
 //!
 //! **This is no boundary.** All of the sandbox is one user to the kernel, and what a process is refused here (to write
 //! a file of emulated root's, say) it may reach in other ways. The boundary is the sandbox around it.
@@ -14,6 +15,7 @@
 
 mod answer;
 mod credentials;
+mod devices;
 mod files;
 mod target;
 
@@ -35,8 +37,21 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
-    /// The kernel knows all about ids and owners, and only devices are emulated.
-    pub(crate) devices_only: bool,
+    pub(crate) scope: Scope,
+    /// Ids of the mounts where devices may be made.
+    pub(crate) own_mounts: Vec<u64>,
+}
+
+/// What calls are answered about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Scope {
+    /// Owners, ids and devices.
+    #[default]
+    Owners,
+    /// The kernel knows all about ids and owners; devices are written down.
+    RecordedDevices,
+    /// So it does, and devices are made by this process, which is the machine's root.
+    MadeDevices,
 }
 
 /// Answers until nobody with the filter is left. `mounts` is the sandbox's mount namespace.
@@ -56,6 +71,10 @@ pub(crate) fn start(
 }
 
 fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(), Errno> {
+    // Most commands never ask.
+    if !wait(listener)? {
+        return Ok(());
+    }
     let processes = open_directory("/proc")?;
     let descriptors = open_directory("/proc/self/fd")?;
     let unshared = sys::unshare(UnshareFlags::FS);
@@ -67,7 +86,8 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     sys::notify_on_same_processor(listener.as_fd());
     let first = Credentials::new(identity.uid, identity.gid, identity.groups);
     let mut answering = Answering::new(processes, descriptors, root, first);
-    answering.devices_only = identity.devices_only;
+    answering.scope = identity.scope;
+    answering.own_mounts = identity.own_mounts;
     loop {
         if !wait(listener)? {
             return Ok(());

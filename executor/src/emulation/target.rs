@@ -187,6 +187,8 @@ pub(super) struct Status {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) may_make_devices: bool,
+    /// Effective ones.
+    pub(super) capabilities: u64,
 }
 
 impl Status {
@@ -206,6 +208,7 @@ impl Status {
             uid: fourth("Uid:")?,
             gid: fourth("Gid:")?,
             may_make_devices: capabilities & MKNOD != 0,
+            capabilities,
         })
     }
 }
@@ -286,6 +289,7 @@ mod tests {
             uid: 4,
             gid: 8,
             may_make_devices: true,
+            capabilities: 1 << 27,
         };
         assert_eq!(Status::parse(text), Some(status));
         assert_eq!(Status::parse("Umask:\t0022\n"), None);

@@ -20,9 +20,9 @@ const FEWEST: u32 = 65_534;
 
 /// A range of ids that the machine lets this user use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    start: u32,
-    count: u32,
+pub(super) struct Range {
+    pub(super) start: u32,
+    pub(super) count: u32,
 }
 
 /// How the ids inside are made.
@@ -93,7 +93,13 @@ fn ranges(uid: u32) -> Result<Ranges, String> {
     })
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// Root's, where a file lists one.
+pub(super) fn range_of_root(path: &str) -> Option<Range> {
+    let text = read_bounded(Path::new(path)).unwrap_or_default();
+    find_range(&text, Some("root"), 0)
+}
+
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let mut text = Vec::new();

@@ -1,14 +1,18 @@
 //! The process as a whole: its private namespaces, its id maps and its spawner.
 
 mod ids;
+mod inside;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use rbuild_cache::ids::Ids;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::sandbox::spawner;
+
+pub(crate) use inside::Inside;
 
 /// What this process may do about ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,6 +33,8 @@ pub struct Host {
     reason: Arc<str>,
     /// The spawner's socket; one conversation at a time.
     spawner: Arc<Mutex<OwnedFd>>,
+    /// Root's commands are in a user namespace of their own, or why they cannot be.
+    inside: Arc<OnceLock<Result<Arc<Inside>, Arc<str>>>>,
 }
 
 /// Why the process could not be set up; says what the machine lacks and what to do.
@@ -57,6 +63,7 @@ pub fn init() -> Result<Host, InitError> {
         privilege,
         reason: reason.into(),
         spawner: Arc::new(Mutex::new(spawner)),
+        inside: Arc::default(),
     })
 }
 
@@ -90,13 +97,19 @@ fn single_threaded() -> Result<(), InitError> {
 /// What everything else stands on: `mount_setattr` is the youngest call without a substitute.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
-fn recent_kernel() -> Result<(), InitError> {
+/// Whether this kernel is at least so new. What cannot be read is not held against it.
+pub(crate) fn kernel_is(version: (u32, u32)) -> bool {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy();
-    // What cannot be read is not held against the kernel.
-    if kernel_version(&release).is_none_or(|version| version >= OLDEST_KERNEL) {
+    kernel_version(&release).is_none_or(|this| this >= version)
+}
+
+fn recent_kernel() -> Result<(), InitError> {
+    if kernel_is(OLDEST_KERNEL) {
         return Ok(());
     }
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
     Err(InitError {
         step: "run on this kernel",
         advice: "Linux 5.12 or newer is needed",
@@ -150,17 +163,51 @@ impl Host {
         &self.reason
     }
 
-    /// Has the spawner start a sandbox.
+    /// The user namespace of root's commands, made when it is first asked for; or why there is none. Blocking.
+    pub(crate) fn inside(&self) -> Result<Arc<Inside>, Arc<str>> {
+        let made = self.inside.get_or_init(|| {
+            inside::make(self.privilege, &self.lock())
+                .map(Arc::new)
+                .map_err(Arc::from)
+        });
+        made.clone()
+    }
+
+    /// The user namespace that a process is in, where it is not this process's. Blocking.
+    pub(crate) fn inside_of(&self, pid: u32) -> std::io::Result<Option<Inside>> {
+        inside::of_process(pid, || self.lock())
+    }
+
+    /// The ids of a process of root's, where it is in a user namespace that this process is not in.
+    pub fn ids_of(&self, pid: u32) -> std::io::Result<Option<Ids>> {
+        if self.privilege != Privilege::Root {
+            return Ok(None);
+        }
+        inside::ids_of(pid)
+    }
+
+    /// Has a spawner start a sandbox: the one in a user namespace, or the machine's. `leaves`: directories of cgroups
+    /// that go with it when all of rbuild is gone.
     pub(crate) fn spawn(
         &self,
+        inside: Option<&Inside>,
         task: &impl serde::Serialize,
         descriptors: &[BorrowedFd<'_>],
+        leaves: &[std::path::PathBuf],
     ) -> std::io::Result<OwnedFd> {
-        let socket = self
-            .spawner
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        spawner::request(socket.as_fd(), task, descriptors)
+        let Some(inside) = inside else {
+            return spawner::request(self.lock().as_fd(), task, descriptors);
+        };
+        let pidfd = inside.spawn(task, descriptors)?;
+        if !leaves.is_empty() {
+            // Nobody in there may remove them.
+            spawner::watch(self.lock().as_fd(), pidfd.as_fd(), leaves)?;
+        }
+        Ok(pidfd)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
+        self.spawner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the spawner hold a duplicate of a descriptor until nobody holds the other end of the pipe `until`.
@@ -169,11 +216,7 @@ impl Host {
         descriptor: BorrowedFd<'_>,
         until: BorrowedFd<'_>,
     ) -> std::io::Result<()> {
-        let socket = self
-            .spawner
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        spawner::hold(socket.as_fd(), descriptor, until)
+        spawner::hold(self.lock().as_fd(), descriptor, until)
     }
 }
 

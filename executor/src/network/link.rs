@@ -32,11 +32,14 @@ pub(super) struct Making {
 }
 
 impl Making {
-    pub(super) fn begin() -> Result<Self, Error> {
+    /// `inside` gives the command's namespace, where that is not to belong to this process's user namespace.
+    pub(super) fn begin(
+        inside: impl FnOnce() -> Option<OwnedFd> + Send + 'static,
+    ) -> Result<Self, Error> {
         let (address, told) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("rbuild-link".to_owned())
-            .spawn(move || make_here(&told))
+            .spawn(move || make_here(inside(), &told))
             .map_err(|error| Error::new("start the thread that makes the network", error))?;
         Ok(Self { thread, address })
     }
@@ -54,20 +57,23 @@ impl Making {
     }
 }
 
-fn make_here(address: &Receiver<Ipv4Addr>) -> Result<Link, Error> {
+fn make_here(inside: Option<OwnedFd>, address: &Receiver<Ipv4Addr>) -> Result<Link, Error> {
     let unshare = || {
         sys::unshare(UnshareFlags::NEWNET)
             .map_err(|error| Error::new("make a network namespace", error))
     };
-    let enter = |namespace: &OwnedFd| {
-        let kind = Some(LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
-            .map_err(|errno| Error::new("enter the network namespace", errno))
-    };
     unshare()?;
     let outside = own_namespace()?;
-    unshare()?;
-    let namespace = own_namespace()?;
+    let namespace = match inside {
+        Some(namespace) => {
+            enter(&namespace)?;
+            namespace
+        }
+        None => {
+            unshare()?;
+            own_namespace()?
+        }
+    };
     add_pair(&outside).map_err(|error| {
         Error::new(
             "make a pair of virtual network interfaces (is the kernel's module veth there?)",
@@ -86,6 +92,11 @@ fn make_here(address: &Receiver<Ipv4Addr>) -> Result<Link, Error> {
         .map_err(|error| Error::new("hear the network's address", io::Error::other(error)))?;
     configure(address).map_err(|error| Error::new("configure the network interface", error))?;
     Ok(Link { namespace, packets })
+}
+
+fn enter(namespace: &OwnedFd) -> Result<(), Error> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|errno| Error::new("enter the network namespace", errno))
 }
 
 fn own_namespace() -> Result<OwnedFd, Error> {

@@ -34,6 +34,7 @@ pub use neighbours::{Neighbours, Way};
 pub use publish::{Port, Protocol};
 
 use crate::host::Host;
+use crate::spec::Users;
 
 /// Of a command that is nobody's neighbour.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 2);
@@ -100,9 +101,10 @@ pub struct Private {
 pub struct Ahead(link::Making);
 
 impl Ahead {
-    /// Begins to make one.
-    pub fn begin() -> Result<Self, Error> {
-        link::Making::begin().map(Self)
+    /// Begins to make one, for a command with such users.
+    pub fn begin(host: &Host, users: Users) -> Result<Self, Error> {
+        let host = host.clone();
+        link::Making::begin(move || own_namespace(&host, users)).map(Self)
     }
 
     /// As one that knows no other. Blocking, where it is not yet made.
@@ -123,9 +125,10 @@ impl Ahead {
 }
 
 impl Private {
-    /// Makes one that knows no other. Takes a millisecond or two; blocking.
-    pub fn start(host: &Host) -> Result<Self, Error> {
-        Ahead::begin()?.finish(host)
+    /// Makes one that knows no other, for a command with such users: rights over it are theirs. Takes a millisecond or
+    /// two; blocking.
+    pub fn start(host: &Host, users: Users) -> Result<Self, Error> {
+        Ahead::begin(host, users)?.finish(host)
     }
 
     fn on(
@@ -200,8 +203,23 @@ pub fn resolv_conf() -> Vec<u8> {
     dns::resolv_conf()
 }
 
+/// Of the user namespace that root's commands are in; `None` where it is to be this process's.
+fn own_namespace(host: &Host, users: Users) -> Option<OwnedFd> {
+    if users == Users::Host {
+        return None;
+    }
+    let inside = host.inside().ok()?;
+    match inside.network() {
+        Ok(namespace) => Some(namespace),
+        Err(error) => {
+            tracing::debug!(%error, "the network belongs to the machine's user namespace");
+            None
+        }
+    }
+}
+
 /// Networks of commands that run one after the other: one that nobody uses any more is given to the next, which
-/// spares it two milliseconds. Only for commands that cannot change their network.
+/// spares it two milliseconds. Only for commands that cannot change their network, and all with the same users.
 #[derive(Debug, Default)]
 pub struct Pool {
     networks: Mutex<Vec<Arc<Private>>>,
@@ -212,10 +230,10 @@ pub struct Pool {
 
 impl Pool {
     /// Begins to make the first one, when it is clear that one will be needed. Once.
-    pub fn begin(&self) {
+    pub fn begin(&self, host: &Host, users: Users) {
         self.begun.get_or_init(|| {
             // Where it cannot be begun, that is told when it is needed.
-            *self.ahead() = Ahead::begin().ok();
+            *self.ahead() = Ahead::begin(host, users).ok();
         });
     }
 
@@ -224,7 +242,7 @@ impl Pool {
     }
 
     /// One that nobody else has. It is free again when it is dropped everywhere else. Blocking.
-    pub fn take(&self, host: &Host) -> Result<Arc<Private>, Error> {
+    pub fn take(&self, host: &Host, users: Users) -> Result<Arc<Private>, Error> {
         let lock = || self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut networks = lock();
@@ -241,7 +259,7 @@ impl Pool {
         let ahead = self.ahead().take();
         let network = match ahead {
             Some(ahead) => ahead.finish(host)?,
-            None => Private::start(host)?,
+            None => Private::start(host, users)?,
         };
         let network = Arc::new(network);
         lock().push(Arc::clone(&network));

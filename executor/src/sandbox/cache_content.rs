@@ -8,7 +8,7 @@ use rbuild_cache::{SnapshotId, Store, owners};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::copy::{self, Owners};
+use super::copy::{self, How, Owners};
 use super::prepare::setup;
 use super::{ExecError, in_root};
 use crate::overlay;
@@ -25,7 +25,7 @@ pub(super) fn fill(
         let view = overlay::view(store, snapshot.as_ref()).map_err(|error| setup(step, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         in_root::open(view.as_fd(), path, flags)
-            .and_then(|source| copy::copy_directory(source, directory, Owners::Kept, false))
+            .and_then(|source| copy::copy_directory(source, directory, How::with(Owners::Kept)))
             .map_err(|errno| {
                 setup(
                     format!("{step} from `{}`", path.display()),
@@ -52,12 +52,12 @@ pub(super) fn copy_up(
     rustix::fs::fstat(&source)
         .and_then(|stat| {
             let again = source.try_clone().map_err(|_| Errno::MFILE)?;
-            copy::copy_directory(source, directory, Owners::Kept, false)?;
+            copy::copy_directory(source, directory, How::with(Owners::Kept))?;
             copy::dress(
                 (again.as_fd(), c"."),
                 (directory, c"."),
                 &stat,
-                Owners::Kept,
+                How::with(Owners::Kept),
             )
         })
         .map_err(|errno| setup(step(), std::io::Error::from(errno)))

@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags};
 
 use super::in_root::{self, MountPoints};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
-use super::plan::{Bytes, Mount, Network, Report, Slot, Source, Stdio, Task};
+use super::plan::{Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, Task};
 use super::step::{Failure, Result, Step};
 use super::{capabilities, explain, kernel_files, program, reaper, seccomp, terminal, wire};
 use crate::host::Privilege;
@@ -101,6 +101,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     let stage = Stage::new()?;
     let root = stage.attach(descriptors.get(task.root)?, "root")?;
     let mut points = MountPoints::new(root.as_fd()).step("look at the root")?;
+    note_own(task, &mut points, root.as_fd())?;
     kernel_files::mount(task, &mut points, root.as_fd())?;
     mount_all(task, descriptors, &stage, &mut points)?;
     let master = match task.stdio {
@@ -115,6 +116,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
         std::mem::take(&mut points.stubs),
         std::mem::take(&mut points.parents),
     );
+    let own_mounts = std::mem::take(&mut points.own_mounts);
     let cwd = prepare_cwd(task, &mut points);
     enter_root(&root)?;
     drop((stage, root));
@@ -134,7 +136,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     take_streams(task, descriptors, master.as_ref())?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     enter_cwd(&cwd)?;
-    drop_privileges(task, status)?;
+    drop_privileges(task, status, own_mounts)?;
     if task.init {
         reaper::become_init(matches!(task.stdio, Stdio::Terminal { .. }))?;
     }
@@ -220,8 +222,11 @@ fn mount_all(
         if mount.read_only {
             attributes |= READ_ONLY;
         }
-        if !matches!(mount.source, Source::Tree { .. }) {
+        if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {
             attributes |= NO_SUID;
+        }
+        if !matches!(mount.source, Source::Whole { .. }) {
+            note_own(task, points, tree.as_fd())?;
         }
         // A detached file system that was just made has no mounts below.
         mounts::restrict(tree.as_fd(), true, attributes)
@@ -231,6 +236,19 @@ fn mount_all(
             .step(format!("make the mount point {target}"))?;
         refuse_own(&point, points, &target)?;
         mounts::attach(tree.as_fd(), point.as_fd()).step(format!("mount at {target}"))?;
+    }
+    Ok(())
+}
+
+/// Where root of a user namespace may have devices made: not where others would find them.
+pub(super) fn note_own(
+    task: &Task,
+    points: &mut MountPoints<'_>,
+    tree: BorrowedFd<'_>,
+) -> Result<()> {
+    if task.makes_devices() {
+        let id = in_root::mount_id(tree).step("look at a mount")?;
+        points.own_mounts.push(id);
     }
     Ok(())
 }
@@ -280,6 +298,13 @@ fn source(
             let step = || format!("open the file for {target}");
             let file = in_root::open(files.as_fd(), Path::new(name), OFlags::PATH).step(step())?;
             Ok((mounts::copy(file.as_fd(), false).step(step())?, false))
+        }
+        Source::Whole { tree } => {
+            let step = || format!("look at the source of the mount at {target}");
+            let tree = descriptors.get(*tree)?.try_clone_to_owned().step(step())?;
+            let stat = rustix::fs::fstat(&tree).step(step())?;
+            let directory = in_root::file_type(&stat) == rustix::fs::FileType::Directory;
+            Ok((tree, directory))
         }
         Source::Tree { tree, path } => {
             let root = stage.attach(descriptors.get(*tree)?, &index.to_string())?;
@@ -427,7 +452,12 @@ fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
     }
 }
 
-pub(super) fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()> {
+/// `own_mounts`: see [`note_own`].
+pub(super) fn drop_privileges(
+    task: &Task,
+    status: BorrowedFd<'_>,
+    own_mounts: Vec<u64>,
+) -> Result<()> {
     let single_id = task.privilege == Privilege::SingleId;
     sys::join_session_keyring()
         .or_else(ignore_missing)
@@ -444,8 +474,8 @@ pub(super) fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()>
     // an image work.
     if let Some(filter) = task.filter {
         let program = seccomp::program(filter);
-        if filter.emulation || filter.devices {
-            emulate(&program, status)?;
+        if filter.emulation || filter.devices != Devices::Kernel {
+            emulate(&program, status, own_mounts)?;
         } else {
             sys::install_filter(&program).step("install the system call filter")?;
         }
@@ -461,7 +491,11 @@ pub(super) fn drop_privileges(task: &Task, status: BorrowedFd<'_>) -> Result<()>
 }
 
 /// From here on, calls about ids, owners and devices are answered by the builder.
-fn emulate(program: &[libc::sock_filter], status: BorrowedFd<'_>) -> Result<()> {
+fn emulate(
+    program: &[libc::sock_filter],
+    status: BorrowedFd<'_>,
+    own_mounts: Vec<u64>,
+) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mounts = rustix::fs::openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty())
         .step("open the mount namespace")?;
@@ -469,7 +503,7 @@ fn emulate(program: &[libc::sock_filter], status: BorrowedFd<'_>) -> Result<()> 
         .step("install the system call filter (another may be listening already)")?;
     wire::send(
         status,
-        &Report::Emulate,
+        &Report::Emulate { mounts: own_mounts },
         &[listener.as_fd(), mounts.as_fd()],
     )
     .step("report")

@@ -18,6 +18,7 @@ use super::prepare::setup;
 use super::{Enter, Entered, ExecError, Signals, Usage, brief, stubs, wait};
 use crate::Executor;
 use crate::host::Host;
+use crate::mapped::Mapped;
 use crate::overlay::{self, Below, Durability};
 use crate::spec::{Exec, Exit, Stdio};
 
@@ -40,7 +41,7 @@ impl Top {
         &self,
         store: &Store,
         base: Option<&SnapshotId>,
-        below: Below,
+        below: (Below, Option<&Mapped>),
     ) -> Result<OwnedFd, overlay::Error> {
         match self {
             Self::Own(layer) => {
@@ -153,7 +154,7 @@ impl Executor {
         base: Option<&SnapshotId>,
         top: &Top,
     ) -> Result<RootDir, overlay::Error> {
-        top.mount(&self.store, base, Below::Nothing)
+        top.mount(&self.store, base, (Below::Nothing, None))
             .map(RootDir::from_fd)
     }
 }

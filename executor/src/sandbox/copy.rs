@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rbuild_cache::ids::{Crossing, Ids};
 use rbuild_cache::owners as recorded;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
@@ -22,18 +23,42 @@ pub enum Owners {
     These(u32, u32),
 }
 
+/// How files are copied.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'i> {
+    pub owners: Owners,
+    /// Overlay's own attributes are copied, too.
+    pub marks: bool,
+    /// Whether one of both is a container's, as it is seen from outside. Into it one copies as its root: see
+    /// [`as_root_of`].
+    pub crossing: Crossing<'i>,
+}
+
+impl How<'_> {
+    pub fn with(owners: Owners) -> Self {
+        Self {
+            owners,
+            marks: false,
+            crossing: Crossing::Not,
+        }
+    }
+}
+
+/// Does something with files as the root of a user namespace, which owns what it makes, and with all rights of the
+/// machine's root.
+pub fn as_root_of<T>(ids: &Ids, work: impl FnOnce() -> T) -> Result<T, Errno> {
+    let root = ids.outside((0, 0)).ok_or(Errno::PERM)?;
+    let _ids = crate::mapped::FileIds::take(root)?;
+    Ok(work())
+}
+
 /// Which directory and name an inode with several names got first.
 type FirstNames = HashMap<(u64, u64), (Arc<OwnedFd>, CString)>;
 
 /// Copies what a directory holds. What is there already is replaced, but a directory is never by something else, nor
-/// the other way round. With `marks` overlay's own attributes are copied, too.
-pub fn copy_directory(
-    from: OwnedFd,
-    to: BorrowedFd<'_>,
-    owners: Owners,
-    marks: bool,
-) -> Result<(), Errno> {
-    if owners == Owners::Kept && recorded::devices_recorded() {
+/// the other way round.
+pub fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, how: How<'_>) -> Result<(), Errno> {
+    if how.owners == Owners::Kept && recorded::devices_recorded() {
         recorded::copy(from.as_fd(), to).map_err(|error| errno_of(&error))?;
     }
     let to = Arc::new(to.try_clone_to_owned().map_err(|_| Errno::MFILE)?);
@@ -61,7 +86,7 @@ pub fn copy_directory(
                     rustix::fs::openat(parent, name, flags, Mode::empty())
                 };
                 let (from, below) = (open(&from)?, open(&to)?);
-                attributes(from.as_fd(), below.as_fd(), marks)?;
+                attributes(from.as_fd(), below.as_fd(), how)?;
                 pending.push((Arc::new(from), Arc::new(below)));
                 dressed.push((Arc::clone(&kept), Arc::clone(&to), name.to_owned(), stat));
                 continue;
@@ -74,14 +99,14 @@ pub fn copy_directory(
                 rustix::fs::linkat(&**directory, first, &*to, name, AtFlags::empty())?;
                 continue;
             }
-            copy_entry(from.as_fd(), name, to.as_fd(), name, &stat, (owners, marks))?;
+            copy_entry(from.as_fd(), name, to.as_fd(), name, &stat, how)?;
             if stat.st_nlink > 1 {
                 names.insert(key, (Arc::clone(&to), name.to_owned()));
             }
         }
     }
     for (from, to, name, stat) in dressed.iter().rev() {
-        dress((from.as_fd(), name), (to.as_fd(), name), stat, owners)?;
+        dress((from.as_fd(), name), (to.as_fd(), name), stat, how)?;
     }
     Ok(())
 }
@@ -100,7 +125,7 @@ pub fn copy_entry(
     to: BorrowedFd<'_>,
     new: &CStr,
     stat: &Stat,
-    (owners, marks): (Owners, bool),
+    how: How<'_>,
 ) -> Result<(), Errno> {
     match rustix::fs::unlinkat(to, new, AtFlags::empty()) {
         Err(Errno::NOENT) => {}
@@ -118,11 +143,11 @@ pub fn copy_entry(
             let copy = rustix::fs::openat(to, new, write, Mode::from_raw_mode(0o600))?;
             let (mut source, mut copy) = (std::fs::File::from(source), std::fs::File::from(copy));
             std::io::copy(&mut source, &mut copy).map_err(|error| errno_of(&error))?;
-            attributes(source.as_fd(), copy.as_fd(), marks)?;
+            attributes(source.as_fd(), copy.as_fd(), how)?;
         }
         kind => rustix::fs::mknodat(to, new, kind, Mode::from_raw_mode(0o600), stat.st_rdev)?,
     }
-    dress((from, name), (to, new), stat, owners)
+    dress((from, name), (to, new), stat, how)
 }
 
 /// Owner, mode and time of a copy.
@@ -130,8 +155,9 @@ pub fn dress(
     (from, old): (BorrowedFd<'_>, &CStr),
     (to, name): (BorrowedFd<'_>, &CStr),
     stat: &Stat,
-    owners: Owners,
+    how: How<'_>,
 ) -> Result<(), Errno> {
+    let owners = how.owners;
     let open = |directory: BorrowedFd<'_>, name: &CStr| {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(directory, name, flags, Mode::empty())
@@ -149,7 +175,8 @@ pub fn dress(
         }
         Owners::These(uid, gid) => Some((uid, gid)),
     };
-    if let Some((uid, gid)) = owner {
+    if let Some(owner) = owner {
+        let (uid, gid) = how.crossing.owner(owner).ok_or(Errno::OVERFLOW)?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
@@ -173,7 +200,7 @@ pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
 }
 
 /// Extended attributes. Those that this user or this file system cannot have are left out.
-fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, marks: bool) -> Result<(), Errno> {
+fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, how: How<'_>) -> Result<(), Errno> {
     const MOST: usize = 64 << 10;
     let mut names = vec![0; MOST];
     let length = match rustix::fs::flistxattr(from, &mut names) {
@@ -190,7 +217,7 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, marks: bool) -> Result<(
         .split(|byte| *byte == 0)
     {
         let is_mark = name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.");
-        if name.is_empty() || (is_mark && !marks) {
+        if name.is_empty() || (is_mark && !how.marks) {
             continue;
         }
         let Ok(name) = CString::new(name) else {
@@ -198,7 +225,8 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, marks: bool) -> Result<(
         };
         let length = rustix::fs::fgetxattr(from, &name, &mut value)?;
         let value = value.get(..length).unwrap_or_default();
-        match rustix::fs::fsetxattr(to, &name, value, XattrFlags::empty()) {
+        let value = how.crossing.attribute(name.to_bytes(), value);
+        match rustix::fs::fsetxattr(to, &name, &value, XattrFlags::empty()) {
             Err(Errno::PERM | Errno::OPNOTSUPP) => {}
             result => result?,
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use super::plan::{Bytes, Parent, Stub};
@@ -54,6 +54,8 @@ pub(super) struct MountPoints<'r> {
     shown_as: PathBuf,
     pub(super) stubs: Vec<Stub>,
     pub(super) parents: Vec<Parent>,
+    /// Ids of the mounts that are the sandbox's own.
+    pub(super) own_mounts: Vec<u64>,
 }
 
 impl<'r> MountPoints<'r> {
@@ -64,6 +66,7 @@ impl<'r> MountPoints<'r> {
             shown_as: shown_path(root)?,
             stubs: Vec::new(),
             parents: Vec::new(),
+            own_mounts: Vec::new(),
         })
     }
 
@@ -211,6 +214,12 @@ fn omit() -> rustix::fs::Timespec {
 
 pub(super) fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
+}
+
+/// The number of the mount that a descriptor is on.
+pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> std::result::Result<u64, Errno> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    Ok(stat.stx_mnt_id)
 }
 
 /// Where a descriptor is, as seen from this process's root.

@@ -152,7 +152,8 @@ pub(super) fn start(
         uid: task.uid,
         gid: task.gid,
         groups: task.groups.clone(),
-        devices_only: task.privilege != Privilege::SingleId,
+        scope: task.scope(),
+        own_mounts: Vec::new(),
     };
     let join = Join {
         target: 1,
@@ -160,7 +161,9 @@ pub(super) fn start(
         task,
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let pidfd = host.spawn(&Order::join(&join), &borrowed).map_err(failed)?;
+    let pidfd = host
+        .spawn(None, &Order::join(&join), &borrowed, &[])
+        .map_err(failed)?;
     drop(borrowed);
     drop(descriptors);
     let pid = sys::pid_of(pidfd.as_fd()).map_err(failed)?;
@@ -210,15 +213,20 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     for slot in &task.cgroups {
         rustix::io::write(descriptors.get(*slot)?, b"0").step("join the cgroup")?;
     }
+    // In a user namespace of its own nobody may raise them.
+    child::set_limits(task)?;
     sys::join_namespaces(descriptors.get(join.target)?, join.namespaces)
         .step("enter the container")?;
+    if join.namespaces & libc::CLONE_NEWUSER != 0 {
+        become_root()?;
+    }
     let pair = match task.stdio {
         Stdio::Terminal { rows, columns } => {
             Some(open_terminal((rows, columns), task.terminal_owner())?)
         }
         Stdio::Streams(_) => None,
     };
-    child::set_limits(task)?;
+    let own_mounts = own_mounts(task)?;
     let ready = Report::Ready {
         stubs: Vec::new(),
         parents: Vec::new(),
@@ -233,9 +241,28 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     let cwd = child::path_of(&task.cwd);
     let entered = rustix::process::chdir(cwd);
     entered.step(format!("enter the working directory {}", cwd.display()))?;
-    child::drop_privileges(task, status)?;
+    child::drop_privileges(task, status, own_mounts)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Err(child::execute(task))
+}
+
+/// Whoever enters a user namespace is nobody in there at first.
+fn become_root() -> Result<()> {
+    let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
+        .step("become root of the user namespace")
+}
+
+/// The container's root, which this process has by now.
+fn own_mounts(task: &Task) -> Result<Vec<u64>> {
+    if !task.makes_devices() {
+        return Ok(Vec::new());
+    }
+    let step = "look at the root";
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, Path::new("/"), flags, Mode::empty()).step(step)?;
+    Ok(vec![super::in_root::mount_id(root.as_fd()).step(step)?])
 }
 
 fn open_terminal(size: (u16, u16), owner: Option<u32>) -> Result<terminal::Inside> {

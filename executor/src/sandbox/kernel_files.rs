@@ -81,6 +81,7 @@ fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> R
     )
     .step("make /dev")?;
     attach_over(&dev, points, root, "dev")?;
+    super::child::note_own(task, points, dev.as_fd())?;
     for (name, major, minor) in plan::DEVICES {
         device(dev.as_fd(), name, *major, *minor).step(format!("bind /dev/{name}"))?;
     }

@@ -7,16 +7,17 @@
 
 mod cache_content;
 mod capabilities;
+mod ceilings;
 mod cgroup;
 mod child;
 pub mod container;
 pub mod copy;
 mod explain;
 mod forward;
-mod in_root;
+pub(crate) mod in_root;
 mod join;
 mod kernel_files;
-mod mounts;
+pub(crate) mod mounts;
 mod outer_terminal;
 mod plan;
 mod prepare;
@@ -29,6 +30,7 @@ pub(crate) mod spawner;
 mod step;
 mod stubs;
 mod terminal;
+mod users;
 mod wait;
 
 use tokio::runtime::RuntimeFlavor;
@@ -186,16 +188,18 @@ impl Executor {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
-        let (store, host) = (self.store.clone(), self.host.clone());
+        let executor = self.clone();
         let (streams, inside) =
             wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
         brief(move || {
+            let users = users::choose(&executor, &exec)?;
+            let below = (Below::MountPoints, users.mapped.as_deref());
             let root = top
-                .mount(&store, base.as_ref(), Below::MountPoints)
+                .mount(&executor.store, base.as_ref(), below)
                 .map_err(|error| setup("mount the root", error))?;
             let cgroup = Cgroup::make(&exec.limits, accounted)?;
-            let prepared = prepare::prepare(&store, &host, root, exec)?;
-            wait::start(&host, top, prepared, cgroup, streams, inside)
+            let prepared = prepare::prepare(&executor, users, root, exec)?;
+            wait::start(&executor.host, top, prepared, cgroup, streams, inside)
         })
         .await
     }

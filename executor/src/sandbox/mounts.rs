@@ -30,7 +30,7 @@ pub(crate) fn make(
 }
 
 /// Attaches a detached mount on what `target` stands for.
-pub(super) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     rustix::mount::move_mount(
         tree,
         "",

@@ -76,6 +76,22 @@ impl Task {
     pub(super) fn terminal_owner(&self) -> Option<u32> {
         (self.privilege != crate::host::Privilege::SingleId).then_some(self.uid)
     }
+
+    /// Whether devices are made for it.
+    pub(super) fn makes_devices(&self) -> bool {
+        self.filter
+            .is_some_and(|filter| filter.devices == Devices::Made)
+    }
+
+    /// What calls are answered about.
+    pub(super) fn scope(&self) -> crate::emulation::Scope {
+        use crate::emulation::Scope;
+        match self.filter.map(|filter| (filter.emulation, filter.devices)) {
+            Some((true, _)) => Scope::Owners,
+            Some((_, Devices::Made)) => Scope::MadeDevices,
+            _ => Scope::RecordedDevices,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +115,8 @@ pub(super) struct Mount {
 pub(super) enum Source {
     /// A path inside a detached mount.
     Tree { tree: Slot, path: Bytes },
+    /// A detached mount of something of the machine's.
+    Whole { tree: Slot },
     /// A file of [`Task::files`].
     File { name: String },
     Tmpfs {
@@ -116,11 +134,22 @@ pub(super) struct Filter {
     /// Calls about owners and ids are answered by [`crate::emulation`], for a user namespace with one id.
     pub(super) emulation: bool,
     /// Only calls that make devices are, in a user namespace with many ids.
-    pub(super) devices: bool,
+    pub(super) devices: Devices,
     /// The command is not root's there.
     pub(super) emulates_user: bool,
     /// Nothing is refused.
     pub(super) unrestricted: bool,
+}
+
+/// Who makes device nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) enum Devices {
+    /// The kernel, or nobody.
+    Kernel,
+    /// They are written down.
+    Recorded,
+    /// Root of the machine, for root of a user namespace.
+    Made,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +192,7 @@ pub(super) enum Limit {
 }
 
 impl Limit {
-    const ALL: [(&'static str, Self); 16] = [
+    pub(super) const ALL: [(&'static str, Self); 16] = [
         ("as", Self::As),
         ("core", Self::Core),
         ("cpu", Self::Cpu),
@@ -212,10 +241,10 @@ impl Limit {
     }
 }
 
-/// What the spawner answers; a pidfd rides on `Spawned`.
+/// What the spawner answers; what was made rides on `Done`, of a process its pidfd.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    Spawned,
+    Done,
     Failed { errno: i32 },
 }
 
@@ -228,7 +257,10 @@ pub(super) enum Report {
         parents: Vec<Parent>,
     },
     /// Calls wait for answers from now on. The listener and the mount namespace ride on it.
-    Emulate,
+    Emulate {
+        /// Ids of the mounts where devices may be made.
+        mounts: Vec<u64>,
+    },
     /// A step failed.
     Failed { step: String, errno: i32 },
     /// `execve` failed.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use rbuild_cache::{ActiveSnapshot, RootDir, Store};
 use rustix::fs::{Mode, OFlags};
 
-use super::plan::{self, Bytes, Filter, Limit, ResourceLimit, Slot, Source, Task};
+use super::plan::{self, Bytes, Devices, Filter, Limit, ResourceLimit, Slot, Source, Task};
 use super::socket::{self, Forwarded};
+use super::users::Chosen;
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
-use crate::host::{Host, Privilege};
+use crate::host::Privilege;
+use crate::mapped::Mapped;
 use crate::spec::{Dns, Exec, Mount, MountSource, Network, Security};
-use crate::{network, overlay, users};
+use crate::{Executor, network, overlay, users};
 
 /// Mounts that one command may have; their descriptors travel in one message.
 const MOST_MOUNTS: usize = 200;
@@ -27,6 +29,8 @@ pub(super) struct Prepared {
     pub(super) task: Task,
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) kept: Kept,
+    /// Whose spawner starts it; `None` is this process's.
+    pub(super) mapped: Option<Arc<Mapped>>,
 }
 
 /// Things that must outlive the command.
@@ -37,6 +41,8 @@ pub(super) struct Kept {
     _layers: Vec<ActiveSnapshot>,
     _sockets: Vec<Forwarded>,
     _network: Option<Arc<crate::network::Private>>,
+    /// Whose spawner ends what it started when it ends itself.
+    _mapped: Option<Arc<Mapped>>,
 }
 
 pub(super) fn setup(
@@ -51,23 +57,35 @@ pub(super) fn setup(
 
 /// `root` is the detached mount of the command's root; `stdio` and `status` are filled in by the caller.
 pub(super) fn prepare(
-    store: &Arc<Store>,
-    host: &Host,
+    executor: &Executor,
+    users: Chosen,
     root: OwnedFd,
     mut exec: Exec,
 ) -> Result<Prepared, ExecError> {
+    let privilege = match (executor.host.privilege(), &users.mapped) {
+        // What it finds is what an ordinary user's command with many ids finds.
+        (Privilege::Root, Some(_)) => Privilege::Subordinate,
+        (privilege, _) => privilege,
+    };
     let view = RootDir::from_fd(root.try_clone().map_err(|e| setup("keep the root", e))?);
     let user = look_up_user(&view, &exec)?;
     let mut builder = Builder {
-        store: store.clone(),
-        single_id: host.privilege() == Privilege::SingleId,
+        store: executor.store.clone(),
+        single_id: privilege == Privilege::SingleId,
         descriptors: Vec::new(),
         kept: Kept::default(),
-        files: Files::new()?,
+        files: Files::new(users.mapped.clone())?,
         mounts: Vec::new(),
+        directories: users.directories,
     };
     let single_id = builder.single_id;
-    let devices = rbuild_cache::owners::devices_recorded();
+    let devices = if rbuild_cache::owners::devices_recorded() {
+        Devices::Recorded
+    } else if users.mapped.is_some() {
+        Devices::Made
+    } else {
+        Devices::Kernel
+    };
     let root = builder.slot(root);
     if exec.mounts.len() > MOST_MOUNTS {
         return Err(setup(
@@ -111,7 +129,7 @@ pub(super) fn prepare(
         })?;
     let Builder {
         mut descriptors,
-        kept,
+        mut kept,
         files,
         mounts,
         ..
@@ -138,10 +156,10 @@ pub(super) fn prepare(
         shm_size: exec.limits.shm_size.unwrap_or(DEFAULT_SHM),
         limits: limits(&exec.limits.ulimits)?,
         capabilities,
-        filter: (!insecure || devices).then_some(Filter {
+        filter: (!insecure || devices != Devices::Kernel).then_some(Filter {
             capabilities,
             emulation: single_id,
-            devices: devices && !single_id,
+            devices: if single_id { Devices::Kernel } else { devices },
             emulates_user: single_id && user.uid != 0,
             unrestricted: insecure,
         }),
@@ -150,12 +168,14 @@ pub(super) fn prepare(
         status: 0,
         cgroups: Vec::new(),
         init: exec.init,
-        privilege: host.privilege(),
+        privilege,
     };
+    kept._mapped.clone_from(&users.mapped);
     Ok(Prepared {
         task,
         descriptors,
         kept,
+        mapped: users.mapped,
     })
 }
 
@@ -210,9 +230,15 @@ struct Builder {
     kept: Kept,
     files: Files,
     mounts: Vec<plan::Mount>,
+    /// With mapped ids, by place of the mount.
+    directories: Vec<Option<OwnedFd>>,
 }
 
 impl Builder {
+    fn mapped(&self) -> Option<&Mapped> {
+        self.files.mapped.as_deref()
+    }
+
     fn slot(&mut self, fd: OwnedFd) -> Slot {
         self.descriptors.push(fd);
         self.descriptors.len() - 1
@@ -275,15 +301,12 @@ impl Builder {
                 let overlay_failed = |error: overlay::Error| {
                     setup(format!("mount the source of {}", target.display()), error)
                 };
+                let (store, snapshot) = (&self.store, snapshot.as_ref());
                 let tree = if mount.read_only {
-                    let view =
-                        overlay::view(&self.store, snapshot.as_ref()).map_err(overlay_failed)?;
-                    view.as_fd()
-                        .try_clone_to_owned()
-                        .map_err(|error| setup("keep a mount", error))?
+                    overlay::view_in(store, snapshot, self.mapped()).map_err(overlay_failed)?
                 } else {
                     let layer = self.store.prepare()?;
-                    let tree = overlay::writable(&self.store, snapshot.as_ref(), &layer)
+                    let tree = overlay::writable_in(store, snapshot, &layer, self.mapped())
                         .map_err(overlay_failed)?;
                     self.kept._layers.push(layer);
                     tree
@@ -291,6 +314,11 @@ impl Builder {
                 Ok(self.tree(tree, path))
             }
             MountSource::Directory { root, path } => {
+                if let Some(tree) = self.directories.get_mut(index).and_then(Option::take) {
+                    return Ok(Source::Whole {
+                        tree: self.slot(tree),
+                    });
+                }
                 let tree =
                     mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
                 Ok(self.tree(tree, path))
@@ -318,14 +346,20 @@ impl Builder {
                 }
                 let tree = if *throw_away {
                     let layer = self.store.prepare()?;
-                    let tree =
-                        overlay::over(&self.store, cache.path(), &layer).map_err(|error| {
-                            setup(format!("mount the source of {}", target.display()), error)
-                        })?;
+                    let tree = overlay::over(&self.store, cache.path(), &layer, self.mapped());
+                    let tree = tree.map_err(|error| {
+                        setup(format!("mount the source of {}", target.display()), error)
+                    })?;
                     self.kept._layers.push(layer);
                     tree
                 } else {
-                    mounts::copy(directory.as_fd(), false).map_err(failed("open the cache"))?
+                    let mapped = match self.mapped() {
+                        Some(mapped) => mapped
+                            .open(cache.path())
+                            .map_err(failed("open the cache"))?,
+                        None => directory,
+                    };
+                    mounts::copy(mapped.as_fd(), false).map_err(failed("open the cache"))?
                 };
                 Ok(self.tree(tree, path))
             }
@@ -361,7 +395,11 @@ impl Builder {
                     path.clone(),
                     *mode,
                     // A socket can carry no owner where owners are written down; a command of root's sees its own.
-                    if self.single_id { (0, 0) } else { (*uid, *gid) },
+                    if self.single_id {
+                        (0, 0)
+                    } else {
+                        self.files.owner((*uid, *gid))
+                    },
                 )
                 .map_err(|error| setup(format!("forward the socket {}", path.display()), error))?;
                 self.kept._sockets.push(forwarded);
@@ -493,10 +531,12 @@ fn hosts(exec: &Exec) -> Vec<u8> {
 /// Files in memory: a detached tmpfs.
 struct Files {
     tree: OwnedFd,
+    /// Where they are given to ids of a user namespace.
+    mapped: Option<Arc<Mapped>>,
 }
 
 impl Files {
-    fn new() -> Result<Self, ExecError> {
+    fn new(mapped: Option<Arc<Mapped>>) -> Result<Self, ExecError> {
         let make = |options: &[(&str, &str)]| {
             mounts::make(
                 "tmpfs",
@@ -508,7 +548,15 @@ impl Files {
         let tree = make(&[("mode", "0755"), ("noswap", "")])
             .or_else(|_| make(&[("mode", "0755")]))
             .map_err(|errno| setup("make files in memory", std::io::Error::from(errno)))?;
-        Ok(Self { tree })
+        Ok(Self { tree, mapped })
+    }
+
+    /// Who somebody of the command's is here; an id that there is not is nobody's, as root's is in there.
+    fn owner(&self, owner: (u32, u32)) -> (u32, u32) {
+        match &self.mapped {
+            None => owner,
+            Some(mapped) => mapped.inside().ids().outside(owner).unwrap_or((0, 0)),
+        }
     }
 
     fn add(
@@ -534,6 +582,7 @@ impl Files {
         let fd = rustix::fs::openat(&self.tree, name, flags, Mode::from_raw_mode(0o600))?;
         let mut file = std::fs::File::from(fd);
         file.write_all(content)?;
+        let (uid, gid) = self.owner((uid, gid));
         if (uid, gid) != (0, 0) {
             match rbuild_cache::owners::set(file.as_fd(), uid, gid) {
                 // Memory keeps no attributes before Linux 6.6; the file is then shown as root's.

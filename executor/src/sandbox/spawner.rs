@@ -1,14 +1,20 @@
 //! A process with one thread, forked before any other thread exists, that starts sandboxes: forking the grown
 //! process would be slow and unsafe. A sandbox becomes a child of this process's parent, which waits for it.
 //!
+//! Root's starts a second one when it is wanted, which is root of a user namespace: what that one starts is in there.
+//!
 //! When its socket closes, all of rbuild is gone: it kills what still runs and ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rbuild_cache::ids::Ids;
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
+use rustix::thread::UnshareFlags;
 
+use super::ceilings::{self, Ceilings};
 use super::join::{self, Join};
 use super::plan::{Bytes, Network, Reply, Task};
 use super::{child, wire};
@@ -26,6 +32,17 @@ pub(super) struct Order<'a> {
 enum What<'a> {
     Sandbox(std::borrow::Cow<'a, Task>),
     Join(std::borrow::Cow<'a, Join>),
+    /// A spawner that is root of a user namespace with these maps.
+    Inside {
+        users: String,
+        groups: String,
+    },
+    /// A spawner that is root of the user namespace that comes along.
+    InsideOf,
+    /// A network namespace that belongs to the spawner's user namespace.
+    Network,
+    /// Knows of a sandbox that another spawner started. No answer.
+    Watch,
     /// Keeps a descriptor open until nobody holds the other end of the pipe that comes with it. No answer.
     Hold,
 }
@@ -47,9 +64,9 @@ impl<'a> Order<'a> {
 }
 
 impl Order<'static> {
-    fn hold() -> Self {
+    fn of(what: What<'static>) -> Self {
         Self {
-            what: What::Hold,
+            what,
             leaves: Vec::new(),
         }
     }
@@ -62,7 +79,7 @@ pub(crate) fn start() -> io::Result<OwnedFd> {
         Forked::Parent(_) => Ok(ours),
         Forked::Child => {
             drop(ours);
-            serve(&theirs);
+            serve(theirs);
             sys::exit_now(0);
         }
     }
@@ -75,7 +92,57 @@ pub(crate) fn hold(
     descriptor: BorrowedFd<'_>,
     until: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    wire::send(socket, &Order::hold(), &[descriptor, until])
+    wire::send(socket, &Order::of(What::Hold), &[descriptor, until])
+}
+
+/// Has a sandbox that another spawner started die with all of rbuild, and its cgroups with it.
+pub(crate) fn watch(
+    socket: BorrowedFd<'_>,
+    pidfd: BorrowedFd<'_>,
+    leaves: &[std::path::PathBuf],
+) -> io::Result<()> {
+    let order = Order {
+        what: What::Watch,
+        leaves: leaves.iter().map(|path| path.as_path().into()).collect(),
+    };
+    wire::send(socket, &order, &[pidfd])
+}
+
+/// A spawner in a user namespace: its socket, and that namespace.
+#[derive(Debug)]
+pub(crate) struct Second {
+    pub(crate) socket: OwnedFd,
+    pub(crate) namespace: OwnedFd,
+}
+
+/// Has root's spawner start one in a new user namespace.
+pub(crate) fn inside(socket: BorrowedFd<'_>, ids: &Ids) -> io::Result<Second> {
+    let what = What::Inside {
+        users: ids.users.to_string(),
+        groups: ids.groups.to_string(),
+    };
+    second(request_all(socket, &Order::of(what), &[])?)
+}
+
+/// Has root's spawner start one in a user namespace that there is.
+pub(crate) fn inside_of(socket: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<Second> {
+    second(request_all(
+        socket,
+        &Order::of(What::InsideOf),
+        &[namespace],
+    )?)
+}
+
+fn second(mut descriptors: Vec<OwnedFd>) -> io::Result<Second> {
+    match (descriptors.pop(), descriptors.pop()) {
+        (Some(namespace), Some(socket)) => Ok(Second { socket, namespace }),
+        _ => Err(gone()),
+    }
+}
+
+/// Has a spawner make a network namespace that belongs to its user namespace.
+pub(crate) fn network(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    request(socket, &Order::of(What::Network), &[])
 }
 
 /// Sends a task and waits for the pidfd of what was started.
@@ -84,16 +151,29 @@ pub(crate) fn request(
     task: &impl serde::Serialize,
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<OwnedFd> {
+    request_all(socket, task, descriptors)?
+        .pop()
+        .ok_or_else(gone)
+}
+
+fn request_all(
+    socket: BorrowedFd<'_>,
+    task: &impl serde::Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<Vec<OwnedFd>> {
     wire::send(socket, task, descriptors)?;
-    let gone = || io::Error::other("the process that starts commands has ended");
     match wire::receive::<Reply>(socket)? {
-        Some((Reply::Spawned, mut descriptors)) => descriptors.pop().ok_or_else(gone),
+        Some((Reply::Done, descriptors)) => Ok(descriptors),
         Some((Reply::Failed { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
         None => Err(gone()),
     }
 }
 
-fn serve(socket: &OwnedFd) {
+fn gone() -> io::Error {
+    io::Error::other("the process that starts commands has ended")
+}
+
+fn serve(socket: OwnedFd) {
     // Signals of the terminal are for the builder, which decides what becomes of its commands.
     let _ = rustix::process::setsid();
     // It may outlive whoever reads what this process prints, and prints nothing itself.
@@ -105,48 +185,304 @@ fn serve(socket: &OwnedFd) {
         return;
     }
     let _ = rustix::thread::set_name(c"rbuild-spawner");
-    let mut running: Vec<Child> = Vec::new();
-    let mut held: Vec<Held> = Vec::new();
-    while let Ok(ready) = wait(socket, &mut running, &mut held) {
-        if !ready {
-            continue;
-        }
-        let Ok(Some((order, descriptors))) = wire::receive::<Order<'_>>(socket.as_fd()) else {
+    let mut spawner = Spawner {
+        socket,
+        running: Vec::new(),
+        held: Vec::new(),
+        ceilings: Ceilings::default(),
+    };
+    while let Ok(ready) = spawner.wait() {
+        if ready && !spawner.obey() {
             break;
+        }
+    }
+    bury(&spawner.running);
+}
+
+struct Spawner {
+    socket: OwnedFd,
+    running: Vec<Child>,
+    held: Vec<Held>,
+    /// What commands had for limits if this spawner did not have higher ones.
+    ceilings: Ceilings,
+}
+
+impl Spawner {
+    /// Does one thing that it is asked to do; false when nobody asks any more.
+    fn obey(&mut self) -> bool {
+        let Ok(Some((order, mut descriptors))) = wire::receive::<Order<'_>>(self.socket.as_fd())
+        else {
+            return false;
         };
-        let spawned = match order.what {
-            What::Sandbox(task) => spawn(&task, descriptors, &mut held),
-            What::Join(join) => enter(&join, descriptors, &mut held),
+        let done = match order.what {
+            What::Sandbox(task) => self.spawn(&task, descriptors, order.leaves),
+            What::Join(join) => self.enter(&join, descriptors, order.leaves),
+            What::Inside { users, groups } => match self.inside(&users, &groups) {
+                // In there now, where others ask.
+                Ok(None) => return true,
+                Ok(Some(second)) => Ok(second),
+                Err(error) => Err(error),
+            },
+            What::InsideOf => match self.inside_of(descriptors.pop()) {
+                Ok(None) => return true,
+                Ok(Some(second)) => Ok(second),
+                Err(error) => Err(error),
+            },
+            What::Network => make_network().map(|network| vec![network]),
+            What::Watch => {
+                self.running.extend(descriptors.pop().map(|pidfd| Child {
+                    pidfd,
+                    leaves: order.leaves,
+                }));
+                return true;
+            }
             What::Hold => {
                 let mut descriptors = descriptors.into_iter();
                 if let (Some(descriptor), Some(until)) = (descriptors.next(), descriptors.next()) {
-                    held.push(Held {
+                    self.held.push(Held {
                         _descriptor: descriptor,
                         until,
                     });
                 }
-                continue;
+                return true;
             }
         };
-        let sent = match spawned {
-            Ok(pidfd) => {
-                let sent = wire::send(socket.as_fd(), &Reply::Spawned, &[pidfd.as_fd()]);
-                running.push(Child {
-                    pidfd,
-                    leaves: order.leaves,
-                });
-                sent
+        let sent = match done {
+            Ok(descriptors) => {
+                let descriptors: Vec<BorrowedFd<'_>> =
+                    descriptors.iter().map(AsFd::as_fd).collect();
+                wire::send(self.socket.as_fd(), &Reply::Done, &descriptors)
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                wire::send(socket.as_fd(), &Reply::Failed { errno }, &[])
+                wire::send(self.socket.as_fd(), &Reply::Failed { errno }, &[])
             }
         };
-        if sent.is_err() {
-            break;
+        sent.is_ok()
+    }
+
+    /// Waits until a request can be read; forgets sandboxes that ended, and lets go of what need not be held any more.
+    fn wait(&mut self) -> io::Result<bool> {
+        let Self {
+            socket,
+            running,
+            held,
+            ..
+        } = self;
+        let watched = running.iter().map(|child| &child.pidfd);
+        let watched = watched.chain(held.iter().map(|held| &held.until));
+        let mut polled: Vec<PollFd<'_>> = watched
+            .map(|descriptor| PollFd::new(descriptor, PollFlags::IN))
+            .collect();
+        polled.push(PollFd::new(&*socket, PollFlags::IN));
+        match rustix::event::poll(&mut polled, None) {
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            result => result?,
+        };
+        let mut over: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ready = over.pop().unwrap_or(false);
+        let mut over = over.into_iter();
+        running.retain(|_| !over.next().unwrap_or(false));
+        // Closing takes long: not while somebody waits for an answer.
+        if !ready {
+            held.retain(|_| !over.next().unwrap_or(false));
+        }
+        Ok(ready)
+    }
+
+    fn keep(&mut self, pidfd: OwnedFd, leaves: Vec<Bytes>) -> io::Result<Vec<OwnedFd>> {
+        let told = pidfd.try_clone()?;
+        self.running.push(Child { pidfd, leaves });
+        Ok(vec![told])
+    }
+
+    /// What is held is not the child's.
+    fn spawn(
+        &mut self,
+        task: &Task,
+        descriptors: Vec<OwnedFd>,
+        leaves: Vec<Bytes>,
+    ) -> io::Result<Vec<OwnedFd>> {
+        let mut flags =
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if task.network == Network::Own {
+            flags |= libc::CLONE_NEWNET;
+        }
+        match sys::clone3_for_parent(flags as u64)? {
+            Cloned::Parent(pidfd) => self.keep(pidfd, leaves),
+            Cloned::Child => {
+                self.held.clear();
+                self.ceilings.restore(&task.limits);
+                child::main(task, descriptors);
+            }
         }
     }
-    bury(&running);
+
+    /// A child that is born in the pid namespace of a sandbox; into the others it goes itself.
+    fn enter(
+        &mut self,
+        join: &Join,
+        descriptors: Vec<OwnedFd>,
+        leaves: Vec<Bytes>,
+    ) -> io::Result<Vec<OwnedFd>> {
+        // It is visible inside before it can do anything about that.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+        let held = &mut self.held;
+        let begin = move || -> io::Result<OwnedFd> {
+            let target = join.target(&descriptors)?;
+            sys::join_namespaces(target, libc::CLONE_NEWPID)?;
+            match sys::clone3_for_parent(0)? {
+                Cloned::Parent(pidfd) => Ok(pidfd),
+                Cloned::Child => {
+                    held.clear();
+                    join::main(join, descriptors);
+                }
+            }
+        };
+        // Where children are born is a thread's own affair, and there may be no way back: an ordinary user has no right
+        // to the namespace that this process is from. While the thread is there, this one only waits for it, so that
+        // the child finds nothing half done.
+        let pidfd = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, begin)?;
+            let failed = |_| io::Error::other("the thread that starts commands panicked");
+            thread.join().map_err(failed)?
+        })?;
+        self.keep(pidfd, leaves)
+    }
+
+    /// Starts a second spawner in a user namespace of its own, and returns its socket and the namespace. `None` in
+    /// that spawner.
+    fn inside(&mut self, users: &str, groups: &str) -> io::Result<Option<Vec<OwnedFd>>> {
+        let (ours, theirs) = wire::pair()?;
+        let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // In there nobody may raise a limit any more, and whoever asks for a higher one gets it nevertheless.
+        let ceilings = ceilings::raise();
+        let cloned = sys::clone3_for_parent(libc::CLONE_NEWUSER as u64);
+        let pidfd = match cloned {
+            Ok(Cloned::Child) => {
+                drop((ours, go_write));
+                let mut byte = [0];
+                let mapped = matches!(rustix::io::read(&go_read, &mut byte), Ok(1));
+                if !mapped || become_root().is_err() {
+                    sys::exit_now(1);
+                }
+                self.serve_inside(theirs, ceilings);
+                return Ok(None);
+            }
+            Ok(Cloned::Parent(pidfd)) => {
+                ceilings.restore(&[]);
+                pidfd
+            }
+            Err(error) => {
+                ceilings.restore(&[]);
+                return Err(error);
+            }
+        };
+        let pid = sys::pid_of(pidfd.as_fd())?;
+        for (file, map) in [("uid_map", users), ("gid_map", groups)] {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty())?;
+            rustix::io::write(&file, map.as_bytes())?;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty())?;
+        rustix::io::write(&go_write, b"1")?;
+        Ok(Some(vec![ours, namespace]))
+    }
+
+    /// As [`Self::inside`], in a user namespace that there is.
+    fn inside_of(&mut self, namespace: Option<OwnedFd>) -> io::Result<Option<Vec<OwnedFd>>> {
+        let namespace = namespace.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        let (ours, theirs) = wire::pair()?;
+        let (entered_read, entered_write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let ceilings = ceilings::raise();
+        match sys::clone3_for_parent(0) {
+            Ok(Cloned::Child) => {
+                drop((ours, entered_read));
+                let entered = sys::join_namespaces(namespace.as_fd(), libc::CLONE_NEWUSER);
+                let entered = entered.and_then(|()| become_root());
+                let errno =
+                    entered.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+                let _ = rustix::io::write(&entered_write, &errno.to_ne_bytes());
+                if errno != 0 {
+                    sys::exit_now(1);
+                }
+                drop(namespace);
+                self.serve_inside(theirs, ceilings);
+                return Ok(None);
+            }
+            Ok(Cloned::Parent(_)) => ceilings.restore(&[]),
+            Err(error) => {
+                ceilings.restore(&[]);
+                return Err(error);
+            }
+        }
+        drop(entered_write);
+        let mut errno = [0; 4];
+        rustix::io::read(&entered_read, &mut errno)?;
+        match i32::from_ne_bytes(errno) {
+            0 => Ok(Some(vec![ours, namespace])),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// From here on, this process is the second spawner.
+    fn serve_inside(&mut self, socket: OwnedFd, ceilings: Ceilings) {
+        // It has a copy of the builder's memory, and its ids are those of its commands.
+        let _ =
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        self.socket = socket;
+        self.running.clear();
+        self.held.clear();
+        self.ceilings = ceilings;
+    }
+}
+
+fn become_root() -> io::Result<()> {
+    let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
+}
+
+fn own_namespace(kind: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(
+        CWD,
+        format!("/proc/self/ns/{kind}"),
+        flags,
+        Mode::empty(),
+    )?)
+}
+
+/// Made by a child: from a network namespace that is not the host's there is no way back.
+fn make_network() -> io::Result<OwnedFd> {
+    let (ours, theirs) = wire::pair()?;
+    let child = match sys::fork()? {
+        Forked::Parent(child) => child,
+        Forked::Child => {
+            let made = sys::unshare(UnshareFlags::NEWNET).and_then(|()| own_namespace("net"));
+            let _ = match made {
+                Ok(network) => wire::send(theirs.as_fd(), &Reply::Done, &[network.as_fd()]),
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                    wire::send(theirs.as_fd(), &Reply::Failed { errno }, &[])
+                }
+            };
+            sys::exit_now(0);
+        }
+    };
+    drop(theirs);
+    let answer = wire::receive::<Reply>(ours.as_fd());
+    while let Err(rustix::io::Errno::INTR) =
+        rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
+    {}
+    match answer? {
+        Some((Reply::Done, mut descriptors)) => descriptors.pop().ok_or_else(gone),
+        Some((Reply::Failed { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
+        None => Err(gone()),
+    }
 }
 
 /// A sandbox that was started.
@@ -171,68 +507,4 @@ fn bury(running: &[Child]) {
         while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut polled, None) {}
         super::cgroup::remove(child.leaves.iter().map(child::path_of));
     }
-}
-
-/// Waits until a request can be read; forgets sandboxes that ended, and lets go of what need not be held any more.
-fn wait(socket: &OwnedFd, running: &mut Vec<Child>, held: &mut Vec<Held>) -> io::Result<bool> {
-    let watched = running.iter().map(|child| &child.pidfd);
-    let watched = watched.chain(held.iter().map(|held| &held.until));
-    let mut polled: Vec<PollFd<'_>> = watched
-        .map(|descriptor| PollFd::new(descriptor, PollFlags::IN))
-        .collect();
-    polled.push(PollFd::new(socket, PollFlags::IN));
-    match rustix::event::poll(&mut polled, None) {
-        Err(rustix::io::Errno::INTR) => return Ok(false),
-        result => result?,
-    };
-    let mut over: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
-    let ready = over.pop().unwrap_or(false);
-    let mut over = over.into_iter();
-    running.retain(|_| !over.next().unwrap_or(false));
-    // Closing takes long: not while somebody waits for an answer.
-    if !ready {
-        held.retain(|_| !over.next().unwrap_or(false));
-    }
-    Ok(ready)
-}
-
-/// What is held is not the child's.
-fn spawn(task: &Task, descriptors: Vec<OwnedFd>, held: &mut Vec<Held>) -> io::Result<OwnedFd> {
-    let mut flags =
-        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if task.network == Network::Own {
-        flags |= libc::CLONE_NEWNET;
-    }
-    match sys::clone3_for_parent(flags as u64)? {
-        Cloned::Parent(pidfd) => Ok(pidfd),
-        Cloned::Child => {
-            held.clear();
-            child::main(task, descriptors);
-        }
-    }
-}
-
-/// A child that is born in the pid namespace of a sandbox; into the others it goes itself.
-fn enter(join: &Join, descriptors: Vec<OwnedFd>, held: &mut Vec<Held>) -> io::Result<OwnedFd> {
-    // It is visible inside before it can do anything about that.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    let begin = move || -> io::Result<OwnedFd> {
-        let target = join.target(&descriptors)?;
-        sys::join_namespaces(target, libc::CLONE_NEWPID)?;
-        match sys::clone3_for_parent(0)? {
-            Cloned::Parent(pidfd) => Ok(pidfd),
-            Cloned::Child => {
-                held.clear();
-                join::main(join, descriptors);
-            }
-        }
-    };
-    // Where children are born is a thread's own affair, and there may be no way back: an ordinary user has no right to
-    // the namespace that this process is from. While the thread is there, this one only waits for it, so that the
-    // child finds nothing half done.
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, begin)?;
-        let failed = |_| io::Error::other("the thread that starts commands panicked");
-        thread.join().map_err(failed)?
-    })
 }

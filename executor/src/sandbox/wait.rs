@@ -156,6 +156,7 @@ pub(super) fn start(
         mut task,
         mut descriptors,
         kept,
+        mapped,
     } = prepared;
     let (status, status_inside) = wire::pair().map_err(|error| setup("make a socket", error))?;
     task.status = descriptors.len();
@@ -180,12 +181,14 @@ pub(super) fn start(
         uid: task.uid,
         gid: task.gid,
         groups: task.groups.clone(),
-        devices_only: task.privilege != crate::host::Privilege::SingleId,
+        scope: task.scope(),
+        own_mounts: Vec::new(),
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let leaves = cgroup.as_ref().map_or(&[][..], Cgroup::directories);
+    let inside = mapped.as_ref().map(|mapped| &**mapped.inside());
     let pidfd = host
-        .spawn(&Order::sandbox(&task, leaves), &borrowed)
+        .spawn(inside, &Order::sandbox(&task, leaves), &borrowed, leaves)
         .map_err(|error| setup("start a process in new namespaces", error))?;
     let program = task.argv.first().map_or_else(String::new, |name| {
         String::from_utf8_lossy(&name.0).into_owned()
@@ -291,9 +294,10 @@ impl<'p> Reader<'p> {
                 reported.stubs = stubs;
                 reported.parents = parents;
             }
-            Report::Emulate => {
+            Report::Emulate { mounts: own_mounts } => {
                 if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
-                    let identity = self.identity.take().unwrap_or_default();
+                    let mut identity = self.identity.take().unwrap_or_default();
+                    identity.own_mounts = own_mounts;
                     let started = emulation::start(listener, mounts, identity)
                         .map_err(|error| setup("start to emulate owners", error))?;
                     reported.emulation = Some(started);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rbuild_cache::{Snapshot, SnapshotId, Store};
 use rbuild_executor::host::{self, Privilege};
 use rbuild_executor::sandbox::ExecError;
-use rbuild_executor::spec::{Limits, Network, Security};
+use rbuild_executor::spec::{Limits, Network, Security, Users};
 use rbuild_executor::{Exec, Executor, Host, Output, Stdio};
 use tokio_util::sync::CancellationToken;
 
@@ -267,6 +267,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         mounts: Vec::new(),
         network: Network::None,
         security: Security::Sandbox,
+        users: Users::Own,
         hostname: "rbuild".to_owned(),
         hosts: Vec::new(),
         dns: rbuild_executor::spec::Dns::default(),

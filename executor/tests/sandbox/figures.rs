@@ -19,7 +19,10 @@ pub(crate) fn measure(kit: &Kit) -> Outcome {
         }),
         ("exec /bin/true with a private network", |kit| {
             let mut exec = command(&["/bin/true"]);
-            if let Ok(private) = rbuild_executor::network::Private::start(kit.executor.host()) {
+            if let Ok(private) = rbuild_executor::network::Private::start(
+                kit.executor.host(),
+                rbuild_executor::spec::Users::Own,
+            ) {
                 exec.network = Network::Private(std::sync::Arc::new(private));
             }
             exec

@@ -9,6 +9,7 @@ mod kit;
 mod life;
 mod mounts;
 mod network;
+mod users;
 
 use kit::{Kit, Outcome};
 
@@ -91,6 +92,14 @@ const TESTS: &[(&str, Test)] = &[
     ("containers: exit codes and signals", life::run_signals),
     ("containers: a terminal", life::terminal),
     ("insecure", containment::insecure),
+    ("root's commands are nobody's", users::namespace),
+    (
+        "whoever has whose users, layers are the same",
+        users::same_layers,
+    ),
+    ("directories show their owners", users::directories),
+    ("rights over a network", users::network),
+    ("limits can be higher than the caller's", users::limits),
     ("many at once", life::many_at_once),
     ("death is contagious", life::death_is_contagious),
     ("nothing is left behind", life::nothing_leaks),

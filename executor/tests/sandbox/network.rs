@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_executor::network::{GATEWAY, Pool, Port, Private, Protocol};
-use rbuild_executor::spec::{Exec, Network};
+use rbuild_executor::spec::{Exec, Network, Users};
 
 use super::kit::{Kit, Outcome, equal, holds, shell};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn private(kit: &Kit) -> Result<Arc<Private>, String> {
-    let made =
-        Private::start(kit.executor.host()).map_err(|error| format!("{error}: {}", error.source));
+    let made = Private::start(kit.executor.host(), Users::Own)
+        .map_err(|error| format!("{error}: {}", error.source));
     made.map(Arc::new)
 }
 
@@ -151,14 +151,18 @@ pub(crate) fn published(kit: &Kit) -> Outcome {
 /// One after the other may have the same network, two at once may not; and nothing of the one is the other's.
 pub(crate) fn pool(kit: &Kit) -> Outcome {
     let (pool, host) = (Pool::default(), kit.executor.host());
-    let Ok(first) = pool.take(host) else {
+    let Ok(first) = pool.take(host, Users::Own) else {
         return Ok(());
     };
-    let second = pool.take(host).map_err(|error| error.to_string())?;
+    let second = pool
+        .take(host, Users::Own)
+        .map_err(|error| error.to_string())?;
     holds(!Arc::ptr_eq(&first, &second), "two have the same")?;
     let before = Arc::as_ptr(&first);
     drop(first);
-    let third = pool.take(host).map_err(|error| error.to_string())?;
+    let third = pool
+        .take(host, Users::Own)
+        .map_err(|error| error.to_string())?;
     holds(
         std::ptr::eq(Arc::as_ptr(&third), before),
         "it was not used again",

@@ -61,6 +61,9 @@ pub(crate) struct BuildArgs {
     /// The network of RUN: default, none or host
     #[arg(long, value_name = "MODE")]
     pub(crate) network: Option<String>,
+    /// host: the users of RUN are the machine's, and its root is root (only root has a choice)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) userns: Option<String>,
     /// A line of /etc/hosts for RUN
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,

@@ -78,6 +78,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         secrets,
         ssh,
         network,
+        users: values::users(args.userns.as_deref())?,
         hosts: values::hosts(&args.add_host)?,
         allow,
         limits,

@@ -122,6 +122,9 @@ pub(crate) struct ContainerArgs {
     /// All capabilities, no system call filter
     #[arg(long)]
     pub(crate) privileged: bool,
+    /// host: the container's users are the machine's, and its root is root (only root has a choice)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) userns: Option<String>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
     /// Memory and swap together; -1 is no limit

@@ -112,7 +112,9 @@ fn live(
     let options = global.options()?;
     let host = machine::enter()?;
     // It is made while the store is opened and the image looked up.
-    let network = request.has_private_network().then(Ahead::begin);
+    let network = request
+        .has_private_network()
+        .then(|| Ahead::begin(&host, request.users_on_machine()));
     let engine = machine::open(host, options)?;
     let (lifetime, threads) = match front {
         Front::Own { .. } => (Lifetime::Foreground, Threads::One),

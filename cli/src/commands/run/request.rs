@@ -107,6 +107,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             .collect::<Result<_>>()?,
         tmpfs: mounts.tmpfs,
         network,
+        users: values::users(args.userns.as_deref())?,
         network_of,
         expose: args
             .expose

@@ -8,7 +8,7 @@ mod calls;
 use libc::sock_filter;
 
 use super::capabilities;
-use super::plan::Filter;
+use super::plan::{Devices, Filter};
 use calls::{Call, NONE};
 
 const SYS_ADMIN: u64 = 1 << 21;
@@ -151,7 +151,7 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
             add(call, ENOSYS);
         }
     }
-    if filter.devices && Machine::HERE.first() == Some(&machine) {
+    if filter.devices != Devices::Kernel && Machine::HERE.first() == Some(&machine) {
         for (call, argument) in [(&calls::MKNOD, 1), (&calls::MKNODAT, 2)] {
             add(
                 call,
@@ -161,9 +161,12 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
                 },
             );
         }
-        add(&calls::SETXATTRAT, ENOSYS);
-        for call in calls::SET_ATTRIBUTES {
-            add(call, Action::Ask);
+        // Nobody but us writes what is written down.
+        if filter.devices == Devices::Recorded {
+            add(&calls::SETXATTRAT, ENOSYS);
+            for call in calls::SET_ATTRIBUTES {
+                add(call, Action::Ask);
+            }
         }
     }
     if filter.unrestricted {
@@ -429,7 +432,7 @@ mod tests {
         Filter {
             capabilities: capabilities::DEFAULT,
             emulation: false,
-            devices: false,
+            devices: Devices::Kernel,
             emulates_user: false,
             unrestricted: false,
         }
@@ -579,7 +582,7 @@ mod tests {
             Some(refuse(libc::ENOSYS))
         );
         let devices = Filter {
-            devices: true,
+            devices: Devices::Recorded,
             ..default_filter()
         };
         for (format, expected) in [
