@@ -16,4 +16,5 @@ mod robustness;
 mod rootless;
 mod run;
 mod shell;
+mod terminals;
 mod usage;

@@ -98,6 +98,8 @@ impl Connection {
     pub fn answer(&self) -> Result<Option<(Answer, Vec<OwnedFd>)>> {
         match wire::receive(self.stream.as_fd()) {
             Ok(answer) => Ok(answer),
+            // It was killed before it had read all that was asked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(failed(error)),
         }
     }

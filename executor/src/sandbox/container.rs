@@ -189,6 +189,39 @@ impl Container {
     }
 }
 
+/// A process of the sandbox that can be looked at and entered by. Its first one is not where that is our own init and
+/// we are no root, for what it has in its memory is nobody's business: then it is a child of that.
+fn representative(pid: u32) -> io::Result<u32> {
+    let can_be_seen = |pid: u32| std::fs::metadata(format!("/proc/{pid}/ns/pid"));
+    let error = match can_be_seen(pid) {
+        Ok(_) => return Ok(pid),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        Err(error) => return Err(error),
+    };
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may hold anything: the state, the parent.
+        stat.rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()
+    };
+    let processes = std::fs::read_dir("/proc")?;
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let children = numbers.filter(|other| parent(*other) == Some(pid));
+    let seen = children.filter(|child| can_be_seen(*child).is_ok()).min();
+    seen.ok_or(error)
+}
+
+fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    let pid = pid.ok_or(rustix::io::Errno::SRCH)?;
+    let flags = rustix::process::PidfdFlags::empty();
+    Ok(rustix::process::pidfd_open(pid, flags)?)
+}
+
 impl Handle {
     /// Of its first process, as the host counts.
     pub fn pid(&self) -> u32 {
@@ -210,7 +243,8 @@ impl Handle {
 
     /// Its root, as it sees it itself, with all that is mounted in there.
     pub fn root(&self) -> io::Result<RootDir> {
-        let root = RootDir::open_ambient(format!("/proc/{}/root", self.inner.pid).as_ref())?;
+        let seen = representative(self.inner.pid)?;
+        let root = RootDir::open_ambient(format!("/proc/{seen}/root").as_ref())?;
         // The number may have gone to another process meanwhile.
         self.signal_probe()?;
         Ok(root)
@@ -241,7 +275,15 @@ impl Handle {
             Cgroups::Later(cgroup) => cgroup.directories().to_vec(),
         };
         let inner = &self.inner;
-        let target = (inner.pidfd.as_fd(), inner.pid);
+        let seen = representative(inner.pid)
+            .map_err(|error| setup("enter the container, which has ended", error))?;
+        let another = if seen == inner.pid {
+            None
+        } else {
+            Some(pidfd_of(seen).map_err(|error| setup("enter the container", error))?)
+        };
+        let pidfd = another.as_ref().unwrap_or(&inner.pidfd);
+        let target = (pidfd.as_fd(), seen);
         join::start(&inner.host, &inner.task, target, &root, &cgroups, enter)
     }
 
@@ -265,7 +307,11 @@ impl Handle {
 
     /// Its processes, as the host counts.
     pub fn processes(&self) -> io::Result<Vec<u32>> {
-        super::cgroup::processes_with(self.inner.pid)
+        let mut processes = super::cgroup::processes_with(representative(self.inner.pid)?)?;
+        if !processes.contains(&self.inner.pid) {
+            processes.insert(0, self.inner.pid);
+        }
+        Ok(processes)
     }
 
     /// What it uses now.

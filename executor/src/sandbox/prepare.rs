@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rbuild_cache::{ActiveSnapshot, RootDir, Store};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::plan::{self, Bytes, Devices, Filter, Limit, ResourceLimit, Slot, Source, Task};
 use super::socket::{self, Forwarded};
@@ -426,10 +427,15 @@ impl Builder {
         let path = format!("/proc/{pid}/ns/net");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| {
-            setup(
-                format!("join the network of process {pid}"),
-                std::io::Error::from(errno),
-            )
+            let step = format!("join the network of process {pid}");
+            if matches!(errno, Errno::ACCESS | Errno::PERM) {
+                return setup(
+                    step,
+                    "only root's containers can share a network: those of an ordinary user live in user namespaces \
+                     that have no rights in each other; on the private network they reach each other by name",
+                );
+            }
+            setup(step, std::io::Error::from(errno))
         })?;
         Ok(self.slot(fd))
     }
