@@ -315,8 +315,10 @@ impl Pending<'_> {
                     all.push((self.made(entry), place));
                 }
             }
-            // Stable: of two with one path the later one is what was copied last.
-            all.sort_by(|(one, _), (other, _)| path_order(&one.path, &other.path));
+            // Of two with one path the later one is what was copied last.
+            all.sort_unstable_by(|(one, place), (other, other_place)| {
+                path_order(&one.path, &other.path).then(other_place.cmp(place))
+            });
             let mut is_blocked = false;
             all.dedup_by(|later, earlier| {
                 let is_same = later.0.path == earlier.0.path;

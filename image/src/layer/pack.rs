@@ -37,7 +37,7 @@ const SMALL_BYTES: u64 = 256 << 10;
 const PORTION_BYTES: u64 = 512 << 10;
 const PORTION_ENTRIES: usize = 128;
 /// So many portions are read at the same time, and as many wait to be written.
-const PORTIONS: usize = 8;
+const PORTIONS: usize = 4;
 
 /// Entries that follow each other, and the bytes of the small files among them.
 struct Portion {
