@@ -52,7 +52,7 @@ pub struct Snapshot {
 #[must_use = "dropping it removes what was written"]
 pub struct ActiveSnapshot {
     shared: Arc<Shared>,
-    /// `tmp/X`, with `fs` and `work` in it.
+    /// `tmp/X`, with `fs` in it.
     holder: PathBuf,
     upper: PathBuf,
     work: PathBuf,
@@ -200,17 +200,17 @@ impl Store {
     pub fn prepare(&self) -> Result<ActiveSnapshot> {
         let holder = self.shared.temporary_path();
         make_directory(&holder)?;
-        let active = ActiveSnapshot {
+        let mut active = ActiveSnapshot {
             shared: Arc::clone(&self.shared),
             upper: holder.join("fs"),
-            work: holder.join("work"),
+            work: PathBuf::new(),
             holder,
             committed: false,
         };
         make_directory(&active.upper)?;
         // Becomes the mode of the root that processes see; whatever the umask is.
         rustix::fs::chmod(&active.upper, Mode::from_raw_mode(0o755)).at("chmod", &active.upper)?;
-        make_directory(&active.work)?;
+        active.work = self.shared.work_directory()?;
         Ok(active)
     }
 
@@ -430,7 +430,7 @@ impl ActiveSnapshot {
         &self.upper
     }
 
-    /// A fresh overlay work directory beside it.
+    /// A fresh overlay work directory on the same file system.
     pub fn work(&self) -> &Path {
         &self.work
     }
@@ -493,10 +493,10 @@ impl ActiveSnapshot {
             }
         }
         // overlayfs leaves `work/work` with mode 000; it is no part of a snapshot.
-        let unwanted = layer.map(|_| &self.upper);
-        for directory in [&self.work].into_iter().chain(unwanted) {
+        self.shared.remover.clean(std::mem::take(&mut self.work));
+        if layer.is_some() {
             let doomed = self.shared.temporary_path();
-            rustix::fs::rename(directory, &doomed).at("remove", directory)?;
+            rustix::fs::rename(&self.upper, &doomed).at("remove", &self.upper)?;
             self.shared.remover.remove(doomed);
         }
         let listing = self.holder.join("tree");
@@ -567,10 +567,18 @@ impl ActiveSnapshot {
 
 impl Drop for ActiveSnapshot {
     fn drop(&mut self) {
-        if !self.committed
-            && let Err(error) = lease::remove(&self.holder)
-        {
-            tracing::debug!(%error, "an unfinished snapshot stays until it is collected");
+        let mut doomed = Vec::new();
+        if !self.committed {
+            doomed.push(&self.holder);
+        }
+        // Not yet given back.
+        if !self.work.as_os_str().is_empty() {
+            doomed.push(&self.work);
+        }
+        for path in doomed {
+            if let Err(error) = lease::remove(path) {
+                tracing::debug!(%error, "an unfinished snapshot stays until it is collected");
+            }
         }
     }
 }

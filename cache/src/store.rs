@@ -252,6 +252,16 @@ impl Shared {
         self.filled.load(Ordering::Relaxed)
     }
 
+    /// An empty directory under `tmp/` that is whoever asks for it's.
+    pub(crate) fn work_directory(&self) -> Result<PathBuf> {
+        if let Some(clean) = self.remover.take_clean() {
+            return Ok(clean);
+        }
+        let path = self.temporary_path();
+        make_directory(&path)?;
+        Ok(path)
+    }
+
     /// A path under `tmp/` that nobody else uses.
     pub(crate) fn temporary_path(&self) -> PathBuf {
         self.root.join("tmp").join(self.lease.temporary_name())

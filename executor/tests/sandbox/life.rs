@@ -264,10 +264,13 @@ pub(crate) fn nothing_leaks(kit: &Kit) -> Outcome {
         let mut paths: Vec<PathBuf> = std::fs::read_dir(kit.store().root().join("tmp"))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
             .collect();
+        // Work directories that were cleared for the next step are empty.
+        paths
+            .retain(|path| std::fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_some()));
         paths.sort();
         Ok(paths)
     };
-    // Work directories are removed beside the next step: only the empty layers stay.
+    // That is done beside the next step: only the empty layers stay.
     let settled = || -> Outcome {
         for _ in 0..500 {
             if temporary()?.iter().all(|path| path.join("one").exists()) {
