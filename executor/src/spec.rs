@@ -28,6 +28,7 @@ pub struct Exec {
     pub network: Network,
     pub security: Security,
     pub users: Users,
+    pub options: SecurityOptions,
     pub hostname: String,
     /// Lines for /etc/hosts: (host, address).
     pub hosts: Vec<(String, String)>,
@@ -164,6 +165,20 @@ pub enum Security {
     Sandbox,
     /// All capabilities, no seccomp filter, nothing masked (`--security=insecure`, `--privileged`).
     Insecure,
+}
+
+/// Single parts of [`Security`] (`--security-opt`), and kernel parameters of the sandbox's own namespaces
+/// (`--sysctl`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SecurityOptions {
+    /// Programs that are setuid or have capabilities of their own give nothing.
+    pub no_new_privileges: bool,
+    /// No call is refused.
+    pub no_filter: bool,
+    /// Nothing of /proc and /sys is hidden or read-only.
+    pub unmasked: bool,
+    /// (`net.ipv4.ip_forward`, value): those of the network only where the sandbox has one of its own.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// Who the command's users are on the machine. Only root has a choice.

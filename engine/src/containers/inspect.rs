@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rbuild_cache::Volumes;
 use rbuild_executor::network;
-use rbuild_executor::spec::Users;
+use rbuild_executor::spec::{SecurityOptions, Users};
 use serde_json::{Value, json};
 
 use super::catalog::Entry;
@@ -177,6 +177,8 @@ impl Entry {
             "DnsOptions": request.dns.options,
             "ExtraHosts": request.hosts.iter().map(|(host, ip)| format!("{host}:{ip}")).collect::<Vec<_>>(),
             "GroupAdd": request.groups,
+            "SecurityOpt": security_options(&request.security),
+            "Sysctls": request.security.sysctls.iter().cloned().map(|(name, value)| (name, Value::String(value))).collect::<serde_json::Map<_, _>>(),
             "Privileged": request.privileged,
             "ReadonlyRootfs": request.read_only,
             "Init": request.init,
@@ -327,4 +329,16 @@ fn bindings(
         }
     }
     shown
+}
+
+/// As they are written.
+fn security_options(options: &SecurityOptions) -> Vec<&'static str> {
+    [
+        (options.no_new_privileges, "no-new-privileges"),
+        (options.no_filter, "seccomp=unconfined"),
+        (options.unmasked, "systempaths=unconfined"),
+    ]
+    .into_iter()
+    .filter_map(|(given, text)| given.then_some(text))
+    .collect()
 }

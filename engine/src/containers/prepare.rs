@@ -61,6 +61,7 @@ pub(super) fn exec(
             Security::Sandbox
         },
         users: request.users_on_machine(),
+        options: request.security.clone(),
         hostname: hostname.clone(),
         hosts: hosts.clone(),
         dns: dns.clone(),

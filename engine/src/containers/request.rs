@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_executor::spec::{Dns, Limits, Users};
+use rbuild_executor::spec::{Dns, Limits, SecurityOptions, Users};
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,8 @@ pub struct RunRequest {
     pub read_only: bool,
     pub init: bool,
     pub privileged: bool,
+    #[serde(default)]
+    pub security: SecurityOptions,
     pub capabilities_add: Vec<String>,
     pub capabilities_drop: Vec<String>,
     pub groups: Vec<String>,

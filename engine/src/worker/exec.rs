@@ -12,7 +12,8 @@ use rbuild_cache::{Key, KeyWriter, Snapshot};
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
-    Dns, Exec, Later, Mount, MountSource, Network, Output as Stream, Security, Stdio, Users,
+    Dns, Exec, Later, Mount, MountSource, Network, Output as Stream, Security, SecurityOptions,
+    Stdio, Users,
 };
 use rbuild_image::Platform;
 use rbuild_solver::VertexId;
@@ -125,6 +126,7 @@ impl Worker {
             limits: self.settings.limits.clone(),
             read_only_root: false,
             capabilities_add: Vec::new(),
+            options: SecurityOptions::default(),
             capabilities_drop: Vec::new(),
             init: false,
             timeout: None,

@@ -484,6 +484,9 @@ pub(super) fn drop_privileges(
         take_ids(task)?;
     }
     capabilities::take(task.capabilities, task.uid)?;
+    if task.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    }
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .step("protect the first process")?;
     // A change of ids takes it away.

@@ -24,9 +24,28 @@ pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<
     let sys = sysfs(task)?;
     attach_over(&sys, points, root, "sys")?;
     let dev = devices(task, points, root)?;
+    for (path, value) in &task.sysctls {
+        set_parameter(proc.as_fd(), path, value).step(format!(
+            "set the kernel parameter {}",
+            path.replace('/', ".")
+        ))?;
+    }
     if !task.unmasked {
         restrict(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
     }
+    Ok(())
+}
+
+/// Writes a file below /proc/sys of our own /proc.
+fn set_parameter(proc: BorrowedFd<'_>, path: &str, value: &str) -> std::io::Result<()> {
+    let file = rustix::fs::openat2(
+        proc,
+        format!("sys/{path}"),
+        OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
+    )?;
+    rustix::io::write(&file, value.as_bytes())?;
     Ok(())
 }
 

@@ -62,6 +62,9 @@ pub(super) struct Task {
     pub(super) filter: Option<Filter>,
     /// Nothing masked and nothing read-only.
     pub(super) unmasked: bool,
+    pub(super) no_new_privileges: bool,
+    /// (path below /proc/sys, value).
+    pub(super) sysctls: Vec<(String, String)>,
     pub(super) stdio: Stdio,
     /// The socket that reports go to.
     pub(super) status: Slot,

@@ -116,6 +116,8 @@ pub(super) fn prepare(
         Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
     };
     let insecure = exec.security == Security::Insecure;
+    let unfiltered = insecure || exec.options.no_filter;
+    let sysctls = sysctls(&exec)?;
     let base = if insecure {
         capabilities::ALL
     } else {
@@ -157,14 +159,16 @@ pub(super) fn prepare(
         shm_size: exec.limits.shm_size.unwrap_or(DEFAULT_SHM),
         limits: limits(&exec.limits.ulimits)?,
         capabilities,
-        filter: (!insecure || devices != Devices::Kernel).then_some(Filter {
+        filter: (!unfiltered || devices != Devices::Kernel).then_some(Filter {
             capabilities,
             emulation: single_id,
             devices: if single_id { Devices::Kernel } else { devices },
             emulates_user: single_id && user.uid != 0,
-            unrestricted: insecure,
+            unrestricted: unfiltered,
         }),
-        unmasked: insecure,
+        unmasked: insecure || exec.options.unmasked,
+        no_new_privileges: exec.options.no_new_privileges,
+        sysctls,
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),
@@ -178,6 +182,23 @@ pub(super) fn prepare(
         kept,
         mapped: users.mapped,
     })
+}
+
+/// Kernel parameters by their path. Those of the network are refused where it is another's.
+fn sysctls(exec: &Exec) -> Result<Vec<(String, String)>, ExecError> {
+    let shares_network = matches!(exec.network, Network::Host | Network::Process { .. });
+    let given = exec.options.sysctls.iter();
+    given
+        .map(|(name, value)| {
+            if shares_network && name.starts_with("net.") {
+                return Err(setup(
+                    format!("set {name}"),
+                    "the container has no network of its own",
+                ));
+            }
+            Ok((name.replace('.', "/"), value.clone()))
+        })
+        .collect()
 }
 
 fn look_up_user(root: &RootDir, exec: &Exec) -> Result<users::User, ExecError> {

@@ -274,6 +274,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         limits: Limits::default(),
         read_only_root: false,
         capabilities_add: Vec::new(),
+        options: rbuild_executor::spec::SecurityOptions::default(),
         capabilities_drop: Vec::new(),
         init: false,
         timeout: None,

@@ -119,6 +119,12 @@ pub(crate) struct ContainerArgs {
     /// Drop a capability
     #[arg(long, value_name = "CAPABILITY")]
     pub(crate) cap_drop: Vec<String>,
+    /// no-new-privileges, seccomp=unconfined or systempaths=unconfined
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<String>,
+    /// A parameter of the container's own kernel namespaces, as in `net.ipv4.ip_forward=1`
+    #[arg(long, value_name = "K=V")]
+    pub(crate) sysctl: Vec<String>,
     /// All capabilities, no system call filter
     #[arg(long)]
     pub(crate) privileged: bool,
@@ -189,12 +195,8 @@ pub(crate) struct ContainerArgs {
     help: Option<bool>,
 
     // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(long, hide = true, value_name = "OPTION")]
-    security_opt: Vec<String>,
     #[arg(long, hide = true, value_name = "DEVICE")]
     device: Vec<String>,
-    #[arg(long, hide = true, value_name = "K=V")]
-    sysctl: Vec<String>,
     #[arg(long, hide = true, value_name = "PATH")]
     runtime: Option<String>,
 }
@@ -203,9 +205,7 @@ impl ContainerArgs {
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
         for (given, flag) in [
-            (!self.security_opt.is_empty(), "--security-opt"),
             (!self.device.is_empty(), "--device"),
-            (!self.sysctl.is_empty(), "--sysctl"),
             (
                 self.runtime
                     .as_deref()

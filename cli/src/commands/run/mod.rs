@@ -9,6 +9,7 @@ mod labels;
 mod mounts;
 mod ports;
 pub(crate) mod request;
+mod security;
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
 use super::args::ContainerArgs;
-use super::{environment, labels, mounts, ports};
+use super::{environment, labels, mounts, ports, security};
 use crate::error::{Error, Result};
 use crate::{render, stdio, values};
 
@@ -120,6 +120,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         read_only: args.read_only,
         init: args.init,
         privileged: args.privileged,
+        security: security::options(&args.security_opt, &args.sysctl)?,
         capabilities_add: args.cap_add.clone(),
         capabilities_drop: args.cap_drop.clone(),
         groups: args.group_add.clone(),

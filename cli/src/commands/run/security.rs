@@ -1,0 +1,81 @@
+//! `--security-opt` and `--sysctl`.
+
+use rbuild_engine::executor::spec::SecurityOptions;
+
+use crate::error::{Error, Result};
+
+/// Parameters that belong to a namespace of the container's own: System V IPC and its message queues, the host name's
+/// domain, and everything of the network.
+const PARAMETERS: [&str; 9] = [
+    "kernel.domainname",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+pub(super) fn options(options: &[String], sysctls: &[String]) -> Result<SecurityOptions> {
+    let mut security = SecurityOptions::default();
+    for text in options {
+        let (name, value) = match text.split_once('=').or_else(|| text.split_once(':')) {
+            Some((name, value)) => (name, Some(value)),
+            None => (text.as_str(), None),
+        };
+        match (name, value) {
+            ("no-new-privileges", None | Some("true")) => security.no_new_privileges = true,
+            ("no-new-privileges", Some("false")) => security.no_new_privileges = false,
+            ("seccomp", Some("unconfined")) => security.no_filter = true,
+            ("seccomp", Some("builtin")) => security.no_filter = false,
+            ("systempaths", Some("unconfined")) => security.unmasked = true,
+            // What there is anyway: no profile of these is applied.
+            ("apparmor", Some("unconfined")) | ("label", Some("disable")) => {}
+            ("seccomp", Some(_)) => {
+                return Err(Error::unsupported(format!(
+                    "--security-opt `{text}`: a profile of one's own"
+                )));
+            }
+            ("apparmor" | "label", Some(_)) => {
+                return Err(Error::unsupported(format!(
+                    "--security-opt `{text}`: a profile of a security module"
+                )));
+            }
+            _ => {
+                return Err(Error::usage(format!(
+                    "--security-opt `{text}` is not understood"
+                ))
+                .help("it is `no-new-privileges`, `seccomp=unconfined` or `systempaths=unconfined`"));
+            }
+        }
+    }
+    for text in sysctls {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(Error::usage(format!(
+                "--sysctl `{text}`: a value is missing, as in `net.ipv4.ip_forward=1`"
+            )));
+        };
+        require_own(name)?;
+        security.sysctls.push((name.to_owned(), value.to_owned()));
+    }
+    Ok(security)
+}
+
+fn require_own(name: &str) -> Result<()> {
+    let is_name = name.split('.').all(|part| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        !part.is_empty() && part.chars().all(is_plain)
+    });
+    let is_own =
+        PARAMETERS.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.");
+    if is_name && is_own {
+        return Ok(());
+    }
+    Err(
+        Error::usage(format!("--sysctl `{name}` is not allowed")).help(
+            "only parameters of a container's own namespaces can be set: net.*, fs.mqueue.*, kernel.msg*, kernel.sem, kernel.shm*",
+        ),
+    )
+}
