@@ -179,6 +179,18 @@ pub struct SecurityOptions {
     pub unmasked: bool,
     /// (`net.ipv4.ip_forward`, value): those of the network only where the sandbox has one of its own.
     pub sysctls: Vec<(String, String)>,
+    /// Devices of the machine besides those that every sandbox has.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+}
+
+/// A device node of the machine in a sandbox's /dev (`--device`). Who may open it is said by its mode and owner.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Device {
+    /// On the host, without links.
+    pub path: PathBuf,
+    /// Below /dev, as in `snd/timer`.
+    pub name: PathBuf,
 }
 
 /// Who the command's users are on the machine. Only root has a choice.

@@ -179,6 +179,11 @@ impl Entry {
             "GroupAdd": request.groups,
             "SecurityOpt": security_options(&request.security),
             "Sysctls": request.security.sysctls.iter().cloned().map(|(name, value)| (name, Value::String(value))).collect::<serde_json::Map<_, _>>(),
+            "Devices": request.security.devices.iter().map(|device| json!({
+                "PathOnHost": device.path,
+                "PathInContainer": std::path::Path::new("/dev").join(&device.name),
+                "CgroupPermissions": "rwm",
+            })).collect::<Vec<_>>(),
             "Privileged": request.privileged,
             "ReadonlyRootfs": request.read_only,
             "Init": request.init,

@@ -83,10 +83,11 @@ impl RunRequest {
     }
 
     /// Whoever has the machine's network or is privileged has the machine's users too: rights over a network are those
-    /// of the user namespace that it belongs to, and with others no port below 1024 could be listened on.
+    /// of the user namespace that it belongs to, and with others no port below 1024 could be listened on. So has who gets
+    /// devices, which belong to those.
     pub fn users_on_machine(&self) -> Users {
         let has_network = self.network_of.is_none() && self.network == NetworkChoice::Host;
-        if self.privileged || has_network {
+        if self.privileged || has_network || !self.security.devices.is_empty() {
             Users::Host
         } else {
             self.users

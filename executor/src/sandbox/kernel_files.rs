@@ -84,7 +84,7 @@ fn attach_over(
 fn sysfs(task: &Task) -> Result<OwnedFd> {
     match mounts::make("sysfs", &[], GUARDED | READ_ONLY) {
         Err(Errno::PERM) if task.privilege != Privilege::Root && task.network != Network::Own => {
-            let sys = mounts::copy_of_host("/sys", true).step("copy the host's /sys")?;
+            let sys = mounts::copy_of_host(Path::new("/sys"), true).step("copy the host's /sys")?;
             mounts::restrict(sys.as_fd(), true, GUARDED | READ_ONLY).step("make /sys read-only")?;
             Ok(sys)
         }
@@ -103,6 +103,9 @@ fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> R
     super::child::note_own(task, points, dev.as_fd())?;
     for (name, major, minor) in plan::DEVICES {
         device(dev.as_fd(), name, *major, *minor).step(format!("bind /dev/{name}"))?;
+    }
+    for (path, name) in &task.devices {
+        further_device(dev.as_fd(), path, name)?;
     }
     for (name, target) in plan::LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).step(format!("make the link /dev/{name}"))?;
@@ -164,9 +167,47 @@ fn device(
     mounts::attach(node.as_fd(), target.as_fd())
 }
 
+/// A device of the host that was asked for, at a path below /dev.
+fn further_device(dev: BorrowedFd<'_>, path: &plan::Bytes, name: &plan::Bytes) -> Result<()> {
+    let (path, name) = (super::child::path_of(path), super::child::path_of(name));
+    let step = || {
+        format!(
+            "give the device {} as /dev/{}",
+            path.display(),
+            name.display()
+        )
+    };
+    let node = mounts::copy_of_host(path, false).step(step())?;
+    let kind = file_type(&rustix::fs::fstat(&node).step(step())?);
+    if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+        return Err(Errno::NODEV).step(step());
+    }
+    // What is on the way was made by us: /dev is a fresh tmpfs, and nobody else is here yet.
+    let mut parent = dev.try_clone_to_owned().step(step())?;
+    let mut parts = name.iter().peekable();
+    while let Some(part) = parts.next() {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if parts.peek().is_some() {
+            match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno).step(step()),
+            }
+            let flags = flags | OFlags::DIRECTORY;
+            parent = rustix::fs::openat(&parent, part, flags, Mode::empty()).step(step())?;
+        } else {
+            let make = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o666);
+            drop(rustix::fs::openat(&parent, part, make, mode).step(step())?);
+            let target = rustix::fs::openat(&parent, part, flags, Mode::empty()).step(step())?;
+            mounts::attach(node.as_fd(), target.as_fd()).step(step())?;
+        }
+    }
+    Ok(())
+}
+
 /// A detached copy of a device node of the host.
 fn device_of_host(name: &str, major: u32, minor: u32) -> std::result::Result<OwnedFd, Errno> {
-    let node = mounts::copy_of_host(&format!("/dev/{name}"), false)?;
+    let node = mounts::copy_of_host(Path::new("/dev").join(name).as_path(), false)?;
     let stat = rustix::fs::fstat(&node)?;
     let is_it = file_type(&stat) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(major, minor);

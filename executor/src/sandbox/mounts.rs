@@ -52,9 +52,9 @@ pub(crate) fn copy(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
 }
 
 /// A detached copy of a path of the host's that is ours to name (`/dev/null`, `/sys`).
-pub(super) fn copy_of_host(path: &str, recursive: bool) -> Result<OwnedFd> {
+pub(super) fn copy_of_host(path: &Path, recursive: bool) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fd = rustix::fs::openat(CWD, Path::new(path), flags, rustix::fs::Mode::empty())?;
+    let fd = rustix::fs::openat(CWD, path, flags, rustix::fs::Mode::empty())?;
     copy(fd.as_fd(), recursive)
 }
 

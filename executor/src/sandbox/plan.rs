@@ -65,6 +65,8 @@ pub(super) struct Task {
     pub(super) no_new_privileges: bool,
     /// (path below /proc/sys, value).
     pub(super) sysctls: Vec<(String, String)>,
+    /// (path on the host, path below /dev) of further devices.
+    pub(super) devices: Vec<(Bytes, Bytes)>,
     pub(super) stdio: Stdio,
     /// The socket that reports go to.
     pub(super) status: Slot,

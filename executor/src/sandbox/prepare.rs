@@ -16,7 +16,7 @@ use super::users::Chosen;
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
 use crate::host::Privilege;
 use crate::mapped::Mapped;
-use crate::spec::{Dns, Exec, Mount, MountSource, Network, Security};
+use crate::spec::{Device, Dns, Exec, Mount, MountSource, Network, Security};
 use crate::{Executor, network, overlay, users};
 
 /// Mounts that one command may have; their descriptors travel in one message.
@@ -169,6 +169,7 @@ pub(super) fn prepare(
         unmasked: insecure || exec.options.unmasked,
         no_new_privileges: exec.options.no_new_privileges,
         sysctls,
+        devices: further_devices(&exec.options.devices),
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),
@@ -182,6 +183,23 @@ pub(super) fn prepare(
         kept,
         mapped: users.mapped,
     })
+}
+
+/// Without those that every sandbox has.
+fn further_devices(devices: &[Device]) -> Vec<(Bytes, Bytes)> {
+    let is_known = |device: &&Device| {
+        let mut known = plan::DEVICES.iter();
+        known.any(|(name, ..)| {
+            device.name == Path::new(name) && device.path == Path::new("/dev").join(name)
+        })
+    };
+    let further = devices.iter().filter(|device| !is_known(device));
+    further
+        .map(|device| {
+            let (path, name) = (device.path.as_path(), device.name.as_path());
+            (Bytes::from(path), Bytes::from(name))
+        })
+        .collect()
 }
 
 /// Kernel parameters by their path. Those of the network are refused where it is another's.

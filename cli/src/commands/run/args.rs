@@ -125,6 +125,9 @@ pub(crate) struct ContainerArgs {
     /// A parameter of the container's own kernel namespaces, as in `net.ipv4.ip_forward=1`
     #[arg(long, value_name = "K=V")]
     pub(crate) sysctl: Vec<String>,
+    /// A device of the machine; root's container then has the machine's users
+    #[arg(long, value_name = "HOST[:CONTAINER][:PERMISSIONS]")]
+    pub(crate) device: Vec<String>,
     /// All capabilities, no system call filter
     #[arg(long)]
     pub(crate) privileged: bool,
@@ -195,8 +198,6 @@ pub(crate) struct ContainerArgs {
     help: Option<bool>,
 
     // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(long, hide = true, value_name = "DEVICE")]
-    device: Vec<String>,
     #[arg(long, hide = true, value_name = "PATH")]
     runtime: Option<String>,
 }
@@ -204,15 +205,12 @@ pub(crate) struct ContainerArgs {
 impl ContainerArgs {
     /// Nothing is accepted and ignored.
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
-        for (given, flag) in [
-            (!self.device.is_empty(), "--device"),
-            (
-                self.runtime
-                    .as_deref()
-                    .is_some_and(|runtime| runtime != "embedded"),
-                "--runtime",
-            ),
-        ] {
+        for (given, flag) in [(
+            self.runtime
+                .as_deref()
+                .is_some_and(|runtime| runtime != "embedded"),
+            "--runtime",
+        )] {
             if given {
                 return Err(Error::unsupported(format!("run {flag}")));
             }

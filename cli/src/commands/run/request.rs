@@ -120,7 +120,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         read_only: args.read_only,
         init: args.init,
         privileged: args.privileged,
-        security: security::options(&args.security_opt, &args.sysctl)?,
+        security: security::options(&args.security_opt, &args.sysctl, &args.device)?,
         capabilities_add: args.cap_add.clone(),
         capabilities_drop: args.cap_drop.clone(),
         groups: args.group_add.clone(),

@@ -1,6 +1,9 @@
-//! `--security-opt` and `--sysctl`.
+//! `--security-opt`, `--sysctl` and `--device`.
 
-use rbuild_engine::executor::spec::SecurityOptions;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rbuild_engine::executor::spec::{Device, SecurityOptions};
 
 use crate::error::{Error, Result};
 
@@ -18,7 +21,11 @@ const PARAMETERS: [&str; 9] = [
     "kernel.shm_rmid_forced",
 ];
 
-pub(super) fn options(options: &[String], sysctls: &[String]) -> Result<SecurityOptions> {
+pub(super) fn options(
+    options: &[String],
+    sysctls: &[String],
+    devices: &[String],
+) -> Result<SecurityOptions> {
     let mut security = SecurityOptions::default();
     for text in options {
         let (name, value) = match text.split_once('=').or_else(|| text.split_once(':')) {
@@ -60,7 +67,53 @@ pub(super) fn options(options: &[String], sysctls: &[String]) -> Result<Security
         require_own(name)?;
         security.sysctls.push((name.to_owned(), value.to_owned()));
     }
+    security.devices = devices
+        .iter()
+        .map(|text| device(text))
+        .collect::<Result<_>>()?;
     Ok(security)
+}
+
+/// `HOST[:CONTAINER][:PERMISSIONS]`
+fn device(text: &str) -> Result<Device> {
+    let bad = |reason: &str| Error::usage(format!("--device `{text}`: {reason}"));
+    let mut fields: Vec<&str> = text.split(':').collect();
+    let is_permissions =
+        |field: &&str| !field.is_empty() && field.chars().all(|letter| "rwm".contains(letter));
+    if let Some(permissions) = fields.pop_if(|field| is_permissions(&&**field)) {
+        // No cgroup keeps who may open a device from doing all with it.
+        if !(permissions.contains('r') && permissions.contains('w')) {
+            return Err(Error::unsupported(format!(
+                "--device `{text}`: fewer permissions than `rw`"
+            )));
+        }
+    }
+    let (host, inside) = match fields.as_slice() {
+        [host] => (*host, *host),
+        [host, inside] => (*host, *inside),
+        _ => return Err(bad("it is `HOST[:CONTAINER][:PERMISSIONS]`")),
+    };
+    let path =
+        std::fs::canonicalize(host).map_err(|error| Error::io("find", Path::new(host), error))?;
+    let kind = std::fs::metadata(&path)
+        .map_err(|error| Error::io("look up", &path, error))?
+        .file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return Err(bad(&format!("`{host}` is no device")));
+    }
+    let name = Path::new(inside)
+        .strip_prefix("/dev")
+        .ok()
+        .filter(|name| {
+            name.components()
+                .all(|part| matches!(part, Component::Normal(_)))
+        })
+        .filter(|name| name.components().next().is_some())
+        .ok_or_else(|| bad("inside, devices are below /dev"))?;
+    Ok(Device {
+        path,
+        name: PathBuf::from(name),
+    })
 }
 
 fn require_own(name: &str) -> Result<()> {
