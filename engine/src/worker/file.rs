@@ -73,11 +73,17 @@ impl FilesReader for CopiedReader<'_> {
         if self.files.cancel.is_cancelled() {
             return Err(std::io::Error::other("it was cancelled"));
         }
-        self.reader.read(place, to).map_err(|error| {
+        let mut is_refused = false;
+        let mut take = |piece: &[u8]| to(piece).inspect_err(|_| is_refused = true);
+        let read = self.reader.read(place, &mut take);
+        read.map_err(|error| {
             let message = error.to_string();
-            let failure = self.files.failure.lock();
-            let mut failure = failure.unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert(error);
+            // Whoever takes the bytes knows better why it does not (a full disk).
+            if !is_refused {
+                let failure = self.files.failure.lock();
+                let mut failure = failure.unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert(error);
+            }
             std::io::Error::other(message)
         })
     }
