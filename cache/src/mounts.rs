@@ -294,7 +294,7 @@ fn lock_names(directory: &Path) -> Result<File> {
 }
 
 /// The directories of an id, in order.
-fn numbers(directory: &Path) -> Result<Vec<u64>> {
+pub(crate) fn numbers(directory: &Path) -> Result<Vec<u64>> {
     let mut numbers: Vec<u64> = lease::names(directory)?
         .iter()
         .filter_map(|name| name.parse().ok())

@@ -196,6 +196,24 @@ fn cache_mounts_are_shared_private_or_locked() {
     assert_eq!(store.cache_mounts().unwrap().len(), 1);
 }
 
+/// Whoever began it was killed, or had no room for its id.
+#[test]
+fn a_cache_mount_that_was_only_begun_is_no_damage() {
+    let (_directory, store) = store();
+    let made = store.cache_mount("id", Sharing::Shared).unwrap();
+    let directory = made.path().parent().unwrap().to_owned();
+    let place = made.path().to_owned();
+    drop(made);
+    std::fs::remove_file(directory.join("id")).unwrap();
+    // Something may be lost here: directories come after the id.
+    assert_eq!(store.check(false).unwrap().len(), 1);
+    std::fs::remove_dir(place).unwrap();
+    assert_eq!(store.check(false).unwrap(), []);
+    assert!(store.cache_mounts().unwrap().is_empty());
+    assert!(store.cache_mount("id", Sharing::Shared).unwrap().is_new());
+    assert_eq!(store.cache_mounts().unwrap().len(), 1);
+}
+
 #[test]
 fn a_key_is_held_by_one_at_a_time() {
     let (_directory, store) = store();

@@ -132,6 +132,13 @@ impl Store {
                 Ok(_) => "its id is not the one that it is named by".to_owned(),
                 // Collected meanwhile.
                 Err(_) if !directory.exists() => continue,
+                // Whoever began it died, or had no room: who comes next goes on. Directories come after the id.
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::NotFound
+                        && crate::mounts::numbers(&directory).is_ok_and(|it| it.is_empty()) =>
+                {
+                    continue;
+                }
                 Err(error) => format!("its id cannot be read: {error}"),
             };
             found.push(Foreign {

@@ -158,7 +158,7 @@ impl Scene {
         let mut command = self.kit.command(["store", "check"]);
         command.env("RBUILD_ROOT", store);
         let output = self.kit.finish(command.spawn().unwrap());
-        assert_eq!(output.stdout, "The store is whole.\n", "{what}");
+        assert_eq!(output.stdout, "The store is whole.\n", "{what}: {output}");
     }
 }
 
