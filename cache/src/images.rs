@@ -192,8 +192,14 @@ impl Store {
         let has_shape = written["schemaVersion"] == 2 && written["manifests"].is_array();
         if has_shape && written != self.layout_index()? {
             let document = self.layout_index()?;
-            self.shared
-                .write_atomically(&path, document.to_string().as_bytes())?;
+            let written = self
+                .shared
+                .write_atomically(&path, document.to_string().as_bytes());
+            match written {
+                // It is done when there is room again.
+                Err(error) if error.is_storage_full() => {}
+                other => other?,
+            }
         }
         Ok(has_shape)
     }
