@@ -159,6 +159,28 @@ async fn cut_connections_cost_little() {
         .unwrap();
 }
 
+/// The registry forgets an upload whose connections all break: the next one is begun with the small parts that the last
+/// one had come to.
+#[tokio::test]
+async fn a_connection_that_hardly_holds_is_enough() {
+    if !installed("docker-registry") {
+        return;
+    }
+    let kit = Kit::new();
+    let registry = Registry::start(&kit, "");
+    let proxy = CuttingProxy::start(registry.port, 512 << 10);
+    let root = image(&kit, &[12 << 20]).await;
+    let name = format!("127.0.0.1:{}/cut:1", proxy.port);
+    kit.client
+        .push(&kit.store, &push(&root, &name), &quiet())
+        .await
+        .unwrap();
+    assert!(proxy.cuts() > 8, "{} cuts", proxy.cuts());
+    pulls(&kit.client, &format!("127.0.0.1:{}/cut:1", registry.port))
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn passwords() {
     if !installed("docker-registry") {

@@ -29,15 +29,17 @@ use crate::source::blocking;
 /// What a broken connection may cost is a chunk: they grow while all goes well and shrink when it does not.
 const FIRST_CHUNK_BYTES: u64 = 1 << 20;
 const LARGEST_CHUNK_BYTES: u64 = 8 << 20;
-const SMALLEST_CHUNK_BYTES: u64 = 128 << 10;
+const SMALLEST_CHUNK_BYTES: u64 = 64 << 10;
 /// The largest, once a connection broke: what broke one will break others.
 const LARGEST_ROUGH_CHUNK_BYTES: u64 = 1 << 20;
 /// What a registry may ask for as its smallest chunk; it is held in memory.
 const CHUNK_LIMIT_BYTES: u64 = 64 << 20;
 /// So many chunks that came through make the next ones larger.
 const SMOOTH_CHUNKS: u32 = 4;
-/// How often one blob is begun from its start, where the registry keeps nothing of what broke off.
-const SESSIONS: u32 = 8;
+/// How often one blob is begun from its start, where the registry keeps nothing of what broke off: so often in a row
+/// without getting further than before, and so often in all.
+const FRUITLESS_SESSIONS: u32 = 8;
+const SESSIONS: u32 = 48;
 
 /// An upload as the registry knows it.
 struct Session {
@@ -47,6 +49,39 @@ struct Session {
     smallest_chunk: u64,
     /// What an answer without bytes took.
     pause: Duration,
+}
+
+/// How large the next chunk is. A session that begins anew goes on with what those before it learned.
+struct Pace {
+    chunk: u64,
+    largest: u64,
+    /// Chunks in a row that came through.
+    smooth: u32,
+    /// The furthest that any session came, in bytes.
+    best: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            chunk: FIRST_CHUNK_BYTES,
+            largest: LARGEST_CHUNK_BYTES,
+            smooth: 0,
+            best: 0,
+        }
+    }
+
+    fn came_through(&mut self) {
+        self.smooth += 1;
+        if self.smooth >= SMOOTH_CHUNKS {
+            (self.smooth, self.chunk) = (0, (self.chunk * 2).min(self.largest));
+        }
+    }
+
+    fn broke(&mut self) {
+        (self.smooth, self.largest) = (0, LARGEST_ROUGH_CHUNK_BYTES);
+        self.chunk = (self.chunk / 2).clamp(SMALLEST_CHUNK_BYTES, self.largest);
+    }
 }
 
 impl Client {
@@ -80,22 +115,27 @@ impl Client {
             self.bring(store, from, blob, progress).await?;
         }
         let bytes = Arc::new(Reader::open(store, blob).await?);
-        let mut sessions = 0;
+        let (mut sessions, mut fruitless, mut pace) = (0, 0, Pace::new());
         loop {
             let session = match begun.take() {
                 Some(session) => session,
                 None => self.begin(target).await?,
             };
             progress(blob, State::Sending(0));
+            let before = pace.best;
             if self
-                .send_all(target, blob, &bytes, session, progress)
+                .send_all(target, blob, &bytes, session, &mut pace, progress)
                 .await?
             {
                 progress(blob, State::Sent);
                 return Ok(true);
             }
             sessions += 1;
-            if sessions >= SESSIONS {
+            fruitless = match pace.best > before {
+                true => 0,
+                false => fruitless + 1,
+            };
+            if fruitless >= FRUITLESS_SESSIONS || sessions >= SESSIONS {
                 let url = self.address(target.reference, "blobs/uploads/").await?;
                 let reason = format!("it lost the upload of {} {sessions} times", blob.digest);
                 return Err(failed(&url, reason));
@@ -230,13 +270,13 @@ impl Client {
         blob: &Descriptor,
         bytes: &Arc<Reader>,
         mut session: Session,
+        pace: &mut Pace,
         progress: &Progress,
     ) -> Result<bool> {
-        let (mut chunk, mut largest) = (FIRST_CHUNK_BYTES, LARGEST_CHUNK_BYTES);
-        let (mut tries, mut best, mut smooth) = (0, 0, 0);
+        let (mut tries, mut here) = (0, 0);
         loop {
             let left = blob.size.saturating_sub(session.offset);
-            let length = chunk.max(session.smallest_chunk).min(left);
+            let length = pace.chunk.max(session.smallest_chunk).min(left);
             // A small blob goes with the last request. What is larger has all its bytes there before: when that
             // request breaks, only it is made again.
             let is_last = left == 0 || length == blob.size;
@@ -256,13 +296,10 @@ impl Client {
                         smallest_chunk: session.smallest_chunk,
                         ..next
                     };
-                    smooth += 1;
-                    if smooth >= SMOOTH_CHUNKS {
-                        (smooth, chunk) = (0, (chunk * 2).min(largest));
-                    }
-                    if next_is_rough {
-                        (smooth, largest) = (0, LARGEST_ROUGH_CHUNK_BYTES);
-                        chunk = (chunk / 2).clamp(SMALLEST_CHUNK_BYTES, largest);
+                    pace.best = pace.best.max(session.offset);
+                    match next_is_rough {
+                        true => pace.broke(),
+                        false => pace.came_through(),
                     }
                     progress(blob, State::Sending(session.offset));
                     continue;
@@ -275,8 +312,8 @@ impl Client {
                 StatusCode::RANGE_NOT_SATISFIABLE,
             ];
             let confused = failure.status.is_some_and(|status| lost.contains(&status));
-            if session.offset > best {
-                (best, tries) = (session.offset, 0);
+            if session.offset > here {
+                (here, tries) = (session.offset, 0);
             }
             tries += 1;
             if !(failure.passing || confused) || tries >= TRIES {
@@ -284,8 +321,7 @@ impl Client {
             }
             tracing::debug!(error = %failure.error, at = session.offset, "going on with an upload");
             failure.pause(tries).await;
-            (smooth, largest) = (0, LARGEST_ROUGH_CHUNK_BYTES);
-            chunk = (chunk / 2).clamp(SMALLEST_CHUNK_BYTES, largest);
+            pace.broke();
             // The answer may have been lost, and not the bytes.
             if is_last && self.has(target, blob).await? {
                 return Ok(true);
