@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::try_join_all;
-use rbuild_cache::{Ingredient, Key, Snapshot};
+use rbuild_cache::{Ingredient, Key};
 use rbuild_parser::Span;
 use rbuild_solver::{Graph, Observer, SolveError, Solver, Status, VertexId};
 use tokio_util::sync::CancellationToken;
 
 use super::debugging::{self, DebugShell};
-use super::{Plan, targets};
+use super::exporting::Target;
+use super::plan::Plan;
 use crate::error::StepFailure;
 use crate::event::{Event, Sink};
 use crate::explain;
@@ -19,7 +20,7 @@ use crate::explain::notebook::Notebook;
 use crate::explain::report::Ended;
 use crate::inputs;
 use crate::lint;
-use crate::lower::{self, Lowered, StepInfo};
+use crate::lower::{Lowered, StepInfo};
 use crate::op::Op;
 use crate::request::BuildRequest;
 use crate::shared_cache::export::Exports;
@@ -68,11 +69,9 @@ impl Observer for Steps {
 /// A build that was solved, and what its targets came to, in their order.
 pub(super) struct Built {
     pub(super) graph: Arc<Graph<Op>>,
-    pub(super) images: Vec<lower::LoweredImage>,
     pub(super) steps: Vec<StepInfo>,
-    pub(super) tops: Vec<Option<worker::Output>>,
-    /// Of each image, the roots that are listed besides.
-    pub(super) scanned: Vec<Vec<Option<Snapshot>>>,
+    /// One a platform.
+    pub(super) targets: Vec<Target>,
     /// The contents of all roots that the images are made of.
     pub(super) held: HashSet<Key>,
     pub(super) cached: usize,
@@ -92,7 +91,7 @@ pub(super) struct Solving<'a> {
 
 impl Solving<'_> {
     pub(super) async fn solve(&self, lowered: Lowered, request: &BuildRequest) -> Result<Built> {
-        let targets = targets(&lowered);
+        let targets = lowered.targets();
         let Lowered {
             graph,
             images,
@@ -121,28 +120,30 @@ impl Solving<'_> {
             }
         };
         let mut outputs = outputs.into_iter();
-        let mut tops: Vec<Option<worker::Output>> = Vec::new();
-        let mut scanned = Vec::new();
-        for image in &images {
-            tops.push(image.vertex.and_then(|_| outputs.next()));
+        let targets = images.into_iter().map(|image| {
+            let top = image.vertex.and_then(|_| outputs.next());
             let scans = image.scans.iter().map(|scan| {
                 let root = scan.vertex.and_then(|_| outputs.next());
                 root.and_then(worker::Output::into_snapshot)
             });
-            scanned.push(scans.collect());
-        }
+            let scanned = scans.collect();
+            Target {
+                image,
+                top,
+                scanned,
+            }
+        });
+        let targets: Vec<Target> = targets.collect();
         let mut held = HashSet::from([worker::empty_root_content()]);
         if self.worker.exports.is_some() {
-            for top in tops.iter().flatten() {
+            for top in targets.iter().filter_map(|target| target.top.as_ref()) {
                 held.extend(top.contents(self.worker.store())?);
             }
         }
         Ok(Built {
             graph,
-            images,
             steps,
-            tops,
-            scanned,
+            targets,
             held,
             cached,
         })

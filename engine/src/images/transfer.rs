@@ -1,6 +1,6 @@
 //! Images in and out of the store: `save`, `load`, `import`, `pull`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -19,7 +19,6 @@ use rbuild_parser::Source;
 use super::ImportRequest;
 use crate::assemble::image_config;
 use crate::lower::{self, HistoryEntry};
-use crate::request::NoCache;
 use crate::worker::{blocking, now};
 use crate::{Engine, Error, Result};
 
@@ -366,19 +365,8 @@ pub(crate) fn changed(changes: &[String], platform: Platform) -> Result<lower::L
     let source = Arc::new(Source::new("--change", text.as_bytes()));
     let parsed = rbuild_parser::parse(&source);
     let options = lower::Options {
-        target: None,
         platforms: vec![platform],
-        build_platform: Platform::host(),
-        build_args: BTreeMap::new(),
-        labels: Vec::new(),
-        contexts: HashMap::new(),
-        no_cache: NoCache::No,
-        hosts: Vec::new(),
-        allow: Vec::new(),
-        source_date_epoch: None,
-        every_stage: false,
-        sbom: false,
-        assumed: false,
+        ..lower::Options::new(Platform::host())
     };
     crate::build::require_sound(&source, &parsed, &options)?;
     let lowered =

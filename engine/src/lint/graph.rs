@@ -8,9 +8,8 @@ use rbuild_solver::VertexId;
 
 use super::assume;
 use crate::error::Error;
-use crate::lower::LoweredImage;
 use crate::op::Op;
-use crate::request::{BuildRequest, Entitlement};
+use crate::request::BuildRequest;
 use crate::{Result, build, inputs};
 
 /// The operations of a build, inputs before those that use them.
@@ -73,16 +72,10 @@ impl VertexKind {
 pub fn graph(request: &BuildRequest) -> Result<Graph> {
     let source = Arc::new(inputs::dockerfile(&request.dockerfile, None)?);
     let parsed = rbuild_parser::parse(&source);
-    let mut options = build::options(request);
-    options.assumed = true;
-    options.allow = vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure];
+    let options = build::options_of_look(request);
     build::require_sound(&source, &parsed, &options)?;
     let lowered = assume::lower(&source, &parsed, &options).map_err(Error::Dockerfile)?;
-    let targets: Vec<VertexId> = lowered
-        .images
-        .iter()
-        .flat_map(LoweredImage::targets)
-        .collect();
+    let targets = lowered.targets();
     let order = lowered.graph.needed(&targets);
     let places: HashMap<VertexId, usize> = order.iter().copied().zip(0..).collect();
     let place = |vertex: &VertexId| places.get(vertex).copied();

@@ -43,7 +43,7 @@ pub use settings::Settings;
 use crate::context::Ignore;
 use crate::error::Located;
 use crate::lower::file::File;
-use crate::request::{BuildRequest, ContextLocation, Entitlement};
+use crate::request::{BuildRequest, ContextLocation};
 use crate::{Result, build, inputs};
 
 /// Bytes of a file that are enough to know a script's first line.
@@ -125,10 +125,8 @@ pub fn check(request: &BuildRequest) -> Result<Check> {
     let mut found = look(&source, &parsed, request)?;
     let is_error = |one: &Located| one.diagnostic.severity == Severity::Error;
     errors.extend(found.extract_if(.., |one| is_error(one)));
-    let mut options = build::options(request);
+    let mut options = build::options_of_look(request);
     options.every_stage = true;
-    options.assumed = true;
-    options.allow = vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure];
     if !errors.is_empty() {
         errors.extend(build::further_mistakes(&source, &parsed, &options));
         errors.sort_by_key(|one| one.diagnostic.primary.span.start);

@@ -9,7 +9,7 @@ use rbuild_parser::{Parsed, Severity, Source};
 use super::{assume, description, located};
 use crate::lower::file::{File, StageText};
 use crate::op::{MountOpKind, Op};
-use crate::request::{BuildRequest, Entitlement};
+use crate::request::BuildRequest;
 use crate::{Error, Result, build, inputs};
 
 /// What a target takes from whoever builds it.
@@ -83,9 +83,7 @@ pub fn targets(request: &BuildRequest) -> Result<Vec<Target>> {
 /// Says what the target of a request takes.
 pub fn outline(request: &BuildRequest) -> Result<Outline> {
     let (source, parsed) = read(request)?;
-    let mut options = build::options(request);
-    options.assumed = true;
-    options.allow = vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure];
+    let options = build::options_of_look(request);
     let lowered = assume::lower(&source, &parsed, &options).map_err(Error::Dockerfile)?;
     let file = File::new(&source, &parsed);
     let stages = file.stages.len();

@@ -15,7 +15,7 @@ use super::file::File;
 use super::scope::{self, Scope};
 use super::state::State;
 use super::{
-    ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo, Surroundings, config,
+    ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo, Surroundings, config, targets,
 };
 use crate::error::Located;
 use crate::op::{ContextSource, Op};
@@ -186,12 +186,8 @@ impl<'a> Lowering<'a> {
             mistakes.sort_by_key(place);
             return Err(mistakes);
         }
-        let targets: Vec<VertexId> = self
-            .results
-            .iter()
-            .flat_map(LoweredImage::targets)
-            .collect();
-        let needed: HashSet<VertexId> = self.graph.needed(&targets).into_iter().collect();
+        let needed = self.graph.needed(&targets(&self.results));
+        let needed: HashSet<VertexId> = needed.into_iter().collect();
         let mut steps = self.steps;
         steps.retain(|(_, step)| needed.contains(&step.vertex));
         steps.sort_by_key(|(place, _)| *place);

@@ -11,12 +11,7 @@ use crate::op::{CopyOp, ExecOp, FileAction, FileOp, MountOp, MountOpKind, Networ
 /// Writes a build down. Vertices are numbered in the order of the steps, inputs first.
 pub fn dump(lowered: &Lowered) -> String {
     let mut out = String::new();
-    let targets: Vec<VertexId> = lowered
-        .images
-        .iter()
-        .flat_map(LoweredImage::targets)
-        .collect();
-    let order = lowered.graph.needed(&targets);
+    let order = lowered.needed();
     let number = |vertex: VertexId| {
         order
             .iter()

@@ -72,6 +72,27 @@ pub struct Options {
     pub assumed: bool,
 }
 
+impl Options {
+    /// Nothing is asked for besides the Dockerfile.
+    pub fn new(build_platform: Platform) -> Self {
+        Self {
+            target: None,
+            platforms: Vec::new(),
+            build_platform,
+            build_args: BTreeMap::new(),
+            labels: Vec::new(),
+            contexts: HashMap::new(),
+            no_cache: NoCache::No,
+            hosts: Vec::new(),
+            allow: Vec::new(),
+            source_date_epoch: None,
+            every_stage: false,
+            sbom: false,
+            assumed: false,
+        }
+    }
+}
+
 /// What a named context is.
 #[derive(Debug, Clone)]
 pub enum ContextKind {
@@ -113,6 +134,23 @@ pub struct Lowered {
     pub warnings: Vec<Located>,
     /// ARGs of the stages that were lowered, and of before the first FROM, with their values.
     pub arguments: Vec<(String, Option<String>)>,
+}
+
+impl Lowered {
+    /// What has to be solved for the images, one after the other.
+    pub fn targets(&self) -> Vec<VertexId> {
+        targets(&self.images)
+    }
+
+    /// All vertices that the images need, inputs before what uses them.
+    pub fn needed(&self) -> Vec<VertexId> {
+        self.graph.needed(&self.targets())
+    }
+}
+
+/// What has to be solved for images.
+pub fn targets(images: &[LoweredImage]) -> Vec<VertexId> {
+    images.iter().flat_map(LoweredImage::targets).collect()
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ mod graphs;
 mod never_panics;
 mod stages;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,21 +32,7 @@ pub(crate) fn kit(text: &str) -> Kit {
     let path = "PATH=/bin";
     Kit {
         text: text.to_owned(),
-        options: Options {
-            target: None,
-            platforms: Vec::new(),
-            build_platform: platform("linux/amd64"),
-            build_args: BTreeMap::new(),
-            labels: Vec::new(),
-            contexts: HashMap::new(),
-            no_cache: NoCache::No,
-            hosts: Vec::new(),
-            allow: Vec::new(),
-            source_date_epoch: None,
-            every_stage: false,
-            sbom: false,
-            assumed: false,
-        },
+        options: Options::new(platform("linux/amd64")),
         images: HashMap::from([
             ("busybox".to_owned(), json!({"Env": [path], "Cmd": ["sh"]})),
             ("bare".to_owned(), json!({})),
