@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kit::Kit;
+use kit::{Kit, installed, noise};
 use rbuild_image::registry::credentials::{self, Login};
 use rbuild_image::registry::push::{Progress, Push};
 use rbuild_image::registry::{Client, Options, RegistryOptions};
 use rbuild_image::source::{self, Location, Platforms};
 use rbuild_image::{Descriptor, Error, Platform};
+use real::Registry;
 use real::front::{Asked, Fate, Front, Hook, Tokens};
-use real::{Registry, installed, noise};
 
 fn quiet() -> Progress {
     Arc::new(|_, _| {})

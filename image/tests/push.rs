@@ -5,13 +5,13 @@ mod real;
 
 use std::sync::Arc;
 
-use kit::{Kit, TarFile};
+use kit::{Kit, TarFile, installed, noise};
 use rbuild_image::registry::credentials::{self, Login};
 use rbuild_image::registry::push::{Progress, Push, State};
 use rbuild_image::registry::{Client, Options};
 use rbuild_image::source::{self, Location};
 use rbuild_image::{Descriptor, Error, Platform};
-use real::{CuttingProxy, Registry, installed, noise};
+use real::{CuttingProxy, Registry};
 
 fn quiet() -> Progress {
     Arc::new(|_, _| {})

@@ -1,19 +1,20 @@
 //! Pulling from registries: a real one where it is installed, and one made here that fails and lies.
 
 mod kit;
+mod real;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use kit::{Kit, TarFile, write_layout};
+use kit::{Kit, TarFile, installed, noise, write_layout};
 use rbuild_image::registry::{Client, Options};
 use rbuild_image::source::{self, Location, Progress};
 use rbuild_image::{Error, Platform};
+use real::Registry;
 
 fn quiet() -> Progress {
     Arc::new(|_, _, _| {})
@@ -26,75 +27,14 @@ async fn pull(kit: &Kit, client: &Client, name: &str) -> Result<usize, Error> {
     Ok(snapshots.len())
 }
 
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 7_u64;
-    std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    })
-    .take(length)
-    .collect()
-}
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn installed(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        println!("SKIPPED: `{program}` is not installed");
-    }
-    found
-}
-
 #[tokio::test]
 async fn a_real_registry() {
     if !installed("docker-registry") || !installed("skopeo") {
         return;
     }
     let kit = Kit::new();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let config = kit.path("registry.yml");
-    let storage = kit.path("registry");
-    std::fs::write(
-        &config,
-        format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
-            storage.display()
-        ),
-    )
-    .unwrap();
-    let _registry = Process(
-        Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    for _ in 0..200 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let registry = Registry::start(&kit, "");
+    let port = registry.port;
     let one = TarFile::new().file("a", &noise(3 << 20)).done();
     let two = TarFile::new().file("b", b"2").done();
     let layout = kit.layout(&[one, two], "latest");

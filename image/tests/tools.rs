@@ -3,10 +3,10 @@
 mod kit;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
-use kit::{Kit, TarFile};
+use kit::{Kit, TarFile, installed};
 use rbuild_cache::Store;
 use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
@@ -14,18 +14,6 @@ use rbuild_image::layer::{self, LayerOptions};
 use rbuild_image::manifest::Descriptor;
 use rbuild_image::source::{self, Location, Resolved};
 use rbuild_image::{Platform, store_image};
-
-fn installed(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        println!("SKIPPED: `{program}` is not installed");
-    }
-    found
-}
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();

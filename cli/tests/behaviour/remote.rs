@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::kit::programs::has;
 use crate::kit::server::{Page, Server};
-use crate::kit::{Archive, Kit, Output, skipped};
+use crate::kit::{Archive, Kit, Output};
 use crate::require_machine;
 
 const IMAGE: [&str; 2] = ["-o", "type=oci,dest=image.tar"];
@@ -26,14 +27,6 @@ fn built(kit: &Kit, dockerfile: &str) -> Vec<(String, String)> {
 fn pairs(files: &[(&str, &str)]) -> Vec<(String, String)> {
     let owned = |(name, content): &(&str, &str)| ((*name).to_owned(), (*content).to_owned());
     files.iter().map(owned).collect()
-}
-
-fn has(program: &str, test: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        skipped(test, &format!("there is no `{program}`"));
-    }
-    found
 }
 
 fn sh(directory: &Path, script: &str) -> String {
@@ -242,7 +235,7 @@ fn contexts_come_from_standard_input_however_compressed() {
     let kit = Kit::new();
     let plain = tar(&CONTEXT);
     for program in ["cat", "gzip", "zstd", "xz", "bzip2"] {
-        if !has(program, &format!("a context of {program}")) {
+        if !has(program) {
             continue;
         }
         std::fs::write(kit.path("plain"), &plain).unwrap();
@@ -416,7 +409,7 @@ fn daemon(kit: &Kit) -> (Daemon, String) {
 #[test]
 fn repositories_are_added_by_branch_tag_commit_and_directory() {
     require_machine!();
-    if !has("git", "repositories") {
+    if !has("git") {
         return;
     }
     let kit = Kit::new();
@@ -466,7 +459,7 @@ fn repositories_are_added_by_branch_tag_commit_and_directory() {
 #[test]
 fn commits_pin_repositories_and_spare_fetching() {
     require_machine!();
-    if !has("git", "repositories") {
+    if !has("git") {
         return;
     }
     let kit = Kit::new();
@@ -505,7 +498,7 @@ fn commits_pin_repositories_and_spare_fetching() {
 #[test]
 fn repositories_are_kept_whole_when_told() {
     require_machine!();
-    if !has("git", "repositories") {
+    if !has("git") {
         return;
     }
     let kit = Kit::new();
@@ -529,7 +522,7 @@ fn repositories_are_kept_whole_when_told() {
 #[test]
 fn submodules_come_along_but_not_from_this_machine() {
     require_machine!();
-    if !has("git", "repositories") {
+    if !has("git") {
         return;
     }
     for (url, comes) in [(Some("../inner.git"), true), (None, false)] {
@@ -560,7 +553,7 @@ fn submodules_come_along_but_not_from_this_machine() {
 #[test]
 fn contexts_come_from_repositories() {
     require_machine!();
-    if !has("git", "repositories") {
+    if !has("git") {
         return;
     }
     let kit = Kit::new();

@@ -17,6 +17,13 @@ fn terminal(kit: &Kit, arguments: &[&str]) -> Pty {
     Pty::spawn(&kit.command(arguments), (30, 90))
 }
 
+const RUN: [&str; 5] = ["run", "--rm", "-it", "bb", "sh"];
+
+/// A container whose program is a script.
+fn script(kit: &Kit, text: &str) -> Pty {
+    terminal(kit, &[&RUN[..], &["-c", text]].concat())
+}
+
 /// Busybox's shell asks the terminal where it is when it awaits a line.
 const AWAITS: &str = "\u{1b}[6n";
 
@@ -29,7 +36,7 @@ fn ask(pty: &mut Pty, line: &str, shown: &str) {
 #[test]
 fn a_terminal_has_the_size_of_ours_and_follows_it() {
     let Some(kit) = kit() else { return };
-    let mut pty = terminal(&kit, &["run", "--rm", "-it", "bb", "sh"]);
+    let mut pty = terminal(&kit, &RUN);
     ask(
         &mut pty,
         "stty size; tty; echo $TERM",
@@ -46,17 +53,9 @@ fn a_terminal_has_the_size_of_ours_and_follows_it() {
     pty.ask("true; stty size", "41 101\n");
     ask(&mut pty, "exit 5", "");
     assert_eq!(pty.finish().0, 5);
-    let mut pty = terminal(
+    let mut pty = script(
         &kit,
-        &[
-            "run",
-            "--rm",
-            "-it",
-            "bb",
-            "sh",
-            "-c",
-            "trap 'echo resized to $(stty size)' WINCH; echo up; while true; do sleep 0.1; done",
-        ],
+        "trap 'echo resized to $(stty size)' WINCH; echo up; while true; do sleep 0.1; done",
     );
     pty.wait_for("up\n");
     pty.resize(42, 102);
@@ -68,7 +67,7 @@ fn a_terminal_has_the_size_of_ours_and_follows_it() {
 #[test]
 fn control_characters_are_for_the_program_inside() {
     let Some(kit) = kit() else { return };
-    let mut pty = terminal(&kit, &["run", "--rm", "-it", "bb", "sh"]);
+    let mut pty = terminal(&kit, &RUN);
     // ctrl-c ends the command, not the shell; ctrl-z stops it, and it can go on.
     ask(&mut pty, "sleep 100", "sleep 100\n");
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -150,35 +149,16 @@ fn the_terminal_is_as_it_was_whatever_ends_it() {
     kit.must(&["kill", "doomed"]);
     assert_eq!(pty.finish().0, 137);
     // The one who sits there is told to end: the container is told.
-    let mut pty = terminal(
+    let mut pty = script(
         &kit,
-        &[
-            "run",
-            "--rm",
-            "-it",
-            "bb",
-            "sh",
-            "-c",
-            "trap 'exit 8' TERM; echo up; while true; do sleep 0.1; done",
-        ],
+        "trap 'exit 8' TERM; echo up; while true; do sleep 0.1; done",
     );
     pty.wait_for("up\n");
     let pid = rustix::process::Pid::from_raw(pty.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(pty.finish().0, 8);
     // The program wanted every key for itself, and did not tidy up.
-    let mut pty = terminal(
-        &kit,
-        &[
-            "run",
-            "--rm",
-            "-it",
-            "bb",
-            "sh",
-            "-c",
-            "stty raw -echo; echo up; exit 3",
-        ],
-    );
+    let mut pty = script(&kit, "stty raw -echo; echo up; exit 3");
     pty.wait_for("up\n");
     assert_eq!(pty.finish().0, 3);
 }

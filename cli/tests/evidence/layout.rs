@@ -1,12 +1,11 @@
 //! Reads a layout directory whose images carry attestations.
 
 use std::path::Path;
-use std::process::Command;
 
 use rbuild_engine::cache::Digest;
 use serde_json::Value;
 
-use crate::kit::{Kit, skipped};
+use crate::kit::Kit;
 
 /// The image that a build with `-o type=oci,tar=false,dest=layout` made.
 pub(crate) const LAYOUT: [&str; 2] = ["-o", "type=oci,tar=false,dest=layout"];
@@ -109,27 +108,4 @@ impl Attested {
             .find(|statement| statement["predicateType"] == kind);
         &found.expect(kind)["predicate"]
     }
-}
-
-/// Whether a program is here; says so where not.
-pub(crate) fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        let test = std::thread::current().name().unwrap_or("test").to_owned();
-        skipped(&test, &format!("there is no `{program}`"));
-    }
-    found
-}
-
-/// Runs a program in the kit's directory, which must succeed; returns what it printed.
-#[track_caller]
-pub(crate) fn run(kit: &Kit, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(kit.path(""))
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
 }

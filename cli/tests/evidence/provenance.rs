@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::kit::Kit;
+use crate::kit::programs::{has, run_in};
 use crate::kit::server::Server;
-use crate::layout::{Attested, LAYOUT, document, has, run};
+use crate::layout::{Attested, LAYOUT, document};
 use crate::require_machine;
 
 const SLSA: &str = "https://slsa.dev/provenance/v1";
@@ -147,7 +148,11 @@ fn a_repository_is_named_by_its_commit() {
     std::fs::create_dir(kit.path("repository")).unwrap();
     let script = "git init -q -b main . && echo 1 > a && printf 'FROM scratch\\nCOPY a /\\n' > Dockerfile \
         && git add . && git -c user.name=a -c user.email=b commit -q -m c && git update-server-info && git rev-parse HEAD";
-    let commit = run(&kit, "sh", &["-c", &format!("cd repository && {script}")]);
+    let commit = run_in(
+        &kit.path(""),
+        "sh",
+        &["-c", &format!("cd repository && {script}")],
+    );
     let server = Server::new();
     server.directory(kit.path("repository"));
     let url = format!("{}#main", server.url("/.git"));
@@ -214,23 +219,27 @@ fn other_tools_find_the_image_and_keep_what_is_said() {
     );
     let attested = Attested::read(&kit);
     if has("skopeo") {
-        run(
-            &kit,
+        run_in(
+            &kit.path(""),
             "skopeo",
             &["copy", "-q", "--all", "oci:layout:1", "oci:copy:1"],
         );
-        let raw = run(&kit, "skopeo", &["inspect", "--raw", "oci:copy:1"]);
+        let raw = run_in(&kit.path(""), "skopeo", &["inspect", "--raw", "oci:copy:1"]);
         let raw: Value = serde_json::from_str(&raw).unwrap();
         assert_eq!(raw["manifests"].as_array().unwrap().len(), 2);
-        let one = run(&kit, "skopeo", &["inspect", "oci:layout:1"]);
+        let one = run_in(&kit.path(""), "skopeo", &["inspect", "oci:layout:1"]);
         let one: Value = serde_json::from_str(&one).unwrap();
         assert_eq!(one["Layers"].as_array().unwrap().len(), 2);
-        run(
-            &kit,
+        run_in(
+            &kit.path(""),
             "skopeo",
             &["copy", "-q", "oci:layout:1", "oci:single:1"],
         );
-        let raw = run(&kit, "skopeo", &["inspect", "--raw", "oci:single:1"]);
+        let raw = run_in(
+            &kit.path(""),
+            "skopeo",
+            &["inspect", "--raw", "oci:single:1"],
+        );
         // It compresses what was not; the config tells that it is the same image.
         let raw: Value = serde_json::from_str(&raw).unwrap();
         let manifest = document(&kit.path("layout"), &attested.images[0]);

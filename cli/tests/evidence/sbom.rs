@@ -6,8 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::kit::programs::{has, run_in};
 use crate::kit::{Kit, skipped};
-use crate::layout::{Attested, LAYOUT, has, run};
+use crate::layout::{Attested, LAYOUT};
 use crate::require_machine;
 
 const SPDX: &str = "https://spdx.dev/Document";
@@ -92,8 +93,8 @@ fn a_debian_image_has_what_dpkg_lists() {
     ]);
     let document = document(&kit, &[]);
     let admindir = kit.path("context/root/var/lib/dpkg").display().to_string();
-    let listed = run(
-        &kit,
+    let listed = run_in(
+        &kit.path(""),
         "dpkg-query",
         &[
             "--admindir",
@@ -151,17 +152,25 @@ fn rpm_databases_are_read_as_rpm_reads_them() {
         );
         let path = format!("{name}.spec");
         std::fs::write(kit.path(&path), spec).unwrap();
-        run(
-            &kit,
+        run_in(
+            &kit.path(""),
             "rpmbuild",
             &["-bb", "--quiet", "--define", &top, &path],
         );
         let package = format!("rpmbuild/RPMS/noarch/{name}-1.5-3.noarch.rpm");
         let how = ["-i", "--justdb", "--nodeps", "--nosignature", &package];
-        run(&kit, "rpm", &[&["--dbpath", &database], &how[..]].concat());
+        run_in(
+            &kit.path(""),
+            "rpm",
+            &[&["--dbpath", &database], &how[..]].concat(),
+        );
     }
     let format = "%{NAME}\\t%{EPOCH}:%{VERSION}-%{RELEASE}\\n";
-    let listed = run(&kit, "rpm", &["--dbpath", &database, "-qa", "--qf", format]);
+    let listed = run_in(
+        &kit.path(""),
+        "rpm",
+        &["--dbpath", &database, "-qa", "--qf", format],
+    );
     let listed = lines(&listed);
     assert_eq!(listed.len(), 2);
     assert!(directory.join("rpmdb.sqlite").exists());
@@ -186,7 +195,7 @@ fn rpm_databases_are_read_as_rpm_reads_them() {
               python3 ../../../../../dump.py rpmdb.sqlite | sed 's/\\\\//g'; echo DATA=END) | db_load Packages && \
              rm rpmdb.sqlite*"
         );
-        run(&kit, "sh", &["-euc", &shell]);
+        run_in(&kit.path(""), "sh", &["-euc", &shell]);
         assert_eq!(packages(&document(&kit, &[]), "rpm"), listed);
     }
 }
@@ -231,8 +240,8 @@ fn packages_of_languages_are_found_where_their_files_show_them() {
             go.extend(text.bytes());
         }
         std::fs::write(kit.path("go"), go).unwrap();
-        run(
-            &kit,
+        run_in(
+            &kit.path(""),
             "objcopy",
             &[
                 "--add-section",

@@ -1,16 +1,14 @@
 //! Signatures by a key, in cosign's format: in layouts and registries, and what becomes of them when something is
 //! changed.
 
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use rbuild_engine::cache::Digest;
 use serde_json::Value;
 
+use crate::kit::programs::{has, registry, run_in};
 use crate::kit::{Kit, Output};
-use crate::layout::{LAYOUT, blob, document, has, run};
+use crate::layout::{LAYOUT, blob, document};
 use crate::require_machine;
 
 /// A kit with the image `layout:1` and the keys `cosign.key` and `cosign.pub`.
@@ -80,7 +78,10 @@ fn a_signature_is_cosigns_and_openssl_verifies_it() {
         std::fs::write(kit.path("signature.txt"), signature.unwrap()).unwrap();
         let script = "base64 -d signature.txt > signature && \
             openssl dgst -sha256 -verify cosign.pub -signature signature payload";
-        assert_eq!(run(&kit, "sh", &["-c", script]), "Verified OK\n");
+        assert_eq!(
+            run_in(&kit.path(""), "sh", &["-c", script]),
+            "Verified OK\n"
+        );
     }
     let verified = kit.must(&["verify", "--key=cosign.pub", "-a", "by=me", "oci:layout:1"]);
     let printed: Value = serde_json::from_str(&verified.stdout).unwrap();
@@ -93,7 +94,7 @@ fn a_signature_is_cosigns_and_openssl_verifies_it() {
         &["--build-context=other=oci-layout://layout:1"],
     );
     if has("skopeo") {
-        run(&kit, "skopeo", &["inspect", "oci:layout:1"]);
+        run_in(&kit.path(""), "skopeo", &["inspect", "oci:layout:1"]);
     }
 }
 
@@ -192,8 +193,8 @@ fn keys_of_others_are_read() {
             "openssl ecparam -name prime256v1 -genkey -noout -out k.pem",
         ),
     ] {
-        run(
-            &kit,
+        run_in(
+            &kit.path(""),
             "sh",
             &[
                 "-c",
@@ -211,48 +212,6 @@ fn keys_of_others_are_read() {
     assert_eq!(signatures(&kit).0["layers"].as_array().unwrap().len(), 3);
 }
 
-/// Debian's `docker-registry`.
-struct Registry {
-    process: Child,
-    port: u16,
-}
-
-impl Registry {
-    fn start(directory: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let config = directory.join("registry.yml");
-        let storage = directory.join("registry");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
-            storage.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Self { process, port }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.process.kill().unwrap_or_default();
-        self.process.wait().map(drop).unwrap_or_default();
-    }
-}
-
 #[test]
 fn images_in_registries_are_signed_beside_their_name() {
     require_machine!();
@@ -260,7 +219,7 @@ fn images_in_registries_are_signed_beside_their_name() {
         return;
     }
     let kit = Kit::new();
-    let registry = Registry::start(&kit.path(""));
+    let registry = registry(&kit.path(""));
     let name = format!("127.0.0.1:{}/a/b:1", registry.port);
     kit.context(&[("a", "1")]);
     kit.must_build("FROM scratch\nCOPY a /\n", &["-t", &name, "--provenance"]);
@@ -281,8 +240,8 @@ fn images_in_registries_are_signed_beside_their_name() {
         .unwrap();
     if has("skopeo") {
         let image = format!("docker://{name}");
-        let raw = run(
-            &kit,
+        let raw = run_in(
+            &kit.path(""),
             "skopeo",
             &["inspect", "--tls-verify=false", "--raw", &image],
         );
@@ -292,8 +251,8 @@ fn images_in_registries_are_signed_beside_their_name() {
             registry.port,
             digest.replace(':', "-")
         );
-        let raw = run(
-            &kit,
+        let raw = run_in(
+            &kit.path(""),
             "skopeo",
             &["inspect", "--tls-verify=false", "--raw", &beside],
         );

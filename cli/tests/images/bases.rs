@@ -1,18 +1,13 @@
 //! Base images that a build looked up in a registry.
 
 use crate::kit::Kit;
-use crate::registry::{Registry, has};
-use crate::require_machine;
+use crate::kit_and_registry;
 
 #[test]
 fn the_second_build_needs_no_registry() {
-    require_machine!();
-    if !has("docker-registry") {
+    let Some((kit, registry)) = kit_and_registry() else {
         return;
-    }
-    let kit = Kit::new();
-    let registry = Registry::start(&kit);
-    kit.context(&[("a", "1")]);
+    };
     let base = format!("{}/base:1", registry.host);
     kit.must_build(
         "FROM scratch\nCOPY a /a\nENV FROM=base\n",
@@ -46,13 +41,9 @@ fn the_second_build_needs_no_registry() {
 
 #[test]
 fn a_build_does_not_move_a_name_that_somebody_gave() {
-    require_machine!();
-    if !has("docker-registry") {
+    let Some((kit, registry)) = kit_and_registry() else {
         return;
-    }
-    let kit = Kit::new();
-    let registry = Registry::start(&kit);
-    kit.context(&[("a", "1")]);
+    };
     let name = format!("{}/mine:1", registry.host);
     kit.must_build("FROM scratch\nCOPY a /a\n", &["--push", "-t", &name]);
     let other = Kit::new();

@@ -5,7 +5,6 @@
 #[expect(dead_code, unused_imports, reason = "other tests use more of it")]
 mod kit;
 mod layout;
-mod registry;
 
 mod bases;
 mod lists;
@@ -13,3 +12,18 @@ mod manifests;
 mod outputs;
 mod packed;
 mod roundtrip;
+
+use kit::Kit;
+use kit::programs::{Service, has, registry};
+
+/// A kit whose context has a file `a`, and a registry in its directory; `None` where there can be none.
+fn kit_and_registry() -> Option<(Kit, Service)> {
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    if !kit::machine_can(&test) || !has("docker-registry") {
+        return None;
+    }
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let registry = registry(&kit.path(""));
+    Some((kit, registry))
+}

@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use crate::kit::Kit;
-use crate::registry::{Registry, has};
-use crate::require_machine;
+use crate::kit_and_registry;
 
 const DOCKERFILE: &str = "FROM scratch\nCOPY a /a\nARG TARGETPLATFORM\nLABEL p=$TARGETPLATFORM\n";
 
@@ -44,13 +43,9 @@ fn platforms(index: &str) -> Vec<String> {
 
 #[test]
 fn separate_builds_become_one_index() {
-    require_machine!();
-    if !has("docker-registry") {
+    let Some((kit, registry)) = kit_and_registry() else {
         return;
-    }
-    let kit = Kit::new();
-    let registry = Registry::start(&kit);
-    kit.context(&[("a", "1")]);
+    };
     let name = format!("{}/app", registry.host);
     let amd = push_one(&kit, &name, "linux/amd64");
     let arm = push_one(&kit, &name, "linux/arm64");
@@ -124,13 +119,9 @@ fn separate_builds_become_one_index() {
 
 #[test]
 fn those_who_join_at_the_same_time_lose_nothing() {
-    require_machine!();
-    if !has("docker-registry") {
+    let Some((kit, registry)) = kit_and_registry() else {
         return;
-    }
-    let kit = Kit::new();
-    let registry = Registry::start(&kit);
-    kit.context(&[("a", "1")]);
+    };
     let name = format!("{}/app", registry.host);
     let all = ["linux/386", "linux/amd64", "linux/arm64", "linux/s390x"];
     let images: Vec<String> = all.iter().map(|it| push_one(&kit, &name, it)).collect();

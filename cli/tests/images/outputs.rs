@@ -6,8 +6,8 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::kit::Kit;
+use crate::kit_and_registry;
 use crate::layout::Layout;
-use crate::registry::{Registry, has};
 use crate::require_machine;
 
 /// With all that configs can hold beside what runs.
@@ -277,13 +277,9 @@ fn files_that_are_not_in_the_result_go_where_that_is_asked() {
 
 #[test]
 fn several_names_are_pushed() {
-    require_machine!();
-    if !has("docker-registry") {
+    let Some((kit, registry)) = kit_and_registry() else {
         return;
-    }
-    let kit = Kit::new();
-    let registry = Registry::start(&kit);
-    kit.context(&[("a", "1")]);
+    };
     let host = &registry.host;
     let text = "FROM scratch\nCOPY a /a\n";
     let names = format!("type=registry,\"name={host}/one:1,{host}/two:2\"");

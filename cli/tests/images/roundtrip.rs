@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::kit::Kit;
+use crate::kit::programs::{has, registry, run};
 use crate::layout::Layout;
-use crate::registry::{Registry, has, run};
 use crate::require_machine;
 
 const DOCKERFILE: &str = r#"FROM scratch
@@ -68,7 +68,7 @@ fn by_archive_directory_and_registry() {
     }
     for platforms in ["linux/amd64", "linux/amd64,linux/arm64"] {
         let kit = kit();
-        let registry = Registry::start(&kit);
+        let registry = registry(&kit.path(""));
         let name = format!("{}/app:1", registry.host);
         let mut arguments = vec!["--platform", platforms, "-t", &name, "--push"];
         arguments.extend([
@@ -119,7 +119,7 @@ fn attestations_travel_with_their_images() {
         return;
     }
     let kit = kit();
-    let registry = Registry::start(&kit);
+    let registry = registry(&kit.path(""));
     let name = format!("{}/app:1", registry.host);
     kit.must_build(
         DOCKERFILE,
@@ -153,7 +153,7 @@ fn with_skopeo() {
         return;
     }
     let kit = kit();
-    let registry = Registry::start(&kit);
+    let registry = registry(&kit.path(""));
     let name = format!("{}/app:1", registry.host);
     kit.must_build(DOCKERFILE, &["-t", &name, "-o", "type=oci,dest=ours.tar"]);
     let expected = identity(&kit, &name);
@@ -242,7 +242,7 @@ fn with_podman() {
         return;
     }
     let kit = kit();
-    let registry = Registry::start(&kit);
+    let registry = registry(&kit.path(""));
     let name = format!("{}/app:1", registry.host);
     let archives = ["type=oci,dest=ours.tar", "type=docker,dest=docker.tar"];
     kit.must_build(
@@ -288,7 +288,7 @@ fn with_buildah() {
         return;
     }
     let kit = kit();
-    let registry = Registry::start(&kit);
+    let registry = registry(&kit.path(""));
     let name = format!("{}/app:1", registry.host);
     kit.must_build(DOCKERFILE, &["-t", &name, "--push"]);
     let buildah = containers("buildah", &kit);

@@ -8,11 +8,12 @@
 //! ```
 //!
 //! [`base`] makes the image that tests build on; [`Archive`] reads what was built; [`server`]
-//! gives what is fetched.
+//! gives what is fetched; [`programs`] are those of others.
 
 mod archive;
 mod base;
 mod filter;
+pub(crate) mod programs;
 pub(crate) mod server;
 
 use std::ffi::OsStr;

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use crate::kit::programs::{has, registry};
 use crate::kit::{Kit, Output};
-use crate::places::{digest, fresh, installed, ran, registry};
+use crate::places::{digest, fresh, ran};
 use crate::require_machine;
 
 const DOCKERFILE: &str = "\
@@ -31,9 +32,7 @@ fn config(name: &str) -> Value {
 #[test]
 fn an_image_joins_two_stores() {
     require_machine!();
-    if !installed("docker-registry", "an_image_joins_two_stores")
-        || !installed("skopeo", "an_image_joins_two_stores")
-    {
+    if !has("docker-registry") || !has("skopeo") {
         return;
     }
     let (one, other) = (Kit::new(), Kit::new());

@@ -3,84 +3,20 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::kit::{Kit, Output, skipped};
-
-/// A process that ends with its value.
-pub(crate) struct Server {
-    process: Child,
-    pub(crate) port: u16,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-pub(crate) fn installed(program: &str, test: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        skipped(test, &format!("there is no `{program}`"));
-    }
-    found
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn start(command: &mut Command, port: u16) -> Server {
-    let process = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let server = Server { process, port };
-    for _ in 0..600 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return server;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{command:?} does not listen");
-}
-
-/// Debian's `docker-registry`.
-pub(crate) fn registry(directory: &Path) -> Server {
-    let port = free_port();
-    std::fs::create_dir_all(directory).unwrap();
-    let config = directory.join("registry.yml");
-    let storage = directory.join("registry");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-        storage.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    start(
-        Command::new("docker-registry").arg("serve").arg(&config),
-        port,
-    )
-}
+use crate::kit::programs::{Service, free_port, serve};
+use crate::kit::{Kit, Output};
 
 /// Debian's `redis-server`, with a password.
-pub(crate) fn redis(directory: &Path) -> Server {
+pub(crate) fn redis(directory: &Path) -> Service {
     let port = free_port();
     std::fs::create_dir_all(directory).unwrap();
-    start(
+    serve(
         Command::new("redis-server")
             .args([
                 "--bind",
@@ -97,10 +33,10 @@ pub(crate) fn redis(directory: &Path) -> Server {
 }
 
 /// `s3rver` of npm, with the bucket `caches`.
-pub(crate) fn s3(directory: &Path) -> Server {
+pub(crate) fn s3(directory: &Path) -> Service {
     let port = free_port();
     std::fs::create_dir_all(directory).unwrap();
-    start(
+    serve(
         Command::new("s3rver")
             .args(["--address", "127.0.0.1", "--silent"])
             .args(["--port", &port.to_string(), "--directory"])

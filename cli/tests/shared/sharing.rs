@@ -1,7 +1,8 @@
 //! What one store made, another finds.
 
 use crate::kit::Kit;
-use crate::places::{Counter, digest, fresh, installed, ran, redis, registry, s3};
+use crate::kit::programs::{has, registry};
+use crate::places::{Counter, digest, fresh, ran, redis, s3};
 use crate::require_machine;
 
 const DOCKERFILE: &str = "\
@@ -47,7 +48,7 @@ fn joined(to: &str, from: &str) {
 #[test]
 fn by_a_registry() {
     require_machine!();
-    if !installed("docker-registry", "by_a_registry") {
+    if !has("docker-registry") {
         return;
     }
     let kit = Kit::new();
@@ -83,7 +84,7 @@ fn by_a_directory() {
 #[test]
 fn by_redis() {
     require_machine!();
-    if !installed("redis-server", "by_redis") {
+    if !has("redis-server") {
         return;
     }
     let kit = Kit::new();
@@ -108,7 +109,7 @@ fn by_redis() {
 #[test]
 fn by_s3() {
     require_machine!();
-    if !installed("s3rver", "by_s3") {
+    if !has("s3rver") {
         return;
     }
     let kit = Kit::new();
@@ -213,10 +214,7 @@ fn the_steps_of_other_stages_are_given_where_all_are_asked_for() {
 #[test]
 fn a_build_that_finds_everything_moves_what_its_output_needs() {
     require_machine!();
-    if !installed(
-        "docker-registry",
-        "a_build_that_finds_everything_moves_what_its_output_needs",
-    ) {
+    if !has("docker-registry") {
         return;
     }
     let kit = Kit::new();
@@ -260,8 +258,7 @@ fn a_build_that_finds_everything_moves_what_its_output_needs() {
 #[test]
 fn a_build_that_finds_everything_pushes_what_the_registry_has_not() {
     require_machine!();
-    let test = "a_build_that_finds_everything_pushes_what_the_registry_has_not";
-    if !installed("docker-registry", test) {
+    if !has("docker-registry") {
         return;
     }
     let kit = Kit::new();

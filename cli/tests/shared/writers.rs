@@ -1,7 +1,8 @@
 //! Several writers of one name lose nothing of each other.
 
 use crate::kit::Kit;
-use crate::places::{fresh, installed, ran, redis, registry, s3};
+use crate::kit::programs::{has, registry};
+use crate::places::{fresh, ran, redis, s3};
 use crate::require_machine;
 
 fn dockerfile(writer: usize, branch: usize) -> String {
@@ -39,7 +40,7 @@ fn together(to: &str, from: &str) {
 #[test]
 fn of_a_registry() {
     require_machine!();
-    if !installed("docker-registry", "of_a_registry") {
+    if !has("docker-registry") {
         return;
     }
     let kit = Kit::new();
@@ -63,7 +64,7 @@ fn of_a_directory() {
 #[test]
 fn of_redis() {
     require_machine!();
-    if !installed("redis-server", "of_redis") {
+    if !has("redis-server") {
         return;
     }
     let kit = Kit::new();
@@ -75,7 +76,7 @@ fn of_redis() {
 #[test]
 fn of_s3() {
     require_machine!();
-    if !installed("s3rver", "of_s3") {
+    if !has("s3rver") {
         return;
     }
     let kit = Kit::new();
@@ -90,7 +91,7 @@ fn of_s3() {
 #[test]
 fn an_image_is_no_place_for_a_cache() {
     require_machine!();
-    if !installed("docker-registry", "an_image_is_no_place_for_a_cache") {
+    if !has("docker-registry") {
         return;
     }
     let kit = Kit::new();

@@ -4,10 +4,39 @@
 pub(crate) mod raw;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
 use rbuild_image::registry::{Client, Options};
+
+/// Whether a program is here; says so where it is not.
+pub(crate) fn installed(program: &str) -> bool {
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !found {
+        println!("SKIPPED: `{program}` is not installed");
+    }
+    found
+}
+
+/// Bytes that do not compress.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 7_u64 + length as u64;
+    std::iter::repeat_with(|| random(&mut state) as u8)
+        .take(length)
+        .collect()
+}
+
+pub(crate) fn random(state: &mut u64) -> u64 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1);
+    *state >> 33
+}
 
 pub(crate) struct Kit {
     directory: tempfile::TempDir,

@@ -11,37 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::kit::Kit;
+use crate::kit::{Kit, random};
 
 /// `user:secret`, hashed with bcrypt.
 pub(crate) const HTPASSWD: &str =
     "user:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
-
-pub(crate) fn installed(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        println!("SKIPPED: `{program}` is not installed");
-    }
-    found
-}
-
-pub(crate) fn noise(length: usize) -> Vec<u8> {
-    let mut state = 7_u64 + length as u64;
-    std::iter::repeat_with(|| random(&mut state) as u8)
-        .take(length)
-        .collect()
-}
-
-fn random(state: &mut u64) -> u64 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1);
-    *state >> 33
-}
 
 pub(crate) struct Registry {
     pub(crate) port: u16,
