@@ -5,6 +5,8 @@
 mod environment;
 mod key;
 
+use std::fmt;
+
 use rbuild_cache::{Digest, KeyWriter};
 use rbuild_executor::file::{ModeChange, Owner};
 use rbuild_image::Platform;
@@ -114,9 +116,7 @@ pub enum MountOpKind {
         sharing: SharingOp,
         input: Option<usize>,
         source: String,
-        mode: u32,
-        uid: u32,
-        gid: u32,
+        access: Access,
     },
     Tmpfs {
         size: Option<u64>,
@@ -126,17 +126,37 @@ pub enum MountOpKind {
         id: String,
         env: Option<String>,
         required: bool,
-        mode: u32,
-        uid: u32,
-        gid: u32,
+        access: Access,
     },
     Ssh {
         id: String,
         required: bool,
-        mode: u32,
-        uid: u32,
-        gid: u32,
+        access: Access,
     },
+}
+
+/// Whose something is that is mounted, and what they may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Access {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Access {
+    /// A cache mount's directory that says nothing of its own.
+    pub const CACHE: Self = Self {
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+    };
+}
+
+/// `600 1000:1000`
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:o} {}:{}", self.mode, self.uid, self.gid)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

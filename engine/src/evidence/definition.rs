@@ -16,7 +16,7 @@ use super::Capture;
 use super::scrub::Scrub;
 use crate::lower::StepInfo;
 use crate::op::{
-    CopyOp, ExecOp, FileAction, FileOp, ImageSource, MountOp, MountOpKind, NetworkOp, Op,
+    Access, CopyOp, ExecOp, FileAction, FileOp, ImageSource, MountOp, MountOpKind, NetworkOp, Op,
     SharingOp, Unpack,
 };
 
@@ -277,25 +277,21 @@ fn mount(mount: &MountOp) -> Value {
         MountOpKind::Secret {
             id,
             required,
-            mode,
-            uid,
-            gid,
+            access,
             ..
         } => json!({
             "input": -1,
             "mountType": "SECRET",
-            "secretOpt": { "ID": id, "uid": uid, "gid": gid, "mode": mode, "optional": !required },
+            "secretOpt": handed(id, *required, *access),
         }),
         MountOpKind::Ssh {
             id,
             required,
-            mode,
-            uid,
-            gid,
+            access,
         } => json!({
             "input": -1,
             "mountType": "SSH",
-            "SSHOpt": { "ID": id, "uid": uid, "gid": gid, "mode": mode, "optional": !required },
+            "SSHOpt": handed(id, *required, *access),
         }),
     };
     fields["dest"] = json!(mount.target);
@@ -304,6 +300,12 @@ fn mount(mount: &MountOp) -> Value {
         fields["readonly"] = json!(true);
     }
     fields
+}
+
+/// A secret, or an agent's socket.
+fn handed(id: &str, required: bool, access: Access) -> Value {
+    let Access { mode, uid, gid } = access;
+    json!({ "ID": id, "uid": uid, "gid": gid, "mode": mode, "optional": !required })
 }
 
 fn file(file: &FileOp) -> Value {

@@ -12,7 +12,9 @@ use super::wire::{
 };
 use super::{Made, input, wire};
 use crate::lower::StepInfo;
-use crate::op::{self, CopyOp, ExecOp, FileOp, MountOp, MountOpKind, NetworkOp, SharingOp, Unpack};
+use crate::op::{
+    self, Access, CopyOp, ExecOp, FileOp, MountOp, MountOpKind, NetworkOp, SharingOp, Unpack,
+};
 
 /// Where a place among inputs is nothing, and where an output is lost.
 const NONE: i64 = -1;
@@ -234,9 +236,7 @@ fn mount(one: &MountOp, inputs: &mut Vec<String>, made: &mut Made) -> Option<Mou
             sharing,
             input,
             source,
-            mode,
-            uid,
-            gid,
+            access,
         } => {
             mount.mount_type = MountType::Cache.into();
             mount.input = input.map_or(NONE, place);
@@ -250,8 +250,8 @@ fn mount(one: &MountOp, inputs: &mut Vec<String>, made: &mut Made) -> Option<Mou
                 id: id.clone(),
                 sharing: sharing.into(),
             });
-            if input.is_none() && (*mode, *uid, *gid) != (0o755, 0, 0) {
-                let directory = cache_directory(*mode, *uid, *gid);
+            if input.is_none() && *access != Access::CACHE {
+                let directory = cache_directory(*access);
                 inputs.push(made.add(&directory, OpMetadata::default(), None));
                 mount.input = place(inputs.len() - 1);
                 CACHE_DIRECTORY.clone_into(&mut mount.selector);
@@ -266,29 +266,26 @@ fn mount(one: &MountOp, inputs: &mut Vec<String>, made: &mut Made) -> Option<Mou
         MountOpKind::Secret {
             id,
             required,
-            mode,
-            uid,
-            gid,
+            access,
             ..
         } => {
             mount.mount_type = MountType::Secret.into();
-            mount.secret_opt = Some(handed(id, *uid, *gid, *mode, *required));
+            mount.secret_opt = Some(handed(id, *required, *access));
         }
         MountOpKind::Ssh {
             id,
             required,
-            mode,
-            uid,
-            gid,
+            access,
         } => {
             mount.mount_type = MountType::Ssh.into();
-            mount.ssh_opt = Some(handed(id, *uid, *gid, *mode, *required));
+            mount.ssh_opt = Some(handed(id, *required, *access));
         }
     }
     Some(mount)
 }
 
-fn handed(id: &str, uid: u32, gid: u32, mode: u32, required: bool) -> FileOpt {
+fn handed(id: &str, required: bool, access: Access) -> FileOpt {
+    let Access { mode, uid, gid } = access;
     FileOpt {
         id: id.to_owned(),
         uid,
@@ -298,7 +295,8 @@ fn handed(id: &str, uid: u32, gid: u32, mode: u32, required: bool) -> FileOpt {
     }
 }
 
-fn cache_directory(mode: u32, uid: u32, gid: u32) -> Op {
+fn cache_directory(access: Access) -> Op {
+    let Access { mode, uid, gid } = access;
     let by_id = |id| User {
         user: Some(Who::ById(id)),
     };

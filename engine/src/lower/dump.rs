@@ -135,29 +135,20 @@ fn mount(out: &mut String, mount: &MountOp) {
             sharing,
             input: from,
             source,
-            mode,
-            uid,
-            gid,
-        } => format!(
-            "cache {id:?} {sharing:?} {}:{source} {mode:o} {uid}:{gid}",
-            input(from)
-        ),
+            access,
+        } => format!("cache {id:?} {sharing:?} {}:{source} {access}", input(from)),
         MountOpKind::Tmpfs { size } => format!("tmpfs {size:?}"),
         MountOpKind::Secret {
             id,
             env,
             required,
-            mode,
-            uid,
-            gid,
-        } => format!("secret {id} env={env:?} required={required} {mode:o} {uid}:{gid}"),
+            access,
+        } => format!("secret {id} env={env:?} required={required} {access}"),
         MountOpKind::Ssh {
             id,
             required,
-            mode,
-            uid,
-            gid,
-        } => format!("ssh {id} required={required} {mode:o} {uid}:{gid}"),
+            access,
+        } => format!("ssh {id} required={required} {access}"),
     };
     let access = if mount.read_only { "ro" } else { "rw" };
     line(

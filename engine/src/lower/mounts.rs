@@ -9,10 +9,7 @@ use super::build::{Lowering, Outcome, Site};
 use super::input::Input;
 use super::paths;
 use super::state::State;
-use crate::op::{MountOp, MountOpKind, SharingOp};
-
-/// Permissions of a cache mount's directory that says nothing of its own.
-const CACHE_MODE: u32 = 0o755;
+use crate::op::{Access, MountOp, MountOpKind, SharingOp};
 
 impl Lowering<'_> {
     /// Reads one `--mount`; what it takes from elsewhere is added to `inputs`.
@@ -79,9 +76,11 @@ impl Lowering<'_> {
                         None => None,
                     },
                     source: paths::resolve("/", &source),
-                    mode: mode.unwrap_or(CACHE_MODE),
-                    uid: uid.unwrap_or(0),
-                    gid: gid.unwrap_or(0),
+                    access: Access {
+                        mode: mode.unwrap_or(Access::CACHE.mode),
+                        uid: uid.unwrap_or(Access::CACHE.uid),
+                        gid: gid.unwrap_or(Access::CACHE.gid),
+                    },
                 },
             }),
             MountKind::Tmpfs { size } => Ok(MountOp {
@@ -109,9 +108,7 @@ impl Lowering<'_> {
                         id,
                         env,
                         required,
-                        mode,
-                        uid,
-                        gid,
+                        access: Access { mode, uid, gid },
                     },
                 })
             }
@@ -132,9 +129,7 @@ impl Lowering<'_> {
                     kind: MountOpKind::Ssh {
                         id: id.unwrap_or_else(|| "default".to_owned()),
                         required,
-                        mode,
-                        uid,
-                        gid,
+                        access: Access { mode, uid, gid },
                     },
                 })
             }

@@ -4,7 +4,9 @@
 use rbuild_cache::KeyWriter;
 use rbuild_executor::file::{ModeChange, ModeOperator, Owner};
 
-use super::{ExecOp, FileAction, FileOp, MountOp, MountOpKind, NetworkOp, SharingOp, Unpack};
+use super::{
+    Access, ExecOp, FileAction, FileOp, MountOp, MountOpKind, NetworkOp, SharingOp, Unpack,
+};
 
 impl ExecOp {
     pub(super) fn describe(&self) -> KeyWriter {
@@ -57,9 +59,7 @@ impl MountOp {
                 sharing,
                 input,
                 source,
-                mode,
-                uid,
-                gid,
+                access,
             } => {
                 add("type", "cache");
                 add("id", id);
@@ -73,8 +73,7 @@ impl MountOp {
                 );
                 add("input", &number(*input));
                 add("source", source);
-                add("mode", &format!("{mode:o}"));
-                add("owner", &format!("{uid}:{gid}"));
+                access.describe(add);
             }
             MountOpKind::Tmpfs { size } => {
                 add("type", "tmpfs");
@@ -87,31 +86,32 @@ impl MountOp {
                 id,
                 env,
                 required,
-                mode,
-                uid,
-                gid,
+                access,
             } => {
                 add("type", "secret");
                 add("id", id);
                 add("env", env.as_deref().unwrap_or_default());
                 add("required", flag(*required));
-                add("mode", &format!("{mode:o}"));
-                add("owner", &format!("{uid}:{gid}"));
+                access.describe(add);
             }
             MountOpKind::Ssh {
                 id,
                 required,
-                mode,
-                uid,
-                gid,
+                access,
             } => {
                 add("type", "ssh");
                 add("id", id);
                 add("required", flag(*required));
-                add("mode", &format!("{mode:o}"));
-                add("owner", &format!("{uid}:{gid}"));
+                access.describe(add);
             }
         }
+    }
+}
+
+impl Access {
+    fn describe(self, mut add: impl FnMut(&str, &str)) {
+        add("mode", &format!("{:o}", self.mode));
+        add("owner", &format!("{}:{}", self.uid, self.gid));
     }
 }
 

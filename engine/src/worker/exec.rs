@@ -191,9 +191,7 @@ impl Worker {
             MountOpKind::Cache {
                 input,
                 source,
-                mode,
-                uid,
-                gid,
+                access,
                 ..
             } => {
                 let Some(cache) = cache else {
@@ -214,9 +212,9 @@ impl Worker {
                     mount: cache,
                     from,
                     path,
-                    mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
+                    mode: access.mode,
+                    uid: access.uid,
+                    gid: access.gid,
                     throw_away: false,
                 }
             }
@@ -229,9 +227,7 @@ impl Worker {
                 id,
                 env,
                 required,
-                mode,
-                uid,
-                gid,
+                access,
             } => {
                 let data = self.settings.secrets.get(id);
                 if data.is_none() && *required {
@@ -252,9 +248,9 @@ impl Worker {
                 match data {
                     Some(data) if !mount.target.is_empty() => MountSource::Secret {
                         data: Arc::clone(data),
-                        mode: *mode,
-                        uid: *uid,
-                        gid: *gid,
+                        mode: access.mode,
+                        uid: access.uid,
+                        gid: access.gid,
                     },
                     _ => return Ok(()),
                 }
@@ -262,15 +258,13 @@ impl Worker {
             MountOpKind::Ssh {
                 id,
                 required,
-                mode,
-                uid,
-                gid,
+                access,
             } => match self.settings.ssh.get(id) {
                 Some(path) => MountSource::Socket {
                     path: path.clone(),
-                    mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
+                    mode: access.mode,
+                    uid: access.uid,
+                    gid: access.gid,
                 },
                 None if *required => {
                     return Err(Failure::new(
