@@ -127,6 +127,16 @@ pub fn read(path: impl rustix::path::Arg + Copy) -> io::Result<Option<Record>> {
     Ok(value.as_deref().and_then(Record::parse))
 }
 
+/// Whose an open file or directory is, be it the kernel's word or the record's.
+pub fn of(fd: BorrowedFd<'_>) -> io::Result<Record> {
+    let stat = rustix::fs::fstat(fd)?;
+    let kernels = Record::owner(stat.st_uid, stat.st_gid);
+    match recorded() {
+        false => Ok(kernels),
+        true => Ok(read(route(fd).as_str())?.unwrap_or_default()),
+    }
+}
+
 /// Writes it; root's file needs none.
 pub fn write(path: impl rustix::path::Arg + Copy, record: Record) -> io::Result<()> {
     if record == Record::default() {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,8 @@ const LINK_LIMIT: u32 = 40;
 
 impl RootDir {
     /// Makes a directory and the parents it lacks, with exactly this mode (no umask); what exists stays as it is.
-    /// Each directory made is shown to `made`, with its real path, before anything is made in it; that is the time
-    /// to set owner and times. Returns the directory.
+    /// Each directory made is shown to `made`, with its real path and its parent, before anything is made in it; that
+    /// is the time to set owner and times. Returns the directory.
     ///
     /// In root, links are followed as a process in a chroot would, and the target of a link that leads nowhere is
     /// made. Beneath, a link on the way is an error.
@@ -28,7 +28,7 @@ impl RootDir {
         path: &Path,
         mode: u32,
         resolve: Resolve,
-        made: &mut dyn FnMut(&Path, &Node) -> io::Result<()>,
+        made: &mut dyn FnMut(&Path, BorrowedFd<'_>, &Node) -> io::Result<()>,
     ) -> io::Result<RootDir> {
         match self.directory(path, resolve) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -64,7 +64,7 @@ impl RootDir {
                     let directory = open_directory(here, &component)?;
                     walk.enter(component, directory);
                     if let Some(node) = node {
-                        made(&walk.real_path(), &node)?;
+                        made(&walk.real_path(), place.directory(), &node)?;
                     }
                 }
                 // A link, or something else that is not a directory.

@@ -229,7 +229,7 @@ fn attributes_are_set_read_listed_and_removed() {
 fn create_all(case: &Case, path: &str, resolve: Resolve) -> io::Result<Vec<String>> {
     let mut made = Vec::new();
     case.root
-        .create_dir_all(p(path), 0o750, resolve, &mut |path, node| {
+        .create_dir_all(p(path), 0o750, resolve, &mut |path, _, node| {
             assert_eq!(node.metadata()?.mode, 0o750);
             made.push(path.to_str().unwrap().to_owned());
             Ok(())

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::RootDir;
-use rbuild_cache::root_dir::{Node, Place, Resolve, is_absence, path_of};
+use rbuild_cache::root_dir::{Metadata, Node, Place, Resolve, is_absence, path_of};
 use rbuild_cache::tree::Kind;
+use rbuild_cache::{RootDir, owners};
 use rustix::io::Errno;
 
 use super::attributes::{Ids, set_owner};
@@ -16,11 +17,12 @@ use super::{Error, ModeChange, io_error};
 
 /// As BuildKit's own limit.
 const LINK_LIMIT: usize = 255;
+const SET_GID: u32 = 0o2000;
 
 /// What directories are like that are made on the way.
 pub(super) struct Making {
     pub(super) mode: u32,
-    /// 0:0 where there is none.
+    /// Root where there is none, and the group that [`Making::dress`] tells of.
     pub(super) owner: Option<Ids>,
     pub(super) mtime: Option<i64>,
 }
@@ -38,9 +40,21 @@ impl Making {
         }
     }
 
-    fn dress(&self, node: &Node) -> io::Result<()> {
-        set_owner(node, self.owner.unwrap_or(Ids { uid: 0, gid: 0 }))?;
-        node.set_mode(self.mode)?;
+    /// Below a directory with setgid, a new one gets its group and the bit from the kernel, and BuildKit leaves it so:
+    /// `WORKDIR /var/local/app` of a Debian image belongs to the group `staff`.
+    fn dress(&self, parent: BorrowedFd<'_>, node: &Node) -> io::Result<()> {
+        let parent_mode = Metadata::of_fd(parent)?.mode;
+        let inherited = parent_mode & SET_GID;
+        let owner = match self.owner {
+            Some(owner) => owner,
+            None if inherited != 0 => Ids {
+                uid: 0,
+                gid: owners::of(parent)?.gid,
+            },
+            None => Ids { uid: 0, gid: 0 },
+        };
+        set_owner(node, owner)?;
+        node.set_mode(self.mode | inherited)?;
         match self.mtime {
             Some(seconds) => node.set_times((seconds, 0), (seconds, 0)),
             None => Ok(()),
@@ -74,9 +88,12 @@ impl Target {
 /// nowhere yet.
 pub(super) fn directory(root: &RootDir, path: &Path, making: &Making) -> Result<RootDir, Error> {
     let path = clean(path);
-    root.create_dir_all(&path, making.mode, Resolve::InRoot, &mut |_, node| {
-        making.dress(node)
-    })
+    root.create_dir_all(
+        &path,
+        making.mode,
+        Resolve::InRoot,
+        &mut |_, parent, node| making.dress(parent, node),
+    )
     .map_err(|error| not_a_directory(&path, error))
 }
 
@@ -106,9 +123,12 @@ pub(super) fn file(
             return inside(&directory(root, &path, making)?, &path);
         };
         let parent_directory = root
-            .create_dir_all(parent, making.mode, Resolve::InRoot, &mut |_, node| {
-                making.dress(node)
-            })
+            .create_dir_all(
+                parent,
+                making.mode,
+                Resolve::InRoot,
+                &mut |_, parent, node| making.dress(parent, node),
+            )
             .map_err(|error| not_a_directory(parent, error))?;
         let place = Place::at(&parent_directory, last)
             .map_err(|error| io_error("look up", &path, error))?;

@@ -241,6 +241,25 @@ fn a_directory_over_one_merges() {
 }
 
 #[test]
+fn below_setgid_new_directories_are_of_its_group() {
+    if !is_root() {
+        return;
+    }
+    check(
+        "mkdir -p d/s; echo f >d/f; chmod 700 d/s",
+        "mkdir t; chown 3:50 t; chmod 2775 t",
+        &["d"],
+        "/t/a/b",
+        "
+        t dir 2775 3:50
+        t/a dir 2755 0:50
+        t/a/b dir 2755 0:50
+        t/a/b/f 644 'f'
+        t/a/b/s dir 700",
+    );
+}
+
+#[test]
 fn links_in_destinations() {
     // Of a file: followed, whether it leads somewhere or not.
     check(

@@ -60,7 +60,7 @@ pub(super) fn destination(
     owner: Option<(u32, u32)>,
 ) -> Result<RootDir> {
     let (uid, gid) = owner.unwrap_or((0, 0));
-    root.create_dir_all(path, 0o755, Resolve::InRoot, &mut |_, node| {
+    root.create_dir_all(path, 0o755, Resolve::InRoot, &mut |_, _, node| {
         node.set_owner(uid, gid)
     })
     .map_err(|source| Error::Io {
