@@ -117,7 +117,7 @@ impl Access {
 
 impl FileOp {
     pub(super) fn describe(&self) -> KeyWriter {
-        let mut key = KeyWriter::new("file.v2")
+        let mut key = KeyWriter::new("file.v3")
             .field("base", flag(self.base))
             .field(
                 "epoch",
