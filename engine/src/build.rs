@@ -11,7 +11,7 @@ mod plan;
 mod reading;
 mod solving;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::{Key, Snapshot};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::event::{Event, Sink};
 use crate::evidence::{Capture, Pins};
+use crate::layering;
 use crate::lint;
 use crate::lower::{self, ImageNeed, Lowered};
 use crate::op::{NetworkOp, Op};
@@ -193,6 +194,10 @@ impl Engine {
         worker.exports = caches.exports.clone();
         worker.packs = output::form_of_layers(&request, outputs)
             .and_then(|options| Packs::new(&lowered.graph, &lowered.needed(), options));
+        if output::makes_layers(&request, outputs) {
+            let tops = lowered.images.iter().filter_map(|image| image.vertex);
+            worker.layers = layering::spine(&lowered.graph, tops);
+        }
         let worker = Arc::new(worker);
         Ok(Begun {
             request,
@@ -248,6 +253,7 @@ impl Engine {
             imports: None,
             exports: None,
             packs: None,
+            layers: HashSet::new(),
         }
     }
 }

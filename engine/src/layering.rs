@@ -1,21 +1,46 @@
 //! Which of a build's snapshots become a layer each, and which become one together: `--squash`, and the number of
 //! layers that an image may have.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::{ChainId, SnapshotId, Store};
 use rbuild_image::config::History;
 use rbuild_image::layer::{LayerOptions, merged};
+use rbuild_solver::{Graph, VertexId};
 
-use crate::Result;
 use crate::assemble::{Form, Solved};
 use crate::lower::{HistoryEntry, LoweredImage};
+use crate::op::Op;
 use crate::request::Squash;
+use crate::{Error, Result};
 
 /// Docker refuses images with more layers than this, and the kernel mounts that need more directories than about so
 /// many.
 pub(crate) const LAYERS_LIMIT: usize = 125;
+
+/// The vertices whose results come to be layers of what `targets` give.
+pub(crate) fn spine(
+    graph: &Graph<Op>,
+    targets: impl IntoIterator<Item = VertexId>,
+) -> HashSet<VertexId> {
+    let mut spine = HashSet::new();
+    let mut open: Vec<VertexId> = targets.into_iter().collect();
+    while let Some(vertex) = open.pop() {
+        if !spine.insert(vertex) {
+            continue;
+        }
+        let below = match graph.operation(vertex) {
+            Op::Exec(exec) => usize::from(exec.base),
+            Op::File(file) => usize::from(file.base),
+            Op::Merge => usize::MAX,
+            Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => 0,
+        };
+        open.extend(graph.inputs(vertex).into_iter().take(below));
+    }
+    spine
+}
 
 /// Neighbouring snapshots that become one layer, bottom first. Every snapshot is in one of them.
 pub(crate) fn groups(solved: &Solved<'_>, form: &Form) -> Vec<Range<usize>> {
@@ -103,7 +128,15 @@ pub(crate) fn layers(
         };
         let force = form.force_compression || clamp_mtime.is_some();
         let ids: Vec<SnapshotId> = snapshots.iter().map(|layer| layer.id.clone()).collect();
-        let blob = merged(store, &ids, group.start == 0, &options, force)?;
+        let blob = merged(store, &ids, group.start == 0, &options, force);
+        let blob = blob.map_err(|error| match error {
+            // The step that made it was found, not run: it would have said so itself.
+            rbuild_image::Error::RemovalName { .. } => {
+                let lines = lines_of(solved.image, group);
+                Error::Other(format!("{error} (made by {lines} of the Dockerfile)"))
+            }
+            error => error.into(),
+        })?;
         chain = chain.filter(|_| clamp_mtime.is_none() && ids.len() == 1);
         if let Some(parent) = chain {
             let this = ChainId::of(parent, blob.diff_id);
@@ -116,6 +149,26 @@ pub(crate) fn layers(
         layers.push(blob);
     }
     Ok(layers)
+}
+
+/// `line 3`, or `lines 3 to 5`: where the instructions stand that made a group of layers.
+fn lines_of(image: &LoweredImage, group: &Range<usize>) -> String {
+    let own = image.history.iter().filter_map(|entry| match entry {
+        HistoryEntry::Own {
+            layer: true, line, ..
+        } => Some(*line),
+        HistoryEntry::Own { .. } | HistoryEntry::Inherited(_) => None,
+    });
+    let above_base = |place: usize| place.saturating_sub(image.base_layers);
+    let own: Vec<usize> = own
+        .take(above_base(group.end))
+        .skip(above_base(group.start))
+        .collect();
+    match (own.first(), own.last()) {
+        (Some(first), Some(last)) if first != last => format!("lines {first} to {last}"),
+        (Some(line), _) => format!("line {line}"),
+        (None, _) => "an instruction".to_owned(),
+    }
 }
 
 /// Has the history tell of as many layers as there are: of a group, the last entry has made it.

@@ -176,6 +176,11 @@ pub(crate) fn assemble_all(
     Ok(all)
 }
 
+/// Whether each step's own layer is in an image that is made: there what a layer cannot hold is the step's mistake.
+pub(crate) fn makes_layers(request: &BuildRequest, outputs: &[Output]) -> bool {
+    request.squash == Squash::No && outputs.iter().any(|output| needs_image(output.kind))
+}
+
 /// The form of the layers of all outputs, where all are images whose layers are as their steps make them, and nobody
 /// looks at the files.
 pub(crate) fn form_of_layers(request: &BuildRequest, outputs: &[Output]) -> Option<LayerOptions> {

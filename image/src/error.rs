@@ -13,6 +13,11 @@ pub enum Error {
     /// An archive or layer that must not be unpacked.
     #[error("{what}: {reason}")]
     BadArchive { what: String, reason: String },
+    /// Of a layer that is written.
+    #[error(
+        "a layer cannot hold `{path}`: in layers, names that begin with `.wh.` mean removals; rename or remove it"
+    )]
+    RemovalName { path: String },
     #[error("{what} has no image for {platform}; it has {available}")]
     NoPlatform {
         what: String,

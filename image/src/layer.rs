@@ -27,7 +27,7 @@ use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
 use crate::compression::{Compression, Compressor};
 use crate::error::{Error, Result, shown};
 use crate::tarfile::writer::Writer;
-use entries::EntryWriter;
+use entries::{Archive, EntryWriter};
 pub use merged::merged;
 pub use pack::{Files, FilesReader, pack};
 
@@ -156,6 +156,12 @@ pub fn layer_here(
     Ok((blob, variant))
 }
 
+/// Fails where a layer cannot hold a tree: its names that begin with `.wh.` would mean removals.
+pub fn require_names(tree: &Tree) -> Result<()> {
+    let mut held = tree.entries.iter().filter(|it| it.kind != Kind::Socket);
+    held.try_for_each(entries::require_name)
+}
+
 /// What of a tree a tar can hold: all but sockets.
 pub fn in_tar(tree: &Tree) -> Tree {
     let held = |entry: &&Entry| entry.kind != Kind::Socket;
@@ -187,7 +193,8 @@ fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<
     let root = open_root(store, snapshot)?;
     let total: u64 = tree.entries.iter().map(|entry| entry.size).sum();
     let write = |output: &mut dyn Write| -> Result<()> {
-        let mut entries = EntryWriter::new(Writer::new(output), options.clamp_mtime, true);
+        let mut entries =
+            EntryWriter::new(Writer::new(output), options.clamp_mtime, Archive::Layer);
         for entry in &tree.entries {
             entries.write(entry, &root, 0)?;
         }
@@ -239,7 +246,7 @@ pub fn write_root(
     clamp_mtime: Option<i64>,
     to: &mut dyn Write,
 ) -> Result<()> {
-    let mut entries = EntryWriter::new(Writer::new(to), clamp_mtime, false);
+    let mut entries = EntryWriter::new(Writer::new(to), clamp_mtime, Archive::Files);
     if let Some(snapshot) = snapshot {
         let view = View::open(store, snapshot)?;
         for entry in &store.merged_tree(snapshot)?.entries {
@@ -257,7 +264,7 @@ pub fn write_directory(root: &RootDir, to: &mut dyn Write) -> Result<()> {
 
 /// As [`write_directory`], of what a scan of it found.
 pub fn write_tree(root: &RootDir, tree: &Tree, to: &mut dyn Write) -> Result<()> {
-    let mut entries = EntryWriter::new(Writer::new(to), None, false);
+    let mut entries = EntryWriter::new(Writer::new(to), None, Archive::Files);
     for entry in &tree.entries {
         entries.write(entry, root, 0)?;
     }
@@ -283,7 +290,7 @@ pub fn write_node(
     if found.kind == Kind::Directory {
         let directory = root.directory(path, Resolve::InRoot).map_err(failed)?;
         let mut tree = Tree::scan(directory.as_fd())?;
-        let mut entries = EntryWriter::new(writer, None, false).below(name.to_vec());
+        let mut entries = EntryWriter::new(writer, None, Archive::Files).below(name.to_vec());
         for entry in &mut tree.entries {
             let owner = crossing.owner((entry.uid, entry.gid));
             (entry.uid, entry.gid) = owner.unwrap_or((entry.uid, entry.gid));

@@ -316,3 +316,36 @@ fn several_names_are_pushed() {
     assert_eq!(third.must(&["images", "-q"]).stdout.lines().count(), 2);
     assert_eq!(kit.build(text, &["--push"]).code, 2);
 }
+
+#[test]
+fn what_no_layer_can_hold_is_told_where_it_is_made() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("d/.wh.it", "1"), ("d/other", "2")]);
+    let copied = "FROM busybox AS it\nCOPY d/other /\nCOPY d /d\n";
+    let run = "FROM busybox\nRUN mkdir /e\nRUN touch /e/.wh..wh..opq\n";
+    for (text, name) in [(copied, "d/.wh.it"), (run, "e/.wh..wh..opq")] {
+        let refused = kit.build(text, &["-t", "x"]);
+        assert_eq!(refused.code, 1, "{refused}");
+        assert!(refused.stderr.contains("Dockerfile:3:1"), "{refused}");
+        let words = format!("a layer cannot hold `{name}`");
+        assert!(refused.stderr.contains(&words), "{refused}");
+    }
+    // Where it goes into no layer, it is a name as any.
+    kit.must_build(copied, &["-o", "type=local,dest=out"]);
+    assert!(kit.path("out/d/.wh.it").exists());
+    let further = format!("{copied}FROM busybox\nCOPY --from=it /d/other /\n");
+    let cached = "--cache-to=type=local,mode=max,dest=cache";
+    let built = kit.must_build(&further, &["-t", "further", cached]);
+    assert!(built.stderr.contains("not in"), "{built}");
+    // Its step is found now; a layer of several steps is one too.
+    for more in [&[][..], &["--squash=all"]] {
+        let refused = kit.build(copied, &[&["-t", "x"], more].concat());
+        assert_eq!(refused.code, 1, "{refused}");
+        assert!(refused.stderr.contains("cannot hold"), "{refused}");
+        assert!(refused.stderr.contains("3 of the Dockerfile"), "{refused}");
+    }
+    let removed = format!("{copied}RUN rm /d/.wh.it\n");
+    kit.must_build(&removed, &["-t", "removed", "--squash"]);
+    kit.store_is_whole();
+}

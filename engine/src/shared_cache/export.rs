@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rbuild_cache::{Digest, Key, Snapshot, SnapshotId, Store};
 use rbuild_image::compression::Compression;
-use rbuild_image::layer::{IMAGE_VARIANT, LayerOptions, in_layer, layer_here};
+use rbuild_image::layer::{IMAGE_VARIANT, LayerOptions, in_layer, layer_here, require_names};
 use rbuild_image::registry::Client;
 use rbuild_image::shared::{FOLDS, Found, LISTING_TYPE, Merge, Place, RECORDS_TYPE, State};
 use rbuild_image::source::{Progress, Resolved};
@@ -20,6 +20,7 @@ use super::mounts::{self, Packed};
 use super::records::{self, HexKey, KEYS_MAX, List, Record};
 use super::{Problem, place, warn};
 use crate::event::Sink;
+use crate::layering::spine;
 use crate::op::Op;
 use crate::request::{CacheMode, CacheTo};
 use crate::worker::blocking;
@@ -141,21 +142,7 @@ impl Exports {
 
     /// Says what the image is made from.
     pub(crate) fn set_targets(&self, graph: &Graph<Op>, targets: &[VertexId]) {
-        let mut spine = HashSet::new();
-        let mut open = targets.to_vec();
-        while let Some(vertex) = open.pop() {
-            if !spine.insert(vertex) {
-                continue;
-            }
-            let has_base = match graph.operation(vertex) {
-                Op::Exec(exec) => exec.base,
-                Op::File(file) => file.base,
-                Op::Merge => true,
-                Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => false,
-            };
-            open.extend(graph.inputs(vertex).first().filter(|_| has_base));
-        }
-        *lock(&self.spine) = spine;
+        *lock(&self.spine) = spine(graph, targets.iter().copied());
     }
 
     pub(crate) fn planned(&self, vertex: VertexId, key: Key) {
@@ -188,6 +175,7 @@ impl Exports {
     ) -> Result<(), Problem> {
         let mut list = List::default();
         let mut snapshots = Vec::new();
+        let mut told = HashSet::new();
         for (vertex, key) in self.steps(graph) {
             let Some(found) = self.result(key).await? else {
                 continue;
@@ -199,7 +187,9 @@ impl Exports {
                         None => Vec::new(),
                     };
                     let is_held = chain.last().is_none_or(|top| held.contains(&top.content));
-                    if export.spec.mode == CacheMode::Max || is_held {
+                    if (export.spec.mode == CacheMode::Max || is_held)
+                        && self.can_go(export, &chain, &mut told).await?
+                    {
                         snapshots.push((vertex, record, keys, chain));
                     }
                 }
@@ -227,6 +217,44 @@ impl Exports {
         let mut whole = List::default();
         whole.absorb(&list);
         export.publish(&self.lists, whole, progress).await
+    }
+
+    /// Whether layers can hold what a chain has; says once of each snapshot why not. A stage that is only copied from
+    /// may have what no layer can hold.
+    async fn can_go(
+        &self,
+        export: &Export,
+        chain: &[Snapshot],
+        told: &mut HashSet<SnapshotId>,
+    ) -> Result<bool, Problem> {
+        let (store, ids) = (
+            Arc::clone(&self.store),
+            chain.iter().map(|it| it.id.clone()),
+        );
+        let ids: Vec<SnapshotId> = ids.collect();
+        let refused = blocking(move || {
+            for id in ids {
+                match require_names(&*store.tree(&id)?) {
+                    Ok(()) => {}
+                    Err(reason) => return Ok(Some((id, reason))),
+                }
+            }
+            Ok::<_, rbuild_cache::Error>(None)
+        });
+        let refused = refused.await.map_err(|error| Problem::of(&error))?;
+        let Some((id, reason)) = refused else {
+            return Ok(true);
+        };
+        if told.insert(id) {
+            warn(
+                &export.events,
+                format!(
+                    "the step that makes it, and those that build on it, are not in {}: {reason}",
+                    export.place
+                ),
+            );
+        }
+        Ok(false)
     }
 
     /// The results that an image of this build may carry; `None` where that was not asked for.

@@ -28,6 +28,7 @@ use rbuild_cache::{
 };
 use rbuild_executor::Executor;
 use rbuild_executor::spec::Limits;
+use rbuild_image::layer;
 use rbuild_image::registry::Client;
 use rbuild_image::source::Resolved;
 use rbuild_solver::{Graph, VertexId};
@@ -127,6 +128,8 @@ pub(crate) struct Worker {
     pub(crate) imports: Option<Arc<Imports>>,
     /// `--cache-to`.
     pub(crate) exports: Option<Arc<Exports>>,
+    /// The vertices whose own layers are in an image that is made.
+    pub(crate) layers: HashSet<VertexId>,
     /// Which results are needed as layers only.
     pub(crate) packs: Option<Packs>,
 }
@@ -356,6 +359,26 @@ impl Worker {
         Ok(Output::Context(Arc::new(view)))
     }
 
+    /// Fails where a result is to be a layer and has names that none can hold.
+    async fn require_names(&self, vertex: VertexId, made: Output) -> Result<Output> {
+        let id = match &made {
+            // What is packed is a layer already.
+            Output::Snapshot(Some(snapshot))
+                if snapshot.packed.is_none() && self.layers.contains(&vertex) =>
+            {
+                snapshot.id.clone()
+            }
+            _ => return Ok(made),
+        };
+        let store = Arc::clone(self.store());
+        let checked = brief(move || Ok(layer::require_names(&*store.tree(&id)?)?));
+        let help = "a stage that is only copied from may have it, and an output that is no image (`type=local`, `type=tar`); what is copied can leave it out by `--exclude` or .dockerignore";
+        checked
+            .await
+            .map_err(|failure: Failure| failure.help(help))?;
+        Ok(made)
+    }
+
     async fn merge(&self, inputs: Vec<Output>) -> Result<Output> {
         let mut inputs = inputs.into_iter();
         let base = inputs.next().and_then(Output::into_snapshot);
@@ -459,14 +482,20 @@ impl rbuild_solver::Worker for Worker {
                 () = cancel.cancelled() => Err(Failure::cancelled()),
                 output = self.git(vertex, source) => output,
             },
-            Op::Exec(exec) => self.exec(vertex, exec, inputs, cancel).await,
+            Op::Exec(exec) => {
+                let made = self.exec(vertex, exec, inputs, cancel).await?;
+                self.require_names(vertex, made).await
+            }
             Op::File(file) => {
                 let before = if self.keeps_left {
                     inputs.clone()
                 } else {
                     Vec::new()
                 };
-                let made = self.file(vertex, file, inputs, cancel).await;
+                let made = match self.file(vertex, file, inputs, cancel).await {
+                    Ok(made) => self.require_names(vertex, made).await,
+                    failed => failed,
+                };
                 if made.is_err() && file.base {
                     self.leave(vertex, &before, None);
                 }

@@ -24,23 +24,32 @@ pub(super) enum Bytes<'a> {
     From(&'a mut Give<'a>),
 }
 
+/// What entries are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Archive {
+    Layer,
+    /// A layer with nothing below it: what it removes or hides is not there.
+    BottomLayer,
+    /// No layer: any name is a name.
+    Files,
+}
+
 /// Writes entries in the order given, which is the tree's: a directory before what is in it.
 pub(super) struct EntryWriter<W: Write> {
     tar: Writer<W>,
     clamp_mtime: Option<i64>,
-    /// Removals and opaque directories are of layers; a whole root has none.
-    marks: bool,
+    archive: Archive,
     first_names: FirstNames,
     /// What the tree's root is called in the archive.
     prefix: Option<Vec<u8>>,
 }
 
 impl<W: Write> EntryWriter<W> {
-    pub(super) fn new(tar: Writer<W>, clamp_mtime: Option<i64>, marks: bool) -> Self {
+    pub(super) fn new(tar: Writer<W>, clamp_mtime: Option<i64>, archive: Archive) -> Self {
         Self {
             tar,
             clamp_mtime,
-            marks,
+            archive,
             first_names: FirstNames::new(),
             prefix: None,
         }
@@ -90,12 +99,8 @@ impl<W: Write> EntryWriter<W> {
             return self.opaque(entry);
         }
         let name = self.name_in_archive(&entry.path);
-        if self.marks && name_of(&entry.path).1.starts_with(b".wh.") {
-            return Err(Error::BadArchive {
-                what: format!("`{}`", shown(&entry.path)),
-                reason: "a layer cannot hold names that begin with `.wh.`: they mean removals; rename or remove it"
-                    .to_owned(),
-            });
+        if self.archive != Archive::Files {
+            require_name(entry)?;
         }
         let mut header = Header {
             path: &name,
@@ -186,7 +191,7 @@ impl<W: Write> EntryWriter<W> {
 
     /// An opaque directory's mark comes right after it, before anything that is in it.
     fn opaque(&mut self, entry: &Entry) -> Result<()> {
-        if self.marks && entry.opaque && entry.kind == Kind::Directory {
+        if self.archive == Archive::Layer && entry.opaque && entry.kind == Kind::Directory {
             let inside = [entry.path.as_slice(), b"/x"].concat();
             return self.mark(&inside, |_| b".wh..wh..opq".to_vec());
         }
@@ -203,6 +208,16 @@ impl<W: Write> EntryWriter<W> {
             .header(&Header::file(&path, 0, 0))
             .map_err(unwritable(&path))
     }
+}
+
+/// Fails where an entry's own name would mean the removal of another.
+pub(super) fn require_name(entry: &Entry) -> Result<()> {
+    if entry.kind != Kind::Whiteout && name_of(&entry.path).1.starts_with(b".wh.") {
+        return Err(Error::RemovalName {
+            path: shown(&entry.path),
+        });
+    }
+    Ok(())
 }
 
 fn name_of(path: &[u8]) -> (&[u8], &[u8]) {

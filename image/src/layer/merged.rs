@@ -7,7 +7,7 @@ use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{RootDir, SnapshotId, Store};
 
-use super::entries::EntryWriter;
+use super::entries::{Archive, EntryWriter};
 use super::{LayerOptions, layer, open_root, write_blob};
 use crate::Result;
 use crate::tarfile::writer::Writer;
@@ -47,7 +47,12 @@ pub fn merged(
     let entries = Tree::stack(&borrowed);
     let total = entries.iter().map(|(_, entry)| entry.size).sum();
     let write = |output: &mut dyn Write| -> Result<()> {
-        let mut writer = EntryWriter::new(Writer::new(output), options.clamp_mtime, !on_nothing);
+        let archive = if on_nothing {
+            Archive::BottomLayer
+        } else {
+            Archive::Layer
+        };
+        let mut writer = EntryWriter::new(Writer::new(output), options.clamp_mtime, archive);
         for (number, entry) in &entries {
             if on_nothing && entry.kind == rbuild_cache::tree::Kind::Whiteout {
                 continue;

@@ -12,7 +12,7 @@ use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::tree::{Entry, Kind, Tree};
 use rbuild_cache::{RootDir, Store};
 
-use super::entries::{Bytes, EntryWriter};
+use super::entries::{Archive, Bytes, EntryWriter};
 use super::{LayerOptions, write_blob};
 use crate::error::{Error, Result, shown};
 use crate::tarfile::writer::Writer;
@@ -100,7 +100,7 @@ impl Packer<'_> {
     }
 
     fn write_portions(&self, output: &mut dyn Write, portions: Receiver<Portion>) -> Result<()> {
-        let mut entries = EntryWriter::new(Writer::new(output), self.clamp_mtime, true);
+        let mut entries = EntryWriter::new(Writer::new(output), self.clamp_mtime, Archive::Layer);
         let mut reader = self.files.reader();
         for portion in portions {
             let start = self.tree.entries.get(portion.entries.start);
