@@ -53,6 +53,13 @@ impl Store {
         Ok(self.shared.snapshot_holder(&snapshot.id).join("fs"))
     }
 
+    /// Whether the layer is there that a snapshot's files are in, if it is packed. One look at the disk: a blob may
+    /// have been removed by whoever tidies up by hand, and then what needs it is no result any more.
+    pub fn has_layer(&self, snapshot: &Snapshot) -> bool {
+        let packed = snapshot.packed.as_ref();
+        packed.is_none_or(|digest| self.blob_path(digest).exists())
+    }
+
     /// The layer that a packed snapshot's files are in, and how its bytes were made.
     pub fn packed_layer(&self, snapshot: &Snapshot) -> Result<Option<(String, LayerBlob)>> {
         let action = "look up a layer";

@@ -253,6 +253,7 @@ impl Engine {
             imports: None,
             exports: None,
             packs: None,
+            seen: Mutex::default(),
             layers: HashSet::new(),
         }
     }

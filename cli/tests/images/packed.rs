@@ -310,3 +310,28 @@ fn a_layer_that_is_gone_is_found_and_made_again() {
     let said = kit.must_build(DOCKERFILE, &["-o", "type=tar,dest=t.tar"]);
     assert_eq!(said.cached(), 2, "{}", said.stderr);
 }
+
+#[test]
+fn a_layer_that_is_gone_is_no_result() {
+    require_machine!();
+    let kit = Kit::new();
+    fill(&kit);
+    const STEPS: &str = "FROM scratch\nCOPY large /a\nCOPY many /b\nCOPY large /c\nCOPY small /d\n";
+    kit.must_build(STEPS, &["-t", "it", "-o", "type=oci,dest=before.tar"]);
+    assert_eq!(packed(&kit), 3);
+    let layout = Layout::of_archive(&kit.path("before.tar"));
+    let (manifest, _) = layout.image();
+    for place in 0..3 {
+        let digest = manifest["layers"][place]["digest"].as_str().unwrap();
+        let blob = kit
+            .path("store/content/blobs")
+            .join(digest.replace(':', "/"));
+        std::fs::remove_file(blob).unwrap();
+        // Those above stand on it, and are found again when it is there.
+        let built = kit.must_build(STEPS, &["-t", "it", "-o", "type=oci,dest=after.tar"]);
+        assert_eq!(built.cached(), 3, "{place}: {built}");
+        let (again, _) = Layout::of_archive(&kit.path("after.tar")).image();
+        assert_eq!(again["layers"], manifest["layers"], "{place}");
+        kit.store_is_whole();
+    }
+}

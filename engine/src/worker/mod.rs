@@ -128,6 +128,8 @@ pub(crate) struct Worker {
     pub(crate) imports: Option<Arc<Imports>>,
     /// `--cache-to`.
     pub(crate) exports: Option<Arc<Exports>>,
+    /// Layers of packed snapshots that were seen to be there.
+    pub(crate) seen: Mutex<HashSet<Digest>>,
     /// The vertices whose own layers are in an image that is made.
     pub(crate) layers: HashSet<VertexId>,
     /// Which results are needed as layers only.
@@ -359,6 +361,21 @@ impl Worker {
         Ok(Output::Context(Arc::new(view)))
     }
 
+    /// Whether the layers are there that hold the files of a chain. Each is looked for once.
+    fn are_there(&self, chain: &[Snapshot]) -> bool {
+        chain.iter().all(|snapshot| {
+            let Some(digest) = snapshot.packed else {
+                return true;
+            };
+            let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_there = seen().contains(&digest) || self.store().has_layer(snapshot);
+            if is_there {
+                seen().insert(digest);
+            }
+            is_there
+        })
+    }
+
     /// Fails where a result is to be a layer and has names that none can hold.
     async fn require_names(&self, vertex: VertexId, made: Output) -> Result<Output> {
         let id = match &made {
@@ -427,6 +444,13 @@ impl rbuild_solver::Worker for Worker {
             return Ok(Some(Output::Snapshot(None)));
         };
         match self.store().chain(&id) {
+            Ok(chain) if !self.are_there(&chain) => {
+                tracing::warn!(
+                    id = id.as_str(),
+                    "a layer that a cached result needs is gone, so its step runs again"
+                );
+                Ok(None)
+            }
             Ok(chain) => Ok(Some(Output::Snapshot(chain.last().cloned()))),
             Err(error) => {
                 tracing::warn!(%error, "a cached result cannot be used, so its step runs again");

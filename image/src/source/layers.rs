@@ -253,9 +253,10 @@ fn known(store: &Store, chains: &[ChainId]) -> Result<Vec<Snapshot>> {
         let Some(snapshot) = store.snapshot_by_chain(chain)? else {
             continue;
         };
-        // A chain with a gap (something was collected in between) is as good as none.
+        // A chain with a gap (something was collected in between, or a layer is gone) is as good as none.
         if let Ok(stack) = store.chain(&snapshot.id)
             && stack.len() == index + 1
+            && stack.iter().all(|layer| store.has_layer(layer))
         {
             return Ok(stack);
         }
