@@ -13,7 +13,7 @@ use super::definition::{Definition, MountKind, MountPoint};
 use super::life::Life;
 use super::ports;
 use crate::request::NetworkChoice;
-use crate::worker::blocking;
+use crate::worker::{blocking, brief};
 use crate::{Error, Result};
 
 /// `network` where it is being made already.
@@ -104,7 +104,17 @@ pub(super) async fn begin_network(
     }
     let (host, life) = (host.clone(), Arc::clone(life));
     let users = life.definition.request.users_on_machine();
-    let begun = ahead.map_or_else(|| Ahead::begin(&host, users), Ok);
+    let mut begun = ahead.map_or_else(|| Ahead::begin(&host, users), Ok);
+    if let Ok(begun) = &mut begun {
+        // Known now, it is given to the network while other things are prepared. What goes wrong is told of when the
+        // network is needed.
+        let claiming = Arc::clone(&life);
+        if let Some(address) =
+            brief(move || Ok::<_, Error>(claiming.address().ok().flatten())).await?
+        {
+            begun.tell(address);
+        }
+    }
     if life.definition.publishes() {
         let network = blocking(move || {
             let private = open_network(private(begun, &host, &life))?;

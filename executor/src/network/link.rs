@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -23,12 +24,52 @@ pub(super) struct Link {
 const INSIDE: &str = "eth0";
 const OUTSIDE: &str = "peer";
 
-/// A namespace that is being made on a thread of its own, which ends in the namespaces that it made.
+/// What is done on the thread that made a link.
+type Work = Box<dyn FnOnce() + Send>;
+/// What came of it, and where that thread waits for more.
+type Made = (Result<Link, Error>, Option<SyncSender<Work>>);
+
+/// A namespace that is being made on a thread of its own, which ends in the namespaces that it made, or comes back and
+/// goes on to be the network's.
 #[derive(Debug)]
 pub(super) struct Making {
-    thread: JoinHandle<Result<Link, Error>>,
+    thread: JoinHandle<()>,
     /// What waits for the command's address; nothing is made where none comes.
     address: SyncSender<Ipv4Addr>,
+    /// The one that it was told.
+    told: Option<Ipv4Addr>,
+    made: Mutex<Receiver<Made>>,
+}
+
+/// A thread in this process's own network namespace that waits for its work. It ends where none comes.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    thread: JoinHandle<()>,
+    work: SyncSender<Work>,
+}
+
+impl Carrier {
+    pub(super) fn spawn() -> Result<Self, Error> {
+        let (work, given) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("rbuild-network".to_owned())
+            .spawn(move || carry(&given))
+            .map_err(|error| Error::new("start the network's thread", error))?;
+        Ok(Self { thread, work })
+    }
+
+    /// Gives it its work.
+    pub(super) fn run(self, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        // It waits for nothing else.
+        let _ = self.work.send(Box::new(work));
+        self.thread
+    }
+}
+
+fn carry(given: &Receiver<Work>) {
+    if let Ok(work) = given.recv() {
+        work();
+    }
 }
 
 impl Making {
@@ -36,35 +77,75 @@ impl Making {
     pub(super) fn begin(
         inside: impl FnOnce() -> Option<OwnedFd> + Send + 'static,
     ) -> Result<Self, Error> {
-        let (address, told) = std::sync::mpsc::sync_channel(1);
+        let (address, asked) = std::sync::mpsc::sync_channel(1);
+        let (tell, made) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("rbuild-link".to_owned())
-            .spawn(move || make_here(inside(), &told))
+            .spawn(move || {
+                let home = own_namespace();
+                let link = make_here(inside, &asked);
+                // An ordinary user has no right to the namespace that this process is in, once outside of it.
+                if link.is_err() || home.and_then(|home| enter(&home)).is_err() {
+                    let _ = tell.send((link, None));
+                    return;
+                }
+                let (work, given) = std::sync::mpsc::sync_channel(1);
+                let _ = tell.send((link, Some(work)));
+                drop(tell);
+                let _ = rustix::thread::set_name(c"rbuild-network");
+                carry(&given);
+            })
             .map_err(|error| Error::new("start the thread that makes the network", error))?;
-        Ok(Self { thread, address })
+        Ok(Self {
+            thread,
+            address,
+            told: None,
+            made: Mutex::new(made),
+        })
     }
 
-    /// Waits for it.
-    pub(super) fn finish(self, address: Ipv4Addr) -> Result<Link, Error> {
-        // Where nobody listens, the thread has failed, and says why.
-        let _ = self.address.send(address);
-        self.thread.join().unwrap_or_else(|_| {
-            Err(Error::new(
+    /// Says the command's address, which then is not waited for. The first one counts.
+    pub(super) fn tell(&mut self, address: Ipv4Addr) {
+        if self.told.is_none() {
+            self.told = Some(address);
+            // Where nobody listens, the thread has failed, and says why.
+            let _ = self.address.send(address);
+        }
+    }
+
+    /// Waits for it; the thread comes with it where it can be of use.
+    pub(super) fn finish(
+        mut self,
+        address: Ipv4Addr,
+    ) -> Result<(Link, Ipv4Addr, Option<Carrier>), Error> {
+        self.tell(address);
+        let Self {
+            thread, told, made, ..
+        } = self;
+        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Ok((link, work)) = made.recv() else {
+            return Err(Error::new(
                 "make a network namespace",
                 io::Error::other("its thread panicked"),
-            ))
-        })
+            ));
+        };
+        let carrier = work.map(|work| Carrier { thread, work });
+        Ok((link?, told.unwrap_or(address), carrier))
     }
 }
 
-fn make_here(inside: Option<OwnedFd>, address: &Receiver<Ipv4Addr>) -> Result<Link, Error> {
+fn make_here(
+    inside: impl FnOnce() -> Option<OwnedFd>,
+    address: &Receiver<Ipv4Addr>,
+) -> Result<Link, Error> {
     let unshare = || {
         sys::unshare(UnshareFlags::NEWNET)
             .map_err(|error| Error::new("make a network namespace", error))
     };
     unshare()?;
     let outside = own_namespace()?;
-    let namespace = match inside {
+    // It may still be in the making.
+    let namespace = match inside() {
         Some(namespace) => {
             enter(&namespace)?;
             namespace

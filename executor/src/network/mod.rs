@@ -107,9 +107,15 @@ impl Ahead {
         link::Making::begin(move || own_namespace(&host, users)).map(Self)
     }
 
+    /// Says the command's address as soon as it is known, so that nothing has to be done any more when it is finished
+    /// beside others.
+    pub fn tell(&mut self, address: Ipv4Addr) {
+        self.0.tell(address);
+    }
+
     /// As one that knows no other. Blocking, where it is not yet made.
     pub fn finish(self, host: &Host) -> Result<Private, Error> {
-        Private::on(host, ADDRESS, self.0.finish(ADDRESS)?, None)
+        Private::on(host, self.0.finish(ADDRESS)?, None)
     }
 
     /// As one that others reach at an address, and that reaches others. Blocking, where it is not yet made.
@@ -119,8 +125,7 @@ impl Ahead {
         address: Ipv4Addr,
         neighbours: Arc<dyn Neighbours>,
     ) -> Result<Private, Error> {
-        let link = self.0.finish(address)?;
-        Private::on(host, address, link, Some(neighbours))
+        Private::on(host, self.0.finish(address)?, Some(neighbours))
     }
 }
 
@@ -133,8 +138,7 @@ impl Private {
 
     fn on(
         host: &Host,
-        address: Ipv4Addr,
-        link: link::Link,
+        (link, address, carrier): (link::Link, Ipv4Addr, Option<link::Carrier>),
         neighbours: Option<Arc<dyn Neighbours>>,
     ) -> Result<Self, Error> {
         let link::Link { namespace, packets } = link;
@@ -151,16 +155,14 @@ impl Private {
         if let Err(error) = host.hold(packets.as_fd(), until.as_fd()) {
             tracing::debug!(%error, "the network is not held: its end is waited for");
         }
-        let thread = std::thread::Builder::new()
-            .name("rbuild-network".to_owned())
-            .spawn(move || {
-                if let Err(error) = stack::run(&packets, &stopped, address, neighbours) {
-                    tracing::warn!(%error, "the private network stopped");
-                }
-                drop(packets);
-                drop(alive);
-            })
-            .map_err(|error| Error::new("start the network's thread", error))?;
+        let carrier = carrier.map_or_else(link::Carrier::spawn, Ok)?;
+        let thread = carrier.run(move || {
+            if let Err(error) = stack::run(&packets, &stopped, address, neighbours) {
+                tracing::warn!(%error, "the private network stopped");
+            }
+            drop(packets);
+            drop(alive);
+        });
         Ok(Self {
             address,
             namespace: Arc::new(namespace),

@@ -446,43 +446,23 @@ fn become_root() -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
 }
 
-fn own_namespace(kind: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(
-        CWD,
-        format!("/proc/self/ns/{kind}"),
-        flags,
-        Mode::empty(),
-    )?)
-}
-
-/// Made by a child: from a network namespace that is not the host's there is no way back.
+/// Made by a thread, which ends in it: from a network namespace that is not the host's there is no way back.
 fn make_network() -> io::Result<OwnedFd> {
-    let (ours, theirs) = wire::pair()?;
-    let child = match sys::fork()? {
-        Forked::Parent(child) => child,
-        Forked::Child => {
-            let made = sys::unshare(UnshareFlags::NEWNET).and_then(|()| own_namespace("net"));
-            let _ = match made {
-                Ok(network) => wire::send(theirs.as_fd(), &Reply::Done, &[network.as_fd()]),
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                    wire::send(theirs.as_fd(), &Reply::Failed { errno }, &[])
-                }
-            };
-            sys::exit_now(0);
-        }
+    let make = || {
+        sys::unshare(UnshareFlags::NEWNET)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(
+            CWD,
+            "/proc/thread-self/ns/net",
+            flags,
+            Mode::empty(),
+        )?)
     };
-    drop(theirs);
-    let answer = wire::receive::<Reply>(ours.as_fd());
-    while let Err(rustix::io::Errno::INTR) =
-        rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
-    {}
-    match answer? {
-        Some((Reply::Done, mut descriptors)) => descriptors.pop().ok_or_else(gone),
-        Some((Reply::Failed { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
-        None => Err(gone()),
-    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, make)?;
+        let failed = |_| io::Error::other("the thread that makes a network namespace panicked");
+        thread.join().map_err(failed)?
+    })
 }
 
 /// A sandbox that was started.
