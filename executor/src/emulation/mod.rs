@@ -20,8 +20,9 @@ mod files;
 mod target;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -54,24 +55,66 @@ pub(crate) enum Scope {
     MadeDevices,
 }
 
-/// Answers until nobody with the filter is left. `mounts` is the sandbox's mount namespace.
-pub(crate) fn start(
+/// What answers the calls of one filter, once it is started.
+#[derive(Debug)]
+pub(crate) struct Emulation {
     listener: OwnedFd,
+    /// The sandbox's mount namespace.
     mounts: OwnedFd,
     identity: Identity,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("rbuild-owners".to_owned())
-        .spawn(move || {
-            // Without an answer, callers get ENOSYS as soon as the listener is closed: nothing hangs.
-            if let Err(error) = serve(&listener, &mounts, identity) {
-                tracing::warn!(%error, "ownership is no longer emulated");
+}
+
+impl Emulation {
+    pub(crate) fn new(listener: OwnedFd, mounts: OwnedFd, identity: Identity) -> Self {
+        Self {
+            listener,
+            mounts,
+            identity,
+        }
+    }
+
+    /// Answers on a thread of its own until nobody with the filter is left.
+    pub(crate) fn start(self) -> std::io::Result<JoinHandle<()>> {
+        let Self {
+            listener,
+            mounts,
+            identity,
+        } = self;
+        std::thread::Builder::new()
+            .name("rbuild-owners".to_owned())
+            .spawn(move || {
+                // Without an answer, callers get ENOSYS as soon as the listener is closed: nothing hangs.
+                if let Err(error) = serve(&listener, &mounts, identity) {
+                    tracing::warn!(%error, "ownership is no longer emulated");
+                }
+            })
+    }
+
+    /// Starts with the first call: most commands make none. `None` where nobody is left who could.
+    pub(crate) async fn start_when_asked(self) -> std::io::Result<Option<JoinHandle<()>>> {
+        let Self {
+            listener,
+            mounts,
+            identity,
+        } = self;
+        let listener = sys::watch(listener)?;
+        loop {
+            let mut ready = listener.readable().await?;
+            let events = poll(listener.get_ref(), Some(&Timespec::default()))?;
+            if events.contains(PollFlags::IN) {
+                break;
             }
-        })
+            if !events.is_empty() {
+                return Ok(None);
+            }
+            ready.clear_ready();
+        }
+        let listener = listener.into_inner();
+        Self::new(listener, mounts, identity).start().map(Some)
+    }
 }
 
 fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(), Errno> {
-    // Most commands never ask.
     if !wait(listener)? {
         return Ok(());
     }
@@ -111,15 +154,18 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
 
 /// False when nobody is left who could call.
 fn wait(listener: &OwnedFd) -> Result<bool, Errno> {
+    Ok(poll(listener, None)?.contains(PollFlags::IN))
+}
+
+fn poll(listener: &OwnedFd, limit: Option<&Timespec>) -> Result<PollFlags, Errno> {
     loop {
         let mut polled = [PollFd::new(listener, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
+        match rustix::event::poll(&mut polled, limit) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
             Ok(_) => {
                 let [polled] = polled;
-                let events = polled.revents();
-                return Ok(events.contains(PollFlags::IN));
+                return Ok(polled.revents());
             }
         }
     }

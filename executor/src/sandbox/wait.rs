@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Cgroup;
@@ -19,7 +20,7 @@ use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
 use super::spawner::Order;
 use super::{ExecError, kernel_files, wire};
-use crate::emulation::{self, Identity};
+use crate::emulation::{Emulation, Identity};
 use crate::host::Host;
 use crate::spec::{Carried, Ends, Exit, Output, Sink, Stdio};
 
@@ -214,7 +215,6 @@ pub(super) struct Reported {
     stubs: Vec<Stub>,
     parents: Vec<Parent>,
     pub(super) master: Option<OwnedFd>,
-    emulation: Option<JoinHandle<()>>,
     pub(super) failure: Option<ExecError>,
 }
 
@@ -224,7 +224,9 @@ pub(super) fn read_reports(
     identity: Identity,
     program: &str,
 ) -> Result<Reported, ExecError> {
-    let mut reader = Reader::new(identity, program);
+    let mut reader = Reader::new(identity, program, |emulation| {
+        emulation.start().map(drop).map_err(not_emulated)
+    });
     while reader.one(status.as_fd())? {}
     Ok(reader.reported)
 }
@@ -234,9 +236,16 @@ async fn hear_reports(
     status: OwnedFd,
     identity: Identity,
     program: String,
+    emulation: oneshot::Sender<Emulation>,
 ) -> Result<Reported, ExecError> {
     let failed = |error: io::Error| setup("listen to the sandbox", error);
-    let mut reader = Reader::new(identity, &program);
+    let mut emulation = Some(emulation);
+    let mut reader = Reader::new(identity, &program, |asked| {
+        if let Some(emulation) = emulation.take() {
+            let _ = emulation.send(asked);
+        }
+        Ok(())
+    });
     let status = crate::sys::watch(status).map_err(failed)?;
     loop {
         let mut ready = status.readable().await.map_err(failed)?;
@@ -245,6 +254,18 @@ async fn hear_reports(
         } else if !reader.one(status.get_ref().as_fd())? {
             return Ok(reader.reported);
         }
+    }
+}
+
+fn not_emulated(error: io::Error) -> ExecError {
+    setup("start to emulate owners", error)
+}
+
+/// Starts what answers the sandbox's calls, if one is made before its end.
+async fn emulate(asked: oneshot::Receiver<Emulation>) -> io::Result<Option<JoinHandle<()>>> {
+    match asked.await {
+        Ok(emulation) => emulation.start_when_asked().await,
+        Err(_) => Ok(None),
     }
 }
 
@@ -264,17 +285,19 @@ fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Takes in one report after the other.
-struct Reader<'p> {
+struct Reader<'p, E> {
     identity: Option<Identity>,
     program: &'p str,
+    emulate: E,
     reported: Reported,
 }
 
-impl<'p> Reader<'p> {
-    fn new(identity: Identity, program: &'p str) -> Self {
+impl<'p, E: FnMut(Emulation) -> Result<(), ExecError>> Reader<'p, E> {
+    fn new(identity: Identity, program: &'p str, emulate: E) -> Self {
         Self {
             identity: Some(identity),
             program,
+            emulate,
             reported: Reported::default(),
         }
     }
@@ -298,9 +321,7 @@ impl<'p> Reader<'p> {
                 if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
                     let mut identity = self.identity.take().unwrap_or_default();
                     identity.own_mounts = own_mounts;
-                    let started = emulation::start(listener, mounts, identity)
-                        .map_err(|error| setup("start to emulate owners", error))?;
-                    reported.emulation = Some(started);
+                    (self.emulate)(Emulation::new(listener, mounts, identity))?;
                 }
             }
             Report::Failed { step, errno } => {
@@ -382,8 +403,12 @@ async fn finish(
     };
     let interactive = matches!(streams, Streams::Terminal { interactive: true });
     let mut terminal: Option<Joined> = None;
-    let reports = hear_reports(status, identity, program);
+    let (emulation, asked) = oneshot::channel();
+    let reports = hear_reports(status, identity, program, emulation);
     tokio::pin!(reports);
+    let emulation = emulate(asked);
+    tokio::pin!(emulation);
+    let mut emulated = None;
     let (mut reported, mut exit, mut cut, mut output_done) = (None, None, None, false);
     let deadline = async {
         match timeout {
@@ -417,6 +442,9 @@ async fn finish(
                 }
                 reported = Some(result);
             }
+            result = &mut emulation, if emulated.is_none() => {
+                emulated = Some(result.map_err(not_emulated)?);
+            }
             result = session.wait(), if exit.is_none() => {
                 exit = Some(result.map_err(|error| setup("wait for the command", error))?);
             }
@@ -437,8 +465,8 @@ async fn finish(
         })
         .await?;
     }
-    let mut reported = reported.unwrap_or_default();
-    if let Some(emulation) = reported.emulation.take() {
+    let reported = reported.unwrap_or_default();
+    if let Some(emulation) = emulated.flatten() {
         // It ends with the last process, and with it the last use of the layer.
         super::blocking(move || {
             let _ = emulation.join();
