@@ -12,7 +12,7 @@ use super::listing::read_dir;
 
 /// So many directories are open at once; what lies deeper is first moved up.
 const DEPTH_LIMIT: usize = 64;
-/// A directory that somebody fills while it is removed is listed again this often.
+/// A directory that somebody fills while it is removed is listed this often.
 const PASSES: u32 = 16;
 
 /// Removes `name` in an open directory with everything below it. Nothing there is no error. Directories without
@@ -35,14 +35,31 @@ pub fn remove_tree_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         moved: VecDeque::new(),
         counter: 0,
     };
-    remover.empty(&top, 0)?;
-    // Each of these was too deep and is a child of the top now.
-    while let Some(name) = remover.moved.pop_front() {
-        remover.remove_child(&top, &name, 0)?;
-    }
-    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(error.into()),
+    until_removed(parent, name, || {
+        remover.empty(&top, 0)?;
+        // Each of these was too deep and is a child of the top now.
+        while let Some(name) = remover.moved.pop_front() {
+            remover.remove_child(&top, &name, 0)?;
+        }
+        Ok(())
+    })
+}
+
+/// Empties a directory and removes it; again, where somebody has put something there meanwhile.
+fn until_removed(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    mut empty: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let mut left = PASSES;
+    loop {
+        empty()?;
+        left -= 1;
+        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) if left > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -53,27 +70,20 @@ struct Remover<'a> {
 }
 
 impl Remover<'_> {
-    /// Removes all that is in a directory.
+    /// Removes what is listed in a directory.
     fn empty(&mut self, directory: &OwnedFd, depth: usize) -> io::Result<()> {
-        for _ in 0..PASSES {
-            let mut found = false;
-            for entry in read_dir(directory.as_fd())? {
-                if depth == 0 && self.moved.contains(&entry.name) {
-                    continue;
-                }
-                found = true;
-                if entry.file_type != FileType::Directory {
-                    match unlink(directory.as_fd(), &entry.name, AtFlags::empty()) {
-                        Ok(()) | Err(Errno::NOENT) => continue,
-                        Err(Errno::ISDIR | Errno::PERM) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                self.remove_child(directory, &entry.name, depth)?;
+        for entry in read_dir(directory.as_fd())? {
+            if depth == 0 && self.moved.contains(&entry.name) {
+                continue;
             }
-            if !found {
-                return Ok(());
+            if entry.file_type != FileType::Directory {
+                match unlink(directory.as_fd(), &entry.name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => continue,
+                    Err(Errno::ISDIR | Errno::PERM) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            self.remove_child(directory, &entry.name, depth)?;
         }
         Ok(())
     }
@@ -95,11 +105,7 @@ impl Remover<'_> {
             self.moved.push_back(moved);
             return Ok(());
         }
-        self.empty(&child, depth + 1)?;
-        match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        until_removed(directory.as_fd(), name, || self.empty(&child, depth + 1))
     }
 }
 

@@ -29,11 +29,9 @@ pub(super) fn raise() -> Ceilings {
             current: if counted { maximum } else { was.current },
             maximum,
         };
-        let raised = setrlimit(resource, to(None)).or_else(|errno| match most_files() {
+        let raised = setrlimit(resource, to(None)).or_else(|errno| match resource {
             // The kernel has one of its own.
-            Some(most) if matches!(resource, Resource::Nofile) => {
-                setrlimit(resource, to(Some(most)))
-            }
+            Resource::Nofile => setrlimit(resource, to(Some(most_files().ok_or(errno)?))),
             _ => Err(errno),
         });
         if raised.is_ok() {
