@@ -76,8 +76,16 @@ impl Executor {
         let overlay = overlay::features(&self.store)
             .map(str::to_owned)
             .map_err(|error| error.to_string());
+        let proc = match self.host.masked_proc() {
+            Ok(None) => Ok("of commands' own".to_owned()),
+            Ok(Some(point)) => Ok(format!(
+                "the one that is here, because of what is mounted at {point}: commands see that its processes exist"
+            )),
+            Err(error) => Err(error.to_string()),
+        };
         let mut features = vec![
             ("Network", network),
+            ("Proc", proc),
             ("Overlay", overlay),
             ("UserNamespace", self.user_namespace()),
         ];

@@ -10,6 +10,7 @@ mod containers;
 mod editors;
 mod foreign;
 mod images;
+mod inside;
 mod looking;
 mod remote;
 mod robustness;

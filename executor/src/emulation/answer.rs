@@ -37,6 +37,7 @@ pub(super) struct Answering {
     pub(super) scope: Scope,
     /// See [`super::Identity`].
     pub(super) own_mounts: Vec<u64>,
+    pub(super) outer_proc: bool,
 }
 
 impl Answering {
@@ -58,6 +59,7 @@ impl Answering {
             other_roots: false,
             scope: Scope::Owners,
             own_mounts: Vec::new(),
+            outer_proc: false,
         }
     }
 
@@ -68,6 +70,7 @@ impl Answering {
             processes: processes.as_fd(),
             listener,
             call: call.id,
+            outer_proc: self.outer_proc,
         };
         // Where only devices are asked about, nobody says when a root changes.
         let moved =

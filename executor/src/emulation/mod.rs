@@ -41,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) scope: Scope,
     /// Ids of the mounts where devices may be made.
     pub(crate) own_mounts: Vec<u64>,
+    /// The sandbox's /proc knows this process.
+    pub(crate) outer_proc: bool,
 }
 
 /// What calls are answered about.
@@ -131,6 +133,7 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     let mut answering = Answering::new(processes, descriptors, root, first);
     answering.scope = identity.scope;
     answering.own_mounts = identity.own_mounts;
+    answering.outer_proc = identity.outer_proc;
     loop {
         if !wait(listener)? {
             return Ok(());

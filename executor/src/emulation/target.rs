@@ -1,13 +1,13 @@
 //! The caller: its memory, what it names, who it is.
 //!
 //! Names are resolved by the kernel in the caller's root, from the caller's directories. All of it is the sandbox's:
-//! this thread's root is the sandbox's, and /proc in there knows nothing of this process.
+//! this thread's root is the sandbox's, and /proc in there knows nothing of this process, or is not resolved for anybody.
 
 use std::ffi::CString;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::sys;
@@ -24,6 +24,8 @@ pub(super) struct Target<'a> {
     /// Where the call came from, and its number there: as long as that is valid, the process is this one.
     pub(super) listener: BorrowedFd<'a>,
     pub(super) call: u64,
+    /// The sandbox's /proc knows this process.
+    pub(super) outer_proc: bool,
 }
 
 /// A name in the caller's terms.
@@ -125,10 +127,29 @@ impl Target<'_> {
             return self.descriptor(number);
         }
         if path.starts_with(b"/") {
-            return rustix::fs::openat(CWD, &named.path, flags, mode);
+            return self.resolve(CWD, &named.path, flags, mode);
         }
         let base = self.base(named)?;
-        rustix::fs::openat(&base, &named.path, flags, mode)
+        self.resolve(base.as_fd(), &named.path, flags, mode)
+    }
+
+    /// Where /proc knows this process, links in there would lead to what this process may see and the caller may not:
+    /// to its own files, and to those of other commands.
+    fn resolve(
+        &self,
+        base: BorrowedFd<'_>,
+        path: &CString,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<OwnedFd, Errno> {
+        if !self.outer_proc {
+            return rustix::fs::openat(base, path, flags, mode);
+        }
+        let found = rustix::fs::openat2(base, path, flags, mode, ResolveFlags::NO_MAGICLINKS)?;
+        if rustix::fs::fstatfs(&found)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+            return Err(Errno::PERM);
+        }
+        Ok(found)
     }
 
     pub(super) fn node(&self, named: &Named, follow: bool) -> Result<OwnedFd, Errno> {

@@ -10,7 +10,7 @@ use rbuild_cache::ids::Ids;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-use crate::sandbox::spawner;
+use crate::sandbox::{outer_proc, spawner};
 
 pub(crate) use inside::Inside;
 
@@ -35,6 +35,8 @@ pub struct Host {
     spawner: Arc<Mutex<OwnedFd>>,
     /// Root's commands are in a user namespace of their own, or why they cannot be.
     inside: Arc<OnceLock<Result<Arc<Inside>, Arc<str>>>>,
+    /// What is mounted in this /proc, so that there can be no new one. Known when it is first asked for.
+    masked_proc: Arc<Mutex<Option<Option<Arc<str>>>>>,
 }
 
 /// Why the process could not be set up; says what the machine lacks and what to do.
@@ -64,6 +66,7 @@ pub fn init() -> Result<Host, InitError> {
         reason: reason.into(),
         spawner: Arc::new(Mutex::new(spawner)),
         inside: Arc::default(),
+        masked_proc: Arc::default(),
     })
 }
 
@@ -171,6 +174,29 @@ impl Host {
                 .map_err(Arc::from)
         });
         made.clone()
+    }
+
+    /// What is mounted in /proc where that lets commands have no new one: they see the one that is there, and this
+    /// process has no command line in it any more.
+    pub(crate) fn masked_proc(&self) -> std::io::Result<Option<Arc<str>>> {
+        let mut known = self
+            .masked_proc
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
+        // The machine's own root is let.
+        let masked = if rbuild_cache::owners::devices_recorded() {
+            let mounts = std::fs::read("/proc/self/mountinfo")?;
+            outer_proc::masked(&String::from_utf8_lossy(&mounts)).map(Arc::from)
+        } else {
+            None
+        };
+        if masked.is_some() {
+            outer_proc::conceal()?;
+        }
+        Ok(known.insert(masked).clone())
     }
 
     /// The user namespace that a process is in, where it is not this process's. Blocking.

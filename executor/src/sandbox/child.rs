@@ -17,7 +17,9 @@ use super::in_root::{self, MountPoints};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::plan::{Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, Task};
 use super::step::{Failure, Result, Step};
-use super::{capabilities, explain, kernel_files, program, reaper, seccomp, terminal, wire};
+use super::{
+    capabilities, explain, kernel_files, outer_proc, program, reaper, seccomp, terminal, wire,
+};
 use crate::host::Privilege;
 use crate::sys;
 
@@ -136,6 +138,9 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     take_streams(task, descriptors, master.as_ref())?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     enter_cwd(&cwd)?;
+    if task.outer_proc {
+        outer_proc::enter_own_user_namespace(task)?;
+    }
     drop_privileges(task, status, own_mounts)?;
     if task.init {
         reaper::become_init(matches!(task.stdio, Stdio::Terminal { .. }))?;

@@ -18,7 +18,7 @@ use super::prepare::setup;
 use super::session::Session;
 use super::spawner::Order;
 use super::step::{Result, Step};
-use super::{ExecError, capabilities, cgroup, terminal, wait, wire};
+use super::{ExecError, capabilities, cgroup, outer_proc, terminal, wait, wire};
 use crate::emulation::Identity;
 use crate::host::{Host, Privilege};
 use crate::spec::Exit;
@@ -154,6 +154,7 @@ pub(super) fn start(
         groups: task.groups.clone(),
         scope: task.scope(),
         own_mounts: Vec::new(),
+        outer_proc: task.outer_proc,
     };
     let join = Join {
         target: 1,
@@ -238,6 +239,10 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     .step("report")?;
     child::take_streams(task, descriptors, pair.as_ref())?;
     sys::close_on_exec_from(3).step("close descriptors")?;
+    // First of all: a link to some /proc/PID/root may be what the working directory is.
+    if task.outer_proc && join.namespaces & libc::CLONE_NEWUSER == 0 {
+        outer_proc::enter_own_user_namespace(task)?;
+    }
     let cwd = child::path_of(&task.cwd);
     let entered = rustix::process::chdir(cwd);
     entered.step(format!("enter the working directory {}", cwd.display()))?;

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::in_root::{MountPoints, file_type};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
-use super::plan::{self, Network, Task};
+use super::plan::{self, Task};
 use super::step::{Failure, Result, Step};
 use crate::host::Privilege;
 
@@ -17,11 +17,13 @@ const GUARDED: rustix::mount::MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EX
 
 /// Mounts /proc, /sys and /dev.
 pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<()> {
-    let proc = mounts::make("proc", &[], GUARDED).step(
-        "make /proc (when this machine is itself a container, its /proc must not be masked)",
-    )?;
+    let proc = if task.outer_proc {
+        copy_of_outer("/proc", GUARDED)?
+    } else {
+        mounts::make("proc", &[], GUARDED).step("make /proc")?
+    };
     attach_over(&proc, points, root, "proc")?;
-    let sys = sysfs(task)?;
+    let sys = sysfs()?;
     attach_over(&sys, points, root, "sys")?;
     let dev = devices(task, points, root)?;
     for (path, value) in &task.sysctls {
@@ -80,16 +82,21 @@ fn attach_over(
     mounts::attach(tree.as_fd(), target.as_fd()).step(format!("mount /{name}"))
 }
 
-/// A fresh sysfs; where the network namespace belongs to another user namespace, a copy of the host's.
-fn sysfs(task: &Task) -> Result<OwnedFd> {
+/// A fresh sysfs. There can be none where the network namespace belongs to another user namespace, or where something
+/// is mounted in the one that is there: then that one.
+fn sysfs() -> Result<OwnedFd> {
     match mounts::make("sysfs", &[], GUARDED | READ_ONLY) {
-        Err(Errno::PERM) if task.privilege != Privilege::Root && task.network != Network::Own => {
-            let sys = mounts::copy_of_host(Path::new("/sys"), true).step("copy the host's /sys")?;
-            mounts::restrict(sys.as_fd(), true, GUARDED | READ_ONLY).step("make /sys read-only")?;
-            Ok(sys)
-        }
+        Err(Errno::PERM) => copy_of_outer("/sys", GUARDED | READ_ONLY),
         result => result.step("make /sys"),
     }
+}
+
+/// What is there already, with all that is mounted in it.
+fn copy_of_outer(path: &str, attributes: rustix::mount::MountAttrFlags) -> Result<OwnedFd> {
+    let tree = mounts::copy_of_host(Path::new(path), true).step(format!("copy this {path}"))?;
+    mounts::restrict(tree.as_fd(), true, attributes)
+        .step(format!("set the options of the copy of {path}"))?;
+    Ok(tree)
 }
 
 fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<OwnedFd> {

@@ -18,6 +18,7 @@ pub(crate) mod in_root;
 mod join;
 mod kernel_files;
 pub(crate) mod mounts;
+pub(crate) mod outer_proc;
 mod outer_terminal;
 mod plan;
 mod prepare;

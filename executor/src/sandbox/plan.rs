@@ -74,6 +74,8 @@ pub(super) struct Task {
     pub(super) cgroups: Vec<Slot>,
     pub(super) init: bool,
     pub(super) privilege: crate::host::Privilege,
+    /// There can be no new /proc: it is shown the one that is there, from a user namespace of its own.
+    pub(super) outer_proc: bool,
 }
 
 impl Task {

@@ -175,6 +175,11 @@ pub(super) fn prepare(
         cgroups: Vec::new(),
         init: exec.init,
         privilege,
+        outer_proc: executor
+            .host
+            .masked_proc()
+            .map_err(|error| setup("conceal the command line from what /proc shows", error))?
+            .is_some(),
     };
     kept._mapped.clone_from(&users.mapped);
     Ok(Prepared {

@@ -190,6 +190,7 @@ fn serve(socket: OwnedFd) {
         running: Vec::new(),
         held: Vec::new(),
         ceilings: Ceilings::default(),
+        concealed: false,
     };
     while let Ok(ready) = spawner.wait() {
         if ready && !spawner.obey() {
@@ -205,6 +206,7 @@ struct Spawner {
     held: Vec<Held>,
     /// What commands had for limits if this spawner did not have higher ones.
     ceilings: Ceilings,
+    concealed: bool,
 }
 
 impl Spawner {
@@ -215,7 +217,9 @@ impl Spawner {
             return false;
         };
         let done = match order.what {
-            What::Sandbox(task) => self.spawn(&task, descriptors, order.leaves),
+            What::Sandbox(task) => self
+                .conceal(task.outer_proc)
+                .and_then(|()| self.spawn(&task, descriptors, order.leaves)),
             What::Join(join) => self.enter(&join, descriptors, order.leaves),
             What::Inside { users, groups } => match self.inside(&users, &groups) {
                 // In there now, where others ask.
@@ -294,6 +298,15 @@ impl Spawner {
         let told = pidfd.try_clone()?;
         self.running.push(Child { pidfd, leaves });
         Ok(vec![told])
+    }
+
+    /// Where commands see the /proc that this process is in. What they are copies of has nothing to hide either.
+    fn conceal(&mut self, outer_proc: bool) -> io::Result<()> {
+        if outer_proc && !self.concealed {
+            super::outer_proc::conceal()?;
+            self.concealed = true;
+        }
+        Ok(())
     }
 
     /// What is held is not the child's.

@@ -184,6 +184,7 @@ pub(super) fn start(
         groups: task.groups.clone(),
         scope: task.scope(),
         own_mounts: Vec::new(),
+        outer_proc: task.outer_proc,
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let leaves = cgroup.as_ref().map_or(&[][..], Cgroup::directories);
