@@ -1,10 +1,12 @@
 //! Compressing layers, the same bytes for the same input on any machine; and reading whatever is compressed.
 //!
-//! Writing goes through [`Compressor`]: gzip in pieces of 1 MiB input that all cores make ([`gzip`], [`deflate`]),
-//! zstd with fixed parameters. Reading goes through [`reader`] or, where the input is not trusted, [`Bounded`] around it.
+//! Writing goes through [`Compressor`]: gzip in pieces of 1 MiB input that all cores make ([`gzip`], [`deflate`],
+//! [`noise`]), zstd with fixed parameters. Reading goes through [`reader`] or, where the input is not trusted,
+//! [`Bounded`] around it.
 
 mod deflate;
 mod gzip;
+mod noise;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;

@@ -50,7 +50,7 @@ impl LayerOptions {
     /// Names everything that the blob's bytes depend on, besides the snapshot.
     pub fn variant(&self) -> String {
         let mut variant = match self.compression {
-            Compression::Gzip { level } => format!("tar1.gz{level}"),
+            Compression::Gzip { level } => format!("tar1.gz{level}.2"),
             Compression::Zstd { level } => format!("tar1.zstd{level}"),
             Compression::None => "tar1".to_owned(),
         };

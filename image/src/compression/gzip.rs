@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc;
 
-use super::deflate;
+use super::{deflate, noise};
 
 /// One piece's input. Part of what the bytes of a layer are a function of: never change it.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
@@ -130,14 +130,43 @@ fn whole(input: &[u8], level: u8) -> Piece {
     Ok(output)
 }
 
-/// A part of a deflate stream.
+/// A part of a deflate stream: what can be made smaller, and as it is what cannot.
 fn piece(input: &[u8], level: u8) -> Piece {
     let mut compressor = compressor(level)?;
+    let mut output = Vec::new();
+    let mut done = 0;
+    for stretch in noise::stretches(input) {
+        let (between, stored) = (input.get(done..stretch.start), input.get(stretch.clone()));
+        pack(&mut compressor, between.unwrap_or_default(), &mut output)?;
+        deflate::store(stored.unwrap_or_default(), &mut output);
+        done = stretch.end;
+    }
+    pack(
+        &mut compressor,
+        input.get(done..).unwrap_or_default(),
+        &mut output,
+    )?;
+    Ok(output)
+}
+
+fn pack(
+    compressor: &mut libdeflater::Compressor,
+    input: &[u8],
+    to: &mut Vec<u8>,
+) -> Result<(), String> {
+    if input.is_empty() {
+        return Ok(());
+    }
     let mut output = vec![0; compressor.deflate_compress_bound(input.len())];
     let length = compressor
         .deflate_compress(input, &mut output)
         .map_err(|error| error.to_string())?;
     output.truncate(length);
     deflate::unfinish(&mut output).ok_or("libdeflate made a stream that does not end")?;
-    Ok(output)
+    if to.is_empty() {
+        *to = output;
+    } else {
+        to.extend_from_slice(&output);
+    }
+    Ok(())
 }
