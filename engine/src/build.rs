@@ -189,7 +189,8 @@ impl Engine {
         });
 
         caches.set_images(&images);
-        let mut worker = self.worker(&request, &lowered, &plan, contexts, &images, events, &pins);
+        let mut worker =
+            self.worker(&request, &lowered, &plan, contexts, &images, events, &pins)?;
         worker.imports = caches.imports.clone();
         worker.exports = caches.exports.clone();
         worker.packs = output::form_of_layers(&request, outputs)
@@ -222,10 +223,10 @@ impl Engine {
         images: &HashMap<ImageNeed, Arc<Resolved>>,
         events: &Arc<dyn Sink>,
         pins: &Arc<Pins>,
-    ) -> Worker {
+    ) -> Result<Worker> {
         let secrets = request.secrets.iter();
-        let access = remote_context::access(request);
-        Worker {
+        let access = remote_context::access(request)?;
+        Ok(Worker {
             executor: Arc::clone(&self.executor),
             client: self.client.clone(),
             settings: Settings {
@@ -255,7 +256,7 @@ impl Engine {
             packs: None,
             seen: Mutex::default(),
             layers: HashSet::new(),
-        }
+        })
     }
 }
 

@@ -31,6 +31,7 @@ pub mod repro;
 pub mod request;
 pub mod select;
 mod shared_cache;
+pub mod ssh_agent;
 mod worker;
 
 use std::path::PathBuf;

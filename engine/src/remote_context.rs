@@ -15,7 +15,9 @@ use crate::fetch::{self, Access};
 use crate::inputs;
 use crate::lower::remote::without_userinfo;
 use crate::op::{GitSource, HttpSource};
-use crate::request::{Archive, BuildRequest, ContextLocation, DockerfileLocation, Remote};
+use crate::request::{
+    Archive, BuildRequest, ContextLocation, DockerfileLocation, Remote, Ssh, SshAgent,
+};
 use crate::worker::blocking;
 use crate::worker::failure::Failure;
 use crate::{Engine, Error, Result};
@@ -116,7 +118,7 @@ impl Engine {
             message: format!("cannot fetch the build context `{remote}`"),
             source: std::io::Error::other(failure),
         };
-        let access = access(request);
+        let access = access(request)?;
         match remote {
             Remote::Git(source) => {
                 let keeps = main
@@ -173,19 +175,26 @@ pub fn list_directory(directory: &Path, dockerfile: &DockerfileLocation) -> Resu
     })
 }
 
-pub(crate) fn access(request: &BuildRequest) -> Access {
-    Access {
+pub(crate) fn access(request: &BuildRequest) -> Result<Access> {
+    let socket = |ssh: &Ssh| {
+        let socket = match &ssh.agent {
+            SshAgent::Socket(socket) => Ok(socket.clone()),
+            SshAgent::Own(agent) => agent.socket(),
+        };
+        let socket = socket.map_err(|source| Error::Io {
+            message: format!("cannot start the agent for the keys of --ssh `{}`", ssh.id),
+            source,
+        })?;
+        Ok((ssh.id.clone(), socket))
+    };
+    Ok(Access {
         secrets: request
             .secrets
             .iter()
             .map(|secret| (secret.id.clone(), Arc::clone(&secret.data)))
             .collect(),
-        ssh: request
-            .ssh
-            .iter()
-            .map(|ssh| (ssh.id.clone(), ssh.socket.clone()))
-            .collect(),
-    }
+        ssh: request.ssh.iter().map(socket).collect::<Result<_>>()?,
+    })
 }
 
 /// A Dockerfile without a context.

@@ -13,6 +13,7 @@ use rbuild_image::{Platform, Reference};
 
 use crate::lower::remote;
 use crate::op::GitSource;
+use crate::ssh_agent::Agent;
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -277,8 +278,15 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug, Clone)]
 pub struct Ssh {
     pub id: String,
-    /// An agent's socket.
-    pub socket: PathBuf,
+    pub agent: SshAgent,
+}
+
+#[derive(Debug, Clone)]
+pub enum SshAgent {
+    /// One of the machine's, by its socket.
+    Socket(PathBuf),
+    /// One of this process, for keys that were given.
+    Own(Arc<Agent>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

@@ -1,5 +1,6 @@
 //! Builds: what comes out, what is cached, what is said when one fails.
 
+use crate::kit::programs::{has, run, run_in};
 use crate::kit::{Archive, Kit};
 use crate::require_machine;
 
@@ -248,4 +249,51 @@ RUN false
         std::fs::read_to_string(kit.path("out/out")).unwrap(),
         "outside given\n"
     );
+}
+
+#[test]
+fn keys_of_files_are_served_as_by_an_agent() {
+    require_machine!();
+    if !has("ssh-keygen") {
+        return;
+    }
+    let kit = Kit::new();
+    let generate = |name: &str, more: &[&str]| {
+        let arguments = [&["-q", "-C", name, "-f", name, "-t"], more].concat();
+        run_in(&kit.path(""), "ssh-keygen", &arguments);
+    };
+    generate("one", &["ed25519", "-N", ""]);
+    generate("two", &["ecdsa", "-N", ""]);
+    generate("closed", &["ed25519", "-N", "hello"]);
+    // OpenSSH asks, with the libraries that it needs.
+    let program = run("sh", &["-c", "command -v ssh-add"]);
+    let mut files = vec![program.trim().to_owned()];
+    let libraries = run("ldd", &[program.trim()]);
+    let words = libraries.split_whitespace();
+    files.extend(
+        words
+            .filter(|word| word.starts_with('/'))
+            .map(str::to_owned),
+    );
+    for file in files {
+        let to = kit.path("context").join(file.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(file, to).unwrap();
+    }
+    let text = "FROM busybox\nCOPY . /\nRUN --mount=type=ssh,id=ours,uid=7 stat -c %u $SSH_AUTH_SOCK; /usr/bin/ssh-add -L\n";
+    let built = kit.must_build(text, &["--ssh=ours=one,two"]);
+    let shown = |name: &str| std::fs::read_to_string(kit.path(name)).unwrap();
+    for shown in [" 7\n", &shown("one.pub"), &shown("two.pub")] {
+        assert!(built.stderr.contains(shown), "{shown}: {built}");
+    }
+    for (ssh, code, words) in [
+        ("ours=closed", 1, "passphrase"),
+        ("ours=one.pub", 1, "no private key"),
+        ("ours=none", 1, "cannot find `none`"),
+        ("=one", 2, "the ID is empty"),
+    ] {
+        let refused = kit.build(text, &["--ssh", ssh]);
+        assert_eq!(refused.code, code, "{refused}");
+        assert!(refused.stderr.contains(words), "{refused}");
+    }
 }

@@ -9,7 +9,8 @@ use crate::values::LimitArgs;
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
-    /// A directory; `-` for a Dockerfile on standard input
+    /// A directory; a git repository, or the URL of a tar or a Dockerfile; `-` for a tar or a Dockerfile on standard
+    /// input
     pub(crate) context: String,
     /// The Dockerfile (default: CONTEXT/Dockerfile; `-` is standard input)
     #[arg(short, long, value_name = "FILE")]
@@ -33,7 +34,7 @@ pub(crate) struct BuildArgs {
     /// `manifest[linux/amd64]`, and several with commas
     #[arg(long, value_name = "[TYPE:]K=V")]
     pub(crate) annotation: Vec<String>,
-    /// A named context: a directory, docker-image://, oci-layout://, oci-archive:// or target:
+    /// A named context: a directory, docker-image://, oci-layout://, oci-archive://, target:, a git repository or a URL
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) build_context: Vec<String>,
     /// Use nothing from the cache
@@ -55,8 +56,8 @@ pub(crate) struct BuildArgs {
     /// A secret for `RUN --mount=type=secret`
     #[arg(long, value_name = "id=ID[,src=FILE|,env=VAR]")]
     pub(crate) secret: Vec<String>,
-    /// An ssh agent for `RUN --mount=type=ssh`
-    #[arg(long, value_name = "ID[=SOCKET]")]
+    /// An ssh agent, or keys without a passphrase, for `RUN --mount=type=ssh`
+    #[arg(long, value_name = "ID[=SOCKET|KEY[,KEY...]]")]
     pub(crate) ssh: Vec<String>,
     /// The network of RUN: default, none or host
     #[arg(long, value_name = "MODE")]

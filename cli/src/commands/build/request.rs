@@ -1,13 +1,16 @@
 //! From the flags of `build` to [`BuildRequest`]: every string is understood here, and only here.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_engine::BuildRequest;
 use rbuild_engine::image::Reference;
-use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Squash, Ssh};
+use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Squash, Ssh, SshAgent};
+use rbuild_engine::ssh_agent::{Agent, Key, KeyError};
 
 use super::args::{BuildArgs, DELETE};
 use super::{attest, caches, output, sources};
@@ -231,7 +234,6 @@ fn secret(text: &str) -> Result<Secret> {
 }
 
 fn read_secret(id: &str, path: &Path) -> Result<Vec<u8>> {
-    use std::io::Read;
     let failed =
         |error| Error::io("read", path, error).help(format!("it was given as secret `{id}`"));
     let mut bytes = Vec::new();
@@ -249,17 +251,17 @@ fn read_secret(id: &str, path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `ID[=SOCKET]`; without a socket, that of `SSH_AUTH_SOCK`.
+/// `ID[=SOCKET|KEY[,KEY]]`; without one, the socket of `SSH_AUTH_SOCK`. Files are keys: those are served by an
+/// agent of this process, which starts when somebody needs it.
 fn agent(text: &str) -> Result<Ssh> {
-    use std::os::unix::fs::FileTypeExt;
-    let (id, path) = match text.split_once('=') {
-        Some((id, path)) => (id, std::path::PathBuf::from(path)),
+    let (id, paths) = match text.split_once('=') {
+        Some((id, paths)) => (id, paths.split(',').map(PathBuf::from).collect::<Vec<_>>()),
         None => match std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()) {
-            Some(path) => (text, path.into()),
+            Some(path) => (text, vec![path.into()]),
             None => {
                 return Err(
                     Error::failed(format!("--ssh `{text}`: there is no ssh agent"))
-                        .help("start one, or name its socket: --ssh default=SOCKET"),
+                        .help("start one, or name its socket or a key: --ssh default=SOCKET"),
                 );
             }
         },
@@ -267,17 +269,46 @@ fn agent(text: &str) -> Result<Ssh> {
     if id.is_empty() {
         return Err(Error::usage(format!("--ssh `{text}`: the ID is empty")));
     }
-    let metadata = std::fs::metadata(&path).map_err(|error| Error::io("find", &path, error))?;
-    if !metadata.file_type().is_socket() {
-        return Err(Error::unsupported(format!(
-            "--ssh with a key file (`{}` is not an agent's socket)",
-            path.display()
-        ))
-        .help("add the key to an agent with ssh-add, and pass the agent"));
-    }
+    let is_socket = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).map_err(|error| Error::io("find", path, error))?;
+        Ok(metadata.file_type().is_socket())
+    };
+    let are_sockets = paths.iter().map(is_socket).collect::<Result<Vec<_>>>()?;
+    let agent = match (&*paths, &*are_sockets) {
+        ([path], [true]) => {
+            let path = std::path::absolute(path).map_err(|error| Error::io("find", path, error))?;
+            SshAgent::Socket(path)
+        }
+        (paths, sockets) if sockets.iter().all(|is_socket| !is_socket) => {
+            let keys = paths.iter().map(|path| key(path)).collect::<Result<_>>()?;
+            SshAgent::Own(Arc::new(Agent::new(keys)))
+        }
+        _ => {
+            return Err(
+                Error::usage(format!("--ssh `{text}`: an agent's socket stands alone"))
+                    .help("give several keys as --ssh ID=KEY,KEY, another agent under another ID"),
+            );
+        }
+    };
     Ok(Ssh {
         id: id.to_owned(),
-        socket: std::path::absolute(&path).map_err(|error| Error::io("find", &path, error))?,
+        agent,
+    })
+}
+
+fn key(path: &Path) -> Result<Key> {
+    let failed = |error| Error::io("read the key", path, error);
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut part = file.take(MAX_SECRET_BYTES);
+    part.read_to_end(&mut bytes).map_err(failed)?;
+    Key::parse(&bytes).map_err(|error| {
+        let is_encrypted = matches!(error, KeyError::Encrypted);
+        let error = Error::failed(format!("cannot use the key `{}`: {error}", path.display()));
+        match is_encrypted {
+            true => error.help("add it to an agent with ssh-add, and pass the agent"),
+            false => error,
+        }
     })
 }
 
