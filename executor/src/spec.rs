@@ -39,6 +39,8 @@ pub struct Exec {
     pub capabilities_drop: Vec<String>,
     /// A tiny init as PID 1 that forwards signals and reaps.
     pub init: bool,
+    /// An OCI runtime of the machine's, by its path, that makes the container instead of this crate.
+    pub runtime: Option<PathBuf>,
     /// Kills the command when it takes longer.
     pub timeout: Option<Duration>,
 }

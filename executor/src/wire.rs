@@ -88,6 +88,14 @@ pub fn receive<T: DeserializeOwned>(
     Ok(Some((serde_json::from_slice(&body)?, descriptors)))
 }
 
+/// One descriptor that somebody else sends, with whatever bytes.
+pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut descriptors = Vec::new();
+    fill(socket, &mut [0], &mut descriptors)?;
+    let none = || io::Error::new(io::ErrorKind::InvalidData, "no descriptor came");
+    descriptors.pop().ok_or_else(none)
+}
+
 /// Fills `buffer`; false when the stream ends before.
 fn fill(
     socket: BorrowedFd<'_>,

@@ -2,7 +2,7 @@
 //! side by side on one store. And what is left when processes are killed.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
@@ -17,6 +17,8 @@ struct Line {
     stdout: String,
     stderr: Vec<String>,
     code: i32,
+    /// Why it is not the same under another runtime.
+    embedded_only: Option<String>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,8 @@ fn parse(text: &str) -> Vec<Group> {
         } else if let Some(last) = group.lines.last_mut() {
             if let Some(code) = line.strip_prefix("=> ") {
                 last.code = code.parse().unwrap();
+            } else if let Some(reason) = line.strip_prefix("~ ") {
+                last.embedded_only = Some(reason.to_owned());
             } else if let Some(text) = line.strip_prefix("! ") {
                 last.stderr.push(text.to_owned());
             } else if !line.is_empty() {
@@ -106,11 +110,30 @@ fn images(kit: &Kit) {
     }
 }
 
-fn run(kit: &Kit, directory: &Path, line: &Line) -> Result<(), String> {
+/// A directory with `rbuild`; under another runtime, one that says so with each container.
+fn programs(kit: &Kit, runtime: Option<&str>) -> PathBuf {
     let rbuild = Path::new(env!("CARGO_BIN_EXE_rbuild"));
+    let Some(runtime) = runtime else {
+        return rbuild.parent().unwrap().to_owned();
+    };
+    let directory = kit.path("programs");
+    std::fs::create_dir(&directory).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase \"$1\" in\nrun|create) what=$1; shift; exec {rbuild} \"$what\" --runtime {runtime} \"$@\";;\n\
+         *) exec {rbuild} \"$@\";;\nesac\n",
+        rbuild = rbuild.display()
+    );
+    let path = directory.join("rbuild");
+    std::fs::write(&path, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&path, executable).unwrap();
+    directory
+}
+
+fn run(kit: &Kit, programs: &Path, directory: &Path, line: &Line) -> Result<(), String> {
     let path = format!(
         "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        rbuild.parent().unwrap().display()
+        programs.display()
     );
     let output = Command::new("timeout")
         .args(["60", "sh", "-c", &line.command])
@@ -141,18 +164,57 @@ fn run(kit: &Kit, directory: &Path, line: &Line) -> Result<(), String> {
 #[test]
 fn the_script_of_commands_does_what_it_says() {
     require_machine!();
+    script("the_script_of_commands_does_what_it_says", None);
+}
+
+/// Runs it again under a runtime of the machine's.
+fn script_under(test: &str, runtime: &str) {
+    let version = Command::new(runtime).arg("--version").output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        return skipped(test, &format!("there is no {runtime} on this machine"));
+    }
+    if Kit::new().must(&["info"]).stdout.contains("single id") {
+        return skipped(test, "with one id, only rbuild's own sandbox knows users");
+    }
+    script(test, Some(runtime));
+}
+
+#[test]
+fn the_script_of_commands_does_the_same_under_crun() {
+    require_machine!();
+    script_under("the_script_of_commands_does_the_same_under_crun", "crun");
+}
+
+#[test]
+fn the_script_of_commands_does_the_same_under_runc() {
+    require_machine!();
+    script_under("the_script_of_commands_does_the_same_under_runc", "runc");
+}
+
+fn script(test: &str, runtime: Option<&str>) {
     let text = include_str!("../../../testdata/containers/commands.txt");
     let mut groups = parse(text);
     if !is_root() {
-        let test = "the_script_of_commands_does_what_it_says";
         for group in groups.extract_if(.., |group| group.name.ends_with("(root)")) {
             skipped(test, &format!("only root has it: {}", group.name));
+        }
+    }
+    if runtime.is_some() {
+        for group in &mut groups {
+            for line in group
+                .lines
+                .extract_if(.., |line| line.embedded_only.is_some())
+            {
+                let reason = line.embedded_only.unwrap_or_default();
+                skipped(test, &format!("`{}`: {reason}", line.command));
+            }
         }
     }
     let commands: usize = groups.iter().map(|group| group.lines.len()).sum();
     assert!(commands >= 150, "{commands} commands");
     let kit = Kit::new();
     images(&kit);
+    let programs = programs(&kit, runtime);
     let failures = Mutex::new(Vec::new());
     let waiting = Mutex::new(groups.iter());
     std::thread::scope(|scope| {
@@ -165,7 +227,7 @@ fn the_script_of_commands_does_what_it_says() {
                     let directory = kit.path(&group.name.replace([' ', ':', ',', '(', ')'], "-"));
                     std::fs::create_dir(&directory).unwrap();
                     for line in &group.lines {
-                        if let Err(failure) = run(&kit, &directory, line) {
+                        if let Err(failure) = run(&kit, &programs, &directory, line) {
                             let mut failures = failures.lock().unwrap();
                             failures.push(format!("[{}] {failure}", group.name));
                         }

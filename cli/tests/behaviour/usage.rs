@@ -54,10 +54,10 @@ fn what_cannot_be_done_yet_is_refused_by_name() {
             "{output}"
         );
     }
-    let output = run(&["run", "--runtime", "/bin/crun", "image"]);
+    let output = run(&["run", "--runtime", "/no/such/crun", "image"]);
     assert_eq!(output.code, 125);
     assert!(
-        output.stderr.contains("--runtime is not supported yet"),
+        output.stderr.contains("--runtime `/no/such/crun`"),
         "{output}"
     );
 }

@@ -70,6 +70,7 @@ pub(super) fn exec(
         capabilities_add: request.capabilities_add.clone(),
         capabilities_drop: request.capabilities_drop.clone(),
         init: request.init,
+        runtime: request.runtime.clone(),
         timeout: None,
     })
 }

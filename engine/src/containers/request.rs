@@ -57,6 +57,9 @@ pub struct RunRequest {
     pub limits: Limits,
     pub read_only: bool,
     pub init: bool,
+    /// The OCI runtime that makes the container, by its path; ours where there is none.
+    #[serde(default)]
+    pub runtime: Option<std::path::PathBuf>,
     pub privileged: bool,
     #[serde(default)]
     pub security: SecurityOptions,

@@ -129,6 +129,7 @@ impl Worker {
             options: SecurityOptions::default(),
             capabilities_drop: Vec::new(),
             init: false,
+            runtime: None,
             timeout: None,
         };
         Ok((exec, mounted.absent))

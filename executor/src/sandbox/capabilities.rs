@@ -57,6 +57,13 @@ pub(super) const DEFAULT: u64 = 0xa804_25fb;
 /// The mask of everything that has a name here.
 pub(super) const ALL: u64 = (1 << NAMES.len()) - 1;
 
+/// `CAP_CHOWN` and so on.
+pub(super) fn names(mask: u64) -> Vec<String> {
+    let numbered = NAMES.iter().enumerate();
+    let given = numbered.filter(|(number, _)| mask & (1 << number) != 0);
+    given.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
 /// The bit of a name, with or without `CAP_`, in any case.
 pub(super) fn by_name(name: &str) -> Option<u64> {
     let upper = name.to_ascii_uppercase();

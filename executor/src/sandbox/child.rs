@@ -18,7 +18,8 @@ use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::plan::{Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, Task};
 use super::step::{Failure, Result, Step};
 use super::{
-    capabilities, explain, kernel_files, outer_proc, program, reaper, seccomp, terminal, wire,
+    capabilities, explain, foreign, kernel_files, outer_proc, program, reaper, seccomp, terminal,
+    wire,
 };
 use crate::host::Privilege;
 use crate::sys;
@@ -29,6 +30,11 @@ pub(super) enum Stop {
     NotExecutable {
         explanation: String,
         not_found: bool,
+    },
+    /// Another program refused to do a step.
+    Refused {
+        step: String,
+        reason: String,
     },
 }
 
@@ -61,6 +67,7 @@ pub(super) fn report(
                 explanation,
                 not_found,
             },
+            Stop::Refused { step, reason } => Report::Refused { step, reason },
         };
         // Without a listener there is nobody left to tell.
         let _ = wire::send(status, &report, &[]);
@@ -94,6 +101,9 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     rustix::process::umask(Mode::empty());
     join_cgroups(task, descriptors)?;
     enter_network(task, descriptors)?;
+    if let Some(runtime) = &task.runtime {
+        return foreign::run(task, path_of(runtime), descriptors);
+    }
 
     rustix::mount::mount_change(
         "/",
@@ -178,6 +188,7 @@ fn enter_network(task: &Task, descriptors: &Descriptors) -> Result<()> {
 /// A tmpfs over the old root, where detached mounts are attached so that they can be used and copied from.
 pub(super) struct Stage {
     directory: OwnedFd,
+    path: PathBuf,
 }
 
 impl Stage {
@@ -192,18 +203,51 @@ impl Stage {
         )
         .step("open the old root")?;
         mounts::attach(directory.as_fd(), old_root.as_fd()).step("attach the stage")?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            path: PathBuf::from("/"),
+        })
+    }
+
+    /// In a directory of its own.
+    pub(super) fn at(path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, path, flags, Mode::empty());
+        Ok(Self {
+            directory: directory.step("open the stage")?,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Attaches a detached mount under a name and returns its root.
     pub(super) fn attach(&self, tree: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+        self.attach_as(tree, name, true)
+    }
+
+    /// Of a directory or of a file.
+    pub(super) fn attach_as(
+        &self,
+        tree: BorrowedFd<'_>,
+        name: &str,
+        directory: bool,
+    ) -> Result<OwnedFd> {
         let step = || format!("attach the mount `{name}`");
-        rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(0o700)).step(step())?;
+        if directory {
+            rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(0o700)).step(step())?;
+        } else {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o600);
+            drop(rustix::fs::openat(&self.directory, name, flags, mode).step(step())?);
+        }
         let open = || {
             rustix::fs::openat(
                 &self.directory,
                 name,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                OFlags::PATH | OFlags::CLOEXEC,
                 Mode::empty(),
             )
         };
@@ -259,7 +303,7 @@ pub(super) fn note_own(
 }
 
 /// A target that leads, through links, to the root or into /proc would take away what the sandbox stands on.
-fn refuse_own(point: &OwnedFd, points: &MountPoints<'_>, target: &str) -> Result<()> {
+pub(super) fn refuse_own(point: &OwnedFd, points: &MountPoints<'_>, target: &str) -> Result<()> {
     let step =
         || format!("mount at the target {target}, which leads to a part of the sandbox itself");
     let file_system = rustix::fs::fstatfs(point).step(step())?;
@@ -273,7 +317,7 @@ fn refuse_own(point: &OwnedFd, points: &MountPoints<'_>, target: &str) -> Result
 }
 
 /// The detached mount of a source, and whether it is a directory.
-fn source(
+pub(super) fn source(
     mount: &Mount,
     descriptors: &Descriptors,
     stage: &Stage,
@@ -328,7 +372,7 @@ fn source(
 }
 
 /// The working directory, made where it is missing; unlike mount points it stays.
-fn prepare_cwd(task: &Task, points: &mut MountPoints<'_>) -> Result<OwnedFd> {
+pub(super) fn prepare_cwd(task: &Task, points: &mut MountPoints<'_>) -> Result<OwnedFd> {
     let result = points.ensure(path_of(&task.cwd), true);
     result.step(format!(
         "enter the working directory {}",
@@ -526,7 +570,7 @@ fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
     }
 }
 
-fn take_ids(task: &Task) -> Result<()> {
+pub(super) fn take_ids(task: &Task) -> Result<()> {
     let gid = |id: u32| Gid::from_raw(id);
     let groups: Vec<Gid> = task.groups.iter().copied().map(gid).collect();
     rustix::thread::set_thread_groups(&groups).step("set supplementary groups")?;

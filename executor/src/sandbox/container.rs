@@ -189,6 +189,47 @@ impl Container {
     }
 }
 
+/// How long a container under another runtime may take to have a process.
+const FOREIGN_BEGINS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The container's first process below the one of ours that has another runtime make it: first in a pid namespace of
+/// its own.
+fn foreign(outer: u32) -> io::Result<u32> {
+    let numbers = |pid: u32| -> Option<(u32, Vec<u32>)> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.split_whitespace().filter_map(|word| word.parse().ok()))
+        };
+        let parent = field("PPid:")?.next()?;
+        Some((parent, field("NSpid:")?.collect()))
+    };
+    let begun = std::time::Instant::now();
+    loop {
+        let (_, of_outer) = numbers(outer).ok_or(rustix::io::Errno::SRCH)?;
+        let depth = of_outer.len() + 1;
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match numbers(pid) {
+                // Before the runtime has started it, it is the runtime's child.
+                Some((parent, own))
+                    if parent == outer && own.len() == depth && own.last() == Some(&1) =>
+                {
+                    return Ok(pid);
+                }
+                _ => {}
+            }
+        }
+        if begun.elapsed() > FOREIGN_BEGINS {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 /// A process of the sandbox that can be looked at and entered by. Its first one is not where that is our own init and
 /// we are no root, for what it has in its memory is nobody's business: then it is a child of that.
 fn representative(pid: u32) -> io::Result<u32> {
@@ -223,7 +264,14 @@ fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
 }
 
 impl Handle {
-    /// Of its first process, as the host counts.
+    fn representative(&self) -> io::Result<u32> {
+        match self.inner.task.runtime {
+            Some(_) => foreign(self.inner.pid),
+            None => representative(self.inner.pid),
+        }
+    }
+
+    /// Of its first process, as the host counts; under another runtime, of ours around it.
     pub fn pid(&self) -> u32 {
         self.inner.pid
     }
@@ -243,7 +291,7 @@ impl Handle {
 
     /// Its root, as it sees it itself, with all that is mounted in there.
     pub fn root(&self) -> io::Result<RootDir> {
-        let seen = representative(self.inner.pid)?;
+        let seen = self.representative()?;
         let root = RootDir::open_ambient(format!("/proc/{seen}/root").as_ref())?;
         // The number may have gone to another process meanwhile.
         self.signal_probe()?;
@@ -275,7 +323,8 @@ impl Handle {
             Cgroups::Later(cgroup) => cgroup.directories().to_vec(),
         };
         let inner = &self.inner;
-        let seen = representative(inner.pid)
+        let seen = self
+            .representative()
             .map_err(|error| setup("enter the container, which has ended", error))?;
         let another = if seen == inner.pid {
             None
@@ -307,8 +356,8 @@ impl Handle {
 
     /// Its processes, as the host counts.
     pub fn processes(&self) -> io::Result<Vec<u32>> {
-        let mut processes = super::cgroup::processes_with(representative(self.inner.pid)?)?;
-        if !processes.contains(&self.inner.pid) {
+        let mut processes = super::cgroup::processes_with(self.representative()?)?;
+        if self.inner.task.runtime.is_none() && !processes.contains(&self.inner.pid) {
             processes.insert(0, self.inner.pid);
         }
         Ok(processes)

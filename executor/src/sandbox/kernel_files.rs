@@ -39,7 +39,7 @@ pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<
 }
 
 /// Writes a file below /proc/sys of our own /proc.
-fn set_parameter(proc: BorrowedFd<'_>, path: &str, value: &str) -> std::io::Result<()> {
+pub(super) fn set_parameter(proc: BorrowedFd<'_>, path: &str, value: &str) -> std::io::Result<()> {
     let file = rustix::fs::openat2(
         proc,
         format!("sys/{path}"),
@@ -315,6 +315,15 @@ fn thermal_throttles(sys: BorrowedFd<'_>) -> Vec<String> {
         })
         .map(|name| format!("/sys/devices/system/cpu/{name}/thermal_throttle"))
         .collect()
+}
+
+/// As the machine's own /sys has them.
+pub(super) fn thermal_throttles_of_host() -> Vec<String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, "/sys", flags, Mode::empty()) {
+        Ok(sys) => thermal_throttles(sys.as_fd()),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// The host's null device, verified.

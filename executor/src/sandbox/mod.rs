@@ -2,7 +2,7 @@
 //!
 //! In the order of a command's life: [`prepare`] makes a task of what is asked ([`plan`] is its data), [`spawner`]
 //! starts a process in new namespaces, [`child`] is that process up to its `execve`, [`wait`] watches it,
-//! [`stubs`] tidies its layer. [`container`] is one that others reach while it runs; [`join`] is a process that
+//! [`stubs`] tidies its layer; [`foreign`] is that process where another runtime is to make the container. [`container`] is one that others reach while it runs; [`join`] is a process that
 //! enters it.
 
 mod cache_content;
@@ -13,6 +13,7 @@ mod child;
 pub mod container;
 pub mod copy;
 mod explain;
+mod foreign;
 mod forward;
 pub(crate) mod in_root;
 mod join;

@@ -73,6 +73,8 @@ pub(super) struct Task {
     /// Open `cgroup.procs` or `tasks` files to join.
     pub(super) cgroups: Vec<Slot>,
     pub(super) init: bool,
+    /// A program that makes the container of what is in here.
+    pub(super) runtime: Option<Bytes>,
     pub(super) privilege: crate::host::Privilege,
     /// There can be no new /proc: it is shown the one that is there, from a user namespace of its own.
     pub(super) outer_proc: bool,
@@ -255,7 +257,7 @@ pub(super) enum Reply {
     Failed { errno: i32 },
 }
 
-/// What the sandbox's first process tells. The last two are its last words.
+/// What the sandbox's first process tells. The last three are its last words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
     /// All is set up; what was made for mount points. The master of the terminal rides on it.
@@ -275,6 +277,8 @@ pub(super) enum Report {
         explanation: String,
         not_found: bool,
     },
+    /// Another program refused to do a step.
+    Refused { step: String, reason: String },
 }
 
 /// A mount point that was made in the root's top layer.

@@ -80,7 +80,12 @@ pub(super) fn prepare(
         directories: users.directories,
     };
     let single_id = builder.single_id;
-    let devices = if rbuild_cache::owners::devices_recorded() {
+    if exec.runtime.is_some() {
+        refuse_foreign(&exec, single_id)?;
+    }
+    let devices = if exec.runtime.is_some() {
+        Devices::Kernel
+    } else if rbuild_cache::owners::devices_recorded() {
         Devices::Recorded
     } else if users.mapped.is_some() {
         Devices::Made
@@ -174,6 +179,7 @@ pub(super) fn prepare(
         status: 0,
         cgroups: Vec::new(),
         init: exec.init,
+        runtime: exec.runtime.as_deref().map(Bytes::from),
         privilege,
         outer_proc: executor
             .host
@@ -188,6 +194,25 @@ pub(super) fn prepare(
         kept,
         mapped: users.mapped,
     })
+}
+
+/// What only our own sandbox can do.
+fn refuse_foreign(exec: &Exec, single_id: bool) -> Result<(), ExecError> {
+    let refuse = |what: &str, why: &str| Err(setup(format!("{what} under another runtime"), why));
+    if single_id {
+        return refuse(
+            "run a container",
+            "this user has one id, so that rbuild itself has to answer for owners and users; subordinate ids in \
+             /etc/subuid and /etc/subgid would help",
+        );
+    }
+    if exec.init {
+        return refuse(
+            "give the container an init",
+            "it is a part of rbuild's own sandbox; leave out `--init`, or `--runtime`",
+        );
+    }
+    Ok(())
 }
 
 /// Without those that every sandbox has.

@@ -28,23 +28,24 @@ pub(super) fn become_init(terminal: bool) -> Result<()> {
 }
 
 fn serve(child: Pid) -> ! {
+    sys::exit_now(attend(child))
+}
+
+/// Reaps and hands signals on, which must be blocked, until the child ends: with what code.
+pub(super) fn attend(child: Pid) -> i32 {
     loop {
-        let signal = sys::wait_for_signal();
-        if signal != libc::SIGCHLD {
-            if let Some(signal) = Signal::from_named_raw(signal) {
-                let _ = rustix::process::kill_process(child, signal);
-            }
-            continue;
-        }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if pid != child {
-                continue;
+            let signal = status.terminating_signal().map(|signal| 128 + signal);
+            match status.exit_status().or(signal) {
+                Some(code) if pid == child => return code,
+                _ => {}
             }
-            match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => sys::exit_now(code),
-                (None, Some(signal)) => sys::exit_now(128 + signal),
-                (None, None) => {}
-            }
+        }
+        let signal = sys::wait_for_signal();
+        if signal != libc::SIGCHLD
+            && let Some(signal) = Signal::from_named_raw(signal)
+        {
+            let _ = rustix::process::kill_process(child, signal);
         }
     }
 }

@@ -338,6 +338,9 @@ impl<'p, E: FnMut(Emulation) -> Result<(), ExecError>> Reader<'p, E> {
                     not_found,
                 });
             }
+            Report::Refused { step, reason } => {
+                reported.failure = Some(setup(step, reason));
+            }
         }
         Ok(true)
     }

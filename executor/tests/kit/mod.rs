@@ -277,6 +277,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         options: rbuild_executor::spec::SecurityOptions::default(),
         capabilities_drop: Vec::new(),
         init: false,
+        runtime: None,
         timeout: None,
     }
 }

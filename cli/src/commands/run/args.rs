@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
 use crate::values::LimitArgs;
 
 /// Run a command in a container of an image
@@ -197,24 +196,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
 
-    // Known to the contract, not yet to this version: told so in `refuse_unsupported`.
-    #[arg(long, hide = true, value_name = "PATH")]
-    runtime: Option<String>,
-}
-
-impl ContainerArgs {
-    /// Nothing is accepted and ignored.
-    pub(crate) fn refuse_unsupported(&self) -> Result<()> {
-        for (given, flag) in [(
-            self.runtime
-                .as_deref()
-                .is_some_and(|runtime| runtime != "embedded"),
-            "--runtime",
-        )] {
-            if given {
-                return Err(Error::unsupported(format!("run {flag}")));
-            }
-        }
-        Ok(())
-    }
+    /// An OCI runtime of the machine that makes the container, as `crun`, by name or path (default: embedded)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) runtime: Option<String>,
 }

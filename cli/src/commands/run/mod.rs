@@ -9,6 +9,7 @@ mod labels;
 mod mounts;
 mod ports;
 pub(crate) mod request;
+mod runtime;
 mod security;
 
 use std::io::IsTerminal;

@@ -6,12 +6,11 @@ use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
 use super::args::ContainerArgs;
-use super::{environment, labels, mounts, ports, security};
+use super::{environment, labels, mounts, ports, runtime, security};
 use crate::error::{Error, Result};
 use crate::{render, stdio, values};
 
 pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
-    args.refuse_unsupported()?;
     let mut command = args.command.iter().cloned();
     let image = command.next().unwrap_or_default();
     let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
@@ -119,6 +118,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         limits,
         read_only: args.read_only,
         init: args.init,
+        runtime: args.runtime.as_deref().map_or(Ok(None), runtime::find)?,
         privileged: args.privileged,
         security: security::options(&args.security_opt, &args.sysctl, &args.device)?,
         capabilities_add: args.cap_add.clone(),

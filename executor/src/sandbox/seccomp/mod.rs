@@ -4,12 +4,14 @@
 //! [`calls`] has the lists; what each call number leads to is decided in [`rules`]; [`compile`] turns that into BPF.
 
 mod calls;
+mod oci;
 
 use libc::sock_filter;
 
 use super::capabilities;
 use super::plan::{Devices, Filter};
 use calls::{Call, NONE};
+pub(super) use oci::oci;
 
 const SYS_ADMIN: u64 = 1 << 21;
 /// The bit of a mode that means a device (or a link, which `mknod` does not make).
@@ -114,13 +116,18 @@ pub(super) fn program(filter: Filter) -> Vec<sock_filter> {
 
 /// What each call number leads to, sorted by number.
 fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
+    let named = named_rules(machine, filter);
+    let numbered = named
+        .iter()
+        .filter_map(|(call, action)| Some((machine.number(call)?, *action)));
+    sorted(numbered.collect())
+}
+
+/// What each call leads to; of one that is in several lists, the first counts.
+fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Action)> {
     let admin = filter.capabilities & SYS_ADMIN != 0;
     let mut rules = Vec::new();
-    let mut add = |call: &Call, action: Action| {
-        if let Some(number) = machine.number(call) {
-            rules.push((number, action));
-        }
-    };
+    let mut add = |call: &Call, action: Action| rules.push((*call, action));
     // Programs of 32 bits have other structures; for them, changes of ownership succeed without effect.
     let asks = filter.emulation && Machine::HERE.first() == Some(&machine);
     if asks {
@@ -170,7 +177,7 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
         }
     }
     if filter.unrestricted {
-        return sorted(rules);
+        return rules;
     }
     for call in calls::ALLOWED {
         add(call, Action::Allow);
@@ -229,7 +236,7 @@ fn rules(machine: Machine, filter: Filter) -> Vec<(u32, Action)> {
     );
     // Libraries then use the single calls.
     add(&calls::SOCKETCALL, ENOSYS);
-    sorted(rules)
+    rules
 }
 
 /// Lists may name one number twice (aliases); the first, most specific, stays.
