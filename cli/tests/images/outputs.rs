@@ -349,3 +349,33 @@ fn what_no_layer_can_hold_is_told_where_it_is_made() {
     kit.must_build(&removed, &["-t", "removed", "--squash"]);
     kit.store_is_whole();
 }
+
+#[test]
+fn those_who_export_to_one_directory_lose_no_name() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let text = "FROM scratch\nARG N\nCOPY a /a\nLABEL n=$N\n";
+    // Found from here on: the ends of the builds meet.
+    kit.must_build(text, &[]);
+    let names: Vec<String> = (0..8).map(|number| format!("image{number}:1")).collect();
+    for _ in 0..3 {
+        let _ = std::fs::remove_dir_all(kit.path("layout"));
+        let running: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let argument = format!("--build-arg=N={name}");
+                let out = "type=oci,tar=false,dest=layout";
+                let arguments = ["build", "-t", name, &argument, "-o", out, "context"];
+                kit.command(arguments).spawn().unwrap()
+            })
+            .collect();
+        for child in running {
+            kit.finish(child).success();
+        }
+        let index = std::fs::read_to_string(kit.path("layout/index.json")).unwrap();
+        for name in &names {
+            assert!(index.contains(name.as_str()), "{name}: {index}");
+        }
+    }
+}

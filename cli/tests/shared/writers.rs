@@ -107,3 +107,29 @@ fn an_image_is_no_place_for_a_cache() {
         "{output}"
     );
 }
+
+#[test]
+fn tags_of_one_directory_do_not_take_from_each_other() {
+    require_machine!();
+    let kit = Kit::new();
+    let (one, other) = (
+        "type=local,dest=cache,tag=one",
+        "type=local,dest=cache,tag=other",
+    );
+    // The same build: what the two tags mean is the same document.
+    fresh(
+        &kit,
+        &dockerfile(1, 1),
+        &["--cache-to", one, "--cache-to", other],
+    );
+    // Whoever gives to one replaces its document, which is the other's, too.
+    fresh(&kit, &dockerfile(2, 2), &["--cache-to", one]);
+    let from = [
+        "--cache-from",
+        "type=local,src=cache,tag=other",
+        "-o",
+        "type=cacheonly",
+    ];
+    let found = fresh(&kit, &dockerfile(1, 1), &from);
+    assert_eq!(ran(&found), [""; 0], "{found}");
+}

@@ -135,6 +135,7 @@ pub(super) fn write_directory(
     for digest in needed(store, std::slice::from_ref(root))? {
         copy_blob(store, &digest, directory)?;
     }
+    let _turn = lock(directory).map_err(unwritable(&directory.display().to_string()))?;
     add_names(directory, named(root, names))
 }
 
@@ -169,7 +170,24 @@ pub(crate) fn verify_blob(store: &Store, digest: &Digest) -> Result<()> {
     blob.verify()
 }
 
-/// Names documents in the index of a layout directory.
+/// Waits until nobody else changes the index of a layout directory; others wait until what is returned is dropped.
+pub(crate) fn lock(directory: &Path) -> std::io::Result<std::fs::File> {
+    let file = std::fs::File::open(directory)?;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map(|()| file).map_err(Into::into),
+        }
+    }
+}
+
+/// Whether the index of a layout directory names a document.
+pub(crate) fn is_named(directory: &Path, digest: &Digest) -> Result<bool> {
+    let index = index_of(directory)?;
+    Ok(index.is_some_and(|index| index.manifests.iter().any(|known| known.digest == *digest)))
+}
+
+/// Names documents in the index of a layout directory. To be called with [`lock`] held.
 pub(crate) fn add_names(directory: &Path, named: Vec<Descriptor>) -> Result<()> {
     let what = directory.display().to_string();
     replace(directory, "oci-layout", OCI_LAYOUT).map_err(unwritable(&what))?;
@@ -192,27 +210,32 @@ fn replace(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The index that is there; `None` where there is none.
+fn index_of(directory: &Path) -> Result<Option<Index>> {
+    let path = directory.join("index.json");
+    let what = path.display().to_string();
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unwritable(&what)(error)),
+    };
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let bytes = crate::archive::read_small(file, size, DOCUMENT_LIMIT_BYTES, &what)?;
+    let index = serde_json::from_slice(&bytes).map_err(|error| Error::BadDocument {
+        document: what,
+        reason: error.to_string(),
+    })?;
+    Ok(Some(index))
+}
+
 /// The index that is there, with the new entries; a name moves from what had it before.
 fn merged(directory: &Path, new: Vec<Descriptor>) -> Result<Vec<u8>> {
-    let path = directory.join("index.json");
-    let mut index = match std::fs::File::open(&path) {
-        Ok(file) => {
-            let what = path.display().to_string();
-            let size = file.metadata().map_or(0, |metadata| metadata.len());
-            let bytes = crate::archive::read_small(file, size, DOCUMENT_LIMIT_BYTES, &what)?;
-            serde_json::from_slice(&bytes).map_err(|error| Error::BadDocument {
-                document: what,
-                reason: error.to_string(),
-            })?
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index {
-            schema_version: 2,
-            media_type: Some(OCI_INDEX.to_owned()),
-            manifests: Vec::new(),
-            annotations: None,
-        },
-        Err(error) => return Err(unwritable(&path.display().to_string())(error)),
-    };
+    let mut index = index_of(directory)?.unwrap_or_else(|| Index {
+        schema_version: 2,
+        media_type: Some(OCI_INDEX.to_owned()),
+        manifests: Vec::new(),
+        annotations: None,
+    });
     for descriptor in new {
         let key = name_key(&descriptor);
         index.manifests.retain(|known| match &key {

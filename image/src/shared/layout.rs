@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
-use rustix::fs::FlockOperation;
 
 use crate::archive::Layout;
 use crate::export;
@@ -51,18 +50,10 @@ impl Directory {
                 source,
             };
             std::fs::create_dir_all(&path).map_err(failed)?;
-            let directory = File::open(&path).map_err(failed)?;
-            loop {
-                match rustix::fs::flock(&directory, FlockOperation::LockExclusive) {
-                    Err(rustix::io::Errno::INTR) => {}
-                    result => {
-                        result.map_err(|error| failed(error.into()))?;
-                        return Ok(Turn {
-                            _directory: directory,
-                        });
-                    }
-                }
-            }
+            let directory = export::lock(&path).map_err(failed)?;
+            Ok(Turn {
+                _directory: directory,
+            })
         })
         .await
     }
@@ -169,7 +160,7 @@ impl Directory {
         .await
     }
 
-    /// Puts a document under the tag. The one that it replaces goes: nothing else names it.
+    /// Puts a document under the tag. The one that it replaces goes, unless another tag names it.
     pub(super) async fn put(
         &self,
         descriptor: &Descriptor,
@@ -195,7 +186,9 @@ impl Directory {
                 ..descriptor.clone()
             };
             export::add_names(&this.path, vec![named])?;
-            if let Some(before) = before.filter(|before| *before != descriptor.digest) {
+            if let Some(before) = before.filter(|before| *before != descriptor.digest)
+                && !export::is_named(&this.path, &before)?
+            {
                 // A reader that is about to open it looks again.
                 let _ = std::fs::remove_file(this.blob_path(&before));
             }
