@@ -444,3 +444,26 @@ fn patterns_match_within_lines() {
     assert!(!matches("a\n", "ab\n") && !matches("a*c\n", "ab\n") && !matches("a\n", ""));
     assert!(matches("*PID*\n", "UID PID PPID\n") && matches("x*\n", "x\r\n"));
 }
+
+#[test]
+fn cp_follows_links_to_their_end() {
+    require_machine!();
+    let kit = Kit::new();
+    let text = "FROM busybox\nRUN echo it > /c && ln -s c /b && ln -s b /a && mkdir -p /d && ln -s ../a /d/l && ln -s r /r\n";
+    kit.must_build(text, &["-t", "linked"]);
+    kit.must(&["create", "--name", "linked", "linked", "sh"]);
+    let read = |name: &str| std::fs::read_to_string(kit.path(name)).unwrap();
+    for (from, to) in [("/c", "o0"), ("/b", "o1"), ("/a", "o2"), ("/d/l", "o3")] {
+        kit.must(&["cp", "-L", &format!("linked:{from}"), to]);
+        let is_file = std::fs::symlink_metadata(kit.path(to)).unwrap().is_file();
+        assert!(is_file && read(to) == "it\n", "{from}");
+    }
+    let endless = kit.rbuild(&["cp", "-L", "linked:/r", "o4"]);
+    assert_eq!(endless.code, 1, "{endless}");
+    for (link, target) in [("l1", "o0"), ("l2", "l1")] {
+        std::os::unix::fs::symlink(target, kit.path(link)).unwrap();
+    }
+    kit.must(&["cp", "-L", "l2", "linked:/in"]);
+    kit.must(&["cp", "linked:/in", "back"]);
+    assert_eq!(read("back"), "it\n");
+}

@@ -179,21 +179,24 @@ fn missing(shown: &str, source: std::io::Error) -> Error {
     }
 }
 
-/// The path, behind the link at its end where that is to be followed.
+/// As many links behind each other the kernel follows.
+const LINKS_MAX: usize = 40;
+
+/// The path, behind the links at its end where those are to be followed.
 fn resolved(root: &RootDir, path: &str, follow: bool, container: &str) -> Result<PathBuf> {
-    let given = in_root(path);
     let shown = format!("{container}:{path}");
-    let found = root
-        .metadata(&given, Resolve::InRoot)
-        .map_err(|source| missing(&shown, source))?;
-    if !(follow && found.kind == Kind::Symlink) {
-        return Ok(given);
+    let failed = |source| missing(&shown, source);
+    let mut given = in_root(path);
+    for _ in 0..LINKS_MAX {
+        let found = root.metadata(&given, Resolve::InRoot).map_err(failed)?;
+        if !(follow && found.kind == Kind::Symlink) {
+            return Ok(given);
+        }
+        let target = root.read_link(&given, Resolve::InRoot).map_err(failed)?;
+        let parent = given.parent().unwrap_or_else(|| Path::new(""));
+        given = in_root(&parent.join(target).to_string_lossy());
     }
-    let target = root
-        .read_link(&given, Resolve::InRoot)
-        .map_err(|source| missing(&shown, source))?;
-    let parent = given.parent().unwrap_or_else(|| Path::new(""));
-    Ok(in_root(&parent.join(target).to_string_lossy()))
+    Err(failed(Errno::LOOP.into()))
 }
 
 /// What Docker does with every pair of kinds of source and destination.
