@@ -17,7 +17,7 @@ use rustix::thread::UnshareFlags;
 use super::ceilings::{self, Ceilings};
 use super::join::{self, Join};
 use super::plan::{Bytes, Network, Reply, Task};
-use super::{child, wire};
+use super::{child, seccomp, wire};
 use crate::sys::{self, Cloned, Forked};
 
 /// What it is asked to do.
@@ -216,6 +216,7 @@ impl Spawner {
         else {
             return false;
         };
+        let is_ahead = matches!(order.what, What::Network);
         let done = match order.what {
             What::Sandbox(task) => self
                 .conceal(task.outer_proc)
@@ -262,6 +263,10 @@ impl Spawner {
                 wire::send(self.socket.as_fd(), &Reply::Failed { errno }, &[])
             }
         };
+        if is_ahead {
+            // A command is to follow, and nobody waits meanwhile.
+            seccomp::program(seccomp::USUAL);
+        }
         sent.is_ok()
     }
 
@@ -320,6 +325,10 @@ impl Spawner {
             libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         if task.network == Network::Own {
             flags |= libc::CLONE_NEWNET;
+        }
+        if let Some(filter) = task.filter {
+            // Here, so that the next one has it, too.
+            seccomp::program(filter);
         }
         match sys::clone3_for_parent(flags as u64)? {
             Cloned::Parent(pidfd) => self.keep(pidfd, leaves),

@@ -6,6 +6,8 @@
 mod calls;
 mod oci;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use libc::sock_filter;
 
 use super::capabilities;
@@ -97,8 +99,34 @@ const EPERM: Action = Action::Errno(libc::EPERM as u16);
 const ENOSYS: Action = Action::Errno(libc::ENOSYS as u16);
 const PRETEND: Action = Action::Errno(0);
 
-/// The filter as instructions.
-pub(super) fn program(filter: Filter) -> Vec<sock_filter> {
+/// What this process has compiled: a child that it makes afterwards has that, too.
+static COMPILED: Mutex<Vec<(Filter, Arc<[sock_filter]>)>> = Mutex::new(Vec::new());
+/// Steps that have other filters than these compile them each time.
+const MOST_COMPILED: usize = 16;
+
+/// Of a command with the usual capabilities in root's user namespace.
+pub(super) const USUAL: Filter = Filter {
+    capabilities: capabilities::DEFAULT,
+    emulation: false,
+    devices: Devices::Made,
+    emulates_user: false,
+    unrestricted: false,
+};
+
+/// The filter as instructions, compiled once.
+pub(super) fn program(filter: Filter) -> Arc<[sock_filter]> {
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, program)) = compiled.iter().find(|(known, _)| *known == filter) {
+        return Arc::clone(program);
+    }
+    let program: Arc<[sock_filter]> = instructions(filter).into();
+    if compiled.len() < MOST_COMPILED {
+        compiled.push((filter, Arc::clone(&program)));
+    }
+    program
+}
+
+fn instructions(filter: Filter) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for machine in Machine::HERE {
         let mut block = vec![load(NUMBER)];
