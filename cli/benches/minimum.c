@@ -3,8 +3,11 @@
  * index, no runtime, no checks. `minimum.py` builds it and runs it beside rbuild.
  *
  *     minimum LOWER POINTS PLACE PROGRAM
+ *     minimum -o ROOT LOWER POINTS PLACE PROGRAM ARGUMENT...
  *
  * LOWER is the image's directory, POINTS an empty root with mount points, PLACE a directory for the container's own.
+ * With -o it only mounts these at ROOT, in a mount namespace of its own, while another program runs: what makes
+ * containers of roots that are there already.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -295,30 +298,10 @@ static void become(int tree, int files, int cgroup, char *program) {
 	die(program);
 }
 
-int main(int count, char **words) {
-	if (count != 5) return 2;
-	char *lower = words[1], *points = words[2], *place = words[3], *program = words[4];
-	/* Everything is private from here on. */
-	ok(unshare(CLONE_NEWNS), "unshare");
-	ok(syscall(SYS_mount, NULL, "/", NULL, 0x44000, NULL), "make mounts private");
-	pthread_t maker, carrier;
-	pthread_create(&maker, NULL, make_network, NULL);
-
-	/* What others see of the container. */
-	ok(mkdir(place, 0700), place);
-	ok(chdir(place), place);
-	int alive = ok(open("alive", O_CREAT | O_RDWR | O_CLOEXEC, 0600), "alive");
-	ok(flock(alive, LOCK_EX | LOCK_NB), "lock");
+/* The layers, with two directories in this one on top. */
+static int overlay(const char *lower, const char *points) {
 	ok(mkdir("fs", 0755), "fs");
 	ok(mkdir("work", 0700), "work");
-	put("definition", "{}");
-	put("state", "{}");
-	int listener = ok(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-	struct sockaddr_un address = {AF_UNIX, "control"};
-	ok(bind(listener, (void *)&address, sizeof address), "bind");
-	ok(listen(listener, 128), "listen");
-
-	/* Its root. */
 	int fs = fsopen("overlay");
 	int layers[] = {open(lower, O_DIRECTORY | O_CLOEXEC), open(points, O_DIRECTORY | O_CLOEXEC),
 		open("fs", O_DIRECTORY | O_CLOEXEC), open("work", O_DIRECTORY | O_CLOEXEC)};
@@ -332,6 +315,60 @@ int main(int count, char **words) {
 	int root = fsmount(fs, DEV);
 	close(fs);
 	for (int i = 0; i < 4; i++) close(layers[i]);
+	return root;
+}
+
+static void remove_overlay(void) {
+	unlink("work/work/incompat/volatile/dirty"), rmdir("work/work/incompat/volatile"), rmdir("work/work/incompat"), rmdir("work/work"), rmdir("work"), rmdir("fs");
+}
+
+static int run_over(char **words) {
+	char *at = words[0], *place = words[3];
+	int target = ok(open(at, O_PATH | O_CLOEXEC), at);
+	ok(mkdir(place, 0700), place);
+	int before = ok(open(".", O_PATH | O_CLOEXEC), ".");
+	ok(chdir(place), place);
+	int root = overlay(words[1], words[2]);
+	attach(root, target);
+	close(root);
+	pid_t child = ok(vfork(), "vfork");
+	if (child == 0) {
+		if (fchdir(before) == 0) execv(words[4], words + 4);
+		_exit(127);
+	}
+	int status;
+	ok(waitpid(child, &status, 0), "wait");
+	ok(syscall(SYS_umount2, at, 2), "umount");
+	remove_overlay();
+	ok(rmdir(place), place);
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+int main(int count, char **words) {
+	int over = count > 1 && strcmp(words[1], "-o") == 0;
+	if (over ? count < 7 : count != 5) return 2;
+	/* Everything is private from here on. */
+	ok(unshare(CLONE_NEWNS), "unshare");
+	ok(syscall(SYS_mount, NULL, "/", NULL, 0x44000, NULL), "make mounts private");
+	if (over) return run_over(words + 2);
+	char *lower = words[1], *points = words[2], *place = words[3], *program = words[4];
+	pthread_t maker, carrier;
+	pthread_create(&maker, NULL, make_network, NULL);
+
+	/* What others see of the container. */
+	ok(mkdir(place, 0700), place);
+	ok(chdir(place), place);
+	int alive = ok(open("alive", O_CREAT | O_RDWR | O_CLOEXEC, 0600), "alive");
+	ok(flock(alive, LOCK_EX | LOCK_NB), "lock");
+	put("definition", "{}");
+	put("state", "{}");
+	int listener = ok(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+	struct sockaddr_un address = {AF_UNIX, "control"};
+	ok(bind(listener, (void *)&address, sizeof address), "bind");
+	ok(listen(listener, 128), "listen");
+
+	/* Its root. */
+	int root = overlay(lower, points);
 	int files = make("tmpfs", (const char *[]){"mode", "0755", NULL}, SUID | DEV | EXEC);
 	const char *const names[] = {"resolv.conf", "hosts", "hostname"};
 	for (int i = 0; i < 3; i++) {
@@ -375,7 +412,7 @@ int main(int count, char **words) {
 	/* Nothing of it stays. */
 	ok(rmdir(group), group);
 	unlink("control"), unlink("state"), unlink("definition"), unlink("alive");
-	unlink("work/work/incompat/volatile/dirty"), rmdir("work/work/incompat/volatile"), rmdir("work/work/incompat"), rmdir("work/work"), rmdir("work"), rmdir("fs");
+	remove_overlay();
 	ok(rmdir(place), place);
 	ok(write(stop_network, &(long){1}, 8), "stop the network");
 	pthread_join(carrier, NULL);

@@ -6,7 +6,13 @@ ready: runs take turns, so what else the machine does hits all of them.
     python3 cli/benches/minimum.py --rbuild PATH --runs 200 --json FILE
 
 The least is `minimum.c`, which makes the same sandbox, network and directory by bare system calls. Root only, because
-that program has no user namespace for others. Needs gcc, `busybox` (static), and `crun` for its row. Prints the least
+that program has no user namespace for others.
+
+crun runs twice: with a bundle as `crun spec` makes it, and with what rbuild's container has besides: namespaces for
+users and cgroups, the filter of system calls that Docker and podman use (podman's file), and an overlay for its root,
+mounted and taken away again by `minimum -o`. Its network is `lo` alone in both.
+
+Needs gcc, `busybox` (static), and for crun's rows `crun` and /usr/share/containers/seccomp.json. Prints the least
 and the median of wall and CPU time (user and system of the whole process and what it started and waited for), in
 milliseconds, and the ratios to the minimum.
 """
@@ -36,6 +42,29 @@ def run(command, env):
     if status:
         raise SystemExit(f"{command}: status {os.waitstatus_to_exitcode(status)}")
     return wall, usage.ru_utime + usage.ru_stime
+
+
+PODMANS_FILTER = Path("/usr/share/containers/seccomp.json")
+
+
+def like_ours(spec):
+    """A bundle's config with what rbuild's container has besides."""
+    spec = json.loads(json.dumps(spec))
+    linux = spec["linux"]
+    have = {namespace["type"] for namespace in linux["namespaces"]}
+    linux["namespaces"] += [{"type": kind} for kind in ("user", "cgroup") if kind not in have]
+    linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": 1 << 31, "size": (1 << 31) - 1}]
+    spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] != "/sys/fs/cgroup"]
+    filter = json.loads(PODMANS_FILTER.read_text())
+    rules = []
+    for rule in filter["syscalls"]:
+        only = rule.get("includes", {})
+        if only.get("caps") or (only.get("arches") and "amd64" not in only["arches"]):
+            continue
+        rules.append({key: rule[key] for key in ("names", "action", "args", "errnoRet") if rule.get(key) is not None})
+    linux["seccomp"] = {"defaultAction": filter["defaultAction"], "defaultErrnoRet": filter.get("defaultErrnoRet", 1),
+                        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "syscalls": rules}
+    return spec
 
 
 def main():
@@ -88,6 +117,15 @@ def main():
             spec["process"].pop("rlimits", None)
             (bundle / "config.json").write_text(json.dumps(spec))
             commands["crun run"] = [crun, "run", "--bundle", str(bundle), "minimum-bench"]
+            if PODMANS_FILTER.exists():
+                like = at / "bundle-like-ours"
+                (like / "rootfs").mkdir(parents=True)
+                (like / "config.json").write_text(json.dumps(like_ours(spec)))
+                commands["crun run, the same isolation"] = [
+                    str(at / "minimum"), "-o", str(like / "rootfs"), str(lower), str(points), str(at / "of-crun"),
+                    crun, "run", "--bundle", str(like), "minimum-bench"]
+            else:
+                print(f"SKIPPED crun with the same isolation: there is no {PODMANS_FILTER}")
         else:
             print("SKIPPED crun: it is not installed")
 
