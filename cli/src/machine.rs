@@ -90,9 +90,8 @@ where
     let mut builder = match threads {
         Threads::One => tokio::runtime::Builder::new_current_thread(),
         Threads::Several => {
-            let cores = std::thread::available_parallelism();
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(cores.map_or(2, |n| n.get().clamp(2, 8)));
+            builder.worker_threads(rbuild_engine::cores().clamp(2, 8));
             builder
         }
     };

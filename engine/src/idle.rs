@@ -1,6 +1,6 @@
 //! Whether cores stand idle, as the kernel counts: what lets the solver start more steps than there are cores.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbuild_solver::{Idle, Jobs};
@@ -11,22 +11,37 @@ const SHORTEST: Duration = Duration::from_millis(25);
 /// Ticks a second in /proc/stat: part of the kernel's interface on every architecture that rbuild runs on.
 const USER_HZ: f64 = 100.0;
 
+/// How many cores this process may use: asked once, for the answer is made of its affinity and of its cgroups' quotas,
+/// ten system calls.
+pub fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
 /// Makes of `--jobs` what the solver takes.
 pub(crate) fn jobs(asked: Option<usize>) -> Jobs {
     match asked {
         Some(jobs) => Jobs::Fixed(jobs),
         None => Jobs::Adaptive {
-            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cores: cores(),
             idle: probe(),
         },
     }
 }
 
-/// Answers with true when, since it was last asked, at least one core's time went by idle.
+/// Answers with true when, since it was last asked, at least one core's time went by idle. The first time it only
+/// begins to look: what is cached never asks.
 fn probe() -> Idle {
-    let last = Mutex::new((Instant::now(), idle_seconds()));
+    let last = Mutex::new(None);
     Arc::new(move || {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = match &mut *last {
+            Some(last) => last,
+            first => {
+                *first = Some((Instant::now(), idle_seconds()));
+                return false;
+            }
+        };
         let elapsed = last.0.elapsed();
         if elapsed < SHORTEST {
             return false;

@@ -3,8 +3,8 @@
 //! eight such steps would take four times as long on two cores as they must.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -39,6 +39,7 @@ impl fmt::Debug for Jobs {
 pub(crate) struct Places {
     regular: Semaphore,
     idle: Option<Idle>,
+    looking: Once,
     extra: AtomicUsize,
     extra_limit: usize,
 }
@@ -73,6 +74,7 @@ impl Places {
         Self {
             regular: Semaphore::new(places),
             idle,
+            looking: Once::new(),
             extra: AtomicUsize::new(0),
             extra_limit: places.saturating_mul(EXTRA_PER_PLACE),
         }
@@ -85,6 +87,10 @@ impl Places {
             return regular.await.ok().map(Place::regular);
         };
         tokio::pin!(regular);
+        // From the first step on it is looked at whether cores are idle.
+        self.looking.call_once(|| {
+            idle();
+        });
         loop {
             tokio::select! {
                 biased;

@@ -41,7 +41,7 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         "PrivilegeReason": reason,
         "Images": engine.images(&[])?.len(),
         "Platform": Platform::host().to_string(),
-        "CPUs": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        "CPUs": rbuild_engine::cores(),
         "KernelVersion": kernel.release().to_string_lossy(),
     });
     for (name, feature) in engine.features() {

@@ -104,10 +104,7 @@ impl Engine {
             let store = Arc::clone(self.store());
             blocking(move || store.temporary_directory()).await?
         };
-        let most = request.jobs.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism();
-            cores.map_or(2, std::num::NonZero::get).max(2)
-        });
+        let most = request.jobs.unwrap_or_else(|| crate::cores().max(2));
         let first = Circumstances {
             jobs: 1,
             umask: 0o022,
