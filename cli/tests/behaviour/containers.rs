@@ -307,6 +307,144 @@ fn killing_the_foreground_leaves_nothing() {
     kit.store_is_whole();
 }
 
+/// What of the machine's a command may leave behind: mounts and network devices as this process sees them, rules of
+/// packet filters where there is a program to ask, cgroups, and what is in the directory for temporary files.
+fn traces(kit: &Kit) -> std::collections::BTreeSet<String> {
+    let mut found = std::collections::BTreeSet::new();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // Others of this machine mount too.
+    let ours = mounts.lines().filter(|line| line.contains("rbuild"));
+    found.extend(ours.map(|line| format!("mount {line}")));
+    let devices = std::fs::read_dir("/sys/class/net").into_iter().flatten();
+    found.extend(devices.map(|device| format!("device {:?}", device.unwrap().file_name())));
+    for (program, arguments) in [
+        ("nft", &["list", "ruleset"][..]),
+        ("iptables-save", &[]),
+        ("ip6tables-save", &[]),
+    ] {
+        if let Ok(output) = Command::new(program).args(arguments).output() {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            // Comments hold the time.
+            let rules = text.lines().filter(|line| !line.starts_with('#'));
+            found.extend(rules.map(|line| format!("rule {line}")));
+        }
+    }
+    let temporary = std::fs::read_dir(kit.path("temporary")).unwrap();
+    found.extend(temporary.map(|entry| format!("temporary {:?}", entry.unwrap().path())));
+    found
+}
+
+/// Processes that have the store of this kit in their environment or command line, and cgroups of processes that are
+/// no more.
+fn remains(kit: &Kit, makers: &[u32]) -> Vec<String> {
+    let store = kit.path("store").display().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let Ok(pid) = entry.unwrap().file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let of = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let both = [of("environ"), of("cmdline")].concat();
+        let line = String::from_utf8_lossy(&of("cmdline")).replace('\0', " ");
+        if String::from_utf8_lossy(&both).contains(&store) || line.contains("3600.0625") {
+            found.push(format!("process {pid}: {line}"));
+        }
+    }
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+    let mut places: Vec<PathBuf> = hierarchies.map(|entry| entry.unwrap().path()).collect();
+    places.push("/sys/fs/cgroup".into());
+    for place in places {
+        for name in left_in(&place) {
+            let own = |pid: &u32| name.starts_with(&format!("rbuild-{pid}-"));
+            if makers.iter().any(own) {
+                found.push(format!("cgroup {}", place.join(&name).display()));
+            }
+        }
+    }
+    found
+}
+
+/// Each signal at several moments of each command. What a killed process had is the kernel's to take away, at once; a
+/// cgroup that nobody else had heard of yet, and files in the store, go with the next command.
+#[test]
+fn whenever_and_however_it_is_killed_nothing_is_left() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    std::fs::create_dir(kit.path("temporary")).unwrap();
+    let dockerfile = "FROM busybox\nRUN echo begun; sleep 3600.0625\n";
+    let build = kit.build_arguments(dockerfile, &["--no-cache"]);
+    kit.must(&["run", "-d", "--name", "entered", "bb", "sleep", "3600.75"]);
+    let before = traces(&kit);
+    let sleep = &["bb", "sleep", "3600.0625"][..];
+    let build = build.iter().map(String::as_str).collect();
+    let with = |first: &[&'static str]| -> Vec<&str> { [first, sleep].concat() };
+    let mut commands = vec![
+        build,
+        with(&["run", "--rm"]),
+        with(&["run", "--rm", "-p", "127.0.0.1:0:80"]),
+        with(&["run", "--rm", "--memory", "64m", "--init"]),
+        ["exec", "entered", "sleep", "3600.0625"].to_vec(),
+    ];
+    if Command::new("crun").arg("--version").output().is_ok() {
+        commands.push(with(&["run", "--rm", "--runtime", "crun"]));
+    }
+    let mut makers = Vec::new();
+    for arguments in &commands {
+        for signal in ["KILL", "TERM", "INT", "HUP"] {
+            for moment in [3, 12, 25, 50, 120, 400] {
+                let mut child = kit
+                    .command(arguments)
+                    .env("TMPDIR", kit.path("temporary"))
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                makers.push(child.id());
+                std::thread::sleep(std::time::Duration::from_millis(moment));
+                let pid = child.id().to_string();
+                let _ = Command::new("kill").args(["-s", signal, &pid]).status();
+                // A container's first process that does not care for a signal goes on: that is as it should be.
+                if signal != "KILL" {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    let _ = child.kill();
+                }
+                child.wait().unwrap();
+            }
+        }
+    }
+    // The one that was killed is not the one behind it: that ends with its container.
+    for moment in [3, 30, 300] {
+        let mut child = kit
+            .command(with(&["run", "-d", "--rm"]))
+            .env("TMPDIR", kit.path("temporary"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(moment));
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    let ids = kit.must(&["ps", "-aq"]).stdout;
+    for id in ids.lines() {
+        kit.must(&["rm", "-f", id]);
+    }
+    kit.must(&["run", "--rm", "bb", "true"]);
+    let mut left = Vec::new();
+    for _ in 0..200 {
+        left = remains(&kit, &makers);
+        left.extend(traces(&kit).difference(&before).cloned());
+        if left.is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(kit.must(&["ps", "-aq"]).stdout, "");
+    kit.store_is_whole();
+}
+
 #[test]
 fn killing_the_process_behind_a_container_ends_it() {
     require_machine!();

@@ -1,6 +1,7 @@
 //! Limits of memory, processors and processes: a cgroup of the command's own, in whichever hierarchy (v2, v1, or both
 //! at once) has the controller. Made only where a limit is asked for.
 
+mod leftovers;
 mod live;
 
 use std::fs::{self, File, OpenOptions};
@@ -301,6 +302,7 @@ impl Drop for Cgroup {
 /// Removes directories of a cgroup.
 pub(super) fn remove<'d>(directories: impl Iterator<Item = &'d Path>) {
     for directory in directories {
+        leftovers::let_go(directory);
         // The last process may still be on its way out.
         for _ in 0..1000 {
             match fs::remove_dir(directory) {
@@ -333,7 +335,7 @@ pub(super) fn doors(directories: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
 fn unique_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("rbuild-{}-{number}", std::process::id())
+    format!("{}{}-{number}", leftovers::PREFIX, std::process::id())
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
@@ -470,7 +472,12 @@ fn make(above: &Path, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(above)?;
     match fs::create_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+        made => {
+            made?;
+            leftovers::claim(directory);
+            leftovers::sweep(above);
+            Ok(())
+        }
     }
 }
 
