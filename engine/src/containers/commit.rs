@@ -1,15 +1,11 @@
 //! `commit`: a container as an image. What it wrote becomes a snapshot on top of its image's.
 
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 
-use rbuild_cache::images::StoredImage;
 use rbuild_cache::{RootDir, Snapshot, SnapshotId};
 use rbuild_executor::sandbox::copy::{self, How, Owners};
-use rbuild_image::compression::Compression;
 use rbuild_image::config::{ContainerConfig, History};
-use rbuild_image::layer::{LayerOptions, layer};
-use rbuild_image::{ImageConfig, Platform, Reference, store_image};
+use rbuild_image::{ImageConfig, Platform, Reference};
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
@@ -19,6 +15,7 @@ use super::diff::{Change, mount_points};
 use super::state::Status;
 use super::time;
 use crate::images::transfer::changed;
+use crate::images::{keep_made, layers_here};
 use crate::{Engine, Error, Result};
 
 /// How an image is made of a container.
@@ -168,17 +165,8 @@ impl Engine {
         top: &Snapshot,
         config: &ImageConfig,
     ) -> Result<String> {
-        let store = Arc::clone(self.store());
-        let options = LayerOptions {
-            compression: Compression::None,
-            oci_media_types: true,
-            clamp_mtime: None,
-        };
-        let chain = store.chain(&top.id)?;
-        let mut layers = Vec::with_capacity(chain.len());
-        for snapshot in &chain {
-            layers.push(layer(&store, &snapshot.id, &options, false)?);
-        }
+        let store = self.store();
+        let layers = layers_here(store, &store.chain(&top.id)?)?;
         let mut config = config.clone();
         // Every layer has an entry, also where the image that had them is gone.
         let described = config
@@ -193,23 +181,9 @@ impl Engine {
             };
             config.history.insert(0, history);
         }
-        let (descriptor, config) = store_image::write(&store, &config, &layers, &[], true)?;
-        store.put_image(&StoredImage {
-            name: request
-                .reference
-                .as_ref()
-                .map(Reference::canonical)
-                .unwrap_or_default(),
-            manifest: descriptor.digest,
-            media_type: descriptor.media_type,
-            size: descriptor.size,
-            config: config.digest,
-            snapshot: Some(top.id.clone()),
-            blobs: layers.iter().map(|layer| layer.digest).collect(),
-            tagged: crate::worker::now(),
-        })?;
-        store.sync()?;
-        Ok(config.digest.to_string())
+        let name = request.reference.as_ref();
+        let id = keep_made(store, &config, &layers, top.id.clone(), name)?;
+        Ok(id.to_string())
     }
 }
 

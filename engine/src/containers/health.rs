@@ -134,7 +134,8 @@ fn run(life: &Life, health: &Healthcheck, limit: Duration) -> Result<(i32, Strin
         _ => "the probe could not be started".to_owned(),
     })?;
     let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let reading = std::thread::Builder::new().name("container-probe".to_owned());
+    let reading = reading.spawn(move || {
         let mut file = std::fs::File::from(output);
         let mut kept = Vec::new();
         let _ = (&mut file).take(MOST_OUTPUT).read_to_end(&mut kept);
@@ -142,6 +143,12 @@ fn run(life: &Life, health: &Healthcheck, limit: Duration) -> Result<(i32, Strin
         // Nobody waits for what comes too late.
         let _ = tell.send(String::from_utf8_lossy(&kept).into_owned());
     });
+    if let Err(error) = reading {
+        // Nobody would read what it says, and the probe would wait for that.
+        entered.signal(Signal::KILL);
+        let _ = entered.wait();
+        return Err(text(error));
+    }
     let pidfd = entered.pidfd().map_err(text)?;
     let deadline = Instant::now() + limit;
     let in_time = loop {

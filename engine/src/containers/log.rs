@@ -67,7 +67,9 @@ impl Log {
         loop {
             let end = match rest.iter().take(MOST).position(|byte| *byte == b'\n') {
                 Some(at) => at + 1,
-                None if rest.len() >= MOST => MOST,
+                None if rest.len() >= MOST => {
+                    whole_characters(rest.get(..MOST).unwrap_or_default())
+                }
                 None => break,
             };
             let (line, after) = rest.split_at(end);
@@ -91,6 +93,26 @@ impl Log {
             }
         }
         self.file.write_all(&text)
+    }
+}
+
+/// How much of a piece can go without its last character being cut; all of it where that is none of UTF-8.
+fn whole_characters(piece: &[u8]) -> usize {
+    let start = piece.len().saturating_sub(4);
+    let last = piece.get(start..).unwrap_or_default();
+    let first = last.iter().rposition(|byte| byte & 0xc0 != 0x80);
+    let Some((at, first)) = first.and_then(|at| Some((at, last.get(at)?))) else {
+        return piece.len();
+    };
+    let length = match first {
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf7 => 4,
+        _ => 1,
+    };
+    match at + length > last.len() {
+        true => start + at,
+        false => piece.len(),
     }
 }
 
@@ -118,6 +140,9 @@ mod tests {
         log.write(Stream::Stderr, b"err\n").unwrap();
         log.write(Stream::Stdout, b"o\n").unwrap();
         log.write(Stream::Stdout, &vec![b'x'; MOST + 3]).unwrap();
+        log.write(Stream::Stderr, "€".repeat(MOST / 3 + 2).as_bytes())
+            .unwrap();
+        log.write(Stream::Stderr, b"\n").unwrap();
         log.finish().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Line> = text
@@ -135,8 +160,11 @@ mod tests {
                 ("stderr", 4),
                 ("stdout", 4),
                 ("stdout", MOST),
+                ("stderr", MOST - MOST % 3),
+                ("stderr", 7),
                 ("stdout", 3)
             ]
         );
+        assert!(!text.contains('\u{fffd}'));
     }
 }

@@ -21,9 +21,12 @@ pub use push::Pushed;
 pub use remove::Removed;
 
 use rbuild_cache::images::StoredImage;
-use rbuild_cache::{ChainId, DiffId, Digest, SnapshotId, Store};
+use rbuild_cache::snapshot::LayerBlob;
+use rbuild_cache::{ChainId, DiffId, Digest, Snapshot, SnapshotId, Store};
+use rbuild_image::compression::Compression;
+use rbuild_image::layer::{LayerOptions, layer};
 use rbuild_image::manifest::{DOCKER_INDEX, Index, OCI_INDEX};
-use rbuild_image::{ImageConfig, Manifest, Platform, Reference};
+use rbuild_image::{ImageConfig, Manifest, Platform, Reference, store_image};
 use serde::Serialize;
 
 use crate::worker::now;
@@ -141,6 +144,42 @@ impl Engine {
         let manifest = self.manifest_of(image)?;
         Ok(manifest.layers.iter().map(|layer| layer.size).collect())
     }
+}
+
+/// The layers of a chain as they are kept here: not made smaller first. Blocking.
+pub(crate) fn layers_here(store: &Store, chain: &[Snapshot]) -> Result<Vec<LayerBlob>> {
+    let options = LayerOptions {
+        compression: Compression::None,
+        oci_media_types: true,
+        clamp_mtime: None,
+    };
+    let layers = chain
+        .iter()
+        .map(|snapshot| layer(store, &snapshot.id, &options, false));
+    Ok(layers.collect::<Result<_, _>>()?)
+}
+
+/// Keeps an image that was made of `top` and what is below it, under a name where it has one. Returns its ID. Blocking.
+pub(crate) fn keep_made(
+    store: &Store,
+    config: &ImageConfig,
+    layers: &[LayerBlob],
+    top: SnapshotId,
+    name: Option<&Reference>,
+) -> Result<Digest> {
+    let (descriptor, config) = store_image::write(store, config, layers, &[], true)?;
+    store.put_image(&StoredImage {
+        name: name.map(Reference::canonical).unwrap_or_default(),
+        manifest: descriptor.digest,
+        media_type: descriptor.media_type,
+        size: descriptor.size,
+        config: config.digest,
+        snapshot: Some(top),
+        blobs: layers.iter().map(|layer| layer.digest).collect(),
+        tagged: now(),
+    })?;
+    store.sync()?;
+    Ok(config.digest)
 }
 
 /// The snapshot of an image's layers, where they are unpacked.

@@ -8,15 +8,13 @@ use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::{Digest, RootDir, Store};
-use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
-use rbuild_image::layer::{LayerOptions, layer};
 use rbuild_image::registry::file;
 use rbuild_image::source::{self, Gathered, Location, Platforms, Progress, Resolved};
-use rbuild_image::{Descriptor, Platform, Reference, store_image, unpack};
+use rbuild_image::{Descriptor, Platform, Reference, unpack};
 use rbuild_parser::Source;
 
-use super::ImportRequest;
+use super::{ImportRequest, keep_made, layers_here};
 use crate::assemble::image_config;
 use crate::lower::{self, HistoryEntry};
 use crate::worker::{blocking, now};
@@ -265,12 +263,7 @@ impl Engine {
         }
         drop(root);
         let snapshot = active.commit(None, now())?;
-        let options = LayerOptions {
-            compression: Compression::None,
-            oci_media_types: true,
-            clamp_mtime: None,
-        };
-        let blob = layer(store, &snapshot.id, &options, false)?;
+        let layers = layers_here(store, std::slice::from_ref(&snapshot))?;
         image.history = vec![HistoryEntry::Own {
             created_by: String::new(),
             layer: true,
@@ -281,24 +274,8 @@ impl Engine {
             entry.created_by = None;
             entry.comment = Some(request.message.clone()).filter(|message| !message.is_empty());
         }
-        let layers = [blob];
-        let (descriptor, config) = store_image::write(store, &config, &layers, &[], true)?;
-        store.put_image(&StoredImage {
-            name: request
-                .reference
-                .as_ref()
-                .map(Reference::canonical)
-                .unwrap_or_default(),
-            manifest: descriptor.digest,
-            media_type: descriptor.media_type,
-            size: descriptor.size,
-            config: config.digest,
-            snapshot: Some(snapshot.id),
-            blobs: layers.iter().map(|layer| layer.digest).collect(),
-            tagged: now(),
-        })?;
-        store.sync()?;
-        Ok(config.digest)
+        let name = request.reference.as_ref();
+        keep_made(store, &config, &layers, snapshot.id, name)
     }
 }
 
