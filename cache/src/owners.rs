@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -50,8 +51,24 @@ enum Ids {
     One,
 }
 
+static HERE: OnceLock<Ids> = OnceLock::new();
+
+/// Has owners and devices written down although this process is in no user namespace with one id: it may not give files
+/// away. Before anything is asked for.
+pub fn record() {
+    // Who has asked already knows the same, or is root.
+    let _ = HERE.set(Ids::One);
+    LIMITED.store(true, Ordering::Relaxed);
+}
+
+static LIMITED: AtomicBool = AtomicBool::new(false);
+
+/// Whether modes count for this process: it has no capability over its own files.
+pub fn limited() -> bool {
+    LIMITED.load(Ordering::Relaxed)
+}
+
 fn ids_here() -> Ids {
-    static HERE: OnceLock<Ids> = OnceLock::new();
     *HERE.get_or_init(|| {
         let mut map = [0; 256];
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -172,7 +189,18 @@ pub fn set(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()> {
     if !has_attributes(stat.st_mode) {
         return Ok(());
     }
-    write(route(fd).as_str(), Record::owner(uid, gid))
+    let (path, record) = (route(fd), Record::owner(uid, gid));
+    match write(path.as_str(), record) {
+        Err(error) if limited() && error.kind() == io::ErrorKind::PermissionDenied => {
+            // Attributes are for whoever may write to the file.
+            let mode = stat.st_mode & 0o7777;
+            rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode | 0o600))?;
+            let written = write(path.as_str(), record);
+            rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode))?;
+            written
+        }
+        written => written,
+    }
 }
 
 /// Sets the owner of a name in an open directory, of a link its own.

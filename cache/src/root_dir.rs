@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -37,12 +38,15 @@ pub(crate) use node::{read_growing, split_names};
 pub use place::Place;
 pub use remove::remove_tree_at;
 
+use crate::store::TemporaryDirectory;
 use crate::tree::Kind;
 
 /// Owns the descriptor of a root.
 #[derive(Debug)]
 pub struct RootDir {
     fd: OwnedFd,
+    /// What goes when nobody looks at it any more.
+    kept: Option<Arc<TemporaryDirectory>>,
 }
 
 /// How paths are resolved.
@@ -67,12 +71,22 @@ impl RootDir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             fd: rustix::fs::open(path, flags, Mode::empty())?,
+            kept: None,
         })
     }
 
     /// Takes a descriptor of a directory, for instance of a detached mount.
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd, kept: None }
+    }
+
+    /// Of a temporary directory, which lasts as long as this.
+    #[must_use]
+    pub fn keeping(self, directory: Arc<TemporaryDirectory>) -> Self {
+        Self {
+            kept: Some(directory),
+            ..self
+        }
     }
 
     pub fn into_fd(self) -> OwnedFd {
@@ -82,6 +96,7 @@ impl RootDir {
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             fd: self.fd.try_clone()?,
+            kept: self.kept.clone(),
         })
     }
 

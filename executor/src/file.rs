@@ -27,6 +27,8 @@ use data::Cloning;
 pub use packed::{Least, Packing, Reader};
 use run::Run;
 
+use crate::host;
+use crate::merged::Files;
 use crate::overlay::Lowers;
 
 /// Where sources come from.
@@ -288,7 +290,18 @@ impl Executor {
         let Base { id, created } = base;
         let active = self.store.prepare()?;
         let cloning = Cloning::default();
-        let root = if id.is_some() {
+        // What is unpacked may change files that are there.
+        let files = if actions.iter().all(Action::needs_no_files) {
+            Files::Linked
+        } else {
+            Files::Copied
+        };
+        let merged = (id.is_some() && host::without_namespaces())
+            .then(|| lowers.merged(&self.store, files))
+            .transpose()?;
+        let root = if let Some(merged) = &merged {
+            merged.root()?
+        } else if id.is_some() {
             RootDir::from_fd(lowers.writable(&self.store, &active)?)
         } else {
             self.writable(None, &active)?
@@ -315,6 +328,9 @@ impl Executor {
                 return Ok(None);
             };
             drop(root);
+            if let Some(merged) = merged {
+                merged.into_layer(active.upper())?;
+            }
             let Some(whole) = pending.complete(active.upper())? else {
                 return Ok(None);
             };
@@ -325,7 +341,10 @@ impl Executor {
             let packing = Packing::new(from, active, whole, id, created);
             return Ok(Some(Made::Packing(Box::new(packing))));
         }
-        let direct = direct::prepare(&run, actions, inputs, &cloning, active.upper())?;
+        let direct = match merged {
+            None => direct::prepare(&run, actions, inputs, &cloning, active.upper())?,
+            Some(_) => None,
+        };
         if direct.is_none() {
             for action in actions {
                 run.action(action)?;
@@ -333,6 +352,9 @@ impl Executor {
         }
         // Takes the overlay away.
         drop(root);
+        if let Some(merged) = merged {
+            merged.into_layer(active.upper())?;
+        }
         let written = direct.map(direct::Direct::copy).transpose()?;
         let written = written.unwrap_or_default();
         if !lowers.has_outlines() {

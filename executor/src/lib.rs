@@ -4,6 +4,7 @@
 //! * [`host`]: private namespaces of the whole process, id maps, the spawner;
 //! * [`network`]: private networks;
 //! * `mapped`: files as a user namespace of root's commands sees them;
+//! * `merged`: a chain of snapshots where nothing can be mounted;
 //! * [`overlay`]: a chain of snapshots as a detached mount;
 //! * [`spec`]: what a command is to be given; [`sandbox`]: how it is given that, step by step;
 //! * `emulation`: other users, where there is one id;
@@ -17,6 +18,7 @@ mod emulation;
 pub mod file;
 pub mod host;
 mod mapped;
+mod merged;
 pub mod network;
 pub mod overlay;
 pub mod sandbox;
@@ -69,6 +71,13 @@ impl Executor {
 
     /// What this machine has for sandboxes: name, and what there is of it or why there is none. Tries each; blocking.
     pub fn features(&self) -> Vec<(&'static str, Result<String, String>)> {
+        if self.host.privilege() == host::Privilege::Without {
+            let overlay = overlay::features(&self.store).map(str::to_owned);
+            return vec![
+                ("Commands", Err("RUN and `run` need namespaces".to_owned())),
+                ("Overlay", overlay.map_err(|error| error.to_string())),
+            ];
+        }
         let network = network::Private::start(&self.host, spec::Users::Own);
         let network = network
             .map(|_| "private".to_owned())

@@ -17,13 +17,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
+use crate::host;
 use crate::mapped::Mapped;
+use crate::merged::{Files, Merged};
 
 /// The kernel's own limit on lower layers.
 const MOST_LAYERS: usize = 500;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot mount the layers of a root: {step}")]
+#[error("cannot bring the layers of a root together: {step}")]
 pub struct Error {
     pub step: String,
     #[source]
@@ -31,7 +33,7 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(
+    pub(crate) fn new(
         step: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
@@ -44,7 +46,14 @@ impl Error {
 
 /// Read-only view of a chain.
 pub fn view(store: &Store, snapshot: Option<&SnapshotId>) -> Result<RootDir, Error> {
+    if host::without_namespaces() {
+        return merged(store, &lower_directories(store, snapshot)?);
+    }
     view_in(store, snapshot, None).map(RootDir::from_fd)
+}
+
+fn merged(store: &Store, lowers: &[PathBuf]) -> Result<RootDir, Error> {
+    Merged::of(store, lowers, Files::Linked)?.root()
 }
 
 /// As [`view`], with the ids that a user namespace has for everybody.
@@ -68,6 +77,12 @@ pub(crate) fn mapped_view(store: &Store, mapped: &Mapped) -> Result<(), Error> {
 
 /// How this kernel is told the layers of a mount; mounts an empty root to find out.
 pub fn features(store: &Store) -> Result<&'static str, Error> {
+    if host::without_namespaces() {
+        return Err(Error {
+            step: "nothing can be mounted here; layers are merged file by file".into(),
+            source: None,
+        });
+    }
     view(store, None)?;
     Ok(match DIALECT.load(Ordering::Relaxed) {
         0 => "layers by descriptors (Linux 6.13)",
@@ -85,6 +100,9 @@ pub fn view_with(
 ) -> Result<RootDir, Error> {
     let mut lowers = vec![top.to_owned()];
     lowers.extend(lower_directories(store, snapshot)?);
+    if host::without_namespaces() {
+        return merged(store, &lowers);
+    }
     if lowers.len() < 2 {
         lowers.extend(empty_layers(store)?.into_iter().take(1));
     }
@@ -172,6 +190,11 @@ impl Lowers {
     pub(crate) fn hides_file(&self, path: &[u8]) -> bool {
         let hides = |tree: &Arc<Tree>| tree.get(path).is_some_and(|it| it.kind == Kind::File);
         self.outlined.iter().any(hides)
+    }
+
+    /// What there is in place of [`Lowers::writable`] where nothing can be mounted.
+    pub(crate) fn merged(&self, store: &Store, files: Files) -> Result<Merged, Error> {
+        Merged::of(store, &self.directories, files)?.watched()
     }
 
     /// As [`writable`].

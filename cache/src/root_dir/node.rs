@@ -44,6 +44,12 @@ pub struct Metadata {
 impl Metadata {
     pub(crate) fn of(stat: &Statx) -> Self {
         use rustix::fs::FileType;
+        // Whoever this process is stands for root, as in a user namespace with one id.
+        let (uid, gid) = if crate::owners::limited() {
+            (0, 0)
+        } else {
+            (stat.stx_uid, stat.stx_gid)
+        };
         Self {
             kind: match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
                 FileType::Directory => Kind::Directory,
@@ -55,8 +61,8 @@ impl Metadata {
                 _ => Kind::File,
             },
             mode: u32::from(stat.stx_mode) & 0o7777,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
+            uid,
+            gid,
             device: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
             size: stat.stx_size,
             allocated: stat.stx_blocks.saturating_mul(512),

@@ -30,6 +30,7 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         Privilege::Root => "root",
         Privilege::Subordinate => "rootless, with subordinate ids",
         Privilege::SingleId => "rootless, with one id",
+        Privilege::Without => "without namespaces",
     };
     let reason = host.reason().to_owned();
     let engine = machine::open(host, options)?;

@@ -10,10 +10,15 @@ const MASKED: &str =
     "mount -t tmpfs none /proc/irq && exec unshare --user --map-root-user --mount \"$0\" \"$@\"";
 
 fn masked(kit: &Kit, arguments: &[String]) -> Output {
+    inside(kit, MASKED, arguments)
+}
+
+/// Runs rbuild by a script in a user namespace with one id.
+fn inside(kit: &Kit, script: &str, arguments: &[String]) -> Output {
     let plain = kit.command(arguments);
     let mut command = Command::new("unshare");
     command
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", MASKED])
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
         .arg(plain.get_program())
         .args(plain.get_args())
         .current_dir(plain.get_current_dir().unwrap())
@@ -27,17 +32,14 @@ fn masked(kit: &Kit, arguments: &[String]) -> Output {
     kit.finish(command.spawn().unwrap())
 }
 
-fn can_mask(test: &str) -> bool {
+fn can(test: &str, script: &str, why: &str) -> bool {
     let probe = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", MASKED])
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
         .arg("true")
         .output();
     let can = probe.is_ok_and(|output| output.status.success());
     if !can {
-        skipped(
-            test,
-            "nothing can be mounted in /proc of a user namespace here",
-        );
+        skipped(test, why);
     }
     can
 }
@@ -69,7 +71,8 @@ fn where_proc_is_masked_commands_have_the_one_that_is_there_and_see_nothing_of_o
     const TEST: &str =
         "where_proc_is_masked_commands_have_the_one_that_is_there_and_see_nothing_of_others";
     require_machine!();
-    if !can_mask(TEST) {
+    const WHY: &str = "nothing can be mounted in /proc of a user namespace here";
+    if !can(TEST, MASKED, WHY) {
         return;
     }
     let kit = Kit::new();
@@ -118,4 +121,108 @@ fn where_proc_is_masked_commands_have_the_one_that_is_there_and_see_nothing_of_o
     );
     let check = masked(&kit, &words(&["store", "check"])).success();
     assert_eq!(check.stdout, "The store is whole.\n");
+}
+
+/// Where no namespaces can be made, as root of a container with all it has, and as somebody who may nothing.
+const FORBIDDEN: [&str; 2] = [
+    "cd /proc/sys/user && for limit in max_*_namespaces; do echo 0 > $limit; done && cd - > /dev/null && exec \"$0\" \"$@\"",
+    "cd /proc/sys/user && for limit in max_*_namespaces; do echo 0 > $limit; done && echo 1 > max_user_namespaces && \
+     cd - > /dev/null && exec unshare --user --map-user=1000 --map-group=1000 \"$0\" \"$@\"",
+];
+
+#[test]
+fn without_namespaces_images_are_made_of_files_alone() {
+    const TEST: &str = "without_namespaces_images_are_made_of_files_alone";
+    const WHY: &str = "limits of namespaces cannot be set here";
+    require_machine!();
+    if !FORBIDDEN.iter().all(|script| can(TEST, script, WHY)) {
+        return;
+    }
+    let kit = Kit::new();
+    kit.context(&[
+        ("a", "a"),
+        ("d/one/two", "two"),
+        ("d/one/three", "three"),
+        ("archive/etc/below/x", "x"),
+    ]);
+    for (path, mode) in [
+        ("d/one/three", 0o444),
+        ("d/one", 0o555),
+        ("archive/etc/below", 0o500),
+    ] {
+        let path = kit.path("context").join(path);
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let tar = Command::new("tar")
+        .args([
+            "--owner=7",
+            "--group=8",
+            "-C",
+            "context/archive",
+            "-cf",
+            "context/a.tar",
+            ".",
+        ])
+        .current_dir(kit.path("context").parent().unwrap())
+        .status();
+    assert!(tar.unwrap().success());
+    let dockerfile = "FROM busybox AS base\nCOPY --chown=5:6 a /etc/dir/a\nCOPY d /etc/dir/\n\
+        COPY --chmod=0444 --chown=5 a /etc/dir/b\nCOPY a /etc/dir/b\nCOPY a /etc/dir/one/new\n\
+        WORKDIR /work/here\n\
+        FROM base\nADD a.tar /\nCOPY --from=base /etc /etc2\nCOPY a /etc2/dir/one/two\n\
+        COPY <<END /etc/passwd\njoe:x:33:44::/:/bin/sh\nEND\nCOPY --chown=joe a /work/here/joe\n";
+    let digest = |store: &str, script: Option<&str>| {
+        let more = [
+            "-q",
+            "-t=app",
+            "--build-arg=SOURCE_DATE_EPOCH=1700000000",
+            "--output=type=image,rewrite-timestamp=true",
+        ];
+        let mut arguments = vec!["--root".to_owned(), store.to_owned()];
+        arguments.extend(kit.build_arguments(dockerfile, &more));
+        let output = match script {
+            Some(script) => inside(&kit, script, &arguments),
+            None => kit.finish(kit.command(&arguments).spawn().unwrap()),
+        };
+        output.success().stdout
+    };
+    let usual = digest("usual", None);
+    assert!(usual.starts_with("sha256:"), "{usual}");
+    for (index, script) in FORBIDDEN.iter().enumerate() {
+        let store = format!("forbidden-{index}");
+        let rbuild = |arguments: &[&str]| {
+            let mut all = words(&["--root", &store]);
+            all.extend(words(arguments));
+            inside(&kit, script, &all)
+        };
+        let info = rbuild(&["info"]).success();
+        assert!(
+            info.stdout.contains("\nPrivilege: without namespaces\n"),
+            "{info}"
+        );
+        assert_eq!(digest(&store, Some(script)), usual, "{script}");
+        for arguments in [
+            &["images"][..],
+            &["image", "inspect", "app"],
+            &["history", "app"],
+            &["tag", "app", "other"],
+            &["save", "-o", "saved.tar", "app"],
+            &["rmi", "app"],
+            &["load", "-i", "saved.tar"],
+            &["du"],
+            &["build", "--check", "context"],
+        ] {
+            rbuild(arguments).success();
+        }
+        let refused = rbuild(&["run", "--rm", "other", "true"]);
+        assert_eq!(refused.code, 125, "{refused}");
+        assert!(refused.stderr.contains("needs namespaces"), "{refused}");
+        std::fs::write(kit.path("context/Run"), "FROM other\nRUN true\n").unwrap();
+        let refused = rbuild(&["build", "-f", "context/Run", "context"]);
+        assert_eq!(refused.code, 1, "{refused}");
+        assert!(refused.stderr.contains("needs namespaces"), "{refused}");
+        let check = rbuild(&["store", "check"]).success();
+        assert_eq!(check.stdout, "The store is whole.\n");
+        rbuild(&["prune", "-af"]).success();
+    }
 }

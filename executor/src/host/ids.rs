@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use super::{InitError, Privilege};
 use crate::sys::{self, Forked};
@@ -37,6 +37,18 @@ struct Ranges {
 pub(super) fn enter_user_namespace() -> Result<(Privilege, String), InitError> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
+    let capable = || {
+        rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETFCAP))
+    };
+    if uid == 0 && !capable() {
+        // It would be in one by then, with no ids.
+        return Err(InitError {
+            step: "map the ids of a user namespace",
+            advice: "root of a container needs CAP_SETFCAP for that; every other user may do so",
+            source: rustix::io::Errno::PERM.into(),
+        });
+    }
     let why = match ranges(uid) {
         Ok(ranges) => {
             if with_ranges(uid, gid, &ranges)? {
@@ -67,7 +79,7 @@ pub(super) fn enter_user_namespace() -> Result<(Privilege, String), InitError> {
 fn unshare_user() -> Result<(), InitError> {
     sys::unshare(UnshareFlags::NEWUSER).map_err(|source| InitError {
         step: "make a user namespace",
-        advice: "this system does not let ordinary users do so: see the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or run as root",
+        advice: "this system does not let ordinary users do so: see the sysctls user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, and in a container its seccomp profile",
         source,
     })
 }

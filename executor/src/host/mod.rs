@@ -4,6 +4,7 @@ mod ids;
 mod inside;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rbuild_cache::ids::Ids;
@@ -23,6 +24,16 @@ pub enum Privilege {
     Subordinate,
     /// An ordinary user without: a user namespace with one id; other users are emulated.
     SingleId,
+    /// No namespaces: nothing is mounted, and no commands are run.
+    Without,
+}
+
+/// Whether this process is in no namespaces of its own.
+static WITHOUT: AtomicBool = AtomicBool::new(false);
+
+/// Whether nothing can be mounted: see [`Privilege::Without`].
+pub(crate) fn without_namespaces() -> bool {
+    WITHOUT.load(Ordering::Relaxed)
 }
 
 /// Made once by [`init`]; cheap to clone.
@@ -55,7 +66,10 @@ pub struct InitError {
 pub fn init() -> Result<Host, InitError> {
     single_threaded()?;
     recent_kernel()?;
-    let (privilege, reason) = enter()?;
+    let (privilege, reason) = match enter() {
+        Err(error) => without(error)?,
+        Ok(entered) => entered,
+    };
     let spawner = spawner::start().map_err(|source| InitError {
         step: "start the process that starts commands",
         advice: "the limit of processes may be reached",
@@ -123,6 +137,31 @@ fn recent_kernel() -> Result<(), InitError> {
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|character: char| !character.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Root of a container has these, and with them the owners and devices that files are to have.
+const FILES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::MKNOD);
+
+/// Goes on without what could not be entered, where this process is still whom it was.
+fn without(error: InitError) -> Result<(Privilege, String), InitError> {
+    let unmapped = std::fs::read("/proc/self/uid_map").is_ok_and(|map| map.is_empty());
+    if unmapped {
+        return Err(error);
+    }
+    let sets = rustix::thread::capabilities(None);
+    let owns = rustix::process::geteuid().is_root()
+        && sets.is_ok_and(|sets| sets.effective.contains(FILES));
+    if !owns {
+        rbuild_cache::owners::record();
+    }
+    WITHOUT.store(true, Ordering::Relaxed);
+    let why = format!("cannot {}: {}; {}", error.step, error.source, error.advice);
+    Ok((Privilege::Without, why))
 }
 
 fn enter() -> Result<(Privilege, String), InitError> {

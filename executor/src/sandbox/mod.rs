@@ -38,6 +38,7 @@ mod wait;
 use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::Privilege;
 use crate::overlay::Below;
 use crate::spec::{Exec, Exit, Stdio};
 use crate::{Executor, wire};
@@ -189,6 +190,13 @@ impl Executor {
     ) -> Result<wait::Started, ExecError> {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
+        }
+        if self.host.privilege() == Privilege::Without {
+            return Err(setup(
+                "run a command, which needs namespaces and mounts that are forbidden here: in a container they need \
+                 `--security-opt seccomp=unconfined`, and `apparmor=unconfined` where there is AppArmor",
+                self.host.reason(),
+            ));
         }
         let executor = self.clone();
         let (streams, inside) =

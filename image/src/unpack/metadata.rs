@@ -31,6 +31,11 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// Permission bits.
+    pub(super) fn mode(&self) -> u32 {
+        self.mode
+    }
+
     /// Sets all but the time on an open file or directory.
     pub(super) fn apply_to(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
         let (uid, gid) = self.owner;

@@ -43,6 +43,8 @@ pub(super) struct Placer<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Set when everything is in them. Paths are relative to the root, without dots.
     directory_times: BTreeMap<Vec<u8>, (i64, u32)>,
+    /// Likewise, of those that could not be worked in until then ([`owners::limited`]).
+    directory_modes: BTreeMap<Vec<u8>, u32>,
     open: Open,
     buffer: Vec<u8>,
 }
@@ -78,6 +80,7 @@ impl<'a> Placer<'a> {
             what,
             parent: None,
             directory_times: BTreeMap::new(),
+            directory_modes: BTreeMap::new(),
             open: Open::default(),
             buffer: Vec::new(),
         }
@@ -155,7 +158,33 @@ impl<'a> Placer<'a> {
                 }
             }
         }
+        // Innermost first: what lies in one of them must be reached.
+        for (path, mode) in std::mem::take(&mut self.directory_modes).into_iter().rev() {
+            let there = self.root.node(path_of(&path), self.resolve());
+            let there = there.and_then(|node| Ok((node.metadata()?.kind, node)));
+            if let Ok((rbuild_cache::tree::Kind::Directory, node)) = there {
+                node.set_mode(mode).map_err(|source| Error::Io {
+                    action: "set the mode of",
+                    path: shown(&path),
+                    source,
+                })?;
+            }
+        }
         Ok(self.open)
+    }
+
+    /// What a directory gets at first, and what only in the end.
+    fn dress(&mut self, fd: BorrowedFd<'_>, path: &[u8], metadata: &Metadata<'_>) -> Result<()> {
+        metadata.apply_to(fd, path)?;
+        self.directory_modes.remove(path);
+        let mode = metadata.mode();
+        if owners::limited() && mode & 0o700 != 0o700 {
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(mode | 0o700))
+                .map_err(io("set the mode of", path))?;
+            self.directory_modes.insert(path.to_vec(), mode);
+        }
+        self.directory_times.insert(path.to_vec(), metadata.mtime);
+        Ok(())
     }
 
     fn resolve(&self) -> Resolve {
@@ -188,9 +217,7 @@ impl<'a> Placer<'a> {
             return Ok(());
         }
         let fd = self.open_directory(b"")?;
-        Metadata::of(entry, None).apply_to(fd.as_fd(), b"/")?;
-        self.directory_times.insert(Vec::new(), entry.mtime);
-        Ok(())
+        self.dress(fd.as_fd(), b"", &Metadata::of(entry, None))
     }
 
     fn open_directory(&self, path: &[u8]) -> Result<OwnedFd> {
@@ -361,12 +388,10 @@ impl<'a> Placer<'a> {
                 .map_err(io("make the directory", path))?;
         }
         let fd = self.open_child(name, path)?;
-        metadata.apply_to(fd.as_fd(), path)?;
         if opaque {
             mark_opaque(fd.as_fd(), path)?;
         }
-        self.directory_times.insert(path.to_vec(), metadata.mtime);
-        Ok(())
+        self.dress(fd.as_fd(), path, metadata)
     }
 
     fn file(
