@@ -127,7 +127,7 @@ impl Context {
         let mut found = find::find(self, wanted)?;
         found.sort_unstable_by(|one, other| path_order(&one.entry.path, &other.entry.path));
         found.dedup_by(|one, other| one.entry.path == other.entry.path);
-        let mut found = without_empty_excluded(found);
+        drop_empty_excluded(&mut found);
         number_hard_links(&mut found);
         let mut cache = self.store.stat_cache(&self.path);
         let is_changed = hash::fill_in(&self.root, &mut found, &mut cache)?;
@@ -192,18 +192,26 @@ impl Found {
 }
 
 /// Drops excluded directories that hold nothing. `found` is in tree order.
-fn without_empty_excluded(found: Vec<Found>) -> Vec<Found> {
-    let mut kept: Vec<Found> = Vec::with_capacity(found.len());
-    for found in found.into_iter().rev() {
-        let holds_something = kept
-            .last()
-            .is_some_and(|below| is_at_or_below(&below.entry.path, &found.entry.path));
-        if !found.excluded || holds_something {
-            kept.push(found);
+fn drop_empty_excluded(found: &mut Vec<Found>) {
+    // What is kept and follows.
+    let mut next: Option<usize> = None;
+    let mut doomed: Vec<usize> = Vec::new();
+    for (place, one) in found.iter().enumerate().rev() {
+        let below = next.and_then(|next| found.get(next));
+        let holds_something =
+            below.is_some_and(|below| is_at_or_below(&below.entry.path, &one.entry.path));
+        if !one.excluded || holds_something {
+            next = Some(place);
+        } else {
+            doomed.push(place);
         }
     }
-    kept.reverse();
-    kept
+    let mut place = 0;
+    found.retain(|_| {
+        let is_doomed = doomed.pop_if(|doomed| *doomed == place).is_some();
+        place += 1;
+        !is_doomed
+    });
 }
 
 /// Files with several names in the tree get the same number, from 1 in the order of their first names.

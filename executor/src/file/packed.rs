@@ -306,6 +306,8 @@ impl Pending<'_> {
                 (entry.size, entry.content, *place) = (top.size, top.content, 0);
             }
         } else {
+            let files = self.source.entries.iter();
+            all.reserve_exact(files.filter(|it| it.kind != Kind::Directory).count());
             for (place, entry) in self.source.entries.iter().enumerate().skip(1) {
                 let place = u32::try_from(place).ok().filter(|it| *it != IN_DIRECTORY);
                 let Some(place) = place else {
@@ -333,7 +335,9 @@ impl Pending<'_> {
             }
         }
         number_hard_links(&mut all);
-        let (entries, places) = all.into_iter().unzip();
+        let places = all.iter().map(|(_, place)| *place).collect();
+        // In place: there may be very many.
+        let entries = all.into_iter().map(|(entry, _)| entry).collect();
         Ok(Some((Tree { entries }, places)))
     }
 

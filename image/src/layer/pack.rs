@@ -34,7 +34,7 @@ pub trait FilesReader {
 /// Larger files are not read ahead.
 const SMALL_BYTES: u64 = 256 << 10;
 /// What one thread reads at once: so many bytes or entries.
-const PORTION_BYTES: u64 = 512 << 10;
+const PORTION_BYTES: u64 = 256 << 10;
 const PORTION_ENTRIES: usize = 128;
 /// So many portions are read at the same time, and as many wait to be written.
 const PORTIONS: usize = 4;
@@ -175,12 +175,14 @@ impl Packer<'_> {
     }
 
     fn read(&self, portion: Range<usize>) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        let length = |place: usize| {
+            let length = self.tree.entries.get(place).and_then(small)?;
+            (self.carries(place) && self.files.has(place)).then_some(length)
+        };
+        let mut bytes = Vec::with_capacity(portion.clone().filter_map(length).sum());
         let mut reader = self.files.reader();
         for place in portion {
-            let entry = self.tree.entries.get(place);
-            let is_small = entry.and_then(small).is_some();
-            if is_small && self.carries(place) && self.files.has(place) {
+            if length(place).is_some() {
                 reader.read(place, &mut |piece| {
                     bytes.extend_from_slice(piece);
                     Ok(())

@@ -11,7 +11,7 @@ use sha2::Digest as _;
 use crate::compression::Compressor;
 use crate::error::{Error, Result};
 
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
 const CHUNKS_UNDER_WAY: usize = 4;
 
 type Chunk = Arc<Vec<u8>>;
