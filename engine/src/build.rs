@@ -20,6 +20,7 @@ use rbuild_parser::Source;
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::Ahead;
 use crate::context::Context;
 use crate::event::{Event, Sink};
 use crate::evidence::{Capture, Pins};
@@ -98,6 +99,7 @@ impl Engine {
             publisher,
             request,
             outputs,
+            ahead: begun.worker.ahead.clone(),
             plan: Arc::clone(&begun.plan),
             events: Arc::clone(&events),
             carried,
@@ -193,11 +195,17 @@ impl Engine {
             self.worker(&request, &lowered, &plan, contexts, &images, events, &pins)?;
         worker.imports = caches.imports.clone();
         worker.exports = caches.exports.clone();
-        worker.packs = output::form_of_layers(&request, outputs)
-            .and_then(|options| Packs::new(&lowered.graph, &lowered.needed(), options));
+        let form = output::form_of_layers(&request, outputs);
+        worker.packs =
+            form.and_then(|options| Packs::new(&lowered.graph, &lowered.needed(), options));
         if output::makes_layers(&request, outputs) {
             let tops = lowered.images.iter().filter_map(|image| image.vertex);
             worker.layers = layering::spine(&lowered.graph, tops);
+            let limit = request.max_layers.unwrap_or(layering::LAYERS_LIMIT);
+            let is_usual = |image: &lower::LoweredImage| image.layers() <= limit;
+            worker.ahead = form
+                .filter(|_| lowered.images.iter().all(is_usual))
+                .map(|options| Arc::new(Ahead::new(self.executor.store(), options)));
         }
         let worker = Arc::new(worker);
         Ok(Begun {
@@ -253,6 +261,7 @@ impl Engine {
             left: Mutex::default(),
             imports: None,
             exports: None,
+            ahead: None,
             packs: None,
             seen: Mutex::default(),
             layers: HashSet::new(),

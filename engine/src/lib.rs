@@ -5,6 +5,7 @@
 //! worker of `worker` → `assemble` → `output`. `shared_cache`: results of other machines. `context` and `select` say what COPY and ADD name; `fetch` and
 //! `remote_context` bring what is elsewhere.
 
+mod ahead;
 mod assemble;
 mod build;
 mod cache_mounts;

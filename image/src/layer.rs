@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::ids::Crossing;
 use rbuild_cache::root_dir::{Resolve, path_of};
@@ -110,6 +111,17 @@ pub fn layer(
     options: &LayerOptions,
     force: bool,
 ) -> Result<LayerBlob> {
+    layer_while(store, snapshot, options, force, &AtomicBool::new(true))
+}
+
+/// As [`layer`]; ends with an error, and leaves nothing, soon after it is not wanted any more.
+pub fn layer_while(
+    store: &Store,
+    snapshot: &SnapshotId,
+    options: &LayerOptions,
+    force: bool,
+    wanted: &AtomicBool,
+) -> Result<LayerBlob> {
     if !force && let Some(mut blob) = store.layer_blob(snapshot, IMAGE_VARIANT)? {
         blob.media_type = media_type_in(&blob.media_type, options.oci_media_types);
         return Ok(blob);
@@ -118,7 +130,7 @@ pub fn layer(
     let mut blob = match store.layer_blob(snapshot, &variant)? {
         Some(blob) => blob,
         None => {
-            let blob = make(store, snapshot, options)?;
+            let blob = make(store, snapshot, options, wanted)?;
             store.set_layer_blob(snapshot, &variant, &blob)?;
             blob
         }
@@ -147,7 +159,7 @@ pub fn layer_here(
     let mut blob = match known.filter(|blob| store.has_blob(&blob.digest)) {
         Some(blob) => blob,
         None => {
-            let blob = make(store, snapshot, options)?;
+            let blob = make(store, snapshot, options, &AtomicBool::new(true))?;
             store.set_layer_blob(snapshot, &variant, &blob)?;
             blob
         }
@@ -185,7 +197,31 @@ pub fn in_layer(tree: &Tree) -> Tree {
     tree
 }
 
-fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<LayerBlob> {
+/// Fails when nobody wants any more what is written to it.
+struct WhileWanted<'a> {
+    output: &'a mut dyn Write,
+    wanted: &'a AtomicBool,
+}
+
+impl Write for WhileWanted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if !self.wanted.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("it was cancelled"));
+        }
+        self.output.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.output.flush()
+    }
+}
+
+fn make(
+    store: &Store,
+    snapshot: &SnapshotId,
+    options: &LayerOptions,
+    wanted: &AtomicBool,
+) -> Result<LayerBlob> {
     if let Some(blob) = repack::repack(store, snapshot, options)? {
         return Ok(blob);
     }
@@ -193,8 +229,8 @@ fn make(store: &Store, snapshot: &SnapshotId, options: &LayerOptions) -> Result<
     let root = open_root(store, snapshot)?;
     let total: u64 = tree.entries.iter().map(|entry| entry.size).sum();
     let write = |output: &mut dyn Write| -> Result<()> {
-        let mut entries =
-            EntryWriter::new(Writer::new(output), options.clamp_mtime, Archive::Layer);
+        let output = Writer::new(WhileWanted { output, wanted });
+        let mut entries = EntryWriter::new(output, options.clamp_mtime, Archive::Layer);
         for entry in &tree.entries {
             entries.write(entry, &root, 0)?;
         }

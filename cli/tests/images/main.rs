@@ -6,6 +6,7 @@
 mod kit;
 mod layout;
 
+mod ahead;
 mod bases;
 mod lists;
 mod manifests;

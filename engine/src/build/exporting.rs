@@ -6,6 +6,7 @@ use std::time::Instant;
 use rbuild_cache::{Snapshot, Store};
 
 use super::plan::Plan;
+use crate::ahead::Ahead;
 use crate::assemble::Solved;
 use crate::event::{Event, Sink, StepId};
 use crate::evidence::{Capture, Evidence};
@@ -51,6 +52,8 @@ pub(super) struct Exporting {
     pub(super) publisher: output::Publisher,
     pub(super) request: Arc<BuildRequest>,
     pub(super) outputs: Vec<Output>,
+    /// What has begun to make their layers.
+    pub(super) ahead: Option<Arc<Ahead>>,
     pub(super) plan: Arc<Plan>,
     pub(super) events: Arc<dyn Sink>,
     /// The records that the images are to carry.
@@ -158,6 +161,9 @@ impl Exporting {
         };
         // The layers of all outputs are made in the first one's step: nothing may leave before everything is whole.
         let mut began = begin(self.plan.exports.first());
+        if let Some(ahead) = &self.ahead {
+            ahead.finish();
+        }
         let (store, request, outputs) = (&self.store, &self.request, &self.outputs);
         let assembled = output::assemble_all(store, solved, request, outputs, evidence)?;
         for (place, (output, image)) in outputs.iter().zip(&assembled).enumerate() {

@@ -174,6 +174,13 @@ pub struct LoweredImage {
 }
 
 impl LoweredImage {
+    /// How many layers it has if none are merged.
+    pub fn layers(&self) -> usize {
+        let is_layer =
+            |entry: &&HistoryEntry| matches!(entry, HistoryEntry::Own { layer: true, .. });
+        self.base_layers + self.history.iter().filter(is_layer).count()
+    }
+
     /// What has to be solved for it: the root, then those that are listed besides.
     pub fn targets(&self) -> impl Iterator<Item = VertexId> {
         let scans = self.scans.iter().filter_map(|scan| scan.vertex);

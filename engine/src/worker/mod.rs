@@ -34,6 +34,7 @@ use rbuild_image::source::Resolved;
 use rbuild_solver::{Graph, VertexId};
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::Ahead;
 use crate::build::debugging::Left;
 use crate::context::{Context, Wanted};
 use crate::event::{Event, Sink, StepId};
@@ -132,6 +133,8 @@ pub(crate) struct Worker {
     pub(crate) seen: Mutex<HashSet<Digest>>,
     /// The vertices whose own layers are in an image that is made.
     pub(crate) layers: HashSet<VertexId>,
+    /// Makes them as soon as they can be.
+    pub(crate) ahead: Option<Arc<Ahead>>,
     /// Which results are needed as layers only.
     pub(crate) packs: Option<Packs>,
 }
@@ -376,23 +379,27 @@ impl Worker {
         })
     }
 
-    /// Fails where a result is to be a layer and has names that none can hold.
-    async fn require_names(&self, vertex: VertexId, made: Output) -> Result<Output> {
-        let id = match &made {
+    /// What is to be a layer is begun to be made one, beside what follows. Fails where it has names that no layer can
+    /// hold.
+    async fn to_layer(&self, vertex: VertexId, made: Output) -> Result<Output> {
+        let snapshot = match &made {
             // What is packed is a layer already.
             Output::Snapshot(Some(snapshot))
                 if snapshot.packed.is_none() && self.layers.contains(&vertex) =>
             {
-                snapshot.id.clone()
+                snapshot
             }
             _ => return Ok(made),
         };
-        let store = Arc::clone(self.store());
+        let (store, id) = (Arc::clone(self.store()), snapshot.id.clone());
         let checked = brief(move || Ok(layer::require_names(&*store.tree(&id)?)?));
         let help = "a stage that is only copied from may have it, and an output that is no image (`type=local`, `type=tar`); what is copied can leave it out by `--exclude` or .dockerignore";
         checked
             .await
             .map_err(|failure: Failure| failure.help(help))?;
+        if let Some(ahead) = &self.ahead {
+            ahead.begin(snapshot);
+        }
         Ok(made)
     }
 
@@ -508,7 +515,7 @@ impl rbuild_solver::Worker for Worker {
             },
             Op::Exec(exec) => {
                 let made = self.exec(vertex, exec, inputs, cancel).await?;
-                self.require_names(vertex, made).await
+                self.to_layer(vertex, made).await
             }
             Op::File(file) => {
                 let before = if self.keeps_left {
@@ -517,7 +524,7 @@ impl rbuild_solver::Worker for Worker {
                     Vec::new()
                 };
                 let made = match self.file(vertex, file, inputs, cancel).await {
-                    Ok(made) => self.require_names(vertex, made).await,
+                    Ok(made) => self.to_layer(vertex, made).await,
                     failed => failed,
                 };
                 if made.is_err() && file.base {
