@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
 use super::catalog::Entry;
-use super::control::Ask;
+use super::control::{Answer, Ask, Connection};
 use super::diff::{Change, mount_points};
 use super::state::Status;
 use super::time;
@@ -30,18 +30,39 @@ pub struct CommitRequest {
     pub pause: bool,
 }
 
+/// A container that stands still for as long as this, and no longer when this process is killed.
+struct Halted(Connection);
+
+impl Halted {
+    fn new(entry: &Entry) -> Result<Self> {
+        let connection = entry.must_connect("pause")?;
+        connection.ask(&Ask::Halt, &[])?;
+        connection.done()?;
+        Ok(Self(connection))
+    }
+
+    fn end(self) -> Result<()> {
+        // A container that ended meanwhile stands still no more.
+        let _ = self.0.stream.shutdown(std::net::Shutdown::Write);
+        match self.0.answer()? {
+            Some((Answer::Failed { message, .. }, _)) => Err(Error::Other(message)),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Engine {
     /// Returns the image's ID.
     pub fn commit_container(&self, entry: &Entry, request: &CommitRequest) -> Result<String> {
         let platform = Platform::host();
         let changes = changed(&request.changes, platform)?;
-        let paused = request.pause && entry.state.status == Status::Running;
-        if paused {
-            entry.must_connect("pause")?.request(&Ask::Freeze(true))?;
-        }
+        let halted = match request.pause && entry.state.status == Status::Running {
+            true => Some(Halted::new(entry)?),
+            false => None,
+        };
         let taken = self.take_layer(entry);
-        if paused && let Some(connection) = entry.connect()? {
-            connection.request(&Ask::Freeze(false))?;
+        if let Some(halted) = halted {
+            halted.end()?;
         }
         let top = taken?;
         let config = self.committed_config(entry, request, &changes.config.config)?;

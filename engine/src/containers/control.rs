@@ -38,6 +38,9 @@ pub enum Ask {
     /// A descriptor of its root rides on the answer.
     Root,
     Freeze(bool),
+    /// Frozen until the one who asks ends what it writes, or is gone; [`Answer::Done`] says both the beginning and the
+    /// end.
+    Halt,
     Processes,
     Usage,
     /// The line of its private network rides on the answer. The connection ends with that network.
@@ -107,6 +110,11 @@ impl Connection {
     /// Asks, and takes an answer that is no failure.
     pub fn request(self, ask: &Ask) -> Result<(Answer, Vec<OwnedFd>)> {
         self.ask(ask, &[])?;
+        self.done()
+    }
+
+    /// The next answer, which is to be no failure.
+    pub(super) fn done(&self) -> Result<(Answer, Vec<OwnedFd>)> {
         match self.answer()? {
             Some((Answer::Failed { message, .. }, _)) => Err(Error::Other(message)),
             Some(answer) => Ok(answer),

@@ -1,7 +1,7 @@
 //! Answering what others ask of a container, in the process that it lives in: each connection has a thread, and
 //! whoever goes away takes what was running for them along.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -123,6 +123,21 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
         Ask::Freeze(frozen) => {
             let result = freeze(life, frozen);
             say(&done(result))
+        }
+        Ask::Halt => {
+            let frozen = freeze(life, true);
+            if frozen.is_err() {
+                return say(&done(frozen));
+            }
+            let told = say(&Answer::Done);
+            // Nothing comes but the end.
+            let _ = (&stream).read(&mut [0]);
+            let thawed = match life.is_paused() {
+                true => freeze(life, false),
+                false => Ok(()),
+            };
+            told?;
+            say(&done(thawed))
         }
         Ask::Processes => say(&match with_handle(life, Handle::processes) {
             Ok(pids) => Answer::Processes(pids),
