@@ -25,7 +25,7 @@ pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<
     attach_over(&proc, points, root, "proc")?;
     let sys = sysfs()?;
     attach_over(&sys, points, root, "sys")?;
-    let dev = devices(task, points, root)?;
+    devices(task, points, root)?;
     for (path, value) in &task.sysctls {
         set_parameter(proc.as_fd(), path, value).step(format!(
             "set the kernel parameter {}",
@@ -33,7 +33,7 @@ pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<
         ))?;
     }
     if !task.unmasked {
-        restrict(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
+        restrict(task, proc.as_fd(), sys.as_fd())?;
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ fn copy_of_outer(path: &str, attributes: rustix::mount::MountAttrFlags) -> Resul
     Ok(tree)
 }
 
-fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<OwnedFd> {
+fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<()> {
     let dev = mounts::make(
         "tmpfs",
         &[("mode", "0755"), ("size", "65536k")],
@@ -109,10 +109,10 @@ fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> R
     attach_over(&dev, points, root, "dev")?;
     super::child::note_own(task, points, dev.as_fd())?;
     for (name, major, minor) in plan::DEVICES {
-        device(dev.as_fd(), name, *major, *minor).step(format!("bind /dev/{name}"))?;
+        device(task, dev.as_fd(), name, *major, *minor).step(format!("bind /dev/{name}"))?;
     }
     for (path, name) in &task.devices {
-        further_device(dev.as_fd(), path, name)?;
+        further_device(task, dev.as_fd(), path, name)?;
     }
     for (name, target) in plan::LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).step(format!("make the link /dev/{name}"))?;
@@ -134,7 +134,7 @@ fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> R
         Err(Errno::NODEV) => {}
         Err(errno) => return Err(errno).step("make /dev/mqueue"),
     }
-    Ok(dev)
+    Ok(())
 }
 
 fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
@@ -152,12 +152,13 @@ fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
 
 /// Binds a device of the host, by a descriptor that is verified to be that device.
 fn device(
+    task: &Task,
     dev: BorrowedFd<'_>,
     name: &str,
     major: u32,
     minor: u32,
 ) -> std::result::Result<(), Errno> {
-    let node = device_of_host(name, major, minor)?;
+    let node = device_of_host(task, name, major, minor)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(rustix::fs::openat(
         dev,
@@ -175,7 +176,12 @@ fn device(
 }
 
 /// A device of the host that was asked for, at a path below /dev.
-fn further_device(dev: BorrowedFd<'_>, path: &plan::Bytes, name: &plan::Bytes) -> Result<()> {
+fn further_device(
+    task: &Task,
+    dev: BorrowedFd<'_>,
+    path: &plan::Bytes,
+    name: &plan::Bytes,
+) -> Result<()> {
     let (path, name) = (super::child::path_of(path), super::child::path_of(name));
     let step = || {
         format!(
@@ -185,6 +191,7 @@ fn further_device(dev: BorrowedFd<'_>, path: &plan::Bytes, name: &plan::Bytes) -
         )
     };
     let node = mounts::copy_of_host(path, false).step(step())?;
+    keep_node(task, &node).step(step())?;
     let kind = file_type(&rustix::fs::fstat(&node).step(step())?);
     if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
         return Err(Errno::NODEV).step(step());
@@ -213,16 +220,34 @@ fn further_device(dev: BorrowedFd<'_>, path: &plan::Bytes, name: &plan::Bytes) -
 }
 
 /// A detached copy of a device node of the host.
-fn device_of_host(name: &str, major: u32, minor: u32) -> std::result::Result<OwnedFd, Errno> {
+fn device_of_host(
+    task: &Task,
+    name: &str,
+    major: u32,
+    minor: u32,
+) -> std::result::Result<OwnedFd, Errno> {
     let node = mounts::copy_of_host(Path::new("/dev").join(name).as_path(), false)?;
     let stat = rustix::fs::fstat(&node)?;
     let is_it = file_type(&stat) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(major, minor);
-    if is_it { Ok(node) } else { Err(Errno::NODEV) }
+    if !is_it {
+        return Err(Errno::NODEV);
+    }
+    keep_node(task, &node)?;
+    Ok(node)
+}
+
+/// The node is the machine's: its owner and mode are not for root of a sandbox without a user namespace to change.
+/// Devices are read and written through read-only mounts as well.
+fn keep_node(task: &Task, node: &OwnedFd) -> std::result::Result<(), Errno> {
+    if task.machines_root {
+        mounts::restrict(node.as_fd(), false, READ_ONLY)?;
+    }
+    Ok(())
 }
 
 /// Masks and read-only parts, reached only through our own /proc and /sys.
-fn restrict(proc: BorrowedFd<'_>, sys: BorrowedFd<'_>, _dev: BorrowedFd<'_>) -> Result<()> {
+fn restrict(task: &Task, proc: BorrowedFd<'_>, sys: BorrowedFd<'_>) -> Result<()> {
     let inside = |path: &str| -> std::result::Result<OwnedFd, Errno> {
         let (root, rest) = match path.strip_prefix("/proc/") {
             Some(rest) => (proc, rest),
@@ -275,7 +300,7 @@ fn restrict(proc: BorrowedFd<'_>, sys: BorrowedFd<'_>, _dev: BorrowedFd<'_>) -> 
             }
             Ok(())
         } else {
-            let node = device_of_host("null", 1, 3).step(step())?;
+            let node = device_of_host(task, "null", 1, 3).step(step())?;
             mounts::attach(node.as_fd(), target.as_fd()).step(step())
         }
     };

@@ -76,6 +76,8 @@ pub(super) struct Task {
     /// A program that makes the container of what is in here.
     pub(super) runtime: Option<Bytes>,
     pub(super) privilege: crate::host::Privilege,
+    /// Its root is the machine's: there is no user namespace.
+    pub(super) machines_root: bool,
     /// There can be no new /proc: it is shown the one that is there, from a user namespace of its own.
     pub(super) outer_proc: bool,
 }

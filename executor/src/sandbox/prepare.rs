@@ -181,6 +181,7 @@ pub(super) fn prepare(
         init: exec.init,
         runtime: exec.runtime.as_deref().map(Bytes::from),
         privilege,
+        machines_root: privilege == Privilege::Root && users.mapped.is_none(),
         outer_proc: executor
             .host
             .masked_proc()
