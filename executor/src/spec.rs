@@ -161,6 +161,8 @@ impl std::fmt::Debug for Later {
     }
 }
 
+pub use crate::sandbox::seccomp::profile::{self, Profile};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Security {
     #[default]
@@ -177,6 +179,9 @@ pub struct SecurityOptions {
     pub no_new_privileges: bool,
     /// No call is refused.
     pub no_filter: bool,
+    /// Says which are, instead of our own filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<GivenProfile>,
     /// Nothing of /proc and /sys is hidden or read-only.
     pub unmasked: bool,
     /// (`net.ipv4.ip_forward`, value): those of the network only where the sandbox has one of its own.
@@ -184,6 +189,14 @@ pub struct SecurityOptions {
     /// Devices of the machine besides those that every sandbox has.
     #[serde(default)]
     pub devices: Vec<Device>,
+}
+
+/// A profile of system calls (`--security-opt seccomp=FILE`), as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GivenProfile {
+    /// For messages.
+    pub file: PathBuf,
+    pub profile: Profile,
 }
 
 /// A device node of the machine in a sandbox's /dev (`--device`). Who may open it is said by its mode and owner.

@@ -257,8 +257,11 @@ pub(crate) fn drop_bounding(capability: u32) -> io::Result<()> {
     }))
 }
 
-/// Installs a seccomp filter for this process.
-pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+/// Installs a seccomp filter for this process, with `SECCOMP_FILTER_FLAG_*`.
+pub(crate) fn install_filter(
+    program: &[libc::sock_filter],
+    flags: libc::c_ulong,
+) -> io::Result<()> {
     let length = u16::try_from(program.len())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
     let mut filter = program.to_vec();
@@ -271,7 +274,7 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            flags,
             &raw const program,
         )
     })

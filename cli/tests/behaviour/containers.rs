@@ -173,7 +173,7 @@ fn script_under(test: &str, runtime: &str) {
     if !version.is_ok_and(|output| output.status.success()) {
         return skipped(test, &format!("there is no {runtime} on this machine"));
     }
-    if Kit::new().must(&["info"]).stdout.contains("single id") {
+    if Kit::new().must(&["info"]).stdout.contains("with one id") {
         return skipped(test, "with one id, only rbuild's own sandbox knows users");
     }
     script(test, Some(runtime));

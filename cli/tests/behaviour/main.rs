@@ -12,6 +12,7 @@ mod foreign;
 mod images;
 mod inside;
 mod looking;
+mod profiles;
 mod remote;
 mod robustness;
 mod rootless;

@@ -337,13 +337,19 @@ fn bindings(
 }
 
 /// As they are written.
-fn security_options(options: &SecurityOptions) -> Vec<&'static str> {
-    [
+fn security_options(options: &SecurityOptions) -> Vec<String> {
+    let given = [
         (options.no_new_privileges, "no-new-privileges"),
         (options.no_filter, "seccomp=unconfined"),
         (options.unmasked, "systempaths=unconfined"),
     ]
     .into_iter()
-    .filter_map(|(given, text)| given.then_some(text))
-    .collect()
+    .filter(|(given, _)| *given)
+    .map(|(_, text)| text.to_owned());
+    let profile = options.profile.iter();
+    // A profile is kept as it was read; its file may be another by now.
+    let profile = profile.filter_map(|profile| serde_json::to_string(&profile.profile).ok());
+    given
+        .chain(profile.map(|profile| format!("seccomp={profile}")))
+        .collect()
 }

@@ -117,20 +117,42 @@ pub(super) fn bound(mask: u64) -> Result<()> {
 
 /// The command's own sets: what root gets, and nothing for anybody else.
 pub(super) fn take(mask: u64, uid: u32) -> Result<()> {
-    rustix::thread::clear_ambient_capability_set().step("clear ambient capabilities")?;
-    let now = rustix::thread::capabilities(None).step("read the capabilities")?;
+    clear_ambient()?;
+    take_permitted(mask, uid).step("set the capabilities")
+}
+
+pub(super) fn clear_ambient() -> Result<()> {
+    rustix::thread::clear_ambient_capability_set().step("clear ambient capabilities")
+}
+
+/// As [`take`], of those that are not ambient.
+pub(super) fn take_permitted(mask: u64, uid: u32) -> rustix::io::Result<()> {
     let wanted = if uid == 0 { mask } else { 0 };
     // What the builder itself lacks cannot be given.
-    let set = CapabilitySet::from_bits_retain(wanted & now.permitted.bits());
+    let set = permitted()? & CapabilitySet::from_bits_retain(wanted);
+    set_both(set, set)
+}
+
+/// All that this thread may have, it has.
+pub(super) fn raise_permitted() -> rustix::io::Result<()> {
+    let set = permitted()?;
+    set_both(set, set)
+}
+
+fn permitted() -> rustix::io::Result<CapabilitySet> {
+    Ok(rustix::thread::capabilities(None)?.permitted)
+}
+
+fn set_both(effective: CapabilitySet, permitted: CapabilitySet) -> rustix::io::Result<()> {
+    let inheritable = CapabilitySet::empty();
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
-            effective: set,
-            permitted: set,
-            inheritable: CapabilitySet::empty(),
+            effective,
+            permitted,
+            inheritable,
         },
     )
-    .step("set the capabilities")
 }
 
 #[cfg(test)]

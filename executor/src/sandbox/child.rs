@@ -16,6 +16,7 @@ use rustix::thread::{CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags};
 use super::in_root::{self, MountPoints};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::plan::{Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, Task};
+use super::seccomp::profile::Rules;
 use super::step::{Failure, Result, Step};
 use super::{
     capabilities, explain, foreign, kernel_files, outer_proc, program, reaper, seccomp, terminal,
@@ -526,20 +527,47 @@ pub(super) fn drop_privileges(
         if filter.emulation || filter.devices != Devices::Kernel {
             emulate(&program, status, own_mounts)?;
         } else {
-            sys::install_filter(&program).step("install the system call filter")?;
+            sys::install_filter(&program, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW)
+                .step("install the system call filter")?;
         }
+    }
+    if task.profile.is_some() && !single_id && task.uid != 0 {
+        rustix::thread::set_keep_capabilities(true).step("keep what installs a filter")?;
     }
     if !single_id {
         take_ids(task)?;
     }
-    capabilities::take(task.capabilities, task.uid)?;
     if task.no_new_privileges {
         rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     }
+    let Some(profile) = &task.profile else {
+        capabilities::take(task.capabilities, task.uid)?;
+        return protect_again();
+    };
+    // Whoever wrote it thought of the command: what we still do ourselves is no more than giving up capabilities.
+    capabilities::clear_ambient()?;
+    protect_again()?;
+    install(profile)?;
+    capabilities::take_permitted(task.capabilities, task.uid)
+        .step("give up capabilities, which the seccomp profile has to allow")
+}
+
+/// What a change of ids takes away.
+fn protect_again() -> Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .step("protect the first process")?;
-    // A change of ids takes it away.
     die_with_parent()
+}
+
+/// The user's filter, which the kernel lets nobody install who could not do more.
+fn install(profile: &Rules) -> Result<()> {
+    let step = "install the filter of the seccomp profile";
+    capabilities::raise_permitted().step(step)?;
+    let program = profile.program().ok_or_else(|| Failure {
+        step: step.into(),
+        errno: libc::E2BIG,
+    })?;
+    sys::install_filter(&program, profile.flags()).step(step)
 }
 
 /// From here on, calls about ids, owners and devices are answered by the builder.

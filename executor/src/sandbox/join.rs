@@ -34,7 +34,7 @@ pub struct Enter {
     pub cwd: PathBuf,
     /// As in [`crate::Exec::user`].
     pub user: String,
-    /// All capabilities and no filter.
+    /// All capabilities, and no filter but the user's profile.
     pub privileged: bool,
     pub streams: EnterStreams,
 }

@@ -25,7 +25,7 @@ mod plan;
 mod prepare;
 mod program;
 mod reaper;
-mod seccomp;
+pub(crate) mod seccomp;
 mod session;
 mod socket;
 pub(crate) mod spawner;

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::seccomp::profile::Rules;
+
 /// Place of a descriptor in the message.
 pub(super) type Slot = usize;
 
@@ -60,6 +62,8 @@ pub(super) struct Task {
     /// Mask of capabilities that uid 0 gets and that bound everybody.
     pub(super) capabilities: u64,
     pub(super) filter: Option<Filter>,
+    /// The user's instead of our own, and beside what [`Filter`] asks about: of both, the strictest counts.
+    pub(super) profile: Option<Rules>,
     /// Nothing masked and nothing read-only.
     pub(super) unmasked: bool,
     pub(super) no_new_privileges: bool,

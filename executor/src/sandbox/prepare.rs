@@ -121,7 +121,7 @@ pub(super) fn prepare(
         Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
     };
     let insecure = exec.security == Security::Insecure;
-    let unfiltered = insecure || exec.options.no_filter;
+    let unfiltered = insecure || exec.options.no_filter || exec.options.profile.is_some();
     let sysctls = sysctls(&exec)?;
     let base = if insecure {
         capabilities::ALL
@@ -135,6 +135,16 @@ pub(super) fn prepare(
                 "there is none of that name",
             )
         })?;
+    let profile = exec.options.profile.as_ref();
+    let profile = profile
+        .map(|given| {
+            let rules = given.profile.rules_for(capabilities);
+            rules.map_err(|error| {
+                let file = given.file.display();
+                setup(format!("apply the seccomp profile `{file}`"), error)
+            })
+        })
+        .transpose()?;
     let Builder {
         mut descriptors,
         mut kept,
@@ -171,6 +181,7 @@ pub(super) fn prepare(
             emulates_user: single_id && user.uid != 0,
             unrestricted: unfiltered,
         }),
+        profile,
         unmasked: insecure || exec.options.unmasked,
         no_new_privileges: exec.options.no_new_privileges,
         sysctls,

@@ -118,7 +118,7 @@ pub(crate) struct ContainerArgs {
     /// Drop a capability
     #[arg(long, value_name = "CAPABILITY")]
     pub(crate) cap_drop: Vec<String>,
-    /// no-new-privileges, seccomp=unconfined or systempaths=unconfined
+    /// no-new-privileges, seccomp=FILE (a profile in Docker's form), seccomp=unconfined or systempaths=unconfined
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,
     /// A parameter of the container's own kernel namespaces, as in `net.ipv4.ip_forward=1`

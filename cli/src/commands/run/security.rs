@@ -1,9 +1,10 @@
 //! `--security-opt`, `--sysctl` and `--device`.
 
+use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_engine::executor::spec::{Device, SecurityOptions};
+use rbuild_engine::executor::spec::{Device, GivenProfile, Profile, SecurityOptions, profile};
 
 use crate::error::{Error, Result};
 
@@ -35,15 +36,18 @@ pub(super) fn options(
         match (name, value) {
             ("no-new-privileges", None | Some("true")) => security.no_new_privileges = true,
             ("no-new-privileges", Some("false")) => security.no_new_privileges = false,
-            ("seccomp", Some("unconfined")) => security.no_filter = true,
-            ("seccomp", Some("builtin")) => security.no_filter = false,
+            ("seccomp", Some("unconfined")) => {
+                (security.no_filter, security.profile) = (true, None);
+            }
+            ("seccomp", Some("builtin")) => (security.no_filter, security.profile) = (false, None),
             ("systempaths", Some("unconfined")) => security.unmasked = true,
             // What there is anyway: no profile of these is applied.
             ("apparmor", Some("unconfined")) | ("label", Some("disable")) => {}
-            ("seccomp", Some(_)) => {
-                return Err(Error::unsupported(format!(
-                    "--security-opt `{text}`: a profile of one's own"
-                )));
+            ("seccomp", Some(file)) if !file.is_empty() => {
+                let file = PathBuf::from(file);
+                let profile = read_profile(&file)?;
+                (security.no_filter, security.profile) =
+                    (false, Some(GivenProfile { file, profile }));
             }
             ("apparmor" | "label", Some(_)) => {
                 return Err(Error::unsupported(format!(
@@ -54,7 +58,9 @@ pub(super) fn options(
                 return Err(Error::usage(format!(
                     "--security-opt `{text}` is not understood"
                 ))
-                .help("it is `no-new-privileges`, `seccomp=unconfined` or `systempaths=unconfined`"));
+                .help(
+                    "it is `no-new-privileges`, `seccomp=FILE`, `seccomp=unconfined` or `systempaths=unconfined`",
+                ));
             }
         }
     }
@@ -72,6 +78,33 @@ pub(super) fn options(
         .map(|text| device(text))
         .collect::<Result<_>>()?;
     Ok(security)
+}
+
+/// A profile of system calls as Docker reads it.
+fn read_profile(path: &Path) -> Result<Profile> {
+    let failed = |error| {
+        Error::io("read the seccomp profile", path, error).help(
+            "`--security-opt seccomp=` takes a file with a profile in JSON, `unconfined`, or `builtin`",
+        )
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    let mut bounded = file.take(profile::MOST_BYTES + 1);
+    bounded.read_to_string(&mut text).map_err(failed)?;
+    let shown = path.display();
+    if text.len() as u64 > profile::MOST_BYTES {
+        return Err(Error::failed(format!(
+            "the seccomp profile `{shown}` has more than {} MiB",
+            profile::MOST_BYTES >> 20
+        )));
+    }
+    Profile::parse(&text).map_err(|error| {
+        let message = Error::failed(format!("the seccomp profile `{shown}`, {error}"));
+        match error.help {
+            Some(help) => message.help(help),
+            None => message,
+        }
+    })
 }
 
 /// `HOST[:CONTAINER][:PERMISSIONS]`

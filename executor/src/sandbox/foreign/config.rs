@@ -67,8 +67,8 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
             "rootfsPropagation": "private",
         },
     });
-    if let Some(filter) = task.filter {
-        config["linux"]["seccomp"] = seccomp::oci(filter);
+    if let Some(filter) = seccomp::oci(task.filter, task.profile.as_ref()) {
+        config["linux"]["seccomp"] = filter;
     }
     Ok(config)
 }

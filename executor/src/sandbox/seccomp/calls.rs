@@ -1,6 +1,6 @@
 //! System calls and their numbers on x86_64, on its 32-bit side (i386) and on aarch64, in the classes that the filter
-//! knows. Names and numbers are the kernel's. What is in no list here is refused; what is newer than [`NEWEST`] does
-//! not exist for the command.
+//! knows. Names and numbers are the kernel's. What is in no class here, or in [`REFUSED`], is refused; what is newer than
+//! [`NEWEST`] does not exist for the command. All calls up to [`KNOWN`] are in some list, so that profiles can name them.
 
 /// Stands for "this machine has no such call".
 pub(super) const NONE: u32 = u32::MAX;
@@ -10,6 +10,8 @@ pub(super) type Call = (&'static str, u32, u32, u32);
 
 /// The highest number that the lists were made with; the machines count alike from 424 on.
 pub(super) const NEWEST: u32 = 467;
+/// The highest number that has a name here.
+pub(super) const KNOWN: u32 = 469;
 
 /// Whose arguments decide.
 pub(super) const CLONE: Call = ("clone", 56, 120, 220);
@@ -20,6 +22,10 @@ pub(super) const SOCKET: Call = ("socket", 41, 359, 198);
 pub(super) const SOCKETCALL: Call = ("socketcall", NONE, 102, NONE);
 pub(super) const MKNOD: Call = ("mknod", 133, 14, NONE);
 pub(super) const MKNODAT: Call = ("mknodat", 259, 297, 33);
+
+/// One call for semaphores, queues and shared memory.
+pub(super) const IPC: Call = ("ipc", NONE, 117, NONE);
+pub(super) const IO_URING_SETUP: Call = ("io_uring_setup", 425, 425, 425);
 
 /// Open to those who have a capability.
 pub(super) const WITH_CAPABILITY: &[(&str, &[Call])] = &[
@@ -308,7 +314,7 @@ pub(super) const ALLOWED: &[Call] = &[
     ("ioctl", 16, 54, 29),
     ("ioprio_get", 252, 290, 31),
     ("ioprio_set", 251, 289, 30),
-    ("ipc", NONE, 117, NONE),
+    IPC,
     ("kill", 62, 37, 129),
     ("landlock_add_rule", 445, 445, 445),
     ("landlock_create_ruleset", 444, 444, 444),
@@ -513,3 +519,125 @@ pub(super) const ALLOWED: &[Call] = &[
     ("write", 1, 4, 64),
     ("writev", 20, 146, 66),
 ];
+
+/// Open to nobody, or newer than [`NEWEST`].
+pub(super) const REFUSED: &[Call] = &[
+    ("_sysctl", 156, 149, NONE),
+    ("add_key", 248, 286, 217),
+    ("afs_syscall", 183, 137, NONE),
+    ("bdflush", NONE, 134, NONE),
+    ("break", NONE, 17, NONE),
+    ("create_module", 174, 127, NONE),
+    ("epoll_ctl_old", 214, NONE, NONE),
+    ("epoll_wait_old", 215, NONE, NONE),
+    ("file_getattr", 468, 468, 468),
+    ("file_setattr", 469, 469, 469),
+    ("ftime", NONE, 35, NONE),
+    ("get_kernel_syms", 177, 130, NONE),
+    ("getpmsg", 181, 188, NONE),
+    ("gtty", NONE, 32, NONE),
+    ("idle", NONE, 112, NONE),
+    ("io_uring_enter", 426, 426, 426),
+    ("io_uring_register", 427, 427, 427),
+    IO_URING_SETUP,
+    ("kexec_file_load", 320, NONE, 294),
+    ("kexec_load", 246, 283, 104),
+    ("keyctl", 250, 288, 219),
+    ("listmount", 458, 458, 458),
+    ("lock", NONE, 53, NONE),
+    ("lsm_get_self_attr", 459, 459, 459),
+    ("lsm_list_modules", 461, 461, 461),
+    ("lsm_set_self_attr", 460, 460, 460),
+    ("map_shadow_stack", 453, 453, 453),
+    ("migrate_pages", 256, 294, 238),
+    ("move_pages", 279, 317, 239),
+    ("mpx", NONE, 56, NONE),
+    ("nfsservctl", 180, 169, 42),
+    ("nice", NONE, 34, NONE),
+    ("oldfstat", NONE, 28, NONE),
+    ("oldlstat", NONE, 84, NONE),
+    ("oldolduname", NONE, 59, NONE),
+    ("oldstat", NONE, 18, NONE),
+    ("olduname", NONE, 109, NONE),
+    ("open_tree_attr", 467, 467, 467),
+    ("pivot_root", 155, 217, 41),
+    ("prof", NONE, 44, NONE),
+    ("profil", NONE, 98, NONE),
+    ("putpmsg", 182, 189, NONE),
+    ("query_module", 178, 167, NONE),
+    ("request_key", 249, 287, 218),
+    ("security", 185, NONE, NONE),
+    ("sgetmask", NONE, 68, NONE),
+    ("ssetmask", NONE, 69, NONE),
+    ("statmount", 457, 457, 457),
+    ("stty", NONE, 31, NONE),
+    ("swapoff", 168, 115, 225),
+    ("swapon", 167, 87, 224),
+    ("sysfs", 139, 135, NONE),
+    ("tuxcall", 184, NONE, NONE),
+    ("ulimit", NONE, 58, NONE),
+    ("uprobe", 336, NONE, NONE),
+    ("uretprobe", 335, NONE, NONE),
+    ("uselib", 134, 86, NONE),
+    ("userfaultfd", 323, 374, 282),
+    ("ustat", 136, 62, NONE),
+    ("vm86", NONE, 166, NONE),
+    ("vm86old", NONE, 113, NONE),
+    ("vserver", 236, 273, NONE),
+];
+
+/// What goes through the one call that i386 has for sockets, by the number that is its first argument.
+pub(super) const SOCKET_CALLS: &[(&str, u32)] = &[
+    ("socket", 1),
+    ("bind", 2),
+    ("connect", 3),
+    ("listen", 4),
+    ("accept", 5),
+    ("getsockname", 6),
+    ("getpeername", 7),
+    ("socketpair", 8),
+    ("send", 9),
+    ("recv", 10),
+    ("sendto", 11),
+    ("recvfrom", 12),
+    ("shutdown", 13),
+    ("setsockopt", 14),
+    ("getsockopt", 15),
+    ("sendmsg", 16),
+    ("recvmsg", 17),
+    ("accept4", 18),
+    ("recvmmsg", 19),
+    ("sendmmsg", 20),
+];
+
+/// And through the one for System V's semaphores, queues and shared memory; above the number there is a version.
+pub(super) const IPC_CALLS: &[(&str, u32)] = &[
+    ("semop", 1),
+    ("semget", 2),
+    ("semctl", 3),
+    ("semtimedop", 4),
+    ("msgsnd", 11),
+    ("msgrcv", 12),
+    ("msgget", 13),
+    ("msgctl", 14),
+    ("shmat", 21),
+    ("shmdt", 22),
+    ("shmget", 23),
+    ("shmctl", 24),
+];
+
+/// Every call, some of them several times, not always with all of its numbers.
+pub(super) fn all() -> impl Iterator<Item = &'static Call> {
+    const SINGLE: &[Call] = &[
+        CLONE,
+        CLONE3,
+        PERSONALITY,
+        SOCKET,
+        SOCKETCALL,
+        MKNOD,
+        MKNODAT,
+    ];
+    let lists = [SINGLE, OWNERSHIP, ALLOWED, REFUSED];
+    let with_capability = WITH_CAPABILITY.iter().map(|(_, list)| *list);
+    lists.into_iter().chain(with_capability).flatten()
+}

@@ -5,25 +5,63 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::super::plan::Filter;
-use super::{Action, Machine, calls, named_rules};
+use super::decision::{Condition, Decision, Verdict};
+use super::profile::{Counting, Rules};
+use super::{Machine, calls, named_rules};
 
-/// `linux.seccomp` of config.json. There are no answers from outside under another runtime.
-pub(in crate::sandbox) fn oci(filter: Filter) -> Value {
+/// Arguments that name a family have fewer values than this.
+const FAMILIES: u32 = 64;
+
+/// `linux.seccomp` of config.json: the user's profile, or else our filter. There are no answers from outside under
+/// another runtime.
+pub(in crate::sandbox) fn oci(filter: Option<Filter>, profile: Option<&Rules>) -> Option<Value> {
+    match (profile, filter) {
+        (Some(rules), _) => Some(of_profile(rules)),
+        (None, Some(filter)) => Some(of_filter(filter)),
+        (None, None) => None,
+    }
+}
+
+fn of_profile(rules: &Rules) -> Value {
+    let entry = |rule: &Counting| entry(&rule.names, &rule.conditions, rule.verdict);
+    let (action, errno) = action(rules.default);
+    let mut told = json!({
+        "defaultAction": action,
+        "syscalls": rules.calls.iter().map(entry).collect::<Vec<_>>(),
+    });
+    if let Some(errno) = errno {
+        told["defaultErrnoRet"] = errno.into();
+    }
+    if !rules.architectures.is_empty() {
+        told["architectures"] = json!(rules.architectures);
+    }
+    if let Some(flags) = &rules.flags {
+        told["flags"] = json!(flags);
+    }
+    told
+}
+
+fn of_filter(filter: Filter) -> Value {
     let architectures: Vec<&str> = Machine::HERE.iter().map(|it| it.scmp()).collect();
     let here = Machine::HERE.first().copied().unwrap_or(Machine::X86_64);
     let mut seen = BTreeSet::new();
     let mut allowed = Vec::new();
     let mut others = Vec::new();
-    for ((name, ..), action) in named_rules(here, filter) {
-        match action {
-            _ if !seen.insert(name) => {}
-            // Runtimes have a library that makes a rule of it wherever there is one of `socket`.
-            _ if name == calls::SOCKETCALL.0 => {}
-            Action::Allow => allowed.push(name),
-            action => others.extend(entries(name, action)),
+    for ((name, ..), decision) in named_rules(here, filter) {
+        if !seen.insert(name) {
+            continue;
+        }
+        // Runtimes have a library that makes a rule of it wherever there is one of `socket`.
+        if name == calls::SOCKETCALL.0 {
+            continue;
+        }
+        if decision == Decision::always(Verdict::Allow) {
+            allowed.push(name.to_owned());
+        } else {
+            others.extend(entries(name, &decision));
         }
     }
-    let mut syscalls = vec![json!({ "names": allowed, "action": "SCMP_ACT_ALLOW" })];
+    let mut syscalls = vec![entry(&allowed, &[], Verdict::Allow)];
     syscalls.extend(others);
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -33,54 +71,65 @@ pub(in crate::sandbox) fn oci(filter: Filter) -> Value {
     })
 }
 
-impl Machine {
-    fn scmp(self) -> &'static str {
-        match self {
-            Self::X86_64 => "SCMP_ARCH_X86_64",
-            Self::I386 => "SCMP_ARCH_X86",
-            Self::Aarch64 => "SCMP_ARCH_AARCH64",
-        }
+/// A decision under a default of EPERM.
+fn entries(name: &str, decision: &Decision) -> Vec<Value> {
+    let names = [name.to_owned()];
+    let Decision { cases, otherwise } = decision;
+    if *otherwise == Verdict::Allow && !cases.is_empty() {
+        // Who refuses some values and allows all others cannot say so to the runtimes' library, which takes no second
+        // action, and none but one comparison of an argument. So all values that there are get a rule each, without the
+        // refused; these get the default's error number.
+        let is_refused = |value: u32| {
+            let condition = |index| Condition::low_half_is(index, value);
+            cases
+                .iter()
+                .any(|(of, _)| of.first().is_some_and(|it| *it == condition(it.index)))
+        };
+        let index = cases.first().and_then(|(of, _)| of.first());
+        let index = index.map_or(0, |condition| condition.index);
+        return (0..FAMILIES)
+            .filter(|value| !is_refused(*value))
+            .map(|value| {
+                let is_value = Condition::low_half_is(index, value);
+                entry(&names, &[is_value], Verdict::Allow)
+            })
+            .collect();
     }
+    let mut entries: Vec<Value> = cases
+        .iter()
+        // Answers from outside: only our own sandbox asks for them.
+        .filter(|(_, verdict)| *verdict != Verdict::Ask)
+        .map(|(conditions, verdict)| entry(&names, conditions, *verdict))
+        .collect();
+    if cases.is_empty() && *otherwise != Verdict::Ask {
+        entries.push(entry(&names, &[], *otherwise));
+    }
+    entries
 }
 
-fn entries(name: &str, action: Action) -> Vec<Value> {
-    let allow_if = |argument: u32, value: u32, second: u32, compare: &str| {
-        json!({
-            "names": [name],
-            "action": "SCMP_ACT_ALLOW",
-            "args": [{ "index": argument, "value": value, "valueTwo": second, "op": compare }],
-        })
-    };
-    match action {
-        Action::Allow => vec![json!({ "names": [name], "action": "SCMP_ACT_ALLOW" })],
-        Action::Errno(errno) => {
-            vec![json!({ "names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno })]
-        }
-        Action::RefuseBits { argument, bits } => {
-            vec![allow_if(argument, bits, 0, "SCMP_CMP_MASKED_EQ")]
-        }
-        Action::OnlyValues { argument, values } => values
-            .iter()
-            .map(|value| allow_if(argument, *value, 0, "SCMP_CMP_EQ"))
-            .collect(),
-        // Two comparisons of one argument cannot be had, so what is between the values is allowed range by range; the
-        // values themselves get the default's error number, as the runtimes' library takes no second action for them.
-        Action::NotValues {
-            argument, values, ..
-        } => {
-            let mut sorted = values.to_vec();
-            sorted.sort_unstable();
-            let mut entries = Vec::new();
-            if let (Some(first), Some(last)) = (sorted.first(), sorted.last()) {
-                entries.push(allow_if(argument, *first, 0, "SCMP_CMP_LT"));
-                entries.push(allow_if(argument, *last, 0, "SCMP_CMP_GT"));
-                let between = (*first..*last).filter(|value| !sorted.contains(value));
-                entries.extend(between.map(|value| allow_if(argument, value, 0, "SCMP_CMP_EQ")));
-            }
-            entries
-        }
-        // Answers from outside, or pretended: only our own sandbox asks for them.
-        Action::PretendDevices { .. } | Action::Ask | Action::AskBits { .. } => Vec::new(),
+fn entry(names: &[String], conditions: &[Condition], verdict: Verdict) -> Value {
+    let (action, errno) = action(verdict);
+    let mut entry = json!({ "names": names, "action": action });
+    if let Some(errno) = errno {
+        entry["errnoRet"] = errno.into();
+    }
+    if !conditions.is_empty() {
+        entry["args"] = json!(conditions);
+    }
+    entry
+}
+
+/// Its name, and the number that belongs to it.
+fn action(verdict: Verdict) -> (&'static str, Option<u16>) {
+    match verdict {
+        Verdict::Allow => ("SCMP_ACT_ALLOW", None),
+        Verdict::Errno(errno) => ("SCMP_ACT_ERRNO", Some(errno)),
+        Verdict::Log => ("SCMP_ACT_LOG", None),
+        Verdict::Trap => ("SCMP_ACT_TRAP", None),
+        Verdict::Trace(number) => ("SCMP_ACT_TRACE", Some(number)),
+        Verdict::KillThread => ("SCMP_ACT_KILL_THREAD", None),
+        Verdict::KillProcess => ("SCMP_ACT_KILL_PROCESS", None),
+        Verdict::Ask => ("SCMP_ACT_NOTIFY", None),
     }
 }
 
@@ -99,7 +148,7 @@ mod tests {
             emulates_user: false,
             unrestricted: false,
         };
-        let told = oci(filter);
+        let told = oci(Some(filter), None).expect("a filter");
         let entries = told["syscalls"].as_array().expect("a list");
         let of = |name: &str| -> Vec<&Value> {
             let has = |entry: &&Value| {
@@ -113,8 +162,9 @@ mod tests {
         assert!(of("mount").is_empty());
         assert_eq!(of("clone")[0]["args"][0]["op"], "SCMP_CMP_MASKED_EQ");
         assert_eq!(of("clone3")[0]["errnoRet"], libc::ENOSYS);
-        // Below, above and between the two families that are refused.
-        assert_eq!(of("socket").len(), 3);
+        // All families but two, of which the kernel sees the lower half.
+        assert_eq!(of("socket").len(), 62);
+        assert_eq!(of("socket")[0]["args"][0]["value"], u32::MAX);
         assert!(of("socketcall").is_empty());
         assert_eq!(told["defaultAction"], "SCMP_ACT_ERRNO");
     }
