@@ -46,8 +46,9 @@ impl LimitArgs {
             memory: self
                 .memory
                 .as_deref()
-                .map(|text| size("--memory", text))
-                .transpose()?,
+                .map(memory_limit)
+                .transpose()?
+                .flatten(),
             memory_swap: None,
             cpus: self.cpus,
             cpu_shares: None,
@@ -68,6 +69,20 @@ impl LimitArgs {
             ulimits,
             cgroup_parent: self.cgroup_parent.clone(),
         })
+    }
+}
+
+/// In less, hardly a program can be begun.
+const LEAST_MEMORY_BYTES: u64 = 6 << 20;
+
+/// A limit of memory; 0 is none.
+fn memory_limit(text: &str) -> Result<Option<u64>> {
+    match size("--memory", text)? {
+        0 => Ok(None),
+        bytes if bytes < LEAST_MEMORY_BYTES => Err(Error::usage(format!(
+            "--memory `{text}`: the least that can be is 6m"
+        ))),
+        bytes => Ok(Some(bytes)),
     }
 }
 

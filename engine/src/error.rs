@@ -44,6 +44,21 @@ pub enum Error {
     Cancelled,
 }
 
+/// An error's words with those of its causes, in one line. Transparent errors repeat their cause: said once.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !words.contains(&more) {
+            words.push_str(": ");
+            words.push_str(&more);
+        }
+        next = cause.source();
+    }
+    words
+}
+
 /// A step that failed: where it stands, how it ended, and what it printed last.
 #[derive(Debug)]
 pub struct StepFailure {

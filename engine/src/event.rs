@@ -1,8 +1,10 @@
 //! What happens during a build, as a stream. Renderers (terminal, plain, raw JSON, trace) read it; nothing else
 //! prints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rbuild_image::source::Progress;
 use serde::Serialize;
 
 use crate::error::Located;
@@ -72,4 +74,19 @@ pub struct Step {
     pub name: String,
     /// Line in the Dockerfile, where there is one.
     pub line: Option<usize>,
+}
+
+/// What tells of the bytes that a step moves.
+pub(crate) fn progress(step: Option<StepId>, events: &Arc<dyn Sink>) -> Progress {
+    let events = Arc::clone(events);
+    Arc::new(move |what: &str, done, total| {
+        if let Some(step) = step {
+            events.event(Event::Progress {
+                step,
+                what: what.to_owned(),
+                done,
+                total,
+            });
+        }
+    })
 }

@@ -12,6 +12,7 @@ use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
 use rbuild_image::layer::LayerOptions;
 use rbuild_image::registry::{Client, push};
+use rbuild_image::source::Progress;
 use rbuild_image::{Reference, layer};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -256,7 +257,7 @@ impl Publisher {
         names: &[Reference],
         by_digest: bool,
         there: &HashSet<Digest>,
-        moved: &Moved,
+        moved: &Progress,
     ) -> Result<()> {
         let moved = Arc::clone(moved);
         let progress: push::Progress = Arc::new(move |blob, state| {
@@ -288,9 +289,6 @@ impl Publisher {
     }
 }
 
-/// Called with (what, bytes done, bytes in all).
-pub(crate) type Moved = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
-
 /// Hands one output over. Blocking.
 #[expect(
     clippy::too_many_arguments,
@@ -299,7 +297,7 @@ pub(crate) type Moved = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 pub(crate) fn deliver(
     store: &Arc<Store>,
     publisher: &Publisher,
-    moved: &Moved,
+    moved: &Progress,
     solved: &[Solved<'_>],
     request: &BuildRequest,
     output: &Output,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rbuild_cache::mounts::CacheMount;
 use rbuild_cache::{RootDir, SnapshotId};
+use serde::{Deserialize, Serialize};
 
 /// A command and its surroundings.
 #[derive(Debug)]
@@ -65,6 +66,23 @@ pub struct Mount {
     pub source: MountSource,
 }
 
+/// A file system in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// 1777 where not given.
+    pub mode: Option<u32>,
+    #[serde(default)]
+    pub uid: Option<u32>,
+    #[serde(default)]
+    pub gid: Option<u32>,
+    /// The most files it holds.
+    #[serde(default)]
+    pub inodes: Option<u64>,
+    pub no_exec: bool,
+}
+
 #[derive(Debug)]
 pub enum MountSource {
     /// A path of a snapshot's view. Writes go to a throw-away layer.
@@ -73,7 +91,10 @@ pub enum MountSource {
         path: PathBuf,
     },
     /// A path inside a directory of the host that the user named (`run -v`). Writes reach it unless read-only.
-    Directory { root: Arc<RootDir>, path: PathBuf },
+    Directory {
+        root: Arc<RootDir>,
+        path: PathBuf,
+    },
     /// A cache mount; a new one gets its first content from `from`. `path` is a path inside of it.
     Cache {
         mount: CacheMount,
@@ -85,12 +106,7 @@ pub enum MountSource {
         /// Writes go to a throw-away layer.
         throw_away: bool,
     },
-    /// Size in bytes.
-    Tmpfs {
-        size: Option<u64>,
-        mode: u32,
-        no_exec: bool,
-    },
+    Tmpfs(Tmpfs),
     /// A file in memory.
     Secret {
         data: Arc<[u8]>,

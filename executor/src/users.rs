@@ -17,7 +17,8 @@ pub struct User {
     pub gid: u32,
     /// From the passwd entry; `/` where there is none.
     pub home: String,
-    /// Supplementary groups by the root's group file, without `gid`.
+    /// Supplementary groups: `gid`, then those by the root's group file. Without `gid` among them, a file that its group
+    /// may not use would be open to a process that took another group.
     pub groups: Vec<u32>,
 }
 
@@ -41,8 +42,8 @@ pub enum Error {
 const GROUPS_LIMIT: usize = 65_536;
 
 /// Resolves USER's value (`name`, `uid`, `name:group`, `uid:gid`, empty) for a process: names must exist.
-/// A bare uid without an entry has gid 0 and home `/`. Supplementary groups are those of the entry's name, and none
-/// where a group is given.
+/// A bare uid without an entry has gid 0 and home `/`. Supplementary groups are that group and those of the
+/// entry's name; the group alone where one is given.
 pub fn process_user(root: &RootDir, user: &str) -> Result<User, Error> {
     let (name, group) = split(user);
     let id = number(if name.is_empty() { "0" } else { name })?;
@@ -74,13 +75,16 @@ pub fn process_user(root: &RootDir, user: &str) -> Result<User, Error> {
         },
         groups: Vec::new(),
     };
+    let mut further = Vec::new();
     if group.is_empty() {
         if let Some(name) = entry_name {
-            resolved.groups = groups_of(root, &name, gid)?;
+            further = groups_of(root, &name, gid)?;
         }
     } else {
         resolved.gid = self::group(root, group)?;
     }
+    resolved.groups.push(resolved.gid);
+    resolved.groups.append(&mut further);
     Ok(resolved)
 }
 
@@ -178,7 +182,7 @@ fn groups_of(root: &RootDir, name: &[u8], primary: u32) -> Result<Vec<u32>, Erro
         {
             groups.push(line.gid);
         }
-        groups.len() < GROUPS_LIMIT
+        groups.len() + 1 < GROUPS_LIMIT
     })?;
     Ok(groups)
 }

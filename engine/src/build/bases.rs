@@ -10,6 +10,7 @@ use rbuild_image::{Platform, Reference};
 use rbuild_parser::{Parsed, Source};
 
 use super::reading::{options, require_sound};
+use crate::error::with_causes;
 use crate::lower::{self, ImageNeed};
 use crate::request::BuildRequest;
 use crate::{Engine, Error, Located, Result};
@@ -101,16 +102,7 @@ impl Engine {
 }
 
 fn not_found(mut place: Located, error: &rbuild_image::Error) -> Located {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words.push_str(": ");
-            words.push_str(&more);
-        }
-        cause = error.source();
-    }
+    let words = with_causes(error);
     if place.diagnostic.code == "unknown-stage" {
         // Most likely a slip: what a registry says of it matters less.
         place = Located {

@@ -8,7 +8,7 @@ use rbuild_cache::{Snapshot, Store};
 use super::plan::Plan;
 use crate::ahead::Ahead;
 use crate::assemble::Solved;
-use crate::event::{Event, Sink, StepId};
+use crate::event::{Event, Sink, StepId, progress};
 use crate::evidence::{Capture, Evidence};
 use crate::layering;
 use crate::lower::LoweredImage;
@@ -171,7 +171,7 @@ impl Exporting {
             if place > 0 {
                 began = begin(step);
             }
-            let moved = moved(step.copied(), &self.events);
+            let moved = progress(step.copied(), &self.events);
             output::deliver(
                 store,
                 &self.publisher,
@@ -196,19 +196,4 @@ impl Exporting {
             descriptor: image.descriptor,
         }))
     }
-}
-
-/// Tells of the bytes that a step moves.
-fn moved(step: Option<StepId>, events: &Arc<dyn Sink>) -> output::Moved {
-    let events = Arc::clone(events);
-    Arc::new(move |what, done, total| {
-        if let Some(step) = step {
-            events.event(Event::Progress {
-                step,
-                what: what.to_owned(),
-                done,
-                total,
-            });
-        }
-    })
 }

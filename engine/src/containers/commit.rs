@@ -138,14 +138,7 @@ impl Engine {
         });
         let asked = &definition.request;
         let own = &mut config.config;
-        let hostname = format!("HOSTNAME={}", definition.hostname);
-        let env: Vec<String> = definition
-            .env
-            .iter()
-            .filter(|variable| **variable != hostname && *variable != "TERM=xterm")
-            .cloned()
-            .collect();
-        own.env = Some(env);
+        own.env = Some(definition.given_env());
         definition.user.clone_into(&mut own.user);
         definition.working_dir.clone_into(&mut own.working_dir);
         if let Some(program) = &asked.entrypoint {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rbuild_cache::SnapshotId;
 use rbuild_image::config::ContainerConfig;
-use rbuild_image::source::{self, Location, Progress};
+use rbuild_image::source::{self, Location, Progress, Resolved};
 use rbuild_image::{Platform, Reference};
 use tokio_util::sync::CancellationToken;
 
@@ -115,7 +115,29 @@ impl Engine {
             self.pull(reference, Some(platform), Arc::new(|_, _, _| {}))
                 .await?;
         }
-        let resolved = self.resolve(&location, platform, false).await?;
+        let mut resolved = self.resolve(&location, platform, false).await?;
+        let fits = |resolved: &Resolved| {
+            let asked = request.platform.as_ref();
+            asked.is_none_or(|asked| asked.rank(&resolved.config.platform()).is_some())
+        };
+        if !fits(&resolved)
+            && matches!(location, Location::Stored(_))
+            && request.pull != Pull::Never
+            && let Ok(reference) = request.image.parse::<Reference>()
+        {
+            // The store may hold another platform's image under this name.
+            self.pull(&reference, Some(platform), Arc::new(|_, _, _| {}))
+                .await?;
+            let location = Location::Registry(reference);
+            resolved = self.resolve(&location, platform, false).await?;
+        }
+        if !fits(&resolved) {
+            return Err(Error::Other(format!(
+                "the image `{}` is for {}, and --platform asks for {platform}",
+                request.image,
+                resolved.config.platform()
+            )));
+        }
         let layers = source::snapshots(self.store(), &self.client, &resolved, progress).await?;
         Ok(Root {
             id: Some(resolved.manifest.config.digest.to_string()),
@@ -193,10 +215,7 @@ fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
         snapshot: root.top.map(|top| top.as_str().to_owned()),
         argv,
         env: environment(&root.config, &request, &hostname),
-        working_dir: request
-            .workdir
-            .clone()
-            .unwrap_or_else(|| root.config.working_dir.clone()),
+        working_dir: working_dir(&root.config, &request)?,
         user: request
             .user
             .clone()
@@ -210,6 +229,17 @@ fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
         request,
         id,
     })
+}
+
+/// The given directory, or the image's.
+fn working_dir(config: &ContainerConfig, request: &RunRequest) -> Result<String> {
+    match request.workdir.as_deref() {
+        None | Some("") => Ok(config.working_dir.clone()),
+        Some(given) if given.starts_with('/') => Ok(given.to_owned()),
+        Some(given) => Err(Error::Usage(format!(
+            "the working directory `{given}` is not an absolute path"
+        ))),
+    }
 }
 
 /// ENTRYPOINT and CMD, and what replaces them: a given entrypoint also takes the image's CMD away.
@@ -296,11 +326,7 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
     }
     for tmpfs in &request.tmpfs {
         mounts.push(MountPoint {
-            kind: MountKind::Tmpfs {
-                size: tmpfs.size,
-                mode: tmpfs.mode,
-                no_exec: tmpfs.no_exec,
-            },
+            kind: MountKind::Tmpfs(tmpfs.file_system.clone()),
             target: place(&tmpfs.target),
             read_only: tmpfs.read_only,
             propagation: String::new(),
@@ -312,7 +338,7 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
         let other = Catalog::at(store).find(container)?;
         for mut mount in other.definition.mounts {
             let taken = mounts.iter().any(|known| known.target == mount.target);
-            if !taken && !matches!(mount.kind, MountKind::Tmpfs { .. }) {
+            if !taken && !matches!(mount.kind, MountKind::Tmpfs(_)) {
                 mount.read_only |= read_only;
                 mounts.push(mount);
             }

@@ -1,5 +1,6 @@
 //! What a container is, from its creation to its end: `config.json` in its directory. Never changes.
 
+use rbuild_executor::spec::Tmpfs;
 use rbuild_image::config::{ContainerConfig, Healthcheck};
 use serde::{Deserialize, Serialize};
 
@@ -47,18 +48,24 @@ pub enum MountKind {
     /// A path on the host.
     Bind(std::path::PathBuf),
     /// A volume; an anonymous one goes with its container.
-    Volume { name: String, anonymous: bool },
-    Tmpfs {
-        size: Option<u64>,
-        mode: Option<u32>,
-        no_exec: bool,
+    Volume {
+        name: String,
+        anonymous: bool,
     },
+    Tmpfs(Tmpfs),
 }
 
 impl Definition {
     /// The 12 digits that people use.
     pub fn short_id(&self) -> &str {
         self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    /// The variables without those that every container gets for itself.
+    pub fn given_env(&self) -> Vec<String> {
+        let hostname = format!("HOSTNAME={}", self.hostname);
+        let own = |variable: &&String| **variable != hostname && *variable != "TERM=xterm";
+        self.env.iter().filter(own).cloned().collect()
     }
 
     /// The image's labels with the container's own.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rbuild_cache::Volumes;
 use rbuild_executor::network;
-use rbuild_executor::spec::{SecurityOptions, Users};
+use rbuild_executor::spec::{SecurityOptions, Tmpfs, Users};
 use serde_json::{Value, json};
 
 use super::catalog::Entry;
@@ -29,7 +29,7 @@ impl Entry {
         let mounts = definition
             .mounts
             .iter()
-            .filter(|mount| !matches!(mount.kind, MountKind::Tmpfs { .. }))
+            .filter(|mount| !matches!(mount.kind, MountKind::Tmpfs(_)))
             .map(|mount| self.mount(mount))
             .collect::<Result<Vec<Value>>>()?;
         Ok(json!({
@@ -79,7 +79,7 @@ impl Entry {
             "Tty": request.terminal,
             "OpenStdin": request.interactive,
             "StdinOnce": request.interactive,
-            "Env": definition.env,
+            "Env": definition.given_env(),
             "Cmd": self.cmd(),
             "Healthcheck": definition.health(),
             "Image": request.image,
@@ -189,10 +189,7 @@ impl Entry {
             "Init": request.init,
             "ShmSize": limits.shm_size.unwrap_or(64 << 20),
             "Tmpfs": self.definition.mounts.iter().filter_map(|mount| match &mount.kind {
-                MountKind::Tmpfs { size, .. } => Some((
-                    mount.target.clone(),
-                    Value::String(size.map_or_else(String::new, |size| format!("size={size}"))),
-                )),
+                MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), options_of(tmpfs))),
                 _ => None,
             }).collect::<serde_json::Map<_, _>>(),
             "CgroupParent": limits.cgroup_parent.as_deref().unwrap_or_default(),
@@ -276,7 +273,7 @@ impl Entry {
                 Some(name),
                 Volumes::at(&self.catalog.root).data(name)?,
             ),
-            MountKind::Tmpfs { .. } => ("tmpfs", None, std::path::PathBuf::new()),
+            MountKind::Tmpfs(_) => ("tmpfs", None, std::path::PathBuf::new()),
         };
         let mut value = json!({
             "Type": kind,
@@ -352,4 +349,18 @@ fn security_options(options: &SecurityOptions) -> Vec<String> {
     given
         .chain(profile.map(|profile| format!("seccomp={profile}")))
         .collect()
+}
+
+/// As `--tmpfs` takes them.
+fn options_of(tmpfs: &Tmpfs) -> Value {
+    let options = [
+        tmpfs.size.map(|size| format!("size={size}")),
+        tmpfs.mode.map(|mode| format!("mode={mode:o}")),
+        tmpfs.uid.map(|uid| format!("uid={uid}")),
+        tmpfs.gid.map(|gid| format!("gid={gid}")),
+        tmpfs.inodes.map(|most| format!("nr_inodes={most}")),
+        (!tmpfs.no_exec).then(|| "exec".to_owned()),
+    ];
+    let options: Vec<String> = options.into_iter().flatten().collect();
+    Value::String(options.join(","))
 }

@@ -26,6 +26,7 @@ use super::output::Hub;
 use super::request::Restart;
 use super::state::{State, Status};
 use super::{files, health, neighbours, prepare, serve, time, volumes};
+use crate::error::with_causes;
 use crate::worker::{blocking, brief};
 use crate::{Created, Engine, Error, Result};
 
@@ -279,7 +280,7 @@ impl Engine {
                 Ok(exit) => exit,
                 Err(error) => {
                     let code = code_of(&error);
-                    let text = error_text(&error);
+                    let text = with_causes(&error);
                     life.change(|now| {
                         now.handle = None;
                         now.neighbours.clear();
@@ -599,15 +600,4 @@ fn code_of(error: &Error) -> i32 {
         Error::Exec(ExecError::Cancelled) | Error::Cancelled => 137,
         _ => 125,
     }
-}
-
-fn error_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -184,15 +184,7 @@ fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
                 path: PathBuf::from(mount.subpath.as_deref().unwrap_or(".")),
             })
         }
-        MountKind::Tmpfs {
-            size,
-            mode,
-            no_exec,
-        } => Ok(MountSource::Tmpfs {
-            size: *size,
-            mode: mode.unwrap_or(0o1777),
-            no_exec: *no_exec,
-        }),
+        MountKind::Tmpfs(tmpfs) => Ok(MountSource::Tmpfs(tmpfs.clone())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_executor::spec::{Dns, Limits, SecurityOptions, Users};
+use rbuild_executor::spec::{self, Dns, Limits, SecurityOptions, Users};
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
@@ -144,9 +144,7 @@ pub enum VolumeSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tmpfs {
     pub target: String,
-    /// Bytes.
-    pub size: Option<u64>,
-    pub mode: Option<u32>,
     pub read_only: bool,
-    pub no_exec: bool,
+    #[serde(flatten)]
+    pub file_system: spec::Tmpfs,
 }

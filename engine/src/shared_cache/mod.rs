@@ -28,6 +28,7 @@ use rbuild_image::source::{Progress, Resolved};
 use rbuild_solver::Graph;
 use tokio_util::sync::CancellationToken;
 
+use crate::error::with_causes;
 use crate::event::{Event, Sink, StepId};
 use crate::lower::ImageNeed;
 use crate::op::Op;
@@ -47,17 +48,7 @@ impl Problem {
 
     /// An error with its causes.
     fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut words = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let more = error.to_string();
-            if !words.contains(&more) {
-                words.push_str(": ");
-                words.push_str(&more);
-            }
-            cause = error.source();
-        }
-        Self(words)
+        Self(with_causes(error))
     }
 }
 

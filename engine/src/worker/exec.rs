@@ -13,7 +13,7 @@ use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
     Dns, Exec, Later, Mount, MountSource, Network, Output as Stream, Security, SecurityOptions,
-    Stdio, Users,
+    Stdio, Tmpfs, Users,
 };
 use rbuild_image::Platform;
 use rbuild_solver::VertexId;
@@ -219,11 +219,14 @@ impl Worker {
                     throw_away: false,
                 }
             }
-            MountOpKind::Tmpfs { size } => MountSource::Tmpfs {
+            MountOpKind::Tmpfs { size } => MountSource::Tmpfs(Tmpfs {
                 size: *size,
-                mode: 0o1777,
+                mode: None,
+                uid: None,
+                gid: None,
+                inodes: None,
                 no_exec: false,
-            },
+            }),
             MountOpKind::Secret {
                 id,
                 env,

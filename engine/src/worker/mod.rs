@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ahead::Ahead;
 use crate::build::debugging::Left;
 use crate::context::{Context, Wanted};
-use crate::event::{Event, Sink, StepId};
+use crate::event::{self, Sink, StepId};
 use crate::evidence::Pins;
 use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
@@ -285,17 +285,7 @@ impl Worker {
 
     /// Tells of the bytes that a step moves.
     fn progress(&self, step: Option<StepId>) -> rbuild_image::source::Progress {
-        let events = Arc::clone(&self.events);
-        Arc::new(move |what: &str, done, total| {
-            if let Some(step) = step {
-                events.event(Event::Progress {
-                    step,
-                    what: what.to_owned(),
-                    done,
-                    total,
-                });
-            }
-        })
+        event::progress(step, &self.events)
     }
 
     /// Brings a result of a shared cache here. The failure is [`UNUSABLE`]: then it is found no more.

@@ -16,8 +16,27 @@ pub use live::Usage;
 pub(super) use live::{freeze, processes_with, usage};
 
 use super::ExecError;
+use super::plan::CgroupView;
 use super::prepare::setup;
 use crate::spec::Limits;
+
+/// What a hierarchy of version 1 can be of; its other options are none.
+const LEGACY: [&str; 14] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
 
 /// Of a processor's time, in microseconds.
 const PERIOD: u64 = 100_000;
@@ -28,6 +47,8 @@ pub(super) struct Cgroup {
     directories: Vec<PathBuf>,
     /// Where kills for memory are counted.
     kills: Option<PathBuf>,
+    /// What a command with limits is shown of them.
+    views: Vec<CgroupView>,
 }
 
 /// A value to write, by controller.
@@ -113,9 +134,15 @@ impl Cgroup {
             pids: Some(DEFAULT_PIDS),
             ..limits.clone()
         };
+        let shown = limits.memory.is_some() || limits.cpus.is_some() || limits.cpu_shares.is_some();
         let made = Self::make_asked(&usual, accounted);
-        if made.is_ok() {
-            return made;
+        if let Ok(made) = made {
+            return Ok(made.map(|(mut cgroup, joined)| {
+                if !shown {
+                    cgroup.views.clear();
+                }
+                (cgroup, joined)
+            }));
         }
         let made = Self::make_asked(limits, accounted);
         // What was asked for is possible: then it is the usual that is not, now and later.
@@ -143,6 +170,7 @@ impl Cgroup {
                     .map_err(|error| missing(setting.controller, error))?;
                 if !cgroup.directories.contains(&place.directory) {
                     cgroup.directories.push(place.directory.clone());
+                    cgroup.views.push(place.view.clone());
                 }
                 places.push((setting.controller, place));
             }
@@ -184,6 +212,7 @@ impl Cgroup {
         let cgroup = Self {
             directories: vec![directory.clone()],
             kills: None,
+            views: Vec::new(),
         };
         let door = directory.join("cgroup.procs");
         let mut moved: Vec<u32> = Vec::new();
@@ -202,6 +231,11 @@ impl Cgroup {
                 moved.push(pid);
             }
         }
+    }
+
+    /// Of a command whose limits somebody asked for: what it reads them from.
+    pub(super) fn views(&self) -> &[CgroupView] {
+        &self.views
     }
 
     pub(super) fn directories(&self) -> &[PathBuf] {
@@ -265,11 +299,7 @@ pub fn controllers() -> Vec<(&'static str, Result<&'static str, String>)> {
         let place = hierarchies
             .place(controller, None, &unique_name())
             .map_err(|error| error.to_string())?;
-        let made = Cgroup {
-            directories: vec![place.directory],
-            kills: None,
-        };
-        drop(made);
+        remove([place.directory.as_path()].into_iter());
         Ok(if place.unified { "v2" } else { "v1" })
     };
     ["memory", "cpu", "pids"]
@@ -348,6 +378,7 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 struct Place {
     directory: PathBuf,
     unified: bool,
+    view: CgroupView,
 }
 
 /// The hierarchies that are mounted, and where this process is in them.
@@ -428,6 +459,7 @@ impl Hierarchies {
                     return Ok(Place {
                         directory,
                         unified: true,
+                        view: CgroupView::default(),
                     });
                 }
                 Err(error) => why = error,
@@ -444,9 +476,18 @@ impl Hierarchies {
             let directory = above.join(name);
             match make(&above, &directory) {
                 Ok(()) => {
+                    let name = point.file_name().unwrap_or_default();
                     return Ok(Place {
                         directory,
                         unified: false,
+                        view: CgroupView {
+                            name: name.to_string_lossy().into_owned(),
+                            controllers: controllers
+                                .iter()
+                                .filter(|name| LEGACY.contains(&name.as_str()))
+                                .cloned()
+                                .collect(),
+                        },
                     });
                 }
                 Err(error) => why = error,

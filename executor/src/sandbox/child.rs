@@ -327,17 +327,20 @@ pub(super) fn source(
 ) -> Result<(OwnedFd, bool)> {
     let target = display(&mount.target);
     match &mount.source {
-        Source::Tmpfs {
-            size,
-            mode,
-            no_exec,
-        } => {
-            let mode = format!("{mode:o}");
-            let size = size.map(|size| size.to_string());
-            let mut options = vec![("mode", mode.as_str())];
-            options.extend(size.as_deref().map(|size| ("size", size)));
+        Source::Tmpfs(tmpfs) => {
+            let options = [
+                ("mode", Some(format!("{:o}", tmpfs.mode.unwrap_or(0o1777)))),
+                ("size", tmpfs.size.map(|size| size.to_string())),
+                ("uid", tmpfs.uid.map(|uid| uid.to_string())),
+                ("gid", tmpfs.gid.map(|gid| gid.to_string())),
+                ("nr_inodes", tmpfs.inodes.map(|most| most.to_string())),
+            ];
+            let options: Vec<(&str, &str)> = options
+                .iter()
+                .filter_map(|(name, value)| Some((*name, value.as_deref()?)))
+                .collect();
             let mut attributes = NO_SUID | NO_DEV;
-            if *no_exec {
+            if tmpfs.no_exec {
                 attributes |= NO_EXEC;
             }
             let tree = mounts::make("tmpfs", &options, attributes)

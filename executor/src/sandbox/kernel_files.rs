@@ -25,6 +25,9 @@ pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<
     attach_over(&proc, points, root, "proc")?;
     let sys = sysfs()?;
     attach_over(&sys, points, root, "sys")?;
+    if !task.cgroup_views.is_empty() {
+        own_cgroups(&task.cgroup_views, sys.as_fd())?;
+    }
     devices(task, points, root)?;
     for (path, value) in &task.sysctls {
         set_parameter(proc.as_fd(), path, value).step(format!(
@@ -89,6 +92,45 @@ fn sysfs() -> Result<OwnedFd> {
         Err(Errno::PERM) => copy_of_outer("/sys", GUARDED | READ_ONLY),
         result => result.step("make /sys"),
     }
+}
+
+/// Its limits, where programs look for them to know how much memory and how many processors they have. They are in a
+/// cgroup namespace, so that nothing above their own cgroup is seen.
+fn own_cgroups(views: &[plan::CgroupView], sys: BorrowedFd<'_>) -> Result<()> {
+    let options = GUARDED | READ_ONLY;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(place) = rustix::fs::openat(sys, "fs/cgroup", flags, Mode::empty()) else {
+        // A kernel without cgroups, or a /sys that hides them.
+        return Ok(());
+    };
+    if views.iter().any(|view| view.controllers.is_empty()) {
+        // Some kernels and some containers around this one allow none to be mounted: then it is not shown.
+        if let Ok(tree) = mounts::make("cgroup2", &[], options) {
+            mounts::attach(tree.as_fd(), place.as_fd()).step("mount the cgroup")?;
+        }
+        return Ok(());
+    }
+    let all = mounts::make("tmpfs", &[("mode", "0755")], GUARDED).step("make /sys/fs/cgroup")?;
+    mounts::attach(all.as_fd(), place.as_fd()).step("mount /sys/fs/cgroup")?;
+    for view in views {
+        let controllers: Vec<(&str, &str)> = view
+            .controllers
+            .iter()
+            .map(|name| (name.as_str(), ""))
+            .collect();
+        let Ok(tree) = mounts::make("cgroup", &controllers, options) else {
+            continue;
+        };
+        rustix::fs::mkdirat(&all, &view.name, Mode::from_raw_mode(0o755))
+            .step("make a directory for a cgroup")?;
+        let directory = rustix::fs::openat(&all, &view.name, flags, Mode::empty())
+            .step("open the directory of a cgroup")?;
+        mounts::attach(tree.as_fd(), directory.as_fd()).step("mount a cgroup")?;
+        for name in view.controllers.iter().filter(|name| **name != view.name) {
+            rustix::fs::symlinkat(&view.name, &all, name).step("name a cgroup")?;
+        }
+    }
+    mounts::restrict(all.as_fd(), false, options).step("protect /sys/fs/cgroup")
 }
 
 /// What is there already, with all that is mounted in it.

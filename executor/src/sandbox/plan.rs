@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::seccomp::profile::Rules;
+use crate::spec::Tmpfs;
 
 /// Place of a descriptor in the message.
 pub(super) type Slot = usize;
@@ -76,6 +77,8 @@ pub(super) struct Task {
     pub(super) status: Slot,
     /// Open `cgroup.procs` or `tasks` files to join.
     pub(super) cgroups: Vec<Slot>,
+    /// What is shown of them in /sys/fs/cgroup.
+    pub(super) cgroup_views: Vec<CgroupView>,
     pub(super) init: bool,
     /// A program that makes the container of what is in here.
     pub(super) runtime: Option<Bytes>,
@@ -129,16 +132,28 @@ pub(super) struct Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Source {
     /// A path inside a detached mount.
-    Tree { tree: Slot, path: Bytes },
-    /// A detached mount of something of the machine's.
-    Whole { tree: Slot },
-    /// A file of [`Task::files`].
-    File { name: String },
-    Tmpfs {
-        size: Option<u64>,
-        mode: u32,
-        no_exec: bool,
+    Tree {
+        tree: Slot,
+        path: Bytes,
     },
+    /// A detached mount of something of the machine's.
+    Whole {
+        tree: Slot,
+    },
+    /// A file of [`Task::files`].
+    File {
+        name: String,
+    },
+    Tmpfs(Tmpfs),
+}
+
+/// A hierarchy of cgroups, as a command with limits sees its own: in a directory of /sys/fs/cgroup by its controllers,
+/// or, of version 2, as all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CgroupView {
+    pub(super) name: String,
+    /// None: version 2.
+    pub(super) controllers: Vec<String>,
 }
 
 /// Which filter of system calls.

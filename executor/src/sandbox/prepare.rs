@@ -189,6 +189,7 @@ pub(super) fn prepare(
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),
+        cgroup_views: Vec::new(),
         init: exec.init,
         runtime: exec.runtime.as_deref().map(Bytes::from),
         privilege,
@@ -445,15 +446,16 @@ impl Builder {
                 };
                 Ok(self.tree(tree, path))
             }
-            MountSource::Tmpfs {
-                size,
-                mode,
-                no_exec,
-            } => Ok(Source::Tmpfs {
-                size: *size,
-                mode: *mode,
-                no_exec: *no_exec,
-            }),
+            MountSource::Tmpfs(tmpfs) => {
+                let others = [tmpfs.uid, tmpfs.gid].into_iter().flatten();
+                if self.single_id && others.max() > Some(0) {
+                    return Err(setup(
+                        format!("mount a tmpfs at {}", target.display()),
+                        "it cannot belong to another user (uid=, gid=) where there is one id: give the user subordinate ids, or chown it in the container",
+                    ));
+                }
+                Ok(Source::Tmpfs(tmpfs.clone()))
+            }
             MountSource::Secret {
                 data,
                 mode,
@@ -587,6 +589,9 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// What every machine's file names too.
+const IP6_NAMES: &str = "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
 fn hosts(exec: &Exec) -> Vec<u8> {
     let hostname = &exec.hostname;
     let address = private_address(&exec.network);
@@ -597,8 +602,9 @@ fn hosts(exec: &Exec) -> Vec<u8> {
     } else {
         format!(" {hostname}")
     };
-    let mut text =
-        format!("127.0.0.1\tlocalhost{own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut text = format!(
+        "127.0.0.1\tlocalhost{own}\n::1\tlocalhost ip6-localhost ip6-loopback\n{IP6_NAMES}"
+    );
     if let Some(address) = address {
         text.push_str(&format!("{address}\t{hostname}\n"));
     }

@@ -176,6 +176,7 @@ pub(super) fn start(
         let first = descriptors.len();
         task.cgroups = (first..first + joined.len()).collect();
         descriptors.extend(joined);
+        task.cgroup_views = cgroup.views().to_vec();
         cgroup
     });
     let identity = Identity {

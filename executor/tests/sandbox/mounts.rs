@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_cache::RootDir;
 use rbuild_cache::mounts::Sharing;
-use rbuild_executor::spec::{Mount, MountSource};
+use rbuild_executor::spec::{Mount, MountSource, Tmpfs};
 
 use crate::kit::{self, Kit, Outcome, describe, equal, holds, shell};
 
@@ -32,11 +32,14 @@ pub(crate) fn directory(target: &str, path: &std::path::Path) -> Result<Mount, k
 pub(crate) fn tmpfs(target: &str) -> Mount {
     mount(
         target,
-        MountSource::Tmpfs {
+        MountSource::Tmpfs(Tmpfs {
             size: Some(1 << 20),
-            mode: 0o1777,
+            mode: None,
+            uid: None,
+            gid: None,
+            inodes: None,
             no_exec: false,
-        },
+        }),
     )
 }
 

@@ -131,9 +131,35 @@ fn id(entry: &Entry, whole: bool) -> String {
     }
 }
 
+/// A command as Docker shows it: words with a space in single quotes.
+fn shown(argv: &[String]) -> String {
+    let words = argv.iter().enumerate().map(|(index, word)| {
+        if index > 0 && word.contains(' ') {
+            format!("'{word}'")
+        } else {
+            word.clone()
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// In double quotes, with nothing in it that moves a terminal's cursor.
+fn quoted(text: &str) -> String {
+    let mut all = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => all.extend(['\\', letter]),
+            letter if letter.is_control() => all.extend(letter.escape_default()),
+            letter => all.push(letter),
+        }
+    }
+    all.push('"');
+    all
+}
+
 fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
     let definition = &entry.definition;
-    let command = definition.argv.join(" ");
+    let command = shown(&definition.argv);
     let command = if whole {
         command
     } else {
@@ -154,14 +180,14 @@ fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
             } else {
                 table::shorten(name, 15)
             }),
-            MountKind::Tmpfs { .. } => None,
+            MountKind::Tmpfs(_) => None,
         })
         .collect();
     let created = Some(definition.created.as_str());
     let mut row = json!({
         "ID": id(entry, whole),
         "Image": definition.request.image,
-        "Command": format!("\"{command}\""),
+        "Command": quoted(&command),
         "CreatedAt": human::at(created),
         "RunningFor": human::since(created),
         "Ports": ports(entry),
@@ -302,7 +328,7 @@ fn matches(
                 || match &mount.kind {
                     MountKind::Bind(path) => path == std::path::Path::new(value),
                     MountKind::Volume { name, .. } => name == value,
-                    MountKind::Tmpfs { .. } => false,
+                    MountKind::Tmpfs(_) => false,
                 }
         }),
         "before" => definition.created < created(value)?,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::containers::VolumeSource;
 use rbuild_engine::containers::request::{Tmpfs, Volume};
+use rbuild_engine::executor::spec::Tmpfs as FileSystem;
 
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -79,7 +80,12 @@ fn volume(text: &str) -> Result<Volume> {
     volume.source = match source {
         None => VolumeSource::Anonymous,
         Some("") => return Err(bad("the source is empty")),
-        Some(source) if !source.starts_with(['/', '.', '~']) && !source.contains('/') => {
+        Some(source) if !source.starts_with(['/', '.', '~']) => {
+            if source.contains('/') {
+                return Err(bad(&format!(
+                    "`{source}` is neither a path, which begins with `/` or `./`, nor a volume's name"
+                )));
+            }
             VolumeSource::Named(source.to_owned())
         }
         Some(source) => {
@@ -225,10 +231,12 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
                 .transpose()?;
             all.tmpfs.push(Tmpfs {
                 target,
-                size,
-                mode: mode.as_deref().map(octal).transpose()?,
                 read_only,
-                no_exec: true,
+                file_system: FileSystem {
+                    size,
+                    mode: mode.as_deref().map(octal).transpose()?,
+                    ..PLAIN
+                },
             });
         }
         ("tmpfs", Some(_)) => return Err(spec.error("`type=tmpfs` takes no source")),
@@ -243,6 +251,16 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
     }
     spec.finish(&KEYS)
 }
+
+/// A tmpfs of which nothing is said.
+const PLAIN: FileSystem = FileSystem {
+    size: None,
+    mode: None,
+    uid: None,
+    gid: None,
+    inodes: None,
+    no_exec: true,
+};
 
 fn octal(text: &str) -> Result<u32> {
     u32::from_str_radix(text, 8)
@@ -260,20 +278,28 @@ fn memory(text: &str) -> Result<Tmpfs> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     let mut tmpfs = Tmpfs {
         target: target_path(target).map_err(|reason| bad(&reason))?,
-        size: None,
-        mode: None,
         read_only: false,
-        no_exec: true,
+        file_system: PLAIN,
+    };
+    let options_of = &mut tmpfs.file_system;
+    let number = |name: &str, value: &str| {
+        let number = value.parse::<u32>().ok();
+        number.ok_or_else(|| bad(&format!("`{name}={value}` is not a number")))
     };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", value)) => tmpfs.size = Some(values::size("--tmpfs size", value)?),
-            Some(("mode", value)) => tmpfs.mode = Some(octal(value)?),
+            Some(("size", value)) => options_of.size = Some(values::size("--tmpfs size", value)?),
+            Some(("mode", value)) => options_of.mode = Some(octal(value)?),
+            Some(("uid", value)) => options_of.uid = Some(number("uid", value)?),
+            Some(("gid", value)) => options_of.gid = Some(number("gid", value)?),
+            Some(("nr_inodes", value)) => {
+                options_of.inodes = Some(values::size("--tmpfs nr_inodes", value)?);
+            }
             None => match option {
                 "ro" => tmpfs.read_only = true,
                 "rw" => tmpfs.read_only = false,
-                "exec" => tmpfs.no_exec = false,
-                "noexec" => tmpfs.no_exec = true,
+                "exec" => options_of.no_exec = false,
+                "noexec" => options_of.no_exec = true,
                 // How it is mounted anyway.
                 "nosuid" | "nodev" => {}
                 _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),
@@ -351,7 +377,7 @@ mod tests {
         let sizes: Vec<_> = all
             .tmpfs
             .iter()
-            .map(|tmpfs| (&*tmpfs.target, tmpfs.size))
+            .map(|tmpfs| (&*tmpfs.target, tmpfs.file_system.size))
             .collect();
         assert_eq!(sizes, [("/b", Some(1 << 20)), ("/d", Some(2048))]);
         for text in [

@@ -62,7 +62,7 @@ impl Bundle {
                 attributes |= NO_SUID;
                 options.push("nosuid");
             }
-            if matches!(mount.source, Source::Tmpfs { no_exec: true, .. }) {
+            if matches!(&mount.source, Source::Tmpfs(tmpfs) if tmpfs.no_exec) {
                 options.push("noexec");
             }
             mounts::restrict(tree.as_fd(), true, attributes).step(format!(
