@@ -1,8 +1,11 @@
 //! The process and its surroundings: namespaces first, then the store, then threads; and what signals do.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
+use rbuild_engine::containers::{Catalog, RunRequest};
 use rbuild_engine::executor::{Host, host};
 use rbuild_engine::{Engine, Options};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +32,17 @@ pub(crate) fn engine(options: Options) -> Result<Engine> {
 /// Enters the private namespaces. No thread may exist before; so this comes first in every command that needs the
 /// machine.
 pub(crate) fn enter() -> Result<Host> {
-    host::init().map_err(|error| {
+    enter_beside(None)
+}
+
+/// As [`enter`], for a container that shares the network of another one, which an ordinary user may only in the same
+/// user namespace.
+pub(crate) fn enter_for(root: &Path, request: &RunRequest) -> Result<Host> {
+    enter_beside(Catalog::at(root).user_namespace_for(request)?)
+}
+
+fn enter_beside(namespace: Option<OwnedFd>) -> Result<Host> {
+    host::init_beside(namespace).map_err(|error| {
         let advice = error.advice;
         let failed = Error::failed(error.to_string()).because(error.source);
         if advice.is_empty() {

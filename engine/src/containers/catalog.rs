@@ -1,11 +1,13 @@
 //! Finding containers. Opens no index and mounts nothing, so that looking costs next to nothing.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::Containers;
 
-use super::control::Connection;
+use super::control::{Ask, Connection};
 use super::definition::{self, Definition};
+use super::request::RunRequest;
 use super::state::{self, State, Status};
 use crate::{Error, Result};
 
@@ -82,6 +84,20 @@ impl Catalog {
                 "`{wanted}` is the beginning of several containers' IDs: write more of it"
             ))),
         }
+    }
+
+    /// The user namespace of the process that the container lives in whose network this one's request names, for
+    /// [`rbuild_executor::host::init_beside`]. `None` where that is not needed, or cannot be had: why it cannot is
+    /// told when the network is joined.
+    pub fn user_namespace_for(&self, request: &RunRequest) -> Result<Option<OwnedFd>> {
+        let Some(other) = &request.network_of else {
+            return Ok(None);
+        };
+        let Some(connection) = self.find(other)?.connect()? else {
+            return Ok(None);
+        };
+        let (_, mut descriptors) = connection.request(&Ask::UserNamespace)?;
+        Ok(descriptors.pop())
     }
 
     pub(super) fn entry(&self, id: &str) -> Result<Option<Entry>> {

@@ -45,6 +45,8 @@ pub enum Ask {
     Usage,
     /// The line of its private network rides on the answer. The connection ends with that network.
     Network,
+    /// The user namespace of its process rides on the answer, for one that is to share its network.
+    UserNamespace,
     /// [`Answer::Ended`] when the container has ended for good.
     Wait,
 }

@@ -148,6 +148,10 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             Err(message) => failed(message),
         }),
         Ask::Network => life.give_line(stream),
+        Ask::UserNamespace => match rbuild_executor::host::user_namespace() {
+            Ok(namespace) => wire::send(stream.as_fd(), &Answer::Done, &[namespace.as_fd()]),
+            Err(error) => say(&failed(error.to_string())),
+        },
         Ask::Wait => {
             life.wait_until(None, |now| now.over);
             let code = life.now().state.exit_code;

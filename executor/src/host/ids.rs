@@ -76,6 +76,27 @@ pub(super) fn enter_user_namespace() -> Result<(Privilege, String), InitError> {
     Ok((Privilege::SingleId, why))
 }
 
+/// Enters one that another process of this user made: whoever made it may do everything in there. The ids are what they
+/// are in there.
+pub(super) fn join_user_namespace(namespace: &OwnedFd) -> Result<(Privilege, String), InitError> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User)).map_err(
+        |errno| InitError {
+            step: "enter the user namespace of the container whose network is to be shared",
+            advice: "both have to be started by the same user, neither in a namespace that the other is not in",
+            source: errno.into(),
+        },
+    )?;
+    become_root()?;
+    let privilege = if rbuild_cache::owners::recorded() {
+        Privilege::SingleId
+    } else {
+        Privilege::Subordinate
+    };
+    let why = "the user namespace of the container whose network is shared";
+    Ok((privilege, why.to_owned()))
+}
+
 fn unshare_user() -> Result<(), InitError> {
     sys::unshare(UnshareFlags::NEWUSER).map_err(|source| InitError {
         step: "make a user namespace",

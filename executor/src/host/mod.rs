@@ -64,9 +64,15 @@ pub struct InitError {
 /// Moves this process into its private namespaces and forks the spawner. Must be called from `main` before any
 /// thread exists; in an ordinary user's process, also before anything in the store is touched.
 pub fn init() -> Result<Host, InitError> {
+    init_beside(None)
+}
+
+/// As [`init`]; an ordinary user's process goes into a user namespace that there is, another such process's
+/// ([`user_namespace`]), and has all rights there that this one has.
+pub fn init_beside(other: Option<OwnedFd>) -> Result<Host, InitError> {
     single_threaded()?;
     recent_kernel()?;
-    let (privilege, reason) = match enter() {
+    let (privilege, reason) = match enter(other) {
         Err(error) => without(error)?,
         Ok(entered) => entered,
     };
@@ -164,7 +170,14 @@ fn without(error: InitError) -> Result<(Privilege, String), InitError> {
     Ok((Privilege::Without, why))
 }
 
-fn enter() -> Result<(Privilege, String), InitError> {
+/// The user namespace that this process is in, for [`init_beside`].
+pub fn user_namespace() -> std::io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::empty();
+    Ok(rustix::fs::open("/proc/self/ns/user", flags, mode)?)
+}
+
+fn enter(other: Option<OwnedFd>) -> Result<(Privilege, String), InitError> {
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     let entered = if rustix::process::geteuid().is_root() && capable {
@@ -176,7 +189,10 @@ fn enter() -> Result<(Privilege, String), InitError> {
             (Privilege::Root, "started by root".to_owned())
         }
     } else {
-        ids::enter_user_namespace()?
+        match other {
+            Some(namespace) => ids::join_user_namespace(&namespace)?,
+            None => ids::enter_user_namespace()?,
+        }
     };
     crate::sys::unshare(UnshareFlags::NEWNS).map_err(|source| InitError {
         step: "make a private mount namespace",

@@ -117,7 +117,7 @@ pub(super) fn prepare(
             slot
         }
         Network::Namespace(namespace) => builder.namespace(namespace)?,
-        Network::Process { pid, .. } => plan::Network::Join(builder.network_of(*pid)?),
+        Network::Process { pid, .. } => builder.network_of(*pid)?,
         Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
     };
     let insecure = exec.security == Security::Insecure;
@@ -506,21 +506,31 @@ impl Builder {
         Ok(plan::Network::Join(self.slot(namespace)))
     }
 
-    fn network_of(&mut self, pid: u32) -> Result<Slot, ExecError> {
-        let path = format!("/proc/{pid}/ns/net");
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| {
+    fn network_of(&mut self, pid: u32) -> Result<plan::Network, ExecError> {
+        let open = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let namespace = rustix::fs::open(path, flags, Mode::empty())?;
+            let stat = rustix::fs::fstat(&namespace)?;
+            Ok((namespace, (stat.st_dev, stat.st_ino)))
+        };
+        let failed = |errno: Errno| {
             let step = format!("join the network of process {pid}");
             if matches!(errno, Errno::ACCESS | Errno::PERM) {
                 return setup(
                     step,
-                    "only root's containers can share a network: those of an ordinary user live in user namespaces \
-                     that have no rights in each other; on the private network they reach each other by name",
+                    "it is in a user namespace that this process has no rights in, as its container was started anew \
+                     after this one: `rbuild start` this one again",
                 );
             }
             setup(step, std::io::Error::from(errno))
-        })?;
-        Ok(self.slot(fd))
+        };
+        let (namespace, theirs) = open(&format!("/proc/{pid}/ns/net")).map_err(failed)?;
+        let (_, ours) = open("/proc/self/ns/net").map_err(failed)?;
+        // An ordinary user is in the host's, and has no right to go there.
+        if theirs == ours {
+            return Ok(plan::Network::Host);
+        }
+        Ok(plan::Network::Join(self.slot(namespace)))
     }
 }
 

@@ -75,7 +75,9 @@ fn start(entry: &Entry, attachment: Option<Attachment>, global: &GlobalArgs) -> 
 }
 
 fn live(entry: &Entry, stream: UnixStream, attached: bool, global: &GlobalArgs) -> Result<Exit> {
-    let engine = machine::engine(global.options()?)?;
+    let options = global.options()?;
+    let host = machine::enter_for(&options.root, &entry.definition.request)?;
+    let engine = machine::open(host, options)?;
     let exit = machine::block_on(Signals::Forwarded, async |cancel| {
         let Some(held) = engine.hold(entry.clone())? else {
             // Somebody else was faster: it runs.

@@ -112,7 +112,7 @@ fn live(
     cidfile: Option<CidFile>,
 ) -> Result<Exit> {
     let options = global.options()?;
-    let host = machine::enter()?;
+    let host = machine::enter_for(&options.root, &request)?;
     // It is made while the store is opened and the image looked up.
     let network = request
         .has_private_network()
