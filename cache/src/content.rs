@@ -18,6 +18,7 @@ use rusqlite::OptionalExtension as _;
 use rustix::fs::{Mode, OFlags};
 use sha2::Digest as _;
 
+use crate::arrival::Followed;
 use crate::digest::Digest;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index::{self, EPOCH};
@@ -32,6 +33,8 @@ pub struct Ingest {
     file: File,
     hasher: sha2::Sha256,
     written: u64,
+    /// Who reads it meanwhile.
+    followed: Option<Followed>,
     /// The file has its final name, or is gone.
     done: bool,
 }
@@ -48,8 +51,17 @@ impl Store {
             path,
             hasher: sha2::Sha256::new(),
             written: 0,
+            followed: None,
             done: false,
         })
+    }
+
+    /// Begins a blob that is known before it is here, and may be waited for ([`Store::expect_blob`]).
+    pub fn ingest_expected(&self, digest: &Digest) -> Result<Ingest> {
+        let mut ingest = self.ingest()?;
+        let followed = self.shared.arrivals.begin(digest, &ingest.file);
+        ingest.followed = followed.at("open", &ingest.path)?;
+        Ok(ingest)
     }
 
     /// Writes a small blob that is in memory; returns its digest.
@@ -267,6 +279,9 @@ impl Ingest {
             ))
             .doing(action)?;
         transaction.commit().doing(action)?;
+        if let Some(followed) = &self.followed {
+            followed.verified();
+        }
         Ok((digest, self.written))
     }
 }
@@ -278,6 +293,9 @@ impl Write for Ingest {
             self.hasher.update(written);
         }
         self.written = self.written.saturating_add(count as u64);
+        if let Some(followed) = &self.followed {
+            followed.written(self.written);
+        }
         Ok(count)
     }
 

@@ -22,6 +22,7 @@
 //! Knows nothing of Dockerfiles, operations and registries. Also home of [`root_dir`], because everybody who
 //! touches a path that an input can influence stands on this crate. Start at [`Store::open`].
 
+pub mod arrival;
 pub mod check;
 pub mod collect;
 pub mod containers;

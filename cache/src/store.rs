@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::arrival::Arrivals;
 use crate::digest::Digest;
 pub use crate::error::{Error, Result};
 use crate::error::{IndexContext as _, IoContext as _};
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) unpacker: OnceLock<Box<dyn crate::packed::Unpack>>,
     /// Blobs whose bytes this process wrote and hashed.
     pub(crate) own_blobs: Mutex<HashSet<Digest>>,
+    pub(crate) arrivals: Arrivals,
     /// This process put something in that takes room.
     filled: AtomicBool,
     pub(crate) remover: Remover,
@@ -102,6 +104,7 @@ impl Store {
                 trees: Mutex::default(),
                 unpacker: OnceLock::new(),
                 own_blobs: Mutex::default(),
+                arrivals: Arrivals::default(),
                 empty: OnceLock::new(),
                 filled: AtomicBool::new(false),
                 remover: Remover::default(),

@@ -89,7 +89,7 @@ pub struct Tree {
 
 /// Files without attributes that whoever makes a snapshot has just written into it, so that they need not be read
 /// again: by file system and inode, their size and the blake3 of their bytes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     files: HashMap<(u64, u64), (u64, [u8; 32])>,
 }

@@ -20,10 +20,11 @@ mod read_ahead;
 mod settle;
 
 use std::borrow::Cow;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use rbuild_cache::ids::Crossing;
+use rbuild_cache::tree::Written;
 use rbuild_cache::{DiffId, RootDir};
 
 pub use crate::compression::Limits;
@@ -32,6 +33,9 @@ use crate::error::{Error, Result, shown};
 use crate::tarfile::{self, Reader};
 use place::{Placer, Rules};
 pub(crate) use settle::settle;
+
+/// What is written to a file at once, at most.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// A layer that is in its directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Unpacked {
     pub links_below: Vec<(Vec<u8>, Vec<u8>)>,
     /// The layer hides all that is below it. Overlay knows no opaque root.
     pub opaque_root: bool,
+    /// Files that need not be read again for the snapshot's listing.
+    pub written: Written,
 }
 
 /// Unpacks a layer (compressed or not) into an empty overlay upper directory, turning `.wh.` entries into overlay
@@ -78,6 +84,7 @@ pub fn layer(
             implied_directories: open.implied.into_iter().collect(),
             links_below: open.links_below,
             opaque_root: open.opaque_root,
+            written: open.written,
         })
     })
 }
@@ -146,7 +153,7 @@ fn unpack(
     let budget = bounded.budget();
     let destination = place::destination(root, destination, owner)?;
     let mut placer = Placer::new(&destination, Rules::Archive { owner }, what);
-    let mut reader = Reader::new(bounded);
+    let mut reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, bounded));
     unpack_entries(&mut reader, &mut placer, &budget, what, crossing)?;
     // A checksum at the end of a compressed stream is read only if the stream is.
     std::io::copy(&mut reader.into_inner(), &mut std::io::sink())
@@ -174,7 +181,7 @@ pub fn begins_archive(first_bytes: &[u8]) -> bool {
 }
 
 fn unpack_entries(
-    reader: &mut Reader<impl Read>,
+    reader: &mut Reader<impl BufRead>,
     placer: &mut Placer<'_>,
     budget: &Budget,
     what: &str,

@@ -294,6 +294,63 @@ async fn what_broke_off_goes_on() {
     }));
 }
 
+/// A layer is unpacked while it comes: what was read before it began again is worth nothing.
+#[tokio::test]
+async fn what_broke_off_begins_again() {
+    let kit = Kit::new();
+    let left = Mutex::new(2);
+    let hook = move |request: &Request, fake: &Fake| {
+        let asked = Request {
+            headers: HashMap::new(),
+            ..request.clone()
+        };
+        let whole = fake.usual(&asked).body;
+        if !request.path.contains("/blobs/") || whole.len() < 5000 {
+            return None;
+        }
+        let mut left = left.lock().unwrap();
+        *left -= 1;
+        // First a part of something else, then all of it although only the rest was asked for.
+        let all = if *left == 1 {
+            vec![0x1f; whole.len()]
+        } else {
+            whole.clone()
+        };
+        let part = if *left == 1 { 400_000 } else { whole.len() };
+        let mut answer = Answer::new(200).body(all[..part].to_vec());
+        answer.length = Some(whole.len());
+        Some(answer)
+    };
+    let fake = fake(&kit, Box::new(hook));
+    pull(&kit, &kit.client, &fake.name()).await.unwrap();
+    assert_eq!(fake.count("/blobs/"), 3);
+}
+
+#[tokio::test]
+async fn what_is_unpacked_of_a_false_blob_is_not_kept() {
+    let kit = Kit::new();
+    let hook = first(1000, |bytes| {
+        let mut bytes = bytes.to_vec();
+        bytes[5000] ^= 1;
+        Answer::new(200).body(bytes)
+    });
+    let fake = fake(&kit, hook);
+    let error = pull(&kit, &kit.client, &fake.name()).await.unwrap_err();
+    // Not of what it unpacks to.
+    assert!(
+        matches!(
+            error,
+            Error::Store(rbuild_cache::Error::DigestMismatch { .. })
+        ),
+        "{error:?}"
+    );
+    for directory in ["snapshots", "tmp"] {
+        let mut left = std::fs::read_dir(kit.store.root().join(directory)).unwrap();
+        assert!(left.next().is_none(), "{directory}");
+    }
+    assert_eq!(kit.store.check(false).unwrap(), []);
+}
+
 #[tokio::test]
 async fn faults_that_last() {
     let hooks: [Box<Hook>; 4] = [

@@ -2,6 +2,7 @@
 
 mod kit;
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::process::Command;
 use kit::raw::{PaxArchive, up};
 use proptest::prelude::*;
 use rbuild_cache::RootDir;
+use rbuild_cache::tree::Tree;
 use rbuild_image::unpack::{self, Limits};
 
 /// A root to unpack to, and beside it a directory that must stay as it is.
@@ -45,6 +47,14 @@ impl Ground {
         let root = RootDir::open_ambient(&self.root()).unwrap();
         let result = unpack::layer(Box::new(tar), &root, Limits::default(), "it");
         self.check();
+        if let Ok(unpacked) = &result {
+            // What need not be read again is what would be read.
+            let read = Tree::scan(root.as_fd()).unwrap();
+            assert_eq!(
+                Tree::scan_written(root.as_fd(), &unpacked.written).unwrap(),
+                read
+            );
+        }
         result
     }
 

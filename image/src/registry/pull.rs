@@ -213,7 +213,7 @@ impl Client {
         wanted: &Descriptor,
         progress: &Progress,
     ) -> Result<()> {
-        let mut ingest = begin(store).await?;
+        let mut ingest = begin(store, wanted).await?;
         let (mut tries, mut best) = (0, 0);
         loop {
             let (part, failure) = self
@@ -265,7 +265,7 @@ impl Client {
         let url = response.url().clone();
         if start > 0 && !continues(&response, start) {
             // All of it again; what is here is thrown away.
-            ingest = begin(store).await?;
+            ingest = begin(store, wanted).await?;
         }
         receive(response, &url, ingest, wanted, progress).await
     }
@@ -285,7 +285,8 @@ pub(crate) async fn into_store(
     wanted: &Descriptor,
     progress: &Progress,
 ) -> Result<()> {
-    let (ingest, broken) = receive(response, url, begin(store).await?, wanted, progress).await?;
+    let (ingest, broken) =
+        receive(response, url, begin(store, wanted).await?, wanted, progress).await?;
     if let Some(failure) = broken {
         return Err(failure.error);
     }
@@ -340,9 +341,9 @@ fn passed_over(mirror: &Reference, error: &Error) {
     tracing::info!(%mirror, %error, "a mirror is passed over");
 }
 
-async fn begin(store: &Arc<Store>) -> Result<Ingest> {
-    let store = Arc::clone(store);
-    blocking(move || Ok(store.ingest()?)).await
+async fn begin(store: &Arc<Store>, wanted: &Descriptor) -> Result<Ingest> {
+    let (store, digest) = (Arc::clone(store), wanted.digest);
+    blocking(move || Ok(store.ingest_expected(&digest)?)).await
 }
 
 /// Passes chunks on until the body ends or breaks, or the writer wants no more.

@@ -109,7 +109,7 @@ impl Directory {
             let (mut reader, _) = layout
                 .blob(&blob.digest)
                 .map_err(|error| this.missing(&blob, error))?;
-            let mut ingest = store.ingest()?;
+            let mut ingest = store.ingest_expected(&blob.digest)?;
             ingest.write_from(&mut reader, blob.size)?;
             ingest.commit(Some(&blob.digest), Some(blob.size))?;
             progress(&blob.digest.to_string(), blob.size, blob.size);

@@ -161,8 +161,8 @@ impl Redis {
         if self.size(&blob.digest).await?.is_none() {
             return Ok(false);
         }
-        let local = Arc::clone(store);
-        let mut ingest = blocking(move || Ok(local.ingest()?)).await?;
+        let (local, digest) = (Arc::clone(store), blob.digest);
+        let mut ingest = blocking(move || Ok(local.ingest_expected(&digest)?)).await?;
         for number in 0..blob.size.div_ceil(PIECE_BYTES) {
             let Some(piece) = self.piece(&blob.digest, number).await? else {
                 return Ok(false);

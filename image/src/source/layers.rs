@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
+use rbuild_cache::arrival::ArrivingBlob;
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{
-    ActiveSnapshot, ChainId, DiffId, Digest, Key, KeyWriter, RootDir, Snapshot, Store,
-};
+use rbuild_cache::{ActiveSnapshot, ChainId, DiffId, Key, KeyWriter, RootDir, Snapshot, Store};
 
 use super::walk::Origin;
 use super::{Location, Progress, Resolved, blocking};
@@ -143,21 +142,14 @@ pub(super) async fn stack(
         .map(|(layer, chain, origin)| {
             let (store, progress) = (store.clone(), progress.clone());
             async move {
-                bring(&store, &origin, &layer.descriptor, &progress).await?;
-                let (active, open) = {
-                    let (store, layer) = (store.clone(), layer.clone());
-                    // Who is not waited for any more stops: a thread cannot be dropped as a future is.
-                    let wanted = Wanted::default();
-                    let still = Arc::clone(&wanted.0);
-                    blocking(move || unpack(&store, &layer, still)).await?
-                };
-                Ok::<_, Error>((layer, chain, active, open))
+                let (active, unpacked) = bring_unpacked(&store, &origin, &layer, &progress).await?;
+                Ok::<_, Error>((layer, chain, active, unpacked))
             }
         })
         // In order: a layer that is ready waits in the buffer for those below it.
         .buffered(CONCURRENT_LAYERS);
     while let Some(result) = unpacked.next().await {
-        let (layer, chain, active, open) = result?;
+        let (layer, chain, active, unpacked) = result?;
         let (store, parent) = (Arc::clone(store), done.last().map(|below| below.id.clone()));
         let snapshot = blocking(move || {
             let root = open_upper(&active)?;
@@ -165,8 +157,9 @@ pub(super) async fn stack(
                 .as_ref()
                 .map(|id| store.merged_tree(id))
                 .transpose()?;
-            unpack::settle(&store, &root, &open, parent.as_ref(), below.as_deref())?;
-            let snapshot = active.commit(parent.as_ref(), layer.created)?;
+            unpack::settle(&store, &root, &unpacked, parent.as_ref(), below.as_deref())?;
+            let parent = parent.as_ref();
+            let snapshot = active.commit_written(parent, layer.created, &unpacked.written)?;
             require_tree(&store, &snapshot, layer.tree)?;
             let blob = LayerBlob {
                 digest: layer.descriptor.digest,
@@ -264,6 +257,69 @@ fn known(store: &Store, chains: &[ChainId]) -> Result<Vec<Snapshot>> {
     Ok(Vec::new())
 }
 
+/// Brings a layer here and unpacks it, while it comes if it does.
+async fn bring_unpacked(
+    store: &Arc<Store>,
+    origin: &Origin,
+    layer: &StackLayer,
+    progress: &Progress,
+) -> Result<(ActiveSnapshot, Unpacked)> {
+    let descriptor = &layer.descriptor;
+    let is_here = {
+        let (store, digest) = (Arc::clone(store), descriptor.digest);
+        blocking(move || Ok(store.has_blob(&digest))).await?
+    };
+    let mut early = None;
+    if is_here {
+        bring(store, origin, descriptor, progress).await?;
+    } else {
+        let (expected, arriving) = store.expect_blob(&descriptor.digest, descriptor.size);
+        let unpacking = beside(store, layer, arriving);
+        let bringing = async move {
+            let brought = bring(store, origin, descriptor, progress).await;
+            // What waits for more must not, if there was nothing to bring.
+            brought.map(|()| expected.was_the_blob())
+        };
+        let (was_the_blob, unpacked) = tokio::join!(bringing, unpacking);
+        if was_the_blob? {
+            early = unpacked;
+        }
+    }
+    if let Some(unpacked) = early {
+        return unpacked;
+    }
+    let (store, layer) = (Arc::clone(store), layer.clone());
+    // Who is not waited for any more stops: a thread cannot be dropped as a future is.
+    let wanted = Wanted::default();
+    let still = Arc::clone(&wanted.0);
+    blocking(move || {
+        let file = store.open_blob(&layer.descriptor.digest)?;
+        let blob = WhileWanted {
+            file,
+            wanted: still,
+        };
+        unpack(&store, &layer, Box::new(blob))
+    })
+    .await
+}
+
+/// Unpacks what arrives, on a thread of its own: one of the pool would wait for what others of the pool bring. `None`
+/// if there can be no thread.
+async fn beside(
+    store: &Arc<Store>,
+    layer: &StackLayer,
+    arriving: ArrivingBlob,
+) -> Option<Result<(ActiveSnapshot, Unpacked)>> {
+    let (store, layer) = (Arc::clone(store), layer.clone());
+    let (done, result) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("unpack".to_owned());
+    let work = move || {
+        let _ = done.send(unpack(&store, &layer, Box::new(arriving)));
+    };
+    thread.spawn(work).ok()?;
+    result.await.ok()
+}
+
 /// Brings one blob into the content store.
 async fn bring(
     store: &Arc<Store>,
@@ -302,7 +358,7 @@ async fn bring(
                 (Arc::clone(layout), Arc::clone(store), Arc::clone(progress));
             blocking(move || {
                 let (mut reader, _) = layout.blob(&digest)?;
-                let mut ingest = store.ingest()?;
+                let mut ingest = store.ingest_expected(&digest)?;
                 progress(&name, 0, size);
                 ingest.write_from(&mut reader, size)?;
                 ingest.commit(Some(&digest), Some(size))?;
@@ -351,25 +407,22 @@ impl Read for WhileWanted {
 fn unpack(
     store: &Store,
     layer: &StackLayer,
-    wanted: Arc<AtomicBool>,
+    blob: Box<dyn Read + Send>,
 ) -> Result<(ActiveSnapshot, Unpacked)> {
-    let digest: Digest = layer.descriptor.digest;
-    let what = format!("layer {digest}");
-    let file = store.open_blob(&digest)?;
-    let blob = WhileWanted { file, wanted };
+    let what = format!("layer {}", layer.descriptor.digest);
     let active = store.prepare()?;
     let root = open_upper(&active)?;
-    let open = unpack::layer(Box::new(blob), &root, unpack::Limits::default(), &what)?;
-    if open.diff_id != layer.diff_id {
+    let unpacked = unpack::layer(blob, &root, unpack::Limits::default(), &what)?;
+    if unpacked.diff_id != layer.diff_id {
         return Err(Error::BadArchive {
             what,
             reason: format!(
                 "its digest without compression is {}, its image's config says {}",
-                open.diff_id.0, layer.diff_id.0
+                unpacked.diff_id.0, layer.diff_id.0
             ),
         });
     }
-    Ok((active, open))
+    Ok((active, unpacked))
 }
 
 fn open_upper(active: &ActiveSnapshot) -> Result<RootDir> {

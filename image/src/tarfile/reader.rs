@@ -5,7 +5,7 @@
 //! directory, link or device, ids of 2^32-1 and above, sizes that are negative or not numbers, a lone zero block
 //! with something after it.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use super::pax::{self, Pax};
 use super::sparse::{self, Segment};
@@ -316,6 +316,30 @@ impl<R: Read> Read for Reader<R> {
         self.left -= count as u64;
         self.offset += count as u64;
         Ok(count)
+    }
+}
+
+/// As [`Read`], without a copy.
+impl<R: BufRead> BufRead for Reader<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let bytes = self.input.fill_buf()?;
+        if bytes.is_empty() {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::UnexpectedEof,
+                "it ends within an entry",
+            ));
+        }
+        let limit = usize::try_from(self.left).unwrap_or(usize::MAX);
+        Ok(bytes.get(..bytes.len().min(limit)).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.input.consume(count);
+        self.left = self.left.saturating_sub(count as u64);
+        self.offset = self.offset.saturating_add(count as u64);
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rbuild_cache::owners;
+use rbuild_cache::{owners, root_dir as stat};
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
@@ -47,6 +47,30 @@ impl<'a> Metadata<'a> {
             }
         }
         rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode)).map_err(io("set the mode of", path))
+    }
+
+    /// Sets all but the time on a file that was just made with its permissions, as far as it has it not yet. Returns
+    /// what it was like.
+    pub(super) fn apply_to_new(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Result<stat::Metadata> {
+        let now = stat::Metadata::of_fd(fd).map_err(|source| Error::Io {
+            action: "look at",
+            path: shown(path),
+            source,
+        })?;
+        let is_owned = if owners::recorded() {
+            self.owner == (0, 0)
+        } else {
+            self.owner == (now.uid, now.gid)
+        };
+        if !is_owned || now.mode != self.mode || !self.xattrs.is_empty() {
+            self.apply_to(fd, path)?;
+        }
+        Ok(now)
+    }
+
+    /// Whether a file that has this has no attributes, nor an owner that is one.
+    pub(super) fn is_plain(&self) -> bool {
+        self.xattrs.is_empty() && (!owners::recorded() || self.owner == (0, 0))
     }
 
     /// Sets everything on what is not to be opened: a link, a device, a pipe.

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rbuild_cache::root_dir::{Resolve, path_of, remove_tree_at};
+use rbuild_cache::tree::Written;
 use rbuild_cache::{RootDir, owners, tree};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -33,6 +34,7 @@ pub(super) struct Open {
     pub(super) implied: BTreeSet<Vec<u8>>,
     pub(super) links_below: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) opaque_root: bool,
+    pub(super) written: Written,
 }
 
 pub(super) struct Placer<'a> {
@@ -46,7 +48,8 @@ pub(super) struct Placer<'a> {
     /// Likewise, of those that could not be worked in until then ([`owners::limited`]).
     directory_modes: BTreeMap<Vec<u8>, u32>,
     open: Open,
-    buffer: Vec<u8>,
+    /// Something was removed: its inode may be another's by now, so that nothing is known of files by their inodes.
+    any_replaced: bool,
 }
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -82,12 +85,12 @@ impl<'a> Placer<'a> {
             directory_times: BTreeMap::new(),
             directory_modes: BTreeMap::new(),
             open: Open::default(),
-            buffer: Vec::new(),
+            any_replaced: false,
         }
     }
 
     /// Puts one entry in its place; `data` gives a file's stored bytes.
-    pub(super) fn place(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<()> {
+    pub(super) fn place(&mut self, entry: &Entry, data: &mut dyn BufRead) -> Result<()> {
         let path = clean(&entry.path);
         let Some((parent, name)) = split(&path) else {
             return self.root_entry(entry);
@@ -119,13 +122,7 @@ impl<'a> Placer<'a> {
             Kind::Directory => self.directory(&path, name, &metadata)?,
             Kind::File => self.file(&path, name, entry, &metadata, data)?,
             Kind::HardLink => self.hard_link(&path, name, entry)?,
-            Kind::Symlink => {
-                self.clear(&path, name)?;
-                let parent = self.parent_fd()?;
-                rustix::fs::symlinkat(entry.link.as_slice(), parent, name)
-                    .map_err(io("make the link", &path))?;
-                metadata.apply_at(parent, name, &path, true)?;
-            }
+            Kind::Symlink => self.symlink(&path, name, entry, &metadata)?,
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 self.special(&path, name, entry, &metadata)?;
             }
@@ -169,6 +166,9 @@ impl<'a> Placer<'a> {
                     source,
                 })?;
             }
+        }
+        if self.any_replaced {
+            self.open.written = Written::default();
         }
         Ok(self.open)
     }
@@ -340,11 +340,15 @@ impl<'a> Placer<'a> {
     fn clear(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
         let parent = self.parent_fd()?;
         match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => {}
+            Ok(()) => {
+                self.any_replaced = true;
+                return Ok(());
+            }
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => self.any_replaced = true,
             Err(error) => return Err(io("replace", path)(error)),
         }
-        remove_tree_at(parent, OsStr::from_bytes(name)).map_err(|source| Error::Io {
+        remove_tree_at(self.parent_fd()?, OsStr::from_bytes(name)).map_err(|source| Error::Io {
             action: "replace",
             path: shown(path),
             source,
@@ -375,17 +379,21 @@ impl<'a> Placer<'a> {
     }
 
     fn directory(&mut self, path: &[u8], name: &[u8], metadata: &Metadata<'_>) -> Result<()> {
-        let before = self.status(name, path)?;
-        let file_type =
-            before.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat)));
+        let mode = Mode::from_raw_mode(0o700);
         let mut opaque = false;
-        if !matches!(file_type, Some((FileType::Directory, _))) {
-            if let Some((_, whiteout)) = file_type {
-                opaque = whiteout && self.rules == Rules::Layer;
-                self.clear(path, name)?;
+        match rustix::fs::mkdirat(self.parent_fd()?, name, mode) {
+            Err(Errno::EXIST) => {
+                let before = self.status(name, path)?;
+                let before =
+                    before.map(|stat| (FileType::from_raw_mode(stat.st_mode), is_whiteout(&stat)));
+                if !matches!(before, Some((FileType::Directory, _))) {
+                    opaque = self.rules == Rules::Layer && before.is_some_and(|(_, is)| is);
+                    self.clear(path, name)?;
+                    rustix::fs::mkdirat(self.parent_fd()?, name, mode)
+                        .map_err(io("make the directory", path))?;
+                }
             }
-            rustix::fs::mkdirat(self.parent_fd()?, name, Mode::from_raw_mode(0o700))
-                .map_err(io("make the directory", path))?;
+            made => made.map_err(io("make the directory", path))?,
         }
         let fd = self.open_child(name, path)?;
         if opaque {
@@ -400,11 +408,17 @@ impl<'a> Placer<'a> {
         name: &[u8],
         entry: &Entry,
         metadata: &Metadata<'_>,
-        data: &mut dyn Read,
+        data: &mut dyn BufRead,
     ) -> Result<()> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o600);
+        // With its own permissions at once: the usual file then needs no change of mode. Attributes want to be written.
+        let mode = if metadata.is_plain() {
+            metadata.mode() & 0o777
+        } else {
+            0o600
+        };
+        let mode = Mode::from_raw_mode(mode);
         let fd = match rustix::fs::openat(self.parent_fd()?, name, flags, mode) {
             Err(Errno::EXIST) => {
                 self.clear(path, name)?;
@@ -413,11 +427,13 @@ impl<'a> Placer<'a> {
             result => result,
         };
         let file = std::fs::File::from(fd.map_err(io("make the file", path))?);
+        let mut hasher = blake3::Hasher::new();
         match &entry.segments {
-            None => self.copy(&file, path, 0, entry.size, data)?,
+            None => self.copy(&file, path, 0, entry.size, data, &mut hasher)?,
             Some(segments) => {
                 for segment in segments {
-                    self.copy(&file, path, segment.offset, segment.length, data)?;
+                    let (offset, length) = (segment.offset, segment.length);
+                    self.copy(&file, path, offset, length, data, &mut hasher)?;
                 }
                 file.set_len(entry.size).map_err(|source| Error::Io {
                     action: "write",
@@ -426,44 +442,67 @@ impl<'a> Placer<'a> {
                 })?;
             }
         }
-        metadata.apply_to(file.as_fd(), path)?;
+        let made = metadata.apply_to_new(file.as_fd(), path)?;
+        if entry.segments.is_none() && metadata.is_plain() {
+            let content = *hasher.finalize().as_bytes();
+            self.open.written.add(&made, content);
+        }
         metadata::set_time(&file, metadata.mtime, path)
     }
 
     fn copy(
-        &mut self,
+        &self,
         file: &std::fs::File,
         path: &[u8],
         mut offset: u64,
         length: u64,
-        data: &mut dyn Read,
+        data: &mut dyn BufRead,
+        hasher: &mut blake3::Hasher,
     ) -> Result<()> {
         let mut left = length;
-        if self.buffer.is_empty() {
-            self.buffer.resize(256 << 10, 0);
-        }
         while left > 0 {
-            let wanted = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(self.buffer.len());
-            let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
-            let count = match data.read(buffer) {
-                Ok(0) => return Err(self.refused(path, "it ends too early")),
-                Ok(count) => count,
+            let bytes = match data.fill_buf() {
+                Ok(bytes) => bytes,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(super::unreadable(self.what, error)),
             };
-            let bytes = self.buffer.get(..count).unwrap_or_default();
+            let limit = usize::try_from(left).unwrap_or(usize::MAX);
+            let bytes = bytes.get(..bytes.len().min(limit)).unwrap_or_default();
+            if bytes.is_empty() {
+                return Err(self.refused(path, "it ends too early"));
+            }
             file.write_all_at(bytes, offset)
                 .map_err(|source| Error::Io {
                     action: "write",
                     path: shown(path),
                     source,
                 })?;
+            hasher.update(bytes);
+            let count = bytes.len();
             offset += count as u64;
             left -= count as u64;
+            data.consume(count);
         }
         Ok(())
+    }
+
+    fn symlink(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        entry: &Entry,
+        metadata: &Metadata<'_>,
+    ) -> Result<()> {
+        let target = entry.link.as_slice();
+        let made = match rustix::fs::symlinkat(target, self.parent_fd()?, name) {
+            Err(Errno::EXIST) => {
+                self.clear(path, name)?;
+                rustix::fs::symlinkat(target, self.parent_fd()?, name)
+            }
+            result => result,
+        };
+        made.map_err(io("make the link", path))?;
+        metadata.apply_at(self.parent_fd()?, name, path, true)
     }
 
     fn hard_link(&mut self, path: &[u8], name: &[u8], entry: &Entry) -> Result<()> {
