@@ -5,17 +5,20 @@
     python3 cli/benches/growth.py --rbuild PATH --runs 3 --only files,instructions
 
 The last column is the exponent between the smallest and the largest size once a build of nothing is taken off: 1 is
-linear. Standard library only; needs what reach.py needs.
+linear. Standard library only; needs what reach.py needs. All rows take a quarter of an hour on two quiet cores; most of
+that fills the stores.
 """
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
-from reach import MIB, Bench, Figure, log, mixed, put, tree
+from reach import MIB, Bench, Figure, Layout, busybox_tar, log, mixed, put, tree
 
 
 class Growth(Bench):
@@ -32,6 +35,9 @@ class Growth(Bench):
         for size in sizes:
             figures.append(cost(size))
             log(f"  {name} {size}: {figures[-1]:.4f} s")
+        self.line(name, sizes, figures)
+
+    def line(self, name, sizes, figures):
         least, most = figures[0] - self.nothing, figures[-1] - self.nothing
         exponent = math.log(max(most, 1e-4) / max(least, 1e-4)) / math.log(sizes[-1] / sizes[0])
         self.rows.append((name, sizes, figures, exponent))
@@ -71,7 +77,7 @@ class Growth(Bench):
     def stages(self):
         def cold(count):
             context = self.wide(count)
-            return self.measure(self.build(context, "-o", "type=cacheonly"), before=self.empty)
+            return self.measure(self.build(context, "-o", "type=cacheonly"), before=self.fresh)
 
         def cached(count):
             context = self.wide(count)
@@ -82,11 +88,39 @@ class Growth(Bench):
         self.table("stages, cached", sizes, cached)
 
     def layers(self):
-        def cost(count):
-            context = self.context(f"layers{count}", lambda at: put(
+        """Steps one upon the other, made and found again; and a base image of so many layers."""
+        def chain(count):
+            return self.context(f"layers{count}", lambda at: put(
                 at / "Dockerfile", "FROM base\n" + "".join(f"RUN echo {i} > /f{i}\n" for i in range(count))))
-            return self.measure(self.build(context, "-o", "type=cacheonly", "--no-cache"))
-        self.table("layers, RUN after RUN", [10, 20, 40, 80], cost)
+
+        def cold(count):
+            return self.measure(self.build(chain(count), "-o", "type=cacheonly", "--no-cache"))
+
+        def cached(count):
+            self.run(self.build(chain(count), "-o", "type=cacheonly"))
+            return self.measure(self.build(chain(count), "-o", "type=cacheonly"))
+
+        def archive(count):
+            context, target = chain(count), self.data / "growth.tar"
+            command = self.build(context, "-o", f"type=oci,dest={target}")
+            self.run(command)
+            figure = self.measure(command)
+            target.unlink()
+            return figure
+
+        def base(count):
+            layout = self.data / f"stack{count}"
+            if not (layout / "index.json").exists():
+                Layout(layout).write(busybox_tar(), *[busybox_tar([(f"srv/f{i}", b"x" * 1000, 0o644)])
+                                                      for i in range(count - 1)])
+            context = self.context("on-a-stack", lambda at: put(at / "Dockerfile", "FROM stack\nRUN true\n"))
+            return self.measure([self.rbuild, "build", "-q", "--network", "host", "--build-context",
+                                 f"stack=oci-layout://{layout}:latest", "-o", "type=cacheonly", context], before=self.fresh)
+        sizes = [10, 20, 40, 80]
+        self.table("layers, RUN after RUN, cold", sizes, cold)
+        self.table("layers, RUN after RUN, cached", sizes, cached)
+        self.table("layers, all known, OCI archive", sizes, archive)
+        self.table("layers of a base image of 400 links each, unpacked, RUN true", sizes, base)
 
     def image(self):
         archive = self.data / "growth.tar"
@@ -97,23 +131,36 @@ class Growth(Bench):
                 lines = "".join(f"COPY seed /seed{i}\n" for i in range(mib // 16))
                 put(at / "Dockerfile", "FROM base\n" + lines)
             context = self.context(f"image{mib}", make)
-            return self.measure(self.build(context, "-o", f"type=oci,dest={archive}"), before=self.empty)
+            return self.measure(self.build(context, "-o", f"type=oci,dest={archive}"), before=self.fresh)
         self.table("MiB of an image, cold, OCI archive, gzip", [32, 64, 128, 256], cost)
         archive.unlink(missing_ok=True)
 
     def store_size(self):
+        """Everything in one store of 10,000 snapshots, as many records and twice as many keys, with 40 names."""
         small = self.context("small", lambda at: put(at / "Dockerfile", "FROM base\nRUN echo small\n"))
-        done = [0]
-        self.empty()
-
-        def cost(snapshots):
-            while done[0] < snapshots:
+        commands = {
+            "a small cached build": self.build(small, "-o", "type=cacheonly"),
+            "`images`": [self.rbuild, "images"],
+            "`du`": [self.rbuild, "du"],
+            "`prune --filter unused-for=24h` of nothing": [self.rbuild, "prune", "-f", "--filter", "unused-for=24h"],
+            "`prune --keep-storage`, above what is used": [self.rbuild, "prune", "-f", "--keep-storage", "10TB"],
+            "`store check`, which reads all of it": [self.rbuild, "store", "check"],
+        }
+        self.fresh()
+        done, sizes, figures = 0, [1250, 2500, 5000, 10000], {name: [] for name in commands}
+        for snapshots in sizes:
+            while done < snapshots:
                 # Each has a snapshot a leaf, and one for each that is copied together.
-                self.run(self.build(self.wide(125, f"-{done[0]}"), "-o", "type=cacheonly"))
-                done[0] += 250
+                self.run(self.build(self.wide(125, f"-{done}"), "-t", f"wide{done}"))
+                done += 250
             self.run(self.build(small, "-o", "type=cacheonly"))
-            return self.measure(self.build(small, "-o", "type=cacheonly"))
-        self.table("snapshots in the store, a small cached build", [250, 500, 1000, 2000], cost)
+            told = subprocess.run([self.rbuild, "du", "--format", "json"], env=self.env, stdout=subprocess.PIPE, check=True)
+            log(f"  {snapshots} snapshots: `du` tells {told.stdout.decode().strip()[:2000]}")
+            for name, command in commands.items():
+                figures[name].append(self.measure(command))
+                log(f"  {name}, {snapshots} snapshots: {figures[name][-1]:.4f} s")
+        for name in commands:
+            self.line(f"snapshots in the store, {name}", sizes, figures[name])
 
     ROWS = ("files", "instructions", "stages", "layers", "image", "store_size")
 
@@ -133,10 +180,13 @@ def main():
     bench.nothing = 0.0
     bench.run(bench.build(nothing, "-o", "type=cacheonly"))
     bench.nothing = bench.measure(bench.build(nothing, "-o", "type=cacheonly"))
-    log(f"a build of nothing: {bench.nothing:.4f} s")
-    for name in Growth.ROWS:
-        if not only or name in only:
-            getattr(bench, name)()
+    log(f"a build of nothing: {bench.nothing:.4f} s; load {os.getloadavg()[0]:.1f}, {bench.inode() * 1e6:.0f} µs for a new file")
+    try:
+        for name in Growth.ROWS:
+            if not only or name in only:
+                getattr(bench, name)()
+    finally:
+        bench.finish()
     print("| size | at | CPU s | exponent |\n|---|---|---|---|")
     for name, sizes, figures, exponent in bench.rows:
         print(f"| {name} | {' · '.join(map(str, sizes))} | {' · '.join(f'{it:.3f}' for it in figures)} | {exponent:.2f} |")
