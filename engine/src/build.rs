@@ -180,6 +180,15 @@ impl Engine {
             return Err(Error::Dockerfile(warnings));
         }
         output::check(&request, outputs, lowered.images.len())?;
+        if runs_commands(&lowered)
+            && let Some(why) = rbuild_executor::overlay::foreseen(self.executor.store())
+        {
+            // Those whose results are cached need none.
+            events.event(Event::Warning {
+                located: None,
+                message: format!("commands will have no root: {why}"),
+            });
+        }
         let plan = Arc::new(Plan::new(&lowered, outputs, caches.exports.as_deref()));
         let contexts = tokio::select! {
             biased;
@@ -298,6 +307,12 @@ impl Performed {
     pub(crate) fn needed(&self) -> Vec<VertexId> {
         self.capture.graph.needed(&lower::targets(&self.images))
     }
+}
+
+/// Whether there are commands that may have to run.
+fn runs_commands(lowered: &Lowered) -> bool {
+    let mut needed = lowered.needed().into_iter();
+    needed.any(|vertex| matches!(lowered.graph.operation(vertex), Op::Exec(_)))
 }
 
 /// Whether a command that may have to run is to have a network of its own.

@@ -75,7 +75,7 @@ pub(crate) fn mapped_view(store: &Store, mapped: &Mapped) -> Result<(), Error> {
     view_in(store, None, Some(mapped)).map(drop)
 }
 
-/// How this kernel is told the layers of a mount; mounts an empty root to find out.
+/// How this kernel is told the layers of a mount; mounts empty roots in the store to find out.
 pub fn features(store: &Store) -> Result<&'static str, Error> {
     if host::without_namespaces() {
         return Err(Error {
@@ -83,6 +83,14 @@ pub fn features(store: &Store) -> Result<&'static str, Error> {
             source: None,
         });
     }
+    let probe = store.temporary_directory();
+    let probe = probe.map_err(|error| Error::new("make a directory for a trial", error))?;
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| probe.path().join(name));
+    for directory in [&lower, &upper, &work] {
+        rustix::fs::mkdir(directory, Mode::RWXU)
+            .map_err(|errno| Error::new("make a directory for a trial", errno))?;
+    }
+    mount(&[lower], Some((&upper, &work, Durability::Never)), None)?;
     view(store, None)?;
     Ok(match DIALECT.load(Ordering::Relaxed) {
         0 => "layers by descriptors (Linux 6.13)",
@@ -334,13 +342,45 @@ pub(crate) fn mount(
         });
     }
     let layers = Layers::open(lowers, top, mapped)?;
-    match mapped {
+    let mounted = match mapped {
         None => mount_layers(&layers),
         // Overlay makes files as whoever mounts it, before it gives them away.
         Some(mapped) => mapped
             .as_root(|| mount_layers(&layers))
             .map_err(|errno| Error::new("become root of the user namespace", errno))?,
-    }
+    };
+    mounted.map_err(|error| match top {
+        Some((upper, ..)) => on_overlay(upper, &layers).unwrap_or(error),
+        None => error,
+    })
+}
+
+/// The kernel only says that an argument is invalid.
+fn on_overlay(upper: &Path, layers: &Layers) -> Option<Error> {
+    let (directory, ..) = layers.top.as_ref()?;
+    let of = rustix::fs::fstatfs(directory).ok()?;
+    is_overlay(&of).then(|| Error {
+        step: said_of_overlay(upper),
+        source: None,
+    })
+}
+
+fn is_overlay(of: &rustix::fs::StatFs) -> bool {
+    of.f_type == libc::OVERLAYFS_SUPER_MAGIC
+}
+
+fn said_of_overlay(path: &Path) -> String {
+    format!(
+        "`{}` is on an overlay itself, as a container's own files are, and no other overlay can write there: have \
+         the store on a volume or on another file system, and name it with --root or RBUILD_ROOT",
+        path.display()
+    )
+}
+
+/// Why commands will have no root to write in, where that can be told without trying.
+pub fn foreseen(store: &Store) -> Option<String> {
+    let of = rustix::fs::statfs(store.root()).ok()?;
+    (is_overlay(&of) && !host::without_namespaces()).then(|| said_of_overlay(store.root()))
 }
 
 fn mount_layers(layers: &Layers) -> Result<OwnedFd, Error> {

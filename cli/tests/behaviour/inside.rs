@@ -226,3 +226,59 @@ fn without_namespaces_images_are_made_of_files_alone() {
         rbuild(&["prune", "-af"]).success();
     }
 }
+
+/// As a container's own files are.
+const ON_OVERLAY: &str = "mkdir lower upper work store && \
+    mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work none store && exec \"$0\" \"$@\"";
+/// The same again.
+const ON_IT_AGAIN: &str = "mount -t overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work none store && \
+    exec \"$0\" \"$@\"";
+
+#[test]
+fn a_store_on_an_overlay_is_seen_beforehand() {
+    const TEST: &str = "a_store_on_an_overlay_is_seen_beforehand";
+    require_machine!();
+    let trial = "d=$(mktemp -d) && mkdir $d/l $d/u $d/w && \
+        mount -t overlay -o userxattr,lowerdir=$d/l,upperdir=$d/u,workdir=$d/w none $d/l && exec \"$0\"";
+    if !can(
+        TEST,
+        trial,
+        "no overlay can be mounted in a user namespace here",
+    ) {
+        return;
+    }
+    let kit = Kit::new();
+    let info = inside(&kit, ON_OVERLAY, &words(&["info"])).success();
+    let line = info
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("Overlay: "));
+    let line = line.unwrap_or_default();
+    assert!(
+        line.starts_with("Overlay: none: ")
+            && line.contains("is on an overlay itself")
+            && line.contains("RBUILD_ROOT"),
+        "{info}"
+    );
+    let arguments = kit.build_arguments("FROM busybox\nRUN true\n", &[]);
+    let output = inside(&kit, ON_IT_AGAIN, &arguments);
+    assert_eq!(output.code, 1, "{output}");
+    let root = kit.path("store");
+    let warning = format!(
+        "commands will have no root: `{}` is on an overlay itself",
+        root.display()
+    );
+    assert!(output.stderr.contains(&warning), "{output}");
+    let (before, _) = output.stderr.split_once("#2 ").unwrap_or_default();
+    assert!(before.contains(&warning), "told too late: {output}");
+    assert!(
+        output
+            .stderr
+            .contains("caused by: cannot bring the layers of a root together: `"),
+        "{output}"
+    );
+    // What needs no root is done.
+    let arguments = kit.build_arguments("FROM busybox\nENV A=b\n", &["-t", "app"]);
+    let output = inside(&kit, ON_IT_AGAIN, &arguments).success();
+    assert!(!output.stderr.contains("overlay"), "{output}");
+}
