@@ -36,6 +36,8 @@ pub struct Exec {
     pub dns: Dns,
     pub limits: Limits,
     pub read_only_root: bool,
+    /// Whether its own /etc/hosts, hostname and resolv.conf can be written to.
+    pub writable_names: bool,
     pub capabilities_add: Vec<String>,
     pub capabilities_drop: Vec<String>,
     /// A tiny init as PID 1 that forwards signals and reaps.

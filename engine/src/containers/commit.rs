@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 
 use rbuild_cache::{RootDir, Snapshot, SnapshotId};
 use rbuild_executor::sandbox::copy::{self, How, Owners};
-use rbuild_image::config::{ContainerConfig, History};
+use rbuild_image::config::History;
 use rbuild_image::{ImageConfig, Platform, Reference};
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
@@ -54,8 +54,7 @@ impl Halted {
 impl Engine {
     /// Returns the image's ID.
     pub fn commit_container(&self, entry: &Entry, request: &CommitRequest) -> Result<String> {
-        let platform = Platform::host();
-        let changes = changed(&request.changes, platform)?;
+        let config = self.committed_config(entry, request)?;
         let halted = match request.pause && entry.state.status == Status::Running {
             true => Some(Halted::new(entry)?),
             false => None,
@@ -65,7 +64,6 @@ impl Engine {
             halted.end()?;
         }
         let top = taken?;
-        let config = self.committed_config(entry, request, &changes.config.config)?;
         self.put_committed(entry, request, &top, &config)
     }
 
@@ -116,12 +114,7 @@ impl Engine {
     }
 
     /// The image's config, what the container was given, and what is to be changed.
-    fn committed_config(
-        &self,
-        entry: &Entry,
-        request: &CommitRequest,
-        changes: &ContainerConfig,
-    ) -> Result<ImageConfig> {
+    fn committed_config(&self, entry: &Entry, request: &CommitRequest) -> Result<ImageConfig> {
         let definition = &entry.definition;
         let base = definition
             .image_id
@@ -156,7 +149,13 @@ impl Engine {
                 ports.insert(port.clone(), Value::Object(serde_json::Map::new()));
             }
         }
-        merge(own, changes)?;
+        if !request.changes.is_empty() {
+            // Its triggers are for who builds on the image, not for the changes.
+            let mut triggers = own.on_build.take().unwrap_or_default();
+            *own = changed(&request.changes, host, Some(own))?.config.config;
+            triggers.extend(own.on_build.take().into_iter().flatten());
+            own.on_build = (!triggers.is_empty()).then_some(triggers);
+        }
         let now = time::now();
         config.created = Some(now.clone());
         if request.author.is_some() {
@@ -199,27 +198,4 @@ impl Engine {
         let id = keep_made(store, &config, &layers, top.id.clone(), name)?;
         Ok(id.to_string())
     }
-}
-
-/// Changes win; variables, labels, ports and volumes are added to what is there.
-fn merge(own: &mut ContainerConfig, changes: &ContainerConfig) -> Result<()> {
-    let failed = |error: serde_json::Error| Error::Other(error.to_string());
-    let mut env = own.env.clone().unwrap_or_default();
-    super::define::merge_environment(&mut env, changes.env.iter().flatten());
-    let mut merged = serde_json::to_value(&*own).map_err(failed)?;
-    let changes = serde_json::to_value(changes).map_err(failed)?;
-    let (Some(fields), Value::Object(changes)) = (merged.as_object_mut(), changes) else {
-        return Ok(());
-    };
-    for (name, value) in changes {
-        match (fields.get_mut(&name), value) {
-            (Some(Value::Object(there)), Value::Object(more)) => there.extend(more),
-            (_, value) => {
-                fields.insert(name, value);
-            }
-        }
-    }
-    *own = serde_json::from_value(merged).map_err(failed)?;
-    own.env = Some(env);
-    Ok(())
 }

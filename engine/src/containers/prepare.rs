@@ -67,6 +67,7 @@ pub(super) fn exec(
         dns: dns.clone(),
         limits: request.limits.clone(),
         read_only_root: request.read_only,
+        writable_names: !request.read_only,
         capabilities_add: request.capabilities_add.clone(),
         capabilities_drop: request.capabilities_drop.clone(),
         init: request.init,

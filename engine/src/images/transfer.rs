@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::{Digest, RootDir, Store};
+use rbuild_image::config::ContainerConfig;
 use rbuild_image::export::{self, Sink};
 use rbuild_image::registry::file;
 use rbuild_image::source::{self, Gathered, Location, Platforms, Progress, Resolved};
@@ -16,6 +17,7 @@ use rbuild_parser::Source;
 
 use super::{ImportRequest, keep_made, layers_here};
 use crate::assemble::image_config;
+use crate::lint::assume;
 use crate::lower::{self, HistoryEntry};
 use crate::worker::{blocking, now};
 use crate::{Engine, Error, Result};
@@ -208,7 +210,7 @@ impl Engine {
     pub async fn import_from(&self, address: &str, request: ImportRequest) -> Result<Digest> {
         // Before anything is fetched: a mistake in the changes is told at once.
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
-        changed(&request.changes, platform)?;
+        changed(&request.changes, platform, None)?;
         let url = url::Url::parse(address)
             .map_err(|error| Error::Usage(format!("`{address}` is no address: {error}")))?;
         let directory = self.store().temporary_directory()?;
@@ -244,7 +246,7 @@ impl Engine {
         let store = self.store();
         let platform = request.platform.clone().unwrap_or_else(Platform::host);
         // Before anything is unpacked: a mistake in the changes is told at once.
-        let mut image = changed(&request.changes, platform)?;
+        let mut image = changed(&request.changes, platform, None)?;
         let active = store.prepare()?;
         let root = RootDir::open_ambient(active.upper()).map_err(|source| Error::Io {
             message: "cannot open the new layer".to_owned(),
@@ -313,8 +315,12 @@ fn stored(resolved: &Resolved, name: &str, blobs: Vec<Digest>) -> StoredImage {
     }
 }
 
-/// The config that the instructions of `--change` make of nothing, by the rules of a Dockerfile.
-pub(crate) fn changed(changes: &[String], platform: Platform) -> Result<lower::LoweredImage> {
+/// The config that the instructions of `--change` make of a base's, or of nothing, by the rules of a Dockerfile.
+pub(crate) fn changed(
+    changes: &[String],
+    platform: Platform,
+    base: Option<&ContainerConfig>,
+) -> Result<lower::LoweredImage> {
     const ALLOWED: [&str; 12] = [
         "CMD",
         "ENTRYPOINT",
@@ -338,7 +344,9 @@ pub(crate) fn changed(changes: &[String], platform: Platform) -> Result<lower::L
             )));
         }
     }
-    let text = format!("FROM scratch\n{}\n", changes.join("\n"));
+    let base = base.filter(|_| !changes.is_empty());
+    let from = if base.is_some() { "base" } else { "scratch" };
+    let text = format!("FROM {from}\n{}\n", changes.join("\n"));
     let source = Arc::new(Source::new("--change", text.as_bytes()));
     let parsed = rbuild_parser::parse(&source);
     let options = lower::Options {
@@ -346,8 +354,11 @@ pub(crate) fn changed(changes: &[String], platform: Platform) -> Result<lower::L
         ..lower::Options::new(Platform::host())
     };
     crate::build::require_sound(&source, &parsed, &options)?;
-    let lowered =
-        lower::lower(&source, &parsed, &options, &HashMap::new()).map_err(Error::Dockerfile)?;
+    let lowered = match base {
+        Some(config) => assume::lower_on(&source, &parsed, &options, config),
+        None => lower::lower(&source, &parsed, &options, &HashMap::new()),
+    };
+    let lowered = lowered.map_err(Error::Dockerfile)?;
     let image = lowered.images.into_iter().next();
     image.ok_or_else(|| Error::Usage("--change makes no image".to_owned()))
 }

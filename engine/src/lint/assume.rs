@@ -19,12 +19,22 @@ pub(super) fn lower(
     parsed: &Parsed,
     options: &Options,
 ) -> Result<Lowered, Vec<Located>> {
+    lower_on(source, parsed, options, &ContainerConfig::default())
+}
+
+/// Lowers it as if each base had this config.
+pub(crate) fn lower_on(
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &Options,
+    config: &ContainerConfig,
+) -> Result<Lowered, Vec<Located>> {
     let mut images = HashMap::new();
     loop {
         let needs = lower::images_needed(source, parsed, options, &images)?;
         let before = images.len();
         for (need, _) in needs {
-            let image = Arc::new(image(&need));
+            let image = Arc::new(image(&need, config));
             images.insert(need, image);
         }
         if images.len() == before {
@@ -33,7 +43,7 @@ pub(super) fn lower(
     }
 }
 
-fn image(need: &ImageNeed) -> Resolved {
+fn image(need: &ImageNeed, config: &ContainerConfig) -> Resolved {
     let digest = Digest::of(need.name.as_bytes());
     let descriptor = Descriptor {
         media_type: String::new(),
@@ -59,7 +69,7 @@ fn image(need: &ImageNeed) -> Resolved {
         config: ImageConfig {
             architecture: need.platform.architecture.clone(),
             os: need.platform.os.clone(),
-            config: ContainerConfig::default(),
+            config: config.clone(),
             rootfs: RootFs {
                 kind: "layers".to_owned(),
                 diff_ids: Some(vec![digest]),

@@ -7,7 +7,7 @@
 //! which are shown. Drawing them is the command line's business.
 
 mod arrays;
-mod assume;
+pub(crate) mod assume;
 mod casing;
 mod comment;
 mod description;

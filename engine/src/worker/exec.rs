@@ -125,6 +125,7 @@ impl Worker {
             dns: Dns::default(),
             limits: self.settings.limits.clone(),
             read_only_root: false,
+            writable_names: false,
             capabilities_add: Vec::new(),
             options: SecurityOptions::default(),
             capabilities_drop: Vec::new(),

@@ -348,7 +348,7 @@ impl Builder {
                 at,
                 plan::Mount {
                     target,
-                    read_only: true,
+                    read_only: !exec.writable_names,
                     source: Source::File { name: name.into() },
                 },
             );

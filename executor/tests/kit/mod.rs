@@ -273,6 +273,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         dns: rbuild_executor::spec::Dns::default(),
         limits: Limits::default(),
         read_only_root: false,
+        writable_names: false,
         capabilities_add: Vec::new(),
         options: rbuild_executor::spec::SecurityOptions::default(),
         capabilities_drop: Vec::new(),

@@ -85,7 +85,7 @@ fn run(args: &ExecArgs, global: &GlobalArgs) -> Result<Exit> {
     let request = ExecRequest {
         argv,
         env: environment::read(&args.env_file, &args.env)?,
-        user: args.user.clone(),
+        user: args.user.clone().filter(|user| !user.is_empty()),
         workdir: args.workdir.clone(),
         privileged: args.privileged,
         terminal: args.tty.then(terminal::size),
@@ -106,7 +106,7 @@ fn run(args: &ExecArgs, global: &GlobalArgs) -> Result<Exit> {
             let code = match not_found {
                 Some(true) => 127,
                 Some(false) => 126,
-                None => 1,
+                None => 126,
             };
             return Err(Error::Run(code, Box::new(Error::failed(message))));
         }

@@ -58,6 +58,10 @@ const COLUMNS_WITH_SIZE: Columns<'_> = &[
     ("SIZE", "Size"),
 ];
 
+const FILTERS: [&str; 10] = [
+    "status", "name", "id", "label", "ancestor", "exited", "health", "volume", "before", "since",
+];
+
 pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
     let format = Format::parse(args.format.as_deref())?;
     let catalog = super::catalog(global)?;
@@ -70,6 +74,12 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
             })
         })
         .collect::<Result<_>>()?;
+    if let Some((name, _)) = filters.iter().find(|(name, _)| !FILTERS.contains(name)) {
+        return Err(
+            Error::usage(format!("--filter `{name}`: there is no such filter"))
+                .help(format!("it is one of {}", FILTERS.join(", "))),
+        );
+    }
     let mut entries = catalog.all()?;
     let any_state = filters
         .iter()
@@ -333,10 +343,6 @@ fn matches(
         }),
         "before" => definition.created < created(value)?,
         "since" => definition.created > created(value)?,
-        _ => {
-            return Err(Error::usage(format!(
-                "--filter `{name}`: there is no such filter"
-            )));
-        }
+        _ => false,
     })
 }

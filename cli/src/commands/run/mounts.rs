@@ -63,7 +63,14 @@ fn volume(text: &str) -> Result<Volume> {
         subpath: None,
         propagation: None,
     };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+    let options: Vec<&str> = options
+        .split(',')
+        .filter(|option| !option.is_empty())
+        .collect();
+    if options.contains(&"rw") && (options.contains(&"ro") || options.contains(&"readonly")) {
+        return Err(bad("`ro` and `rw` contradict each other"));
+    }
+    for option in options {
         match option {
             "ro" | "readonly" => volume.read_only = true,
             "nocopy" => volume.no_copy = true,

@@ -16,10 +16,23 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
     let mut limits = args.limits.limits()?;
     limits.memory_swap = match args.memory_swap.as_deref() {
-        None => None,
+        None | Some("0") => None,
         Some("-1") => Some(u64::MAX),
         Some(text) => Some(values::size("--memory-swap", text)?),
     };
+    match (limits.memory, limits.memory_swap) {
+        (None, Some(total)) if total != u64::MAX => {
+            return Err(Error::usage(
+                "--memory-swap counts memory and swap together: it needs --memory",
+            ));
+        }
+        (Some(memory), Some(total)) if total < memory => {
+            return Err(Error::usage(
+                "--memory-swap counts memory and swap together: it cannot be below --memory",
+            ));
+        }
+        _ => {}
+    }
     limits.cpu_shares = args.cpu_shares;
     let mut dns = Vec::new();
     for text in &args.dns {
@@ -88,9 +101,9 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         command: command.collect(),
         entrypoint: args.entrypoint.clone(),
         env: environment::read(&args.env_file, &args.env)?,
-        user: args.user.clone(),
+        user: args.user.clone().filter(|user| !user.is_empty()),
         workdir: args.workdir.clone(),
-        hostname: args.hostname.clone(),
+        hostname: args.hostname.clone().filter(|name| !name.is_empty()),
         hosts: values::hosts(&args.add_host)?,
         dns: Dns {
             servers: dns,
