@@ -31,6 +31,9 @@ pub enum Sharing {
     Locked,
 }
 
+/// Of what is in place of a directory that is elsewhere.
+const LENT: Mode = Mode::empty();
+
 /// A cache mount in use; its lock is freed on drop and at death.
 #[derive(Debug)]
 #[must_use = "dropping it lets collection and locked users take the directory"]
@@ -44,6 +47,13 @@ pub struct CacheMount {
 impl CacheMount {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves an empty directory in place of the one that is about to be renamed to where it is used. Renamed back, that
+    /// one takes its place; if it never is, the next user finds a new one. Only for whoever has it alone.
+    pub fn lend(&self) -> std::io::Result<()> {
+        std::fs::create_dir(&self.path)?;
+        Ok(rustix::fs::chmod(&self.path, LENT)?)
     }
 
     /// True when the directory was made by this call and nothing was put in yet.
@@ -238,7 +248,8 @@ impl Store {
             match rustix::fs::flock(&lock, operation) {
                 Ok(()) => {
                     self.shared.fill();
-                    return Ok(Taken::Here(in_use(&directory, number, lock, false)));
+                    let lost = found_again(&directory.join(number.to_string()))?;
+                    return Ok(Taken::Here(in_use(&directory, number, lock, lost)));
                 }
                 Err(Errno::WOULDBLOCK) => match sharing {
                     Sharing::Locked => return Ok(Taken::Busy(path)),
@@ -264,6 +275,18 @@ enum Taken {
     Here(CacheMount),
     /// Somebody holds this lock.
     Busy(PathBuf),
+}
+
+/// Whether a directory never came back from where it was lent to; then it is as new. Nobody else uses it.
+fn found_again(place: &Path) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::symlink_metadata(place).at("stat", place)?;
+    let is_lost = Mode::from_raw_mode(found.mode() & 0o7777) == LENT
+        && std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
+    if is_lost {
+        rustix::fs::chmod(place, Mode::from_raw_mode(0o755)).at("chmod", place)?;
+    }
+    Ok(is_lost)
 }
 
 fn in_use(directory: &Path, number: u64, mut lock: File, is_new: bool) -> CacheMount {

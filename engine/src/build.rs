@@ -261,7 +261,9 @@ impl Engine {
             masked: worker::log::values(secrets.map(|secret| &*secret.data)),
             said_network: Arc::default(),
             networks: Arc::default(),
-            uses_networks: request.network == NetworkChoice::Default && asks_for_network(lowered),
+            uses_networks: request.network == NetworkChoice::Default
+                && self.executor.has_namespaces()
+                && asks_for_network(lowered),
             materialised: Mutex::default(),
             notebook: Arc::default(),
             pins: Arc::clone(pins),

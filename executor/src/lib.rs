@@ -73,8 +73,12 @@ impl Executor {
     pub fn features(&self) -> Vec<(&'static str, Result<String, String>)> {
         if self.host.privilege() == host::Privilege::Without {
             let overlay = overlay::features(&self.store).map(str::to_owned);
+            let commands = self.commands().map(|()| {
+                "of RUN, in a root of copies, with Landlock; the network is the container's"
+                    .to_owned()
+            });
             return vec![
-                ("Commands", Err("RUN and `run` need namespaces".to_owned())),
+                ("Commands", commands),
                 ("Overlay", overlay.map_err(|error| error.to_string())),
             ];
         }
@@ -113,6 +117,20 @@ impl Executor {
             features.push((name, version.map(|version| format!("cgroups {version}"))));
         }
         features
+    }
+
+    /// Whether commands have namespaces of their own here, and what is mounted in those.
+    pub fn has_namespaces(&self) -> bool {
+        self.host.privilege() != host::Privilege::Without
+    }
+
+    /// Whether commands can be run, or why not.
+    pub fn commands(&self) -> Result<(), String> {
+        if self.has_namespaces() {
+            Ok(())
+        } else {
+            sandbox::bare::possible()
+        }
     }
 
     /// The store as commands in a user namespace of their own see it, or why they are in this process's. Blocking.

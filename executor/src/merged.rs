@@ -5,17 +5,17 @@
 //! cannot be said get copies.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::root_dir::{Metadata, Resolve, read_dir, remove_tree_at};
 use rbuild_cache::tree::Kind;
 use rbuild_cache::{RootDir, Store, TemporaryDirectory, owners};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, OFlags};
 
 use crate::overlay::Error;
 use crate::sandbox::copy::{How, Owners, copy_entry};
@@ -30,6 +30,48 @@ pub(crate) enum Files {
     Linked,
     /// Copies, that may be changed.
     Copied,
+    /// For commands: nothing in it is the snapshots', each name has a file of its own, as an overlay would give it one
+    /// when it is written to, and what stands for devices can be opened by nobody.
+    Private,
+}
+
+/// What stands for devices.
+#[derive(Debug, Default)]
+pub(crate) struct StandIns {
+    /// By inode number. They are held open, so that no number is another's later.
+    known: Mutex<HashMap<u64, (Kind, u64, OwnedFd)>>,
+}
+
+/// Those that are held open at most.
+const MOST_STAND_INS: usize = 4096;
+
+impl StandIns {
+    /// A socket in place of a device: whatever the container lets its root open, a command does not.
+    pub(crate) fn make(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        (kind, device): (Kind, u64),
+    ) -> io::Result<Metadata> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_STAND_INS {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(directory, name, rustix::fs::FileType::Socket, mode, 0)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(directory, name, flags, rustix::fs::Mode::empty())?;
+        let what = Metadata::of_fd(made.as_fd())?;
+        known.insert(what.inode, (kind, device, made));
+        Ok(what)
+    }
+
+    /// Kind and number of the device that something stands for.
+    fn device(&self, what: &Metadata) -> Option<(Kind, u64)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kind, device, _) = known.get(&what.inode)?;
+        (what.kind == Kind::Socket).then_some((*kind, *device))
+    }
 }
 
 /// The directory; gone when it is dropped.
@@ -40,6 +82,8 @@ pub(crate) struct Merged {
     /// What layers say of directories.
     modes: HashMap<PathBuf, u32>,
     before: HashMap<PathBuf, Before>,
+    /// In [`Files::Private`].
+    devices: Arc<StandIns>,
 }
 
 /// What something was at first.
@@ -63,6 +107,7 @@ impl Merged {
             files,
             modes: HashMap::new(),
             before: HashMap::new(),
+            devices: Arc::default(),
         };
         merged.fill(lowers)?;
         Ok(merged)
@@ -72,6 +117,10 @@ impl Merged {
         let root = RootDir::open_ambient(self.directory.path());
         let root = root.map_err(|error| Error::new("open the merged layers", error))?;
         Ok(root.keeping(Arc::clone(&self.directory)))
+    }
+
+    pub(crate) fn stand_ins(&self) -> Arc<StandIns> {
+        Arc::clone(&self.devices)
     }
 
     fn fill(&mut self, lowers: &[PathBuf]) -> Result<(), Error> {
@@ -172,7 +221,12 @@ impl Merged {
         name: &OsString,
         what: &Metadata,
     ) -> io::Result<()> {
-        if self.files == Files::Linked || what.kind != Kind::File {
+        if self.files == Files::Private && is_device(what.kind) {
+            return self.stand_in(from, to, name, what);
+        }
+        let shares =
+            self.files == Files::Linked || (self.files == Files::Copied && what.kind != Kind::File);
+        if shares {
             let flags = AtFlags::empty();
             match rustix::fs::linkat(from.as_fd(), name, to.as_fd(), name, flags) {
                 // It has as many names as the file system gives.
@@ -191,6 +245,26 @@ impl Merged {
             &stat,
             How::with(Owners::Kept),
         )?)
+    }
+
+    fn stand_in(
+        &self,
+        from: &RootDir,
+        to: &RootDir,
+        name: &OsString,
+        what: &Metadata,
+    ) -> io::Result<()> {
+        let path = Path::new(name);
+        self.devices
+            .make(to.as_fd(), name, (what.kind, what.device))?;
+        let (from, made) = (
+            from.node(path, Resolve::Beneath)?,
+            to.node(path, Resolve::Beneath)?,
+        );
+        let like = from.metadata()?;
+        made.set_owner(like.uid, like.gid)?;
+        made.set_mode(like.mode)?;
+        made.set_times(like.mtime, like.mtime)
     }
 
     fn remember(&mut self, root: &RootDir) -> io::Result<()> {
@@ -218,18 +292,22 @@ impl Merged {
         Ok(())
     }
 
-    /// Until a change has another time than anything that is there: a few milliseconds at most.
+    /// Until a change has another time than anything that is there.
     fn wait_for_later_times(&self) {
         let newest = self.before.values().map(|before| before.there.ctime).max();
-        let is_later = || {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-            newest.is_none_or(|newest| (now.tv_sec, now.tv_nsec as u32) > newest)
+        if let Some(newest) = newest {
+            wait_until_after(newest);
+        }
+    }
+
+    /// Takes a directory for what it is now, though its times have changed since they were remembered.
+    pub(crate) fn is_still(&mut self, inode: u64, now: &Metadata) {
+        let mut directories = self.before.values_mut();
+        let same = |before: &&mut Before| {
+            before.there.kind == Kind::Directory && before.there.inode == inode
         };
-        for _ in 0..20 {
-            if is_later() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        if let Some(before) = directories.find(same) {
+            before.there.ctime = now.ctime;
         }
     }
 
@@ -250,11 +328,12 @@ impl Merged {
         made.set.insert(PathBuf::new());
         made.order.push(PathBuf::new());
         let mut seen = HashMap::new();
+        let mut linked: HashMap<u64, (u32, Vec<PathBuf>)> = HashMap::new();
         let mut pending = vec![PathBuf::new()];
         while let Some(path) = pending.pop() {
             let node = root.node(&path, Resolve::Beneath)?;
             let now = node.metadata()?;
-            if now.mode & 0o700 != 0o700 {
+            if now.mode & 0o700 != 0o700 && self.files != Files::Private {
                 node.set_mode(now.mode | 0o700)?;
             }
             let directory = node.into_root();
@@ -272,18 +351,44 @@ impl Merged {
             for entry in read_dir(directory.as_fd())? {
                 let there = Metadata::at(directory.as_fd(), &entry.name)?;
                 let child = path.join(&entry.name);
+                // A command cannot say by itself that something is gone.
+                if is_whiteout(&there) {
+                    continue;
+                }
                 names.insert(entry.name.clone());
                 if there.kind == Kind::Directory {
                     pending.push(child);
                 } else if !self.is_unchanged(&child, &there) {
                     made.ensure(&path)?;
                     let to = layer.place(&child, Resolve::Beneath)?;
+                    if let Some((kind, number)) = self.devices.device(&there) {
+                        to.make_node(kind, there.mode, number)?;
+                        let device = to.node()?;
+                        device.set_owner(there.uid, there.gid)?;
+                        device.set_times(there.mtime, there.mtime)?;
+                        continue;
+                    }
+                    if there.links > 1 && self.files == Files::Private {
+                        let (links, paths) = linked.entry(there.inode).or_default();
+                        *links = there.links;
+                        paths.push(child.clone());
+                    }
                     rustix::fs::renameat(
                         directory.as_fd(),
                         &entry.name,
                         to.directory(),
                         to.name(),
                     )?;
+                    if self.files == Files::Private && there.kind == Kind::File {
+                        let node = to.node()?;
+                        for mark in node
+                            .xattr_names()?
+                            .iter()
+                            .filter(|name| name.starts_with(MARKS))
+                        {
+                            node.remove_xattr(mark)?;
+                        }
+                    }
                 }
             }
             let before = same.map_or(&[][..], |same| same.names.as_slice());
@@ -298,6 +403,11 @@ impl Merged {
             };
             seen.insert(path, (mode, now.mtime));
         }
+        for (links, paths) in linked.values() {
+            if paths.len() as u32 != *links {
+                separate(layer, paths)?;
+            }
+        }
         for path in made.order.iter().rev() {
             dress(root, layer, path, seen.get(path).copied())?;
         }
@@ -308,7 +418,7 @@ impl Merged {
         self.before.get(path).is_some_and(|before| {
             // Further names, of other processes' merged layers, change a time of what is not written to here.
             match (self.files, now.kind) {
-                (Files::Copied, Kind::File) => before.is(now),
+                (Files::Private, _) | (Files::Copied, Kind::File) => before.is(now),
                 _ => before.there.inode == now.inode,
             }
         })
@@ -328,6 +438,27 @@ impl Before {
     fn is(&self, now: &Metadata) -> bool {
         let of = |it: &Metadata| (it.inode, it.ctime, it.mtime, it.mode, it.uid, it.gid);
         of(&self.there) == of(now)
+    }
+}
+
+/// Until changes have another time than those that were made just now.
+pub(crate) fn wait_for_next_time() {
+    wait_until_after(file_time());
+}
+
+/// The time that a change of a file gets now.
+fn file_time() -> (i64, u32) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    (now.tv_sec, now.tv_nsec as u32)
+}
+
+/// A few milliseconds at most.
+fn wait_until_after(time: (i64, u32)) {
+    for _ in 0..20 {
+        if file_time() > time {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
@@ -351,6 +482,32 @@ impl Made<'_> {
         }
         Ok(())
     }
+}
+
+/// Gives names a file of their own, which has further names elsewhere: what is written there is not the layer's.
+fn separate(layer: &RootDir, paths: &[PathBuf]) -> io::Result<()> {
+    let Some((first, others)) = paths.split_first() else {
+        return Ok(());
+    };
+    let place = layer.place(first, Resolve::Beneath)?;
+    let name = CString::new(place.name().as_bytes())?;
+    let mut aside = place.name().to_owned();
+    aside.push(".rbuild-copy");
+    let aside = CString::new(aside.as_bytes())?;
+    let directory = place.directory();
+    let stat = rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let how = How::with(Owners::Kept);
+    copy_entry(directory, &name, directory, &aside, &stat, how)?;
+    rustix::fs::renameat(directory, &aside, directory, &name)?;
+    for other in others {
+        layer.remove_file(other, Resolve::Beneath)?;
+        layer.hard_link(first, other, Resolve::Beneath)?;
+    }
+    Ok(())
+}
+
+fn is_device(kind: Kind) -> bool {
+    matches!(kind, Kind::CharDevice | Kind::BlockDevice)
 }
 
 /// With what this process needs to work in a directory, where its capabilities do not do.

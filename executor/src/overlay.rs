@@ -205,6 +205,21 @@ impl Lowers {
         Merged::of(store, &self.directories, files)?.watched()
     }
 
+    /// As [`Lowers::merged`], for a command; `active` says what a root is where there is none below.
+    pub(crate) fn merged_over(
+        &self,
+        store: &Store,
+        active: &ActiveSnapshot,
+        files: Files,
+    ) -> Result<Merged, Error> {
+        let mut directories = self.directories.clone();
+        match directories.first() {
+            Some(first) => inherit_root(first, active.upper())?,
+            None => directories.push(active.upper().to_owned()),
+        }
+        Merged::of(store, &directories, files)?.watched()
+    }
+
     /// As [`writable`].
     pub(crate) fn writable(
         &self,

@@ -11,6 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
+pub(crate) mod landlock;
+
 /// Where a fork returned.
 #[derive(Debug)]
 pub(crate) enum Forked {
@@ -59,11 +61,38 @@ pub(crate) fn clone3_for_parent(flags: u64) -> io::Result<Cloned> {
         )
     };
     match result {
+        // Filters of containers pretend that the call does not exist, for they cannot see its flags.
+        -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) => {
+            clone_for_parent(flags)
+        }
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Cloned::Child),
         // SAFETY: the kernel stored a new descriptor that nobody else owns.
         _ => Ok(Cloned::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) })),
     }
+}
+
+/// As [`clone3_for_parent`], by the call that was there before.
+fn clone_for_parent(flags: u64) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = flags | (libc::CLONE_PIDFD | libc::CLONE_PARENT | libc::SIGCHLD) as u64;
+    // SAFETY: as above: no CLONE_VM and no stack. The third argument is where the pidfd is stored; the last two are not
+    // looked at with these flags.
+    let result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel stored a new descriptor that nobody else owns.
+        _ => Ok(Cloned::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}
+
+/// Has this process be the parent of all that its children leave behind.
+pub(crate) fn become_reaper() -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    }))
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
@@ -91,6 +120,37 @@ pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
             0,
         )
     })
+}
+
+/// Closes every descriptor from `first` to `last`. As [`close_from`], for a process that keeps some.
+pub(crate) fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: called in a fresh child for descriptors that belonged to the parent's objects, which the child never uses
+    // again.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_uint,
+            last as libc::c_uint,
+            0,
+        )
+    })
+}
+
+/// Ends this process as a signal would have done it.
+pub(crate) fn die_by(signal: i32) -> ! {
+    // SAFETY: numbers, and a set that is initialised before it is used; the default action is no code.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::raise(signal);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+    // It was one that does not end processes.
+    exit_now(128 + signal)
 }
 
 /// Mount attributes (`MOUNT_ATTR_*`) to set on what `fd` stands for.
@@ -328,6 +388,8 @@ pub(crate) struct Call {
     /// Of the thread that made it.
     pub(crate) pid: u32,
     pub(crate) number: i32,
+    /// `AUDIT_ARCH_*`: which numbers these are.
+    pub(crate) machine: u32,
     pub(crate) arguments: [u64; 6],
 }
 
@@ -374,6 +436,7 @@ pub(crate) fn notify_receive(listener: BorrowedFd<'_>) -> io::Result<Call> {
         id: notification.id,
         pid: notification.pid,
         number: notification.data.nr,
+        machine: notification.data.arch,
         arguments: notification.data.args,
     })
 }

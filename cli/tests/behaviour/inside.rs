@@ -216,11 +216,21 @@ fn without_namespaces_images_are_made_of_files_alone() {
         }
         let refused = rbuild(&["run", "--rm", "other", "true"]);
         assert_eq!(refused.code, 125, "{refused}");
-        assert!(refused.stderr.contains("needs namespaces"), "{refused}");
+        assert!(
+            refused
+                .stderr
+                .contains("commands need root of the container"),
+            "{refused}"
+        );
         std::fs::write(kit.path("context/Run"), "FROM other\nRUN true\n").unwrap();
         let refused = rbuild(&["build", "-f", "context/Run", "context"]);
         assert_eq!(refused.code, 1, "{refused}");
-        assert!(refused.stderr.contains("needs namespaces"), "{refused}");
+        assert!(
+            refused
+                .stderr
+                .contains("commands need root of the container"),
+            "{refused}"
+        );
         let check = rbuild(&["store", "check"]).success();
         assert_eq!(check.stdout, "The store is whole.\n");
         rbuild(&["prune", "-af"]).success();

@@ -1,6 +1,7 @@
 //! What travels: images to registries, archives, other tools and back; names, lists and indexes; and the forms that a
 //! build's result can have.
 
+mod docker;
 #[path = "../kit/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "other tests use more of it")]
 mod kit;
@@ -13,6 +14,7 @@ mod manifests;
 mod outputs;
 mod packed;
 mod roundtrip;
+mod unprivileged;
 
 use kit::Kit;
 use kit::programs::{Service, has, registry};

@@ -117,6 +117,7 @@ impl Engine {
             } else {
                 Owners::Own
             },
+            inert: false,
             marks: false,
             crossing: opened.out(),
         };
@@ -148,6 +149,7 @@ impl Engine {
                 true => Owners::Kept,
                 false => Owners::These(0, 0),
             },
+            inert: false,
             marks: false,
             crossing: opened.inwards(),
         };

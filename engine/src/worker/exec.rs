@@ -141,6 +141,9 @@ impl Worker {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
             (NetworkOp::Default, NetworkChoice::Default) => {
+                if !self.executor.has_namespaces() {
+                    return self.containers_network();
+                }
                 let users = self.settings.users;
                 let (networks, host) = (Arc::clone(&self.networks), self.executor.host().clone());
                 let (said, events) = (Arc::clone(&self.said_network), Arc::clone(&self.events));
@@ -162,6 +165,20 @@ impl Worker {
                 Network::Later(later)
             }
         }
+    }
+
+    /// Where there are no namespaces, that is the only one. Commands that cannot be run need not be told about it.
+    fn containers_network(&self) -> Network {
+        if self.executor.commands().is_ok() && !self.said_network.swap(true, Ordering::Relaxed) {
+            self.events.event(Event::Warning {
+                located: None,
+                message:
+                    "RUN steps use the network of this container, because there are no namespaces; \
+                          `--network host` agrees, `--network none` gives them none"
+                        .to_owned(),
+            });
+        }
+        Network::Host
     }
 
     async fn mounts(&self, vertex: VertexId, op: &ExecOp, inputs: &[Output]) -> Result<Mounted> {
@@ -358,6 +375,8 @@ impl Worker {
         for (place, mount) in op.mounts.iter().enumerate() {
             if let MountOpKind::Cache { id, sharing, .. } = &mount.kind {
                 let sharing = match sharing {
+                    // A cache is in one place at a time.
+                    _ if !self.executor.has_namespaces() => Sharing::Locked,
                     SharingOp::Shared => Sharing::Shared,
                     SharingOp::Private => Sharing::Private,
                     SharingOp::Locked => Sharing::Locked,

@@ -27,7 +27,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::sys::{self, Reply};
+use crate::sys::{self, Call, Reply};
 
 use answer::Answering;
 use credentials::Credentials;
@@ -43,6 +43,8 @@ pub(crate) struct Identity {
     pub(crate) own_mounts: Vec<u64>,
     /// The sandbox's /proc knows this process.
     pub(crate) outer_proc: bool,
+    /// Where there are no namespaces.
+    pub(crate) shown: Option<std::sync::Arc<crate::sandbox::bare::Shown>>,
 }
 
 /// What calls are answered about.
@@ -61,13 +63,13 @@ pub(crate) enum Scope {
 #[derive(Debug)]
 pub(crate) struct Emulation {
     listener: OwnedFd,
-    /// The sandbox's mount namespace.
-    mounts: OwnedFd,
+    /// The sandbox's mount namespace, where it has one.
+    mounts: Option<OwnedFd>,
     identity: Identity,
 }
 
 impl Emulation {
-    pub(crate) fn new(listener: OwnedFd, mounts: OwnedFd, identity: Identity) -> Self {
+    pub(crate) fn new(listener: OwnedFd, mounts: Option<OwnedFd>, identity: Identity) -> Self {
         Self {
             listener,
             mounts,
@@ -86,7 +88,14 @@ impl Emulation {
             .name("rbuild-owners".to_owned())
             .spawn(move || {
                 // Without an answer, callers get ENOSYS as soon as the listener is closed: nothing hangs.
-                if let Err(error) = serve(&listener, &mounts, identity) {
+                let served = match (&mounts, identity.shown.clone()) {
+                    (Some(mounts), _) => serve(&listener, mounts, identity),
+                    (None, Some(shown)) => {
+                        answer_calls(&listener, |call| shown.answer(listener.as_fd(), call))
+                    }
+                    (None, None) => Ok(()),
+                };
+                if let Err(error) = served {
                     tracing::warn!(%error, "ownership is no longer emulated");
                 }
             })
@@ -134,6 +143,11 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     answering.scope = identity.scope;
     answering.own_mounts = identity.own_mounts;
     answering.outer_proc = identity.outer_proc;
+    answer_calls(listener, |call| answering.answer(listener.as_fd(), call))
+}
+
+/// Until nobody is left who could call.
+fn answer_calls(listener: &OwnedFd, mut answer: impl FnMut(&Call) -> Reply) -> Result<(), Errno> {
     loop {
         if !wait(listener)? {
             return Ok(());
@@ -144,7 +158,7 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
             Err(error) if is(&error, &[libc::ENOENT, libc::EINTR]) => continue,
             Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         };
-        let reply = answering.answer(listener.as_fd(), &call);
+        let reply = answer(&call);
         // It may have died while it was answered.
         let _ = match reply {
             Reply::Descriptor { ref fd, flags } => {

@@ -19,8 +19,8 @@ use super::plan::{Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, T
 use super::seccomp::profile::Rules;
 use super::step::{Failure, Result, Step};
 use super::{
-    capabilities, explain, foreign, kernel_files, outer_proc, program, reaper, seccomp, terminal,
-    wire,
+    bare, capabilities, explain, foreign, kernel_files, outer_proc, program, reaper, seccomp,
+    terminal, wire,
 };
 use crate::host::Privilege;
 use crate::sys;
@@ -47,6 +47,9 @@ impl From<Failure> for Stop {
 
 /// Never returns: becomes the command or reports why not.
 pub(super) fn main(task: &Task, descriptors: Vec<OwnedFd>) -> ! {
+    if let Some(bare) = &task.bare {
+        bare::first::main(task, bare, descriptors);
+    }
     let descriptors = Descriptors::new(descriptors);
     report(task, &descriptors, || become_command(task, &descriptors))
 }
@@ -82,6 +85,13 @@ pub(super) struct Descriptors(Vec<OwnedFd>);
 impl Descriptors {
     pub(super) fn new(descriptors: Vec<OwnedFd>) -> Self {
         Self(descriptors)
+    }
+
+    /// Some of them; the others are closed.
+    pub(super) fn keep(self, slots: &[Slot]) -> Vec<Option<OwnedFd>> {
+        let mut all: Vec<Option<OwnedFd>> = self.0.into_iter().map(Some).collect();
+        let mut take = |slot: &Slot| all.get_mut(*slot).and_then(Option::take);
+        slots.iter().map(&mut take).collect()
     }
 
     pub(super) fn get(&self, slot: Slot) -> Result<BorrowedFd<'_>> {
@@ -148,7 +158,7 @@ fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result
     .step("report")?;
     take_streams(task, descriptors, master.as_ref())?;
     sys::close_on_exec_from(3).step("close descriptors")?;
-    enter_cwd(&cwd)?;
+    enter_cwd(cwd.as_fd())?;
     if task.outer_proc {
         outer_proc::enter_own_user_namespace(task)?;
     }
@@ -492,7 +502,7 @@ pub(super) fn take_streams(
 }
 
 /// Enters by descriptor and makes sure that the result is inside.
-fn enter_cwd(cwd: &OwnedFd) -> Result<()> {
+pub(super) fn enter_cwd(cwd: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(cwd).step("enter the working directory")?;
     let now = rustix::process::getcwd(Vec::new()).step("enter the working directory")?;
     if now.to_bytes().starts_with(b"/") {

@@ -32,6 +32,8 @@ pub struct How<'i> {
     /// Whether one of both is a container's, as it is seen from outside. Into it one copies as its root: see
     /// [`as_root_of`].
     pub crossing: Crossing<'i>,
+    /// Sockets stand for devices, so that nobody can open them.
+    pub inert: bool,
 }
 
 impl How<'_> {
@@ -40,6 +42,7 @@ impl How<'_> {
             owners,
             marks: false,
             crossing: Crossing::Not,
+            inert: false,
         }
     }
 }
@@ -145,9 +148,42 @@ pub fn copy_entry(
             std::io::copy(&mut source, &mut copy).map_err(|error| errno_of(&error))?;
             attributes(source.as_fd(), copy.as_fd(), how)?;
         }
+        FileType::CharacterDevice | FileType::BlockDevice if how.inert => {
+            let mode = Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(to, new, FileType::Socket, mode, 0)?;
+        }
         kind => rustix::fs::mknodat(to, new, kind, Mode::from_raw_mode(0o600), stat.st_rdev)?,
     }
-    dress((from, name), (to, new), stat, how)
+    dress((from, name), (to, new), stat, how)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        capabilities((from, name), (to, new), how)?;
+    }
+    Ok(())
+}
+
+/// Giving a file away takes its capabilities.
+fn capabilities(
+    (from, old): (BorrowedFd<'_>, &CStr),
+    (to, new): (BorrowedFd<'_>, &CStr),
+    how: How<'_>,
+) -> Result<(), Errno> {
+    const NAME: &CStr = c"security.capability";
+    let open = |directory: BorrowedFd<'_>, name: &CStr| {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(directory, name, flags, Mode::empty())
+    };
+    let mut value = [0; 64];
+    let length = match rustix::fs::fgetxattr(open(from, old)?, NAME, &mut value) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    let value = value.get(..length).unwrap_or_default();
+    let value = how.crossing.attribute(NAME.to_bytes(), value);
+    // A file that cannot be read by this user has none that it could give.
+    match rustix::fs::fsetxattr(open(to, new)?, NAME, &value, XattrFlags::empty()) {
+        Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+        result => result,
+    }
 }
 
 /// Owner, mode and time of a copy.

@@ -223,7 +223,7 @@ pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> std::result::Result<u64, Errno> {
 }
 
 /// Where a descriptor is, as seen from this process's root.
-fn shown_path(fd: BorrowedFd<'_>) -> std::result::Result<PathBuf, Errno> {
+pub(super) fn shown_path(fd: BorrowedFd<'_>) -> std::result::Result<PathBuf, Errno> {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let shown = rustix::fs::readlink(link, Vec::new())?;
     Ok(PathBuf::from(std::ffi::OsStr::from_bytes(shown.to_bytes())))

@@ -155,6 +155,7 @@ pub(super) fn start(
         scope: task.scope(),
         own_mounts: Vec::new(),
         outer_proc: task.outer_proc,
+        shown: None,
     };
     let join = Join {
         target: 1,
@@ -168,7 +169,7 @@ pub(super) fn start(
     drop(borrowed);
     drop(descriptors);
     let pid = sys::pid_of(pidfd.as_fd()).map_err(failed)?;
-    let session = Session::new(pidfd);
+    let session = Session::new(pidfd, join.task.end());
     let reported = wait::read_reports(&status, identity, &program)?;
     if let Some(failure) = reported.failure {
         return Err(failure);

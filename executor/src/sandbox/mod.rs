@@ -5,6 +5,7 @@
 //! [`stubs`] tidies its layer; [`foreign`] is that process where another runtime is to make the container. [`container`] is one that others reach while it runs; [`join`] is a process that
 //! enters it.
 
+pub(crate) mod bare;
 mod cache_content;
 mod capabilities;
 mod ceilings;
@@ -134,9 +135,14 @@ impl Executor {
         let top = Top::Own(top.await.map_err(lost)?);
         let begun = self.begin(base.clone(), exec, stdio, &cancel, top, false);
         let ended = begun.await.map_err(lost)?;
-        let ended = ended.finish(timeout, &cancel, None).await.map_err(lost)?;
+        let mut ended = ended.finish(timeout, &cancel, None).await.map_err(lost)?;
+        let bare = ended.bare.take();
         let Top::Own(layer) = ended.top else {
             return Err(lost(setup("keep the layer", "it is not the step's own")));
+        };
+        let layer = match bare {
+            None => layer,
+            Some(bare) => blocking(move || bare.end(layer)).await.map_err(lost)?,
         };
         match ended.exit {
             Exit::Code(0) => {}
@@ -191,16 +197,17 @@ impl Executor {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
-        if self.host.privilege() == Privilege::Without {
-            return Err(setup(
-                "run a command, which needs namespaces and mounts that are forbidden here: in a container they need \
-                 `--security-opt seccomp=unconfined`, and `apparmor=unconfined` where there is AppArmor",
-                self.host.reason(),
-            ));
-        }
         let executor = self.clone();
         let (streams, inside) =
             wait::Streams::make(stdio).map_err(|error| setup("make the streams", error))?;
+        if self.host.privilege() == Privilege::Without {
+            return blocking(move || {
+                let cgroup = Cgroup::make(&exec.limits, accounted)?;
+                let prepared = bare::prepare(&executor, base.as_ref(), &top, exec)?;
+                wait::start(&executor.host, top, prepared, cgroup, streams, inside)
+            })
+            .await;
+        }
         brief(move || {
             let users = users::choose(&executor, &exec)?;
             let below = (Below::MountPoints, users.mapped.as_deref());

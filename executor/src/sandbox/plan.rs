@@ -85,6 +85,8 @@ pub(super) struct Task {
     pub(super) privilege: crate::host::Privilege,
     /// Its root is the machine's: there is no user namespace.
     pub(super) machines_root: bool,
+    /// There are no namespaces.
+    pub(super) bare: Option<Bare>,
     /// There can be no new /proc: it is shown the one that is there, from a user namespace of its own.
     pub(super) outer_proc: bool,
 }
@@ -93,6 +95,14 @@ impl Task {
     /// Whose its terminal is made; with one id there is nobody else that the kernel knows.
     pub(super) fn terminal_owner(&self) -> Option<u32> {
         (self.privilege != crate::host::Privilege::SingleId).then_some(self.uid)
+    }
+
+    /// The signal that ends its first process and everything in the sandbox with that.
+    pub(super) fn end(&self) -> rustix::process::Signal {
+        match self.bare {
+            Some(_) => super::bare::first::END,
+            None => rustix::process::Signal::KILL,
+        }
     }
 
     /// Whether devices are made for it.
@@ -110,6 +120,17 @@ impl Task {
             _ => Scope::RecordedDevices,
         }
     }
+}
+
+/// What the first process needs where there are no namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Bare {
+    /// The open working directory.
+    pub(super) cwd: Slot,
+    /// A pipe that gets a byte when the command has ended, and another when all that it started has.
+    pub(super) ended: Slot,
+    /// Files that are emptied at the end, wherever they are by then.
+    pub(super) wiped: Vec<Slot>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +190,16 @@ pub(super) struct Filter {
     pub(super) emulates_user: bool,
     /// Nothing is refused.
     pub(super) unrestricted: bool,
+    pub(super) around: Around,
+}
+
+/// What is around a command besides its root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) enum Around {
+    /// Namespaces of its own.
+    Namespaces,
+    /// The container that this process is in ([`super::bare`]), with its network or without.
+    Container { network: bool },
 }
 
 /// Who makes device nodes.
@@ -291,6 +322,8 @@ pub(super) enum Report {
         /// Ids of the mounts where devices may be made.
         mounts: Vec<u64>,
     },
+    /// Likewise, where there are no namespaces. The listener rides on it.
+    Answer,
     /// A step failed.
     Failed { step: String, errno: i32 },
     /// `execve` failed.

@@ -10,6 +10,7 @@ use rbuild_cache::{ActiveSnapshot, RootDir, Store};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::bare::Bare;
 use super::plan::{self, Bytes, Devices, Filter, Limit, ResourceLimit, Slot, Source, Task};
 use super::socket::{self, Forwarded};
 use super::users::Chosen;
@@ -32,15 +33,17 @@ pub(super) struct Prepared {
     pub(super) kept: Kept,
     /// Whose spawner starts it; `None` is this process's.
     pub(super) mapped: Option<Arc<Mapped>>,
+    /// Where nothing can be mounted: what was put where.
+    pub(super) bare: Option<Bare>,
 }
 
 /// Things that must outlive the command.
 #[derive(Default)]
 pub(super) struct Kept {
     /// Cache mounts with their locks, throw-away layers.
-    _mounts: Vec<Mount>,
+    pub(super) _mounts: Vec<Mount>,
     _layers: Vec<ActiveSnapshot>,
-    _sockets: Vec<Forwarded>,
+    pub(super) _sockets: Vec<Forwarded>,
     _network: Option<Arc<crate::network::Private>>,
     /// Whose spawner ends what it started when it ends itself.
     _mapped: Option<Arc<Mapped>>,
@@ -180,6 +183,7 @@ pub(super) fn prepare(
             devices: if single_id { Devices::Kernel } else { devices },
             emulates_user: single_id && user.uid != 0,
             unrestricted: unfiltered,
+            around: plan::Around::Namespaces,
         }),
         profile,
         unmasked: insecure || exec.options.unmasked,
@@ -193,6 +197,7 @@ pub(super) fn prepare(
         init: exec.init,
         runtime: exec.runtime.as_deref().map(Bytes::from),
         privilege,
+        bare: None,
         machines_root: privilege == Privilege::Root && users.mapped.is_none(),
         outer_proc: executor
             .host
@@ -206,6 +211,7 @@ pub(super) fn prepare(
         descriptors,
         kept,
         mapped: users.mapped,
+        bare: None,
     })
 }
 
@@ -262,7 +268,7 @@ fn sysctls(exec: &Exec) -> Result<Vec<(String, String)>, ExecError> {
         .collect()
 }
 
-fn look_up_user(root: &RootDir, exec: &Exec) -> Result<users::User, ExecError> {
+pub(super) fn look_up_user(root: &RootDir, exec: &Exec) -> Result<users::User, ExecError> {
     let error = |error: users::Error| ExecError::User(error.to_string());
     let mut user = users::process_user(root, &exec.user).map_err(error)?;
     for group in &exec.groups {
@@ -277,7 +283,7 @@ fn look_up_user(root: &RootDir, exec: &Exec) -> Result<users::User, ExecError> {
 }
 
 /// Constant where nothing is asked for, so that builds do not depend on who starts them.
-fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<ResourceLimit>, ExecError> {
+pub(super) fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<ResourceLimit>, ExecError> {
     let constant = |kind, soft, hard| ResourceLimit {
         kind,
         soft,
@@ -535,7 +541,7 @@ impl Builder {
 }
 
 /// Targets that would take away what the sandbox stands on.
-fn refused(target: &Path) -> bool {
+pub(super) fn refused(target: &Path) -> bool {
     let exactly = ["/", "/sys", "/dev"];
     exactly.iter().any(|path| target == Path::new(path)) || target.starts_with("/proc")
 }
@@ -549,7 +555,7 @@ fn private_address(network: &Network) -> Option<Ipv4Addr> {
     }
 }
 
-fn resolv_conf(exec: &Exec) -> Vec<u8> {
+pub(super) fn resolv_conf(exec: &Exec) -> Vec<u8> {
     let given = if private_address(&exec.network).is_some() {
         network::resolv_conf()
     } else {
@@ -602,7 +608,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 /// What every machine's file names too.
 const IP6_NAMES: &str = "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
-fn hosts(exec: &Exec) -> Vec<u8> {
+pub(super) fn hosts(exec: &Exec) -> Vec<u8> {
     let hostname = &exec.hostname;
     let address = private_address(&exec.network);
     let private = address.is_some();

@@ -12,13 +12,16 @@ use crate::spec::Exit;
 #[must_use = "dropping it kills the sandbox"]
 pub(super) struct Session {
     pidfd: OwnedFd,
+    /// What ends it.
+    end: Signal,
     ended: bool,
 }
 
 impl Session {
-    pub(super) fn new(pidfd: OwnedFd) -> Self {
+    pub(super) fn new(pidfd: OwnedFd, end: Signal) -> Self {
         Self {
             pidfd,
+            end,
             ended: false,
         }
     }
@@ -27,9 +30,9 @@ impl Session {
         self.pidfd.try_clone()
     }
 
-    /// The first process's death takes its whole pid namespace with it.
+    /// The first process's death takes its whole pid namespace with it; where there is none, it sees to that itself.
     pub(super) fn kill(&self) {
-        self.signal(Signal::KILL);
+        self.signal(self.end);
     }
 
     pub(super) fn signal(&self, signal: Signal) {

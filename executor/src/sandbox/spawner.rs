@@ -238,6 +238,7 @@ impl Spawner {
                 self.running.extend(descriptors.pop().map(|pidfd| Child {
                     pidfd,
                     leaves: order.leaves,
+                    end: Signal::KILL,
                 }));
                 return true;
             }
@@ -299,9 +300,14 @@ impl Spawner {
         Ok(ready)
     }
 
-    fn keep(&mut self, pidfd: OwnedFd, leaves: Vec<Bytes>) -> io::Result<Vec<OwnedFd>> {
+    fn keep(
+        &mut self,
+        pidfd: OwnedFd,
+        leaves: Vec<Bytes>,
+        end: Signal,
+    ) -> io::Result<Vec<OwnedFd>> {
         let told = pidfd.try_clone()?;
-        self.running.push(Child { pidfd, leaves });
+        self.running.push(Child { pidfd, leaves, end });
         Ok(vec![told])
     }
 
@@ -323,7 +329,9 @@ impl Spawner {
     ) -> io::Result<Vec<OwnedFd>> {
         let mut flags =
             libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        if task.network == Network::Own {
+        if task.bare.is_some() {
+            flags = 0;
+        } else if task.network == Network::Own {
             flags |= libc::CLONE_NEWNET;
         }
         if let Some(filter) = task.filter {
@@ -331,7 +339,7 @@ impl Spawner {
             seccomp::program(filter);
         }
         match sys::clone3_for_parent(flags as u64)? {
-            Cloned::Parent(pidfd) => self.keep(pidfd, leaves),
+            Cloned::Parent(pidfd) => self.keep(pidfd, leaves, task.end()),
             Cloned::Child => {
                 self.held.clear();
                 self.ceilings.restore(&task.limits);
@@ -369,7 +377,7 @@ impl Spawner {
             let failed = |_| io::Error::other("the thread that starts commands panicked");
             thread.join().map_err(failed)?
         })?;
-        self.keep(pidfd, leaves)
+        self.keep(pidfd, leaves, Signal::KILL)
     }
 
     /// Starts a second spawner in a user namespace of its own, and returns its socket and the namespace. `None` in
@@ -491,6 +499,8 @@ fn make_network() -> io::Result<OwnedFd> {
 struct Child {
     pidfd: OwnedFd,
     leaves: Vec<Bytes>,
+    /// The signal that ends it with all that is in it.
+    end: Signal,
 }
 
 /// A descriptor that is closed when the other end of a pipe is.
@@ -502,7 +512,7 @@ struct Held {
 /// Nobody is left but this process: it ends what runs and takes away what only it can still know of.
 fn bury(running: &[Child]) {
     for child in running {
-        let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&child.pidfd, child.end);
     }
     for child in running.iter().filter(|child| !child.leaves.is_empty()) {
         let mut polled = [PollFd::new(&child.pidfd, PollFlags::IN)];

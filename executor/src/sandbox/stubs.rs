@@ -51,7 +51,7 @@ fn open_directory(upper: &OwnedFd, path: &Path) -> Result<Option<OwnedFd>, Errno
     }
 }
 
-fn remove_stub(upper: &OwnedFd, stub: &Stub) -> Result<(), Errno> {
+pub(super) fn remove_stub(upper: &OwnedFd, stub: &Stub) -> Result<(), Errno> {
     let path = path_of(&stub.path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());

@@ -11,6 +11,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::bare::Bare;
 use super::cgroup::Cgroup;
 use super::container::Top;
 use super::forward::Signals;
@@ -35,6 +36,8 @@ pub(super) struct Started {
     identity: Identity,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) top: Top,
+    /// Where nothing can be mounted.
+    bare: Option<Bare>,
     kept: Kept,
     streams: Streams,
     program: String,
@@ -48,6 +51,7 @@ pub(super) struct Ended {
     pub(super) top: Top,
     pub(super) stubs: Vec<Stub>,
     pub(super) parents: Vec<Parent>,
+    pub(super) bare: Option<Bare>,
     _cgroup: Option<Cgroup>,
     _kept: Kept,
 }
@@ -158,6 +162,7 @@ pub(super) fn start(
         mut descriptors,
         kept,
         mapped,
+        bare,
     } = prepared;
     let (status, status_inside) = wire::pair().map_err(|error| setup("make a socket", error))?;
     task.status = descriptors.len();
@@ -186,6 +191,7 @@ pub(super) fn start(
         scope: task.scope(),
         own_mounts: Vec::new(),
         outer_proc: task.outer_proc,
+        shown: bare.as_ref().map(Bare::shown),
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let leaves = cgroup.as_ref().map_or(&[][..], Cgroup::directories);
@@ -198,11 +204,12 @@ pub(super) fn start(
     });
     task.mounts.clear();
     Ok(Started {
-        session: Session::new(pidfd),
+        session: Session::new(pidfd, task.end()),
         status,
         identity,
         cgroup,
         top,
+        bare,
         kept,
         streams,
         program,
@@ -323,7 +330,13 @@ impl<'p, E: FnMut(Emulation) -> Result<(), ExecError>> Reader<'p, E> {
                 if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
                     let mut identity = self.identity.take().unwrap_or_default();
                     identity.own_mounts = own_mounts;
-                    (self.emulate)(Emulation::new(listener, mounts, identity))?;
+                    (self.emulate)(Emulation::new(listener, Some(mounts), identity))?;
+                }
+            }
+            Report::Answer => {
+                if let Some(listener) = descriptors.pop() {
+                    let identity = self.identity.take().unwrap_or_default();
+                    (self.emulate)(Emulation::new(listener, None, identity))?;
                 }
             }
             Report::Failed { step, errno } => {
@@ -393,6 +406,7 @@ async fn finish(
     // What is named last is dropped first, also where nobody waits any more: the process, then what it used.
     let Started {
         kept,
+        bare,
         top,
         cgroup,
         identity,
@@ -502,6 +516,7 @@ async fn finish(
         top,
         stubs: reported.stubs,
         parents: reported.parents,
+        bare,
         _cgroup: cgroup,
         _kept: kept,
     })

@@ -183,6 +183,38 @@ pub(super) const SET_ATTRIBUTES: &[Call] = &[
     ("fsetxattr", 190, NONE, 7),
 ];
 
+/// That name files, where files of /proc and /dev are given by answers. Only calls of 64 bits.
+pub(super) const NAMING: &[Call] = &[
+    ("open", 2, NONE, NONE),
+    ("openat", 257, NONE, 56),
+    ("openat2", 437, NONE, 437),
+    ("mkdir", 83, NONE, NONE),
+    ("mkdirat", 258, NONE, 34),
+    ("readlink", 89, NONE, NONE),
+    ("readlinkat", 267, NONE, 78),
+];
+/// That make processes, besides [`CLONE`].
+pub(super) const FORKING: &[Call] = &[("fork", 57, 2, NONE), ("vfork", 58, 190, NONE)];
+/// Of a namespace of queues, semaphores and memory.
+pub(super) const SYSTEM_V: &[Call] = &[
+    ("ipc", NONE, 117, NONE),
+    ("mq_open", 240, 277, 180),
+    ("mq_unlink", 241, 278, 181),
+    ("msgctl", 71, 402, 187),
+    ("msgget", 68, 399, 186),
+    ("msgrcv", 70, 401, 188),
+    ("msgsnd", 69, 400, 189),
+    ("semctl", 66, 394, 191),
+    ("semget", 64, 393, 190),
+    ("semop", 65, NONE, 193),
+    ("semtimedop", 220, NONE, 192),
+    ("semtimedop_time64", NONE, 420, 420),
+    ("shmat", 30, 397, 196),
+    ("shmctl", 31, 396, 195),
+    ("shmget", 29, 395, 194),
+];
+pub(super) const PRLIMIT: Call = ("prlimit64", 302, 340, 261);
+
 /// Open to everybody.
 pub(super) const ALLOWED: &[Call] = &[
     ("_llseek", NONE, 140, NONE),

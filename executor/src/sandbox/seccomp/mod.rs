@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use libc::sock_filter;
 
 use super::capabilities;
-use super::plan::{Devices, Filter};
+use super::plan::{Around, Devices, Filter};
 use calls::Call;
 use decision::{Decision, ENOSYS, EPERM, PRETEND, Verdict};
 use machine::Machine;
@@ -45,6 +45,7 @@ pub(super) const USUAL: Filter = Filter {
     devices: Devices::Made,
     emulates_user: false,
     unrestricted: false,
+    around: Around::Namespaces,
 };
 
 /// The filter as instructions, compiled once.
@@ -144,6 +145,9 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
             }
         }
     }
+    if let Around::Container { network } = filter.around {
+        bare_rules(is_native, network, &mut add);
+    }
     if filter.unrestricted {
         return rules;
     }
@@ -199,6 +203,58 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
     // Libraries then use the single calls.
     add(&calls::SOCKETCALL, absent);
     rules
+}
+
+/// What else is refused and asked where a command has no namespaces of its own.
+fn bare_rules(is_native: bool, network: bool, add: &mut impl FnMut(&Call, Decision)) {
+    let (ask, absent) = (Decision::always(Verdict::Ask), Decision::always(ENOSYS));
+    // Files of /proc and /dev are given by answers. Programs of 32 bits find them empty.
+    if is_native {
+        for call in calls::NAMING.iter().chain([&calls::CHROOT]) {
+            add(call, ask.clone());
+        }
+        for (call, argument) in [(&calls::MKNOD, 1), (&calls::MKNODAT, 2)] {
+            let asked = Decision::without_bits(argument, DEVICE, Verdict::Allow, Verdict::Ask);
+            add(call, asked);
+        }
+    }
+    // None is made any more when the command has ended.
+    for call in calls::FORKING {
+        add(call, ask.clone());
+    }
+    let thread = libc::CLONE_THREAD as u32;
+    let is = |bits, value| vec![decision::Condition::masked(0, bits, value)];
+    let clone = Decision {
+        cases: vec![
+            (is(NAMESPACES | thread, thread), Verdict::Allow),
+            (is(NAMESPACES, 0), Verdict::Ask),
+        ],
+        otherwise: EPERM,
+    };
+    add(&calls::CLONE, clone);
+    // The container's are shared, and would outlive the command. A ring would do what the filter refuses.
+    for call in calls::SYSTEM_V.iter().chain([&calls::IO_URING_SETUP]) {
+        add(call, absent.clone());
+    }
+    // Of other processes.
+    let own = Decision::for_values(0, &[0], Verdict::Allow, EPERM);
+    add(&calls::PRLIMIT, own);
+    if !network {
+        let no_such_family = Verdict::Errno(libc::EAFNOSUPPORT as u16);
+        let never = &ADDRESS_FAMILIES_REFUSED;
+        let mut sockets = Decision::for_values(
+            0,
+            never,
+            no_such_family,
+            Verdict::Errno(libc::ENETUNREACH as u16),
+        );
+        // They reach nothing outside of the machine.
+        for family in [libc::AF_UNIX, libc::AF_NETLINK] {
+            let is_family = decision::Condition::low_half_is(0, family as u32);
+            sockets.cases.push((vec![is_family], Verdict::Allow));
+        }
+        add(&calls::SOCKET, sockets);
+    }
 }
 
 /// Success where the argument asks for a device node.
@@ -262,6 +318,7 @@ mod tests {
             devices: Devices::Kernel,
             emulates_user: false,
             unrestricted: false,
+            around: Around::Namespaces,
         }
     }
 
@@ -371,6 +428,40 @@ mod tests {
             first(0x4_0000),
             refuse(libc::EPERM),
         );
+    }
+
+    #[test]
+    fn without_namespaces_what_is_shared_is_refused() {
+        let filter = |network| Filter {
+            around: Around::Container { network },
+            ..default_filter()
+        };
+        let with = filter(true);
+        let (thread, user) = (libc::CLONE_THREAD as u64, libc::CLONE_NEWUSER as u64);
+        check(with, &calls::CLONE, first(libc::SIGCHLD as u64), ASK);
+        check(with, &calls::CLONE, first(thread), ALLOW);
+        for flags in [user, user | thread] {
+            check(with, &calls::CLONE, first(flags), refuse(libc::EPERM));
+        }
+        for call in calls::FORKING {
+            check(with, call, [0; 6], ASK);
+        }
+        for call in calls::SYSTEM_V.iter().chain([&calls::IO_URING_SETUP]) {
+            check(with, call, [0; 6], refuse(libc::ENOSYS));
+        }
+        check(with, &calls::PRLIMIT, [0; 6], ALLOW);
+        check(with, &calls::PRLIMIT, first(1), refuse(libc::EPERM));
+        check(with, &calls::SOCKET, first(libc::AF_INET as u64), ALLOW);
+        for (family, expected) in [
+            (libc::AF_UNIX, ALLOW),
+            (libc::AF_INET, refuse(libc::ENETUNREACH)),
+            (libc::AF_INET6, refuse(libc::ENETUNREACH)),
+            (libc::AF_PACKET, refuse(libc::ENETUNREACH)),
+            (libc::AF_VSOCK, refuse(libc::EAFNOSUPPORT)),
+        ] {
+            let without = filter(false);
+            check(without, &calls::SOCKET, first(family as u64), expected);
+        }
     }
 
     #[test]

@@ -136,7 +136,7 @@ fn action(verdict: Verdict) -> (&'static str, Option<u16>) {
 #[cfg(test)]
 mod tests {
     use super::super::super::capabilities;
-    use super::super::super::plan::Devices;
+    use super::super::super::plan::{Around, Devices};
     use super::*;
 
     #[test]
@@ -147,6 +147,7 @@ mod tests {
             devices: Devices::Kernel,
             emulates_user: false,
             unrestricted: false,
+            around: Around::Namespaces,
         };
         let told = oci(Some(filter), None).expect("a filter");
         let entries = told["syscalls"].as_array().expect("a list");

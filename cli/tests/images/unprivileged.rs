@@ -1,0 +1,199 @@
+//! Builds inside of a container as Docker starts it: no options, so neither namespaces nor mounts.
+
+use std::path::Path;
+
+use crate::docker::Docker;
+use crate::kit::programs::{has, run_in};
+use crate::kit::{Kit, Output, skipped};
+use crate::require_machine;
+
+const IMAGE: &str = "plain:1";
+
+/// A container's image that has next to nothing of its own: programs and libraries are the machine's.
+fn import(kit: &Kit, docker: &Docker) {
+    let root = kit.path("image");
+    for name in [
+        "bin", "etc", "proc", "sys", "dev", "tmp", "usr", "lib", "lib64",
+    ] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    run_in(&root, "tar", &["-cf", "../image.tar", "."]);
+    let archive = kit.path("image.tar");
+    docker.run(&["import", archive.to_str().unwrap(), IMAGE]);
+}
+
+struct Inside<'k> {
+    kit: &'k Kit,
+    docker: &'k Docker,
+}
+
+impl Inside<'_> {
+    /// Runs a script of busybox in a fresh container; `$RBUILD` is the builder, and the kit's directory the same.
+    fn sh(&self, script: &str, arguments: &[&str]) -> Output {
+        let kit = self.kit.path("");
+        let kit = kit.to_str().unwrap();
+        let plain = self.kit.command([""]);
+        let binary = Path::new(plain.get_program());
+        let beside = binary.parent().unwrap().to_str().unwrap();
+        let temporary = std::env::temp_dir();
+        let temporary = temporary.to_str().unwrap();
+        let mut command = std::process::Command::new("docker");
+        command.args(["-H", self.docker.host(), "run", "--rm", "--network=none"]);
+        for (from, to) in [
+            ("/lib", ":ro"),
+            ("/lib64", ":ro"),
+            ("/usr", ":ro"),
+            (beside, ":ro"),
+        ] {
+            command.args(["-v", &format!("{from}:{from}{to}")]);
+        }
+        command
+            .args(["-v", &format!("{temporary}:{temporary}"), "-w", kit])
+            .args(["-e", &format!("RBUILD={}", binary.display())])
+            .args(["-e", &format!("RBUILD_ROOT={kit}/inside")])
+            .args([IMAGE, "/bin/busybox", "sh", "-c", script, "sh"])
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        self.kit.finish(command.spawn().unwrap())
+    }
+
+    fn rbuild(&self, arguments: &[&str]) -> Output {
+        self.sh("\"$RBUILD\" \"$@\"", arguments)
+    }
+}
+
+/// What changes a root in many ways; the layers are to be those of every other machine.
+const CHANGES: &str = r#"FROM busybox AS base
+RUN mkdir -p /a/b /c && echo 1 > /a/one && echo 2 > /a/two && echo 3 > /a/b/three && ln -s one /a/link && mkfifo /a/pipe
+FROM base
+COPY a /a/copied
+RUN echo more >> /a/one && rm /a/two && mv /a/b /a/moved && ln /a/copied /c/linked && chown -h 5:6 /a/link
+RUN chmod 4750 /a/one && mkdir /a/b && echo new > /a/b/new && rm -r /a/moved && mknod -m 640 /c/device c 1 3
+RUN test ! -e /a/b/three && chown 7:8 /c/device && mv /c/device /c/renamed && touch -d @1000000000 /c
+RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/memory --mount=type=bind,target=/context \
+    echo x > /cache/kept && echo y > /memory/gone && cat /context/a > /from-context && ! touch /context/b
+RUN --mount=type=cache,target=/cache cat /cache/kept > /from-cache && test ! -e /memory && mkdir /context
+RUN --mount=type=secret,id=s,target=/etc/deep/secret cp /etc/deep/secret /etc/deep/copy && rm /etc/deep/copy
+RUN echo 'joe:x:33:44::/home:/bin/sh' >> /etc/passwd && mkdir -m 777 /work
+USER joe
+WORKDIR /work
+RUN id -u > id; cat /proc/self/status > /dev/null && cat < /dev/fd/0 && echo "$HOME" | cat > home; \
+    readlink /proc/self/exe > exe; ls /proc/self/fd | grep -c '^[012]$' > descriptors
+"#;
+
+/// What a command tries in vain, and prints where it does not fail.
+const TRIES: &str = r#"FROM busybox
+RUN <<END
+mkdir /jail
+for tried in "kill -9 $PPID" "kill -9 1" "chroot /jail true" "mount -t proc proc /proc" "unshare -m true" "mknod /null c 0 0" \
+    "ls /proc/1/root/jail/../../usr" "cat /proc/$PPID/environ" "nice -n -5 true" "hostname x" "sysctl -w vm.swappiness=1"; do
+    ( $tried ) > /dev/null 2>&1 && echo "done: $tried"
+done
+mknod /disk b 8 0 && ( : < /disk ) 2> /dev/null && echo "opened: /disk"
+grep '^Cap\|^NoNewPrivs\|^Seccomp:' /proc/self/status
+setsid sh -c 'trap "" TERM HUP; while :; do sleep 1; done' > /dev/null 2>&1 < /dev/null &
+( setsid sleep 1000 & ) > /dev/null 2>&1 < /dev/null
+echo tried
+END
+"#;
+
+#[test]
+fn commands_run_in_a_container_without_options() {
+    const TEST: &str = "commands_run_in_a_container_without_options";
+    require_machine!();
+    if !has("dockerd") || !has("docker") || !crate::kit::is_root() {
+        skipped(TEST, "this needs root and Docker");
+        return;
+    }
+    let kit = Kit::new();
+    let Some(docker) = Docker::start(&kit) else {
+        return;
+    };
+    import(&kit, &docker);
+    let inside = Inside {
+        kit: &kit,
+        docker: &docker,
+    };
+    let info = inside.rbuild(&["info"]).success();
+    assert!(
+        info.stdout.contains("\nPrivilege: without namespaces\n"),
+        "{info}"
+    );
+    if !info.stdout.contains("\nCommands: of RUN") {
+        skipped(
+            TEST,
+            "this kernel has no Landlock of version 6 (Linux 6.12)",
+        );
+        return;
+    }
+    kit.context(&[("a", "a")]);
+    std::fs::write(kit.path("secret"), "not-to-be-found").unwrap();
+    let more = [
+        "-q",
+        "-t=app",
+        "--secret=id=s,src=secret",
+        "--build-arg=SOURCE_DATE_EPOCH=1700000000",
+        "--output=type=image,rewrite-timestamp=true",
+    ];
+    let arguments = kit.build_arguments(CHANGES, &more);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let usual = kit.must(&arguments).stdout;
+    let built = inside.rbuild(&arguments).success();
+    assert_eq!(built.stdout, usual, "{built}");
+    assert!(built.stderr.is_empty(), "{built}");
+    let found = std::process::Command::new("grep")
+        .args(["-r", "not-to-be-found", "inside"])
+        .current_dir(kit.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    let check = inside.rbuild(&["store", "check"]).success();
+    assert_eq!(check.stdout, "The store is whole.\n");
+
+    let arguments = kit.build_arguments(TRIES, &["--no-cache"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let script = "\"$RBUILD\" \"$@\" && /bin/busybox ps -o args";
+    let tried = inside.sh(script, &arguments).success();
+    assert!(!tried.stderr.contains("done: "), "{tried}");
+    assert!(!tried.stderr.contains("opened: "), "{tried}");
+    for line in [
+        "CapEff:\t00000000a00005fb",
+        "CapBnd:\t00000000a00005fb",
+        "CapInh:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "tried",
+    ] {
+        assert!(tried.stderr.contains(line), "{line}: {tried}");
+    }
+    assert!(!tried.stdout.contains("sleep"), "{tried}");
+
+    // Nobody else's processes are left when the builder is killed.
+    let killed = "\"$RBUILD\" \"$@\" > /dev/null 2>&1 & builder=$!; /bin/busybox sleep 3; kill -9 $builder; \
+                  /bin/busybox sleep 1; /bin/busybox ps -o args";
+    let dockerfile = "FROM busybox\nRUN setsid sleep 1000 & sleep 999\n";
+    let arguments = kit.build_arguments(dockerfile, &[]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let left = inside.sh(killed, &arguments).success();
+    for sleeping in ["sleep 999", "sleep 1000"] {
+        assert!(!left.stdout.contains(sleeping), "{left}");
+    }
+
+    // A network is refused where there is to be none.
+    let dockerfile =
+        "FROM busybox\nRUN --network=none ! nc -w 1 127.0.0.1 9 2> /said; grep unreachable /said\n";
+    let arguments = kit.build_arguments(dockerfile, &[]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let none = inside.rbuild(&arguments).success();
+    assert!(!none.stderr.contains("warning"), "{none}");
+
+    let refused = inside.rbuild(&["run", "--rm", "app", "true"]);
+    assert_eq!(refused.code, 125, "{refused}");
+    assert!(
+        refused.stderr.contains("there are no namespaces"),
+        "{refused}"
+    );
+}

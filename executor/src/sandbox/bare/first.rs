@@ -1,0 +1,194 @@
+//! The two first processes of a command without namespaces. One stays outside of the command's root: what the command
+//! starts and leaves is its child in the end, and it sees to it that nothing is left. The other becomes the command: in
+//! its root, without any descriptor, right or capability that would lead out of it.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
+
+use super::super::child::{self, Descriptors, Stop};
+use super::super::plan::{Bare, Report, Task};
+use super::super::step::{Failure, Result, Step};
+use super::super::{capabilities, seccomp, wire};
+use crate::sys::{self, Forked, landlock};
+
+/// Ends the command and all that it started.
+pub(in crate::sandbox) const END: Signal = Signal::POWER;
+
+/// Never returns.
+pub(in crate::sandbox) fn main(task: &Task, bare: &Bare, descriptors: Vec<OwnedFd>) -> ! {
+    let descriptors = Descriptors::new(descriptors);
+    match begin(task, bare, &descriptors) {
+        Ok(Forked::Child) => child::report(task, &descriptors, || {
+            become_command(task, bare, &descriptors)
+        }),
+        Ok(Forked::Parent(child)) => stay(bare, descriptors, child),
+        Err(failure) => child::report(task, &descriptors, || Err(failure.into())),
+    }
+}
+
+fn begin(task: &Task, bare: &Bare, descriptors: &Descriptors) -> Result<Forked> {
+    rustix::process::set_parent_process_death_signal(Some(END))
+        .step("tie the command's life to the builder's")?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .step("protect the first process")?;
+    rustix::process::setsid().step("make a session")?;
+    for slot in &task.cgroups {
+        rustix::io::write(descriptors.get(*slot)?, b"0").step("join the cgroup")?;
+    }
+    descriptors.get(bare.ended)?;
+    sys::become_reaper().step("become the parent of what the command leaves")?;
+    sys::block_signals().step("wait for signals")?;
+    sys::fork().step("start the command")
+}
+
+/// Sees the command to its end, and then to that of all others.
+fn stay(bare: &Bare, descriptors: Descriptors, child: Pid) -> ! {
+    let mut slots = vec![bare.ended];
+    slots.extend(&bare.wiped);
+    let mut kept = descriptors.keep(&slots);
+    let mut numbers: Vec<i32> = kept.iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    numbers.sort_unstable();
+    // What is open here would look as if the command had it.
+    let mut next = 3;
+    for number in numbers {
+        let _ = sys::close_between(next, number - 1);
+        next = number + 1;
+    }
+    let _ = sys::close_from(next);
+    let ended = kept.first_mut().and_then(Option::take);
+    let tell = || {
+        if let Some(ended) = &ended {
+            let _ = rustix::io::write(ended, b".");
+        }
+    };
+    let status = attend(child);
+    // From here on, no process of it starts another.
+    tell();
+    end_all();
+    tell();
+    for secret in kept.into_iter().flatten() {
+        let _ = rustix::fs::ftruncate(&secret, 0);
+    }
+    match status {
+        Some(status) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => sys::exit_now(code),
+            (None, Some(signal)) => sys::die_by(signal),
+            (None, None) => sys::exit_now(1),
+        },
+        None => sys::die_by(libc::SIGKILL),
+    }
+}
+
+/// Until the command ends, or is to end: then `None`.
+fn attend(child: Pid) -> Option<WaitStatus> {
+    loop {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let is_over = status.exited() || status.signaled();
+            if pid == child && is_over {
+                return Some(status);
+            }
+        }
+        let signal = sys::wait_for_signal();
+        if signal == END.as_raw() {
+            return None;
+        }
+        if signal != libc::SIGCHLD
+            && let Some(signal) = Signal::from_named_raw(signal)
+        {
+            let _ = rustix::process::kill_process(child, signal);
+        }
+    }
+}
+
+/// Whoever loses its parent becomes a child of this process, and a child's number is its own until it is waited for: so
+/// this reaches all of them, and nobody else.
+fn end_all() {
+    loop {
+        for child in children() {
+            let _ = rustix::process::kill_process(child, Signal::KILL);
+        }
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+}
+
+fn children() -> Vec<Pid> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let children = numbers.filter(|pid| parent_of(*pid) == Some(own));
+    children.filter_map(Pid::from_raw).collect()
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, which may hold anything: the state, the parent.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn become_command(
+    task: &Task,
+    bare: &Bare,
+    descriptors: &Descriptors,
+) -> std::result::Result<Infallible, Stop> {
+    let status = descriptors.get(task.status)?;
+    child::die_with_parent()?;
+    sys::reset_signals().step("reset signals")?;
+    rustix::process::setsid().step("make a session")?;
+    let root = descriptors.get(task.root)?;
+    let rules = landlock::below(root).step("make the rules that files are reached by")?;
+    rustix::process::fchdir(root).step("enter the root")?;
+    rustix::process::chroot(".").step("make the root the root")?;
+    child::set_limits(task)?;
+    let ready = Report::Ready {
+        stubs: Vec::new(),
+        parents: Vec::new(),
+    };
+    wire::send(status, &ready, &[]).step("report")?;
+    child::take_streams(task, descriptors, None)?;
+    sys::close_on_exec_from(3).step("close descriptors")?;
+    child::enter_cwd(descriptors.get(bare.cwd)?)?;
+    drop_privileges(task, &rules, status)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    Err(child::execute(task))
+}
+
+fn drop_privileges(
+    task: &Task,
+    rules: &OwnedFd,
+    status: std::os::fd::BorrowedFd<'_>,
+) -> Result<()> {
+    // Containers forbid that, and the filter forbids to use keys.
+    let _ = sys::join_session_keyring();
+    rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    capabilities::bound(task.capabilities)?;
+    landlock::restrict(rules.as_fd()).step("give up what is outside of the root")?;
+    let filter = task.filter.ok_or(Failure {
+        step: "install the system call filter".into(),
+        errno: libc::EINVAL,
+    })?;
+    let listener = sys::install_filter_with_listener(&seccomp::program(filter))
+        .step("install the system call filter (another may be listening already)")?;
+    wire::send(status, &Report::Answer, &[listener.as_fd()]).step("report")?;
+    drop(listener);
+    child::take_ids(task)?;
+    capabilities::take(task.capabilities, task.uid)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .step("protect the first process")?;
+    // A change of ids takes it away.
+    child::die_with_parent()
+}

@@ -1,0 +1,528 @@
+//! Commands where neither namespaces nor mounts are allowed: in a container as Docker starts it, as its root.
+//!
+//! The root is a tree of its own for each command, made of copies ([`crate::merged`]); what elsewhere is mounted is
+//! renamed into it for that time ([`places`]). The command is in it by `chroot`, without the capability to do that
+//! again; a Landlock domain around it lets it reach no file outside, and no process: not by signals, not by `ptrace`, not by
+//! abstract sockets ([`first`]). Files of /proc, /sys and /dev are given by answers to calls ([`shown`]).
+//!
+//! Not its own are the network, the numbers of processes, the host name and the container's limits. What a namespace
+//! would have held and nothing else does (System V queues and memory, say) is refused.
+
+mod caller;
+pub(super) mod first;
+mod places;
+mod shown;
+
+use std::ffi::CString;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_cache::root_dir::Resolve;
+use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, owners};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::thread::CapabilitySet;
+
+use super::container::Top;
+use super::copy::{self, How, Owners};
+use super::in_root::{self, MountPoints, shown_path};
+use super::plan::{self, Around, Bytes, Devices, Filter, Task};
+use super::prepare::{self, Kept, Prepared, setup};
+use super::{ExecError, cache_content, capabilities, socket};
+use crate::Executor;
+use crate::merged::{Files, Merged};
+use crate::overlay::{self, Lowers};
+use crate::spec::{Exec, Mount, MountSource, Network, Security};
+use crate::sys::landlock;
+use places::{After, Places};
+pub(crate) use shown::Shown;
+
+/// What root needs for commands besides what it needs for files.
+const NEEDED: CapabilitySet = CapabilitySet::SYS_CHROOT
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL);
+
+/// Of the usual capabilities, those that would reach what is shared: a second root, devices, the container's packets.
+const WITHOUT: [&str; 3] = ["SYS_CHROOT", "MKNOD", "NET_RAW"];
+
+/// Whether commands can be run where nothing else is allowed, or why not.
+pub(crate) fn possible() -> Result<(), String> {
+    let elsewhere = "or in a container with `--security-opt seccomp=unconfined` (and `apparmor=unconfined` where there is \
+                     AppArmor), where there are namespaces";
+    if owners::devices_recorded() {
+        return Err(format!(
+            "commands need root of the container, with the capabilities that Docker gives it, {elsewhere}"
+        ));
+    }
+    let sets = rustix::thread::capabilities(None);
+    let missing = sets.map_or(NEEDED, |sets| NEEDED.difference(sets.effective));
+    if !missing.is_empty() {
+        let names: Vec<String> = capabilities::names(missing.bits());
+        return Err(format!(
+            "commands need the capabilities {} of the container, {elsewhere}",
+            names.join(", ")
+        ));
+    }
+    match landlock::version() {
+        Ok(landlock::SCOPES..) => Ok(()),
+        Ok(version) => Err(format!(
+            "commands need Landlock of version {} (Linux 6.12) to be kept from the container's other processes, and this \
+             kernel has {version}; {elsewhere}",
+            landlock::SCOPES
+        )),
+        Err(error) => Err(format!(
+            "commands need Landlock to be kept from the container's other files and processes: {error}; {elsewhere}"
+        )),
+    }
+}
+
+/// A command's root while it runs.
+#[derive(Debug)]
+pub(super) struct Bare {
+    // Dropped in this order: what is in the tree leaves it before it goes.
+    places: Places,
+    merged: Merged,
+    shown: Arc<Shown>,
+}
+
+impl Bare {
+    pub(super) fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown)
+    }
+
+    /// What the command changed becomes its layer. Nobody uses the tree any more.
+    pub(super) fn end(self, layer: ActiveSnapshot) -> Result<ActiveSnapshot, ExecError> {
+        let Self {
+            places,
+            mut merged,
+            shown,
+        } = self;
+        if !shown.is_over() {
+            return Err(setup(
+                "see the command's processes to their end",
+                "the process that does so was killed",
+            ));
+        }
+        places
+            .take_out(&mut merged)
+            .map_err(|error| setup("take out of the root what was only put there", error))?;
+        merged
+            .into_layer(layer.upper())
+            .map_err(|error| setup("keep what the command changed", error))?;
+        Ok(layer)
+    }
+}
+
+/// As [`prepare::prepare`].
+pub(super) fn prepare(
+    executor: &Executor,
+    base: Option<&SnapshotId>,
+    top: &Top,
+    exec: Exec,
+) -> Result<Prepared, ExecError> {
+    possible().map_err(|why| setup(format!("run a command: {why}"), executor.host.reason()))?;
+    let Top::Own(layer) = top else {
+        return refuse("run a container");
+    };
+    refuse_others(&exec)?;
+    let store = &executor.store;
+    let root_failed = |error: overlay::Error| setup("make the root", error);
+    let merged = Lowers::of(store, base, false)
+        .and_then(|lowers| lowers.merged_over(store, layer, Files::Private))
+        .map_err(root_failed)?;
+    let root = merged.root().map_err(root_failed)?;
+    let user = prepare::look_up_user(&root, &exec)?;
+    let aside = store.temporary_directory()?;
+    let places =
+        Places::new(root.as_fd(), aside).map_err(|error| setup("look at the root", error))?;
+    let mut builder = Builder {
+        executor,
+        places,
+        kept: Kept::default(),
+        secrets: Vec::new(),
+        table: Vec::new(),
+    };
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (ended, ended_inside) =
+        pipe.map_err(|errno| setup("make a pipe", std::io::Error::from(errno)))?;
+    let mut shown = shown::put(&mut builder.places, root.as_fd(), merged.stand_ins(), ended)
+        .map_err(|error| {
+            setup(
+                "make /proc, /sys and /dev, which must be directories",
+                error,
+            )
+        })?;
+    let network = !matches!(exec.network, Network::None);
+    let mut exec = exec;
+    exec.hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let mounts = std::mem::take(&mut exec.mounts);
+    builder.everything(mounts, &exec)?;
+    let cwd_path = in_root::clean(&exec.cwd);
+    let cwd = MountPoints::new(root.as_fd())
+        .and_then(|mut points| points.ensure(&cwd_path, true))
+        .map_err(|errno| {
+            let step = format!("enter the working directory {}", cwd_path.display());
+            setup(step, std::io::Error::from(errno))
+        })?;
+    shown
+        .mounted(&builder.table)
+        .map_err(|error| setup("tell what is mounted", error))?;
+    builder
+        .places
+        .settle()
+        .map_err(|error| setup("complete the root", error))?;
+    crate::merged::wait_for_next_time();
+    let Builder {
+        places,
+        kept,
+        secrets,
+        ..
+    } = builder;
+
+    let without: u64 = WITHOUT
+        .iter()
+        .filter_map(|name| capabilities::by_name(name))
+        .sum();
+    let mask = capabilities::mask(
+        capabilities::DEFAULT & !without,
+        &exec.capabilities_add,
+        &exec.capabilities_drop,
+    );
+    let capabilities = mask.map_err(|name| {
+        setup(
+            format!("give the capability `{name}`"),
+            "there is none of that name",
+        )
+    })? & !without;
+    let root = root.into_fd();
+    let mut descriptors = vec![root, cwd, ended_inside];
+    descriptors.extend(secrets);
+    let mut env = exec.env;
+    if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
+        env.push(format!("HOME={}", user.home).into_bytes());
+    }
+    let task = Task {
+        argv: exec.argv.into_iter().map(Bytes).collect(),
+        env: env.into_iter().map(Bytes).collect(),
+        cwd: Bytes::from(cwd_path.as_path()),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        hostname: exec.hostname,
+        network: plan::Network::Host,
+        root: 0,
+        read_only_root: false,
+        files: 0,
+        mounts: Vec::new(),
+        shm_size: 0,
+        limits: prepare::limits(&exec.limits.ulimits)?,
+        capabilities,
+        filter: Some(Filter {
+            capabilities,
+            emulation: false,
+            devices: Devices::Kernel,
+            emulates_user: false,
+            unrestricted: false,
+            around: Around::Container { network },
+        }),
+        profile: None,
+        unmasked: false,
+        no_new_privileges: true,
+        sysctls: Vec::new(),
+        devices: Vec::new(),
+        stdio: plan::Stdio::Streams([0; 3]),
+        status: 0,
+        cgroups: Vec::new(),
+        cgroup_views: Vec::new(),
+        init: false,
+        runtime: None,
+        privilege: executor.host.privilege(),
+        machines_root: true,
+        bare: Some(plan::Bare {
+            cwd: 1,
+            ended: 2,
+            wiped: (3..descriptors.len()).collect(),
+        }),
+        outer_proc: false,
+    };
+    Ok(Prepared {
+        task,
+        descriptors,
+        kept,
+        mapped: None,
+        bare: Some(Bare {
+            places,
+            merged,
+            shown: Arc::new(shown),
+        }),
+    })
+}
+
+fn refuse<T>(what: &str) -> Result<T, ExecError> {
+    Err(setup(
+        what,
+        "there are no namespaces and no mounts in this container, and that needs them (docs/rootless.md)",
+    ))
+}
+
+/// What a chroot cannot give.
+fn refuse_others(exec: &Exec) -> Result<(), ExecError> {
+    let options = &exec.options;
+    if exec.security == Security::Insecure {
+        return refuse("run a command with `--security=insecure`");
+    }
+    if exec.runtime.is_some() {
+        return refuse("use another runtime");
+    }
+    if options.no_filter || options.profile.is_some() || options.unmasked {
+        return refuse("leave out a part of the sandbox");
+    }
+    if !options.sysctls.is_empty() || !options.devices.is_empty() {
+        return refuse("give a command kernel parameters or devices");
+    }
+    if exec.read_only_root || exec.init {
+        return refuse("give a command a read-only root or an init");
+    }
+    if exec.limits.shm_size.is_some() {
+        return refuse("limit /dev/shm, which is no file system of its own,");
+    }
+    match exec.network {
+        Network::None | Network::Host => Ok(()),
+        _ => refuse("give a command a network of its own"),
+    }
+}
+
+struct Builder<'e> {
+    executor: &'e Executor,
+    places: Places,
+    kept: Kept,
+    /// Open for writing, to be emptied.
+    secrets: Vec<OwnedFd>,
+    /// What would be mounted: where, of what kind, and whether read-only.
+    table: Vec<(PathBuf, &'static str, bool)>,
+}
+
+impl Builder<'_> {
+    /// In the order in which they would be mounted.
+    fn everything(&mut self, mounts: Vec<Mount>, exec: &Exec) -> Result<(), ExecError> {
+        let mut files: Vec<(PathBuf, Vec<u8>)> = [
+            ("resolv.conf", prepare::resolv_conf(exec)),
+            ("hosts", prepare::hosts(exec)),
+            ("hostname", format!("{}\n", exec.hostname).into_bytes()),
+        ]
+        .into_iter()
+        .map(|(name, content)| (Path::new("/etc").join(name), content))
+        .collect();
+        for mount in mounts {
+            let target = in_root::clean(&exec.cwd.join(&mount.target));
+            if prepare::refused(&target) {
+                return Err(setup(
+                    format!("mount at the target {}", target.display()),
+                    "this path belongs to the sandbox itself; choose another target",
+                ));
+            }
+            // What is mounted over them hides them.
+            let hidden =
+                |path: &Path| path == target || (target == Path::new("/etc") && mount.read_only);
+            let (before, after) = files.into_iter().partition(|(path, _)| hidden(path));
+            files = after;
+            let before: Vec<(PathBuf, Vec<u8>)> = before;
+            for (path, content) in before {
+                self.file(&path, &content, 0o644, (0, 0), false)?;
+            }
+            self.mount(mount, &target)?;
+        }
+        for (path, content) in files {
+            self.file(&path, &content, 0o644, (0, 0), false)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, target: &Path, name: &str) -> Result<(), ExecError> {
+        self.places
+            .put(target, name)
+            .map_err(|error| setup(format!("put something at {}", target.display()), error))
+    }
+
+    fn file(
+        &mut self,
+        target: &Path,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+        is_secret: bool,
+    ) -> Result<(), ExecError> {
+        let name = self.places.fresh_name();
+        let file = self
+            .write(&name, content, mode, owner)
+            .map_err(|error| setup(format!("make the file {}", target.display()), error))?;
+        if is_secret {
+            self.secrets.push(file);
+        }
+        self.put(target, &name)
+    }
+
+    fn write(
+        &self,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> std::io::Result<OwnedFd> {
+        let aside = self.places.aside()?;
+        let mut file = aside.create_file(Path::new(name), 0o600, Resolve::Beneath)?;
+        file.write_all(content)?;
+        owners::set(file.as_fd(), uid, gid)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        Ok(file.into())
+    }
+
+    fn mount(&mut self, mount: Mount, target: &Path) -> Result<(), ExecError> {
+        let failed = |what: &str| {
+            let step = format!("{what} for the mount at {}", target.display());
+            move |error: std::io::Error| setup(step, error)
+        };
+        match &mount.source {
+            MountSource::Snapshot { snapshot, path } => {
+                let view = overlay::view(&self.executor.store, snapshot.as_ref());
+                let view = view.map_err(|error| {
+                    setup(format!("find the source of {}", target.display()), error)
+                })?;
+                let name = self.places.fresh_name();
+                self.copy(view.as_fd(), path, &name)
+                    .map_err(failed("copy the source"))?;
+                self.put(target, &name)?;
+            }
+            MountSource::Directory { .. } => return refuse("mount a directory of the machine's"),
+            MountSource::Cache {
+                throw_away: true, ..
+            } => return refuse("mount a cache that is not to be changed"),
+            MountSource::Cache {
+                mount: cache,
+                from,
+                path,
+                mode,
+                uid,
+                gid,
+                throw_away: false,
+            } => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory = rustix::fs::open(cache.path(), flags, Mode::empty())
+                    .map_err(|errno| failed("open the cache")(errno.into()))?;
+                if cache.is_new() {
+                    let store = &self.executor.store;
+                    cache_content::fill(
+                        store,
+                        directory.as_fd(),
+                        from.as_ref(),
+                        *mode,
+                        (*uid, *gid),
+                    )?;
+                }
+                let place = || -> std::io::Result<PathBuf> {
+                    let found =
+                        in_root::open(directory.as_fd(), &in_root::clean(path), OFlags::PATH)?;
+                    Ok(shown_path(found.as_fd())?)
+                };
+                let place = place().map_err(failed("find the part of the cache"))?;
+                self.borrow(target, &place)
+                    .map_err(failed("put the cache there"))?;
+                if place == cache.path() {
+                    cache.lend().map_err(failed("lend the cache"))?;
+                }
+            }
+            MountSource::Tmpfs(tmpfs) if tmpfs.size.is_some() || tmpfs.inodes.is_some() => {
+                return refuse("limit the size of a tmpfs, which here is a directory,");
+            }
+            MountSource::Tmpfs(tmpfs) => {
+                let name = self.places.fresh_name();
+                let mode = tmpfs.mode.unwrap_or(0o1777);
+                let owner = (tmpfs.uid.unwrap_or(0), tmpfs.gid.unwrap_or(0));
+                self.places
+                    .aside()
+                    .and_then(|aside| aside.create_dir(Path::new(&name), mode, Resolve::Beneath))
+                    .and_then(|made| {
+                        made.set_owner(owner.0, owner.1)?;
+                        made.set_mode(mode)
+                    })
+                    .map_err(failed("make the directory"))?;
+                self.put(target, &name)?;
+            }
+            MountSource::Secret {
+                data,
+                mode,
+                uid,
+                gid,
+            } => self.file(target, data, *mode, (*uid, *gid), true)?,
+            MountSource::Socket {
+                path,
+                mode,
+                uid,
+                gid,
+            } => {
+                let name = self.places.fresh_name();
+                let aside = self.places.aside().map_err(failed("make a socket"))?;
+                let forwarded =
+                    socket::forward(aside.as_fd(), &name, path.clone(), *mode, (*uid, *gid));
+                let forwarded = forwarded.map_err(failed("forward the socket"))?;
+                self.kept._sockets.push(forwarded);
+                self.put(target, &name)?;
+            }
+        }
+        let kind = match &mount.source {
+            MountSource::Tmpfs(_) => "tmpfs",
+            _ => "none",
+        };
+        self.table.push((target.to_owned(), kind, mount.read_only));
+        self.kept._mounts.push(mount);
+        Ok(())
+    }
+
+    /// A directory or file of the store is in the tree for a while, and nowhere else.
+    fn borrow(&mut self, target: &Path, place: &Path) -> std::io::Result<()> {
+        let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
+            return Err(rustix::io::Errno::INVAL.into());
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+        let after = After::Returned(place.to_owned());
+        self.places.put_from(target, parent.as_fd(), name, after)
+    }
+
+    /// Copies a part of a root to a name aside.
+    fn copy(&self, from: BorrowedFd<'_>, path: &Path, name: &str) -> std::io::Result<()> {
+        let how = How {
+            inert: true,
+            ..How::with(Owners::Kept)
+        };
+        let aside = self.places.aside()?;
+        let path = in_root::clean(path);
+        let found = in_root::open(from, &path, OFlags::PATH)?;
+        let stat = rustix::fs::fstat(&found)?;
+        let new = CString::new(name)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let made = aside.create_dir(Path::new(name), 0o700, Resolve::Beneath)?;
+            let directory = in_root::open(from, &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let into = made.into_root();
+            copy::copy_directory(directory.try_clone()?, into.as_fd(), how)?;
+            copy::dress((directory.as_fd(), c"."), (into.as_fd(), c"."), &stat, how)?;
+            return Ok(());
+        }
+        let at = shown_path(found.as_fd())?;
+        let (Some(parent), Some(last)) = (at.parent(), at.file_name()) else {
+            return Err(rustix::io::Errno::INVAL.into());
+        };
+        let parent = RootDir::open_ambient(parent)?;
+        let last = CString::new(last.as_bytes())?;
+        let stat = rustix::fs::statat(parent.as_fd(), &last, AtFlags::SYMLINK_NOFOLLOW)?;
+        copy::copy_entry(parent.as_fd(), &last, aside.as_fd(), &new, &stat, how)?;
+        Ok(())
+    }
+}
