@@ -154,7 +154,7 @@ impl Store {
         let root = self.root();
         let directory = File::open(root).at("open", root)?;
         rustix::fs::syncfs(&directory).at("sync the file system of", root)?;
-        index::durably(&mut self.index(), action, |transaction| {
+        index::durably_in_log(root, &mut self.index(), action, |transaction| {
             for table in index::MARKED {
                 transaction
                     .execute(
