@@ -196,6 +196,48 @@ pub(crate) fn sweep(root: &Path, lease: &str, limit: usize) -> Result<u64> {
     Ok(bytes)
 }
 
+/// Removes what the process that has a lease leaves in `tmp/`, if it ends without letting its lease go, and the lease
+/// itself. Waits for that end. For a process that outlives it; others may sweep at the same time.
+pub fn bury(root: &Path, lease: &str) -> Result<()> {
+    // What is killed with it may write for a moment.
+    const TRIES: u32 = 100;
+    let path = root.join("leases").join(lease);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::empty()) {
+        // It ended as it should.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        file => {
+            let file = file.at("open", &path)?;
+            while let Err(errno) = rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                if errno != rustix::io::Errno::INTR {
+                    return Err(errno).at("lock", &path);
+                }
+            }
+        }
+    }
+    // It may have let it go meanwhile, and then the store may go, too.
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut tries = 0;
+    loop {
+        // What cannot be removed is garbage again when this lease is gone.
+        let own = Lease::take(root)?;
+        match sweep(root, own.name(), usize::MAX) {
+            Err(_) if tries < TRIES => tries += 1,
+            swept => {
+                swept?;
+                break;
+            }
+        }
+        drop(own);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = std::fs::remove_file(since_of(&path));
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
 /// Starts removing garbage in the background where there is some; opening a store must not wait for it.
 pub(crate) fn sweep_in_background(root: &Path, lease: &Lease) {
     let any = garbage(root, SWEEP_LIMIT).is_ok_and(|found| !found.is_empty());

@@ -120,6 +120,11 @@ impl Store {
         &self.shared.root
     }
 
+    /// The name of this process's lease, for [`crate::lease::bury`].
+    pub fn lease(&self) -> &str {
+        self.shared.lease.name()
+    }
+
     /// Makes everything published so far durable, by this process and by others: one `syncfs`, then one
     /// transaction that takes the marks off the rows written before it. Until then a power cut (not the death of a
     /// process) loses it.

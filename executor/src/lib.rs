@@ -54,6 +54,9 @@ pub struct Executor {
 
 impl Executor {
     pub fn new(host: Host, store: Arc<Store>) -> Self {
+        if let Err(error) = host.bury_in(&store) {
+            tracing::debug!(%error, "what is left in the store, if this process is killed, is for others to remove");
+        }
         Self {
             store,
             host,

@@ -93,6 +93,80 @@ fn a_killed_build_leaves_a_good_cache() {
     kit.store_is_whole();
 }
 
+/// Cgroups of a process of rbuild's, wherever they are.
+fn cgroups(id: u32) -> Vec<String> {
+    let name = format!("rbuild-{id}-*");
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-name", &name])
+        .output()
+        .unwrap();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    found.lines().map(str::to_owned).collect()
+}
+
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// The process that starts commands is in a session of its own, and survives what kills the others.
+#[test]
+fn what_is_killed_is_buried_at_once() {
+    use std::os::unix::process::CommandExt as _;
+    require_machine!();
+    let kit = Kit::new();
+    let written = SLOW.replace(
+        "echo started",
+        "dd if=/dev/zero of=/big bs=1M count=8; echo started",
+    );
+    for whole_group in [false, true] {
+        let mut command = kit.command(kit.build_arguments(&written, &[]));
+        let mut child = command.process_group(0).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = stderr.lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.ends_with(" started")));
+        // Somebody else works in the store meanwhile.
+        let mut other = started(&kit);
+        let (temporary, leases) = (kit.path("store/tmp"), kit.path("store/leases"));
+        assert!(!names(&temporary).is_empty());
+        let id = child.id();
+        let target = if whole_group {
+            format!("-{id}")
+        } else {
+            id.to_string()
+        };
+        let killed = Command::new("kill")
+            .args(["-9", "--", &target])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        child.wait().unwrap();
+        signal(&other, "INT");
+        assert_eq!(other.wait().unwrap().code(), Some(130));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let left = [
+                names(&temporary),
+                names(&leases),
+                processes(&kit),
+                cgroups(id),
+            ]
+            .concat();
+            if left.is_empty() {
+                break;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "whole group: {whole_group}; left behind: {left:?}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    kit.store_is_whole();
+}
+
 #[test]
 fn sixteen_builds_of_one_dockerfile_share_a_store() {
     require_machine!();

@@ -291,6 +291,11 @@ impl Host {
         self.spawner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the temporary files of this process in a store go with it, if it is killed.
+    pub(crate) fn bury_in(&self, store: &rbuild_cache::Store) -> std::io::Result<()> {
+        spawner::bury_in(self.lock().as_fd(), store)
+    }
+
     /// Has the spawner hold a duplicate of a descriptor until nobody holds the other end of the pipe `until`.
     pub(crate) fn hold(
         &self,

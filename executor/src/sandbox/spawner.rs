@@ -43,6 +43,11 @@ enum What<'a> {
     Network,
     /// Knows of a sandbox that another spawner started. No answer.
     Watch,
+    /// Takes away what this process leaves in a store where it has a lease, when all of it is gone. No answer.
+    Bury {
+        store: Bytes,
+        lease: String,
+    },
     /// Keeps a descriptor open until nobody holds the other end of the pipe that comes with it. No answer.
     Hold,
 }
@@ -93,6 +98,15 @@ pub(crate) fn hold(
     until: BorrowedFd<'_>,
 ) -> io::Result<()> {
     wire::send(socket, &Order::of(What::Hold), &[descriptor, until])
+}
+
+/// Has the temporary files of this process in a store go with it, if it is killed.
+pub(crate) fn bury_in(socket: BorrowedFd<'_>, store: &rbuild_cache::Store) -> io::Result<()> {
+    let what = What::Bury {
+        store: store.root().into(),
+        lease: store.lease().to_owned(),
+    };
+    wire::send(socket, &Order::of(what), &[])
 }
 
 /// Has a sandbox that another spawner started die with all of rbuild, and its cgroups with it.
@@ -188,7 +202,9 @@ fn serve(socket: OwnedFd) {
     let mut spawner = Spawner {
         socket,
         running: Vec::new(),
+        left: Vec::new(),
         held: Vec::new(),
+        stores: Vec::new(),
         ceilings: Ceilings::default(),
         concealed: false,
     };
@@ -198,12 +214,21 @@ fn serve(socket: OwnedFd) {
         }
     }
     bury(&spawner.running);
+    super::cgroup::remove(spawner.left.iter().map(child::path_of));
+    for (store, lease) in &spawner.stores {
+        // The next command of that store tries it again.
+        let _ = rbuild_cache::lease::bury(child::path_of(store), lease);
+    }
 }
 
 struct Spawner {
     socket: OwnedFd,
     running: Vec<Child>,
+    /// Cgroups of sandboxes that ended, until the builder has removed them: it may be killed just as they are.
+    left: Vec<Bytes>,
     held: Vec<Held>,
+    /// Stores, and the names of this process's leases there.
+    stores: Vec<(Bytes, String)>,
     /// What commands had for limits if this spawner did not have higher ones.
     ceilings: Ceilings,
     concealed: bool,
@@ -242,6 +267,10 @@ impl Spawner {
                 }));
                 return true;
             }
+            What::Bury { store, lease } => {
+                self.stores.push((store, lease));
+                return true;
+            }
             What::Hold => {
                 let mut descriptors = descriptors.into_iter();
                 if let (Some(descriptor), Some(until)) = (descriptors.next(), descriptors.next()) {
@@ -276,6 +305,7 @@ impl Spawner {
         let Self {
             socket,
             running,
+            left,
             held,
             ..
         } = self;
@@ -292,7 +322,10 @@ impl Spawner {
         let mut over: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
         let ready = over.pop().unwrap_or(false);
         let mut over = over.into_iter();
-        running.retain(|_| !over.next().unwrap_or(false));
+        for child in running.extract_if(.., |_| over.next().unwrap_or(false)) {
+            left.extend(child.leaves);
+        }
+        left.retain(|directory| child::path_of(directory).exists());
         // Closing takes long: not while somebody waits for an answer.
         if !ready {
             held.retain(|_| !over.next().unwrap_or(false));
@@ -464,7 +497,9 @@ impl Spawner {
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         self.socket = socket;
         self.running.clear();
+        self.left.clear();
         self.held.clear();
+        self.stores.clear();
         self.ceilings = ceilings;
     }
 }
@@ -514,7 +549,7 @@ fn bury(running: &[Child]) {
     for child in running {
         let _ = rustix::process::pidfd_send_signal(&child.pidfd, child.end);
     }
-    for child in running.iter().filter(|child| !child.leaves.is_empty()) {
+    for child in running {
         let mut polled = [PollFd::new(&child.pidfd, PollFlags::IN)];
         while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut polled, None) {}
         super::cgroup::remove(child.leaves.iter().map(child::path_of));
