@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::Cgroup;
+use super::halted::Halted;
 use super::join;
 use super::plan::Task;
 use super::prepare::setup;
@@ -84,6 +85,8 @@ struct Inner {
     pid: u32,
     task: Task,
     cgroup: Mutex<Cgroups>,
+    /// Where no cgroup halts it.
+    halted: Mutex<Option<Halted>>,
 }
 
 #[derive(Debug)]
@@ -122,6 +125,7 @@ impl Executor {
                             .as_ref()
                             .map_or_else(Vec::new, |cgroup| cgroup.directories().to_vec()),
                     )),
+                    halted: Mutex::new(None),
                 }),
             })
         })();
@@ -256,7 +260,7 @@ fn representative(pid: u32) -> io::Result<u32> {
     seen.ok_or(error)
 }
 
-fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
+pub(super) fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed());
     let pid = pid.ok_or(rustix::io::Errno::SRCH)?;
     let flags = rustix::process::PidfdFlags::empty();
@@ -338,6 +342,11 @@ impl Handle {
 
     /// Halts all of its processes, or lets them go on. Blocking.
     pub fn freeze(&self, frozen: bool) -> Result<(), ExecError> {
+        let halted = self.inner.halted.lock();
+        let mut halted = halted.unwrap_or_else(PoisonError::into_inner);
+        if !frozen && halted.take().is_some() {
+            return Ok(());
+        }
         let mut cgroups = self.cgroups();
         let result = match &*cgroups {
             Cgroups::Known(directories) => super::cgroup::freeze(directories, frozen),
@@ -347,7 +356,14 @@ impl Handle {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => return result.map_err(|error| setup("halt the container", error)),
         }
-        let cgroup = Cgroup::around(|| self.processes())?;
+        let cgroup = match Cgroup::around(|| self.processes()) {
+            Err(_) if frozen => {
+                let all = Halted::all(|| self.processes());
+                *halted = Some(all.map_err(|error| setup("halt the container", error))?);
+                return Ok(());
+            }
+            made => made?,
+        };
         super::cgroup::freeze(cgroup.directories(), frozen)
             .map_err(|error| setup("halt the container", error))?;
         *cgroups = Cgroups::Later(cgroup);

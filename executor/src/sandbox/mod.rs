@@ -16,6 +16,7 @@ pub mod copy;
 mod explain;
 mod foreign;
 mod forward;
+mod halted;
 pub(crate) mod in_root;
 mod join;
 mod kernel_files;
