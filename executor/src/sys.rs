@@ -139,6 +139,12 @@ pub(crate) fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
     })
 }
 
+/// Signals every process that this one may signal, but itself. Only for one that a Landlock domain keeps from others.
+pub(crate) fn signal_all(signal: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(i64::from(unsafe { libc::kill(-1, signal) }))
+}
+
 /// Ends this process as a signal would have done it.
 pub(crate) fn die_by(signal: i32) -> ! {
     // SAFETY: numbers, and a set that is initialised before it is used; the default action is no code.

@@ -127,7 +127,7 @@ impl Task {
 pub(super) struct Bare {
     /// The open working directory.
     pub(super) cwd: Slot,
-    /// A pipe that gets a byte when the command has ended, and another when all that it started has.
+    /// A pipe that gets a byte when the command and all that it started have ended.
     pub(super) ended: Slot,
     /// Files that are emptied at the end, wherever they are by then.
     pub(super) wiped: Vec<Slot>,

@@ -45,6 +45,22 @@ pub(crate) fn version() -> io::Result<u32> {
     Ok(version as u32)
 }
 
+/// `size`: how much of it this kernel knows.
+fn create(attributes: &RulesetAttributes, size: usize) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads `size` bytes of a structure that is at least as long.
+    let ruleset = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::from_ref(attributes),
+            size.min(size_of::<RulesetAttributes>()),
+            0_u64,
+        )
+    };
+    check(ruleset)?;
+    // SAFETY: the kernel made a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(ruleset as i32) })
+}
+
 /// Rules by which this process and its children reach files below `root` only. They need to have given up new
 /// privileges when they begin to hold.
 pub(crate) fn below(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -63,18 +79,7 @@ pub(crate) fn below(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         4..SCOPES => 16,
         _ => size_of::<RulesetAttributes>(),
     };
-    // SAFETY: the kernel reads `size` bytes of a structure that is at least as long.
-    let ruleset = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            &raw const attributes,
-            size,
-            0_u64,
-        )
-    };
-    check(ruleset)?;
-    // SAFETY: the kernel made a new descriptor that nobody else owns.
-    let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset as i32) };
+    let ruleset = create(&attributes, size)?;
     let rule = PathBeneath {
         allowed: files,
         parent: root.as_raw_fd(),

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
@@ -41,6 +41,14 @@ fn begin(task: &Task, bare: &Bare, descriptors: &Descriptors) -> Result<Forked> 
     }
     descriptors.get(bare.ended)?;
     sys::become_reaper().step("become the parent of what the command leaves")?;
+    // What it may signal is what it has started. The command's own domain lies within, and has nothing of this process.
+    rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
+    // All files: a domain that says nothing of them forbids to link between directories.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let all = rustix::fs::open("/", flags, Mode::empty()).step("open the container's root")?;
+    landlock::below(all.as_fd())
+        .and_then(|rules| landlock::restrict(rules.as_fd()))
+        .step("keep to the processes that it starts")?;
     sys::block_signals().step("wait for signals")?;
     sys::fork().step("start the command")
 }
@@ -60,16 +68,11 @@ fn stay(bare: &Bare, descriptors: Descriptors, child: Pid) -> ! {
     }
     let _ = sys::close_from(next);
     let ended = kept.first_mut().and_then(Option::take);
-    let tell = || {
-        if let Some(ended) = &ended {
-            let _ = rustix::io::write(ended, b".");
-        }
-    };
     let status = attend(child);
-    // From here on, no process of it starts another.
-    tell();
     end_all();
-    tell();
+    if let Some(ended) = ended {
+        let _ = rustix::io::write(&ended, b".");
+    }
     for secret in kept.into_iter().flatten() {
         let _ = rustix::fs::ftruncate(&secret, 0);
     }
@@ -104,13 +107,11 @@ fn attend(child: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Whoever loses its parent becomes a child of this process, and a child's number is its own until it is waited for: so
-/// this reaches all of them, and nobody else.
+/// To all that this process may signal: that is its domain, which is what it has started, and nobody else. The kernel
+/// does it at one stroke, so that no process is made meanwhile.
 fn end_all() {
     loop {
-        for child in children() {
-            let _ = rustix::process::kill_process(child, Signal::KILL);
-        }
+        let _ = sys::signal_all(libc::SIGKILL);
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -120,24 +121,6 @@ fn end_all() {
         }
         std::thread::sleep(std::time::Duration::from_micros(200));
     }
-}
-
-fn children() -> Vec<Pid> {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let children = numbers.filter(|pid| parent_of(*pid) == Some(own));
-    children.filter_map(Pid::from_raw).collect()
-}
-
-fn parent_of(pid: i32) -> Option<i32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything: the state, the parent.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    rest.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn become_command(

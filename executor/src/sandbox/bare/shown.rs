@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_cache::RootDir;
 use rbuild_cache::root_dir::{Metadata, Node, Resolve};
 use rbuild_cache::tree::Kind;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -412,7 +411,7 @@ impl Shown {
         #[cfg(not(target_arch = "x86_64"))]
         let by_name = None;
         let result = match number {
-            _ if !is_native => self.fork(),
+            _ if !is_native => Ok(Reply::Continue),
             _ if by_name.is_some() => by_name.unwrap_or(Ok(Reply::Continue)),
             libc::SYS_openat => self.open(&caller, a as i32, b, c as u32),
             libc::SYS_openat2 => match caller.bytes(c, 8) {
@@ -424,7 +423,7 @@ impl Shown {
             libc::SYS_mkdirat => self.make_directory(&caller, a as i32, b),
             libc::SYS_chroot => self.chroot(&caller, a),
             libc::SYS_readlinkat => self.read_link(&caller, a as i32, b, (c, d)),
-            _ => self.fork(),
+            _ => Ok(Reply::Continue),
         };
         let reply = result.unwrap_or_else(|errno| Reply::Error(errno.raw_os_error()));
         // What was read may have been another process's, if this one died meanwhile.
@@ -435,22 +434,10 @@ impl Shown {
         }
     }
 
-    /// No process is made any more when the command has ended.
-    fn fork(&self) -> Result<Reply, Errno> {
-        let mut polled = [PollFd::new(&self.ended, PollFlags::IN)];
-        let ready = rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
-        if ready == 0 {
-            Ok(Reply::Continue)
-        } else {
-            Err(Errno::AGAIN)
-        }
-    }
-
     /// Whether nothing of the command is left. Where its keeper was killed, nobody knows.
     pub(super) fn is_over(&self) -> bool {
-        let mut told = [0; 2];
-        let both = rustix::io::read(&self.ended, &mut told[..]);
-        both.is_ok_and(|length| length == 2)
+        let told = rustix::io::read(&self.ended, &mut [0; 1][..]);
+        told.is_ok_and(|length| length == 1)
     }
 
     /// For who would be root with the capability: a device in the layer, and for commands something that nobody can open.

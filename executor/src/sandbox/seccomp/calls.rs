@@ -193,8 +193,6 @@ pub(super) const NAMING: &[Call] = &[
     ("readlink", 89, NONE, NONE),
     ("readlinkat", 267, NONE, 78),
 ];
-/// That make processes, besides [`CLONE`].
-pub(super) const FORKING: &[Call] = &[("fork", 57, 2, NONE), ("vfork", 58, 190, NONE)];
 /// Of a namespace of queues, semaphores and memory.
 pub(super) const SYSTEM_V: &[Call] = &[
     ("ipc", NONE, 117, NONE),

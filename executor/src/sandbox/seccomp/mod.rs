@@ -218,20 +218,6 @@ fn bare_rules(is_native: bool, network: bool, add: &mut impl FnMut(&Call, Decisi
             add(call, asked);
         }
     }
-    // None is made any more when the command has ended.
-    for call in calls::FORKING {
-        add(call, ask.clone());
-    }
-    let thread = libc::CLONE_THREAD as u32;
-    let is = |bits, value| vec![decision::Condition::masked(0, bits, value)];
-    let clone = Decision {
-        cases: vec![
-            (is(NAMESPACES | thread, thread), Verdict::Allow),
-            (is(NAMESPACES, 0), Verdict::Ask),
-        ],
-        otherwise: EPERM,
-    };
-    add(&calls::CLONE, clone);
     // The container's are shared, and would outlive the command. A ring would do what the filter refuses.
     for call in calls::SYSTEM_V.iter().chain([&calls::IO_URING_SETUP]) {
         add(call, absent.clone());
@@ -437,15 +423,9 @@ mod tests {
             ..default_filter()
         };
         let with = filter(true);
-        let (thread, user) = (libc::CLONE_THREAD as u64, libc::CLONE_NEWUSER as u64);
-        check(with, &calls::CLONE, first(libc::SIGCHLD as u64), ASK);
-        check(with, &calls::CLONE, first(thread), ALLOW);
-        for flags in [user, user | thread] {
-            check(with, &calls::CLONE, first(flags), refuse(libc::EPERM));
-        }
-        for call in calls::FORKING {
-            check(with, call, [0; 6], ASK);
-        }
+        check(with, &calls::CLONE, first(libc::SIGCHLD as u64), ALLOW);
+        let user = first(libc::CLONE_NEWUSER as u64);
+        check(with, &calls::CLONE, user, refuse(libc::EPERM));
         for call in calls::SYSTEM_V.iter().chain([&calls::IO_URING_SETUP]) {
             check(with, call, [0; 6], refuse(libc::ENOSYS));
         }
