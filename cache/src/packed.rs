@@ -105,7 +105,8 @@ impl Store {
         let unpacker = self.shared.unpacker.get();
         let unpacker = unpacker.ok_or_else(|| Error::Missing(format!("files of {what}")))?;
         let file = self.open_blob(&blob.digest)?;
-        let active = self.prepare()?;
+        let tree = self.tree(id)?;
+        let active = self.prepare_for(tree.entries.len())?;
         let upper = RootDir::open_ambient(active.upper()).at("open", active.upper())?;
         let diff_id = unpacker
             .unpack(file, &upper, &what)
@@ -119,7 +120,7 @@ impl Store {
                 format_args!("its archive has the digest {}", diff_id.0),
             ));
         }
-        as_listed(&upper, &*self.tree(id)?)?;
+        as_listed(&upper, &tree)?;
         drop(upper);
 
         let action = "publish a snapshot's files";

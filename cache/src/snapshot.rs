@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
-use rustix::fs::Mode;
+use rustix::fs::{IFlags, Mode, OFlags};
 
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{IndexContext as _, IoContext as _};
@@ -193,6 +193,9 @@ impl TreeMemory {
     }
 }
 
+/// From here on it is worth a few calls more where a snapshot's files are.
+const MANY_FILES: usize = 1000;
+
 const COLUMNS: &str = "id, parent, tree, content, created, size, packed";
 
 impl Store {
@@ -200,6 +203,21 @@ impl Store {
     pub fn prepare(&self) -> Result<ActiveSnapshot> {
         let holder = self.shared.temporary_path();
         make_directory(&holder)?;
+        self.prepare_in(holder)
+    }
+
+    /// As [`Store::prepare`], for a snapshot that is likely to get `files` files. Where there are many, they are to be
+    /// apart from those of other snapshots.
+    pub fn prepare_for(&self, files: usize) -> Result<ActiveSnapshot> {
+        if files < MANY_FILES {
+            return self.prepare();
+        }
+        let holder = self.shared.temporary_path();
+        make_apart(&holder, &self.shared.temporary_path())?;
+        self.prepare_in(holder)
+    }
+
+    fn prepare_in(&self, holder: PathBuf) -> Result<ActiveSnapshot> {
         let mut active = ActiveSnapshot {
             shared: Arc::clone(&self.shared),
             upper: holder.join("fs"),
@@ -610,6 +628,27 @@ fn insert_layer(
     Ok(())
 }
 
+/// Makes a directory far from those beside it, by way of another one. ext4 puts files near their directory, and
+/// directories near the one above, unless that is said to hold things that have nothing to do with each other. Without
+/// a journal it also passes by each inode that was freed near there in the last minutes, before it uses one: after a
+/// large snapshot was removed, each file of the next cost a hundred times as much.
+fn make_apart(path: &Path, above: &Path) -> Result<()> {
+    make_directory(above)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let hinted = rustix::fs::open(above, flags, Mode::empty()).and_then(|directory| {
+        let flags = rustix::fs::ioctl_getflags(&directory)?;
+        rustix::fs::ioctl_setflags(&directory, flags | IFlags::TOPDIR)
+    });
+    if let Err(error) = hinted {
+        tracing::debug!(%error, "the file system takes no hint where things are to be");
+    }
+    // Where it goes depends on the name.
+    let making = above.join(lease::random_word()?);
+    make_directory(&making)?;
+    rustix::fs::rename(&making, path).at("create", path)?;
+    rustix::fs::rmdir(above).at("remove", above)
+}
+
 /// Identity of a root: of what is below and of what this snapshot adds.
 pub fn content_key(parent: Option<Key>, tree: Key) -> Key {
     let mut writer = KeyWriter::new("snapshot.v1");
@@ -651,4 +690,30 @@ pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Snapshot> {
 
 pub(crate) fn missing(id: &SnapshotId) -> Error {
     Error::Missing(format!("snapshot {}", id.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_snapshot_is_as_any_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let mut trees = Vec::new();
+        for files in [0, MANY_FILES] {
+            let active = store.prepare_for(files).unwrap();
+            std::fs::write(active.upper().join("file"), "bytes").unwrap();
+            let snapshot = active.commit(None, 0).unwrap();
+            let files = store.snapshot_directory(&snapshot.id).unwrap();
+            assert_eq!(std::fs::read(files.join("file")).unwrap(), b"bytes");
+            trees.push(snapshot.tree);
+        }
+        assert_eq!(trees[0], trees[1]);
+        drop(store.prepare_for(MANY_FILES).unwrap());
+        let left = std::fs::read_dir(directory.path().join("store/tmp")).unwrap();
+        let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        // The work directories are used again.
+        assert!(names.len() <= 3, "{names:?}");
+    }
 }

@@ -201,6 +201,14 @@ impl Action {
         }
     }
 
+    /// How many files and directories it makes, where that is known.
+    fn entries(&self) -> usize {
+        match self {
+            Self::Mkdir { .. } | Self::Mkfile { .. } => 1,
+            Self::Copy(copy) => copy.sources.iter().map(|it| it.entries.len()).sum(),
+        }
+    }
+
     fn owner(&self) -> &Owner {
         match self {
             Self::Mkdir { owner, .. } | Self::Mkfile { owner, .. } => owner,
@@ -288,7 +296,11 @@ impl Executor {
         pack: Option<(&Arc<[Action]>, Least)>,
     ) -> Result<Option<Made>, Error> {
         let Base { id, created } = base;
-        let active = self.store.prepare()?;
+        let files = match pack {
+            Some(_) => 0,
+            None => actions.iter().map(Action::entries).sum(),
+        };
+        let active = self.store.prepare_for(files)?;
         let cloning = Cloning::default();
         // What is unpacked may change files that are there.
         let files = if actions.iter().all(Action::needs_no_files) {
@@ -374,7 +386,7 @@ impl Executor {
     /// Makes a snapshot on nothing that holds what the input's tree lists: a part of a build context that commands
     /// are to see. Blocking.
     pub fn materialise(&self, input: &Input, created: i64) -> Result<Snapshot, Error> {
-        let active = self.store.prepare()?;
+        let active = self.store.prepare_for(input.tree.entries.len())?;
         let written = Mutex::default();
         {
             let root = self.writable(None, &active)?;

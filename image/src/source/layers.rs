@@ -26,6 +26,9 @@ use crate::{Error, Result};
 /// Layers that are moved or unpacked at once.
 const CONCURRENT_LAYERS: usize = 4;
 
+/// What a file of a layer usually has at least, compressed.
+const FILE_BYTES: u64 = 8 << 10;
+
 /// What the largest layer may have, compressed. Nothing that is real is near.
 const LAYER_LIMIT_BYTES: u64 = 1 << 40;
 
@@ -410,7 +413,9 @@ fn unpack(
     blob: Box<dyn Read + Send>,
 ) -> Result<(ActiveSnapshot, Unpacked)> {
     let what = format!("layer {}", layer.descriptor.digest);
-    let active = store.prepare()?;
+    // How many files there are is not known before they are here.
+    let files = layer.descriptor.size / FILE_BYTES;
+    let active = store.prepare_for(usize::try_from(files).unwrap_or(usize::MAX))?;
     let root = open_upper(&active)?;
     let unpacked = unpack::layer(blob, &root, unpack::Limits::default(), &what)?;
     if unpacked.diff_id != layer.diff_id {
