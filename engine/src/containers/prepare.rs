@@ -9,6 +9,7 @@ use rbuild_executor::network::{self, ADDRESS, Ahead, Private};
 use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Security};
 
 use super::catalog::{Catalog, Entry};
+use super::control::{Answer, Ask};
 use super::definition::{Definition, MountKind, MountPoint};
 use super::life::Life;
 use super::ports;
@@ -87,9 +88,22 @@ fn shared(other: &Entry) -> Result<Network> {
     }
     let private = other.state.private_network;
     Ok(Network::Process {
-        pid: other.state.pid,
+        pid: inside(other)?,
         private: private.then(|| other.state.address.unwrap_or(ADDRESS)),
     })
+}
+
+/// A process of the container that others may look at. Of one that another runtime made, the process that is waited for
+/// is rbuild's own, which shows nobody but root what it is in.
+fn inside(entry: &Entry) -> Result<u32> {
+    if entry.definition.request.runtime.is_none() {
+        return Ok(entry.state.pid);
+    }
+    let connection = entry.must_connect("join the network of")?;
+    match connection.request(&Ask::Processes)? {
+        (Answer::Processes(pids), _) => Ok(pids.first().copied().unwrap_or(entry.state.pid)),
+        _ => Ok(entry.state.pid),
+    }
 }
 
 /// Says in what network it will be, and notes it: a private one may still be in the making, `ahead`. Where ports are
