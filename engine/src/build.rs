@@ -27,12 +27,13 @@ use crate::evidence::{Capture, Pins};
 use crate::layering;
 use crate::lint;
 use crate::lower::{self, ImageNeed, Lowered};
-use crate::op::{NetworkOp, Op};
+use crate::op::Op;
 use crate::output;
 use crate::packs::Packs;
 use crate::remote_context;
-use crate::request::{BuildRequest, NetworkChoice, Output};
+use crate::request::{BuildRequest, Output};
 use crate::shared_cache::{Caches, give};
+use crate::worker::commands::Commands;
 use crate::worker::{self, Settings, Worker, blocking};
 use crate::{BuildOutcome, Engine, Error, Located, Result};
 use exporting::Exporting;
@@ -216,6 +217,7 @@ impl Engine {
                 .filter(|_| lowered.images.iter().all(is_usual))
                 .map(|options| Arc::new(Ahead::new(self.executor.store(), options)));
         }
+        worker.begin_commands();
         let worker = Arc::new(worker);
         Ok(Begun {
             request,
@@ -261,9 +263,11 @@ impl Engine {
             masked: worker::log::values(secrets.map(|secret| &*secret.data)),
             said_network: Arc::default(),
             networks: Arc::default(),
-            uses_networks: request.network == NetworkChoice::Default
-                && self.executor.has_namespaces()
-                && asks_for_network(lowered),
+            commands: if self.executor.has_namespaces() {
+                Commands::of(lowered, request.network)
+            } else {
+                Commands::default()
+            },
             materialised: Mutex::default(),
             notebook: Arc::default(),
             pins: Arc::clone(pins),
@@ -315,15 +319,6 @@ impl Performed {
 fn runs_commands(lowered: &Lowered) -> bool {
     let mut needed = lowered.needed().into_iter();
     needed.any(|vertex| matches!(lowered.graph.operation(vertex), Op::Exec(_)))
-}
-
-/// Whether a command that may have to run is to have a network of its own.
-fn asks_for_network(lowered: &Lowered) -> bool {
-    let mut needed = lowered.needed().into_iter();
-    needed.any(|vertex| match lowered.graph.operation(vertex) {
-        Op::Exec(exec) => exec.network == NetworkOp::Default,
-        _ => false,
-    })
 }
 
 fn not_carried(problem: impl std::fmt::Display) -> Error {

@@ -46,6 +46,8 @@ pub struct Exec {
     pub runtime: Option<PathBuf>,
     /// Kills the command when it takes longer.
     pub timeout: Option<Duration>,
+    /// More commands are expected after it: while it runs, the process of the next one is begun.
+    pub followed: bool,
 }
 
 /// What replaces lines of /etc/resolv.conf; where a field is empty, those of the host or the network stay.

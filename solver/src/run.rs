@@ -303,7 +303,7 @@ impl<W: Worker> Run<W> {
         if self.stop.is_cancelled() {
             return Err(Stopped);
         }
-        let found = self.worker.lookup(key).await;
+        let found = self.worker.lookup(vertex, key).await;
         self.checked(vertex, found)
     }
 

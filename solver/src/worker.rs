@@ -56,9 +56,10 @@ pub trait Worker: Send + Sync + 'static {
         input: &Self::Output,
     ) -> impl Future<Output = Result<Key, Self::Error>> + Send;
 
-    /// Looks a key up. A result that can no longer be loaded is `None`.
+    /// Looks a key of a vertex up. A result that can no longer be loaded is `None`.
     fn lookup(
         &self,
+        vertex: VertexId,
         key: Key,
     ) -> impl Future<Output = Result<Option<Self::Output>, Self::Error>> + Send;
 

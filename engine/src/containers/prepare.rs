@@ -74,6 +74,7 @@ pub(super) fn exec(
         init: request.init,
         runtime: request.runtime.clone(),
         timeout: None,
+        followed: false,
     })
 }
 

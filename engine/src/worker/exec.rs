@@ -132,6 +132,7 @@ impl Worker {
             init: false,
             runtime: None,
             timeout: None,
+            followed: self.commands.another_follows(),
         };
         Ok((exec, mounted.absent))
     }

@@ -5,6 +5,7 @@
 //!
 //! Records are looked up and saved here; which keys they have is the solver's business.
 
+pub(crate) mod commands;
 mod content;
 mod exec;
 pub(crate) mod failure;
@@ -112,8 +113,7 @@ pub(crate) struct Worker {
     pub(crate) masked: Arc<[Vec<u8>]>,
     pub(crate) said_network: Arc<AtomicBool>,
     pub(crate) networks: Arc<rbuild_executor::network::Pool>,
-    /// Some command of this build is to have a private network.
-    pub(crate) uses_networks: bool,
+    pub(crate) commands: commands::Commands,
     /// Parts of contexts that commands see, by selection.
     pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
     pub(crate) notebook: Arc<Notebook>,
@@ -425,13 +425,9 @@ impl rbuild_solver::Worker for Worker {
         content::of(self.store(), operation, index, input)
     }
 
-    async fn lookup(&self, key: Key) -> Result<Option<Output>> {
+    async fn lookup(&self, vertex: VertexId, key: Key) -> Result<Option<Output>> {
         let Some(record) = self.store().lookup(key)? else {
-            if self.uses_networks {
-                // Something will run: most likely a command.
-                let host = self.executor.host();
-                self.networks.begin(host, self.settings.users);
-            }
+            self.expect_commands(vertex);
             let Some(imports) = &self.imports else {
                 return Ok(None);
             };

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use rbuild_cache::ids::{Extent, IdMap, Ids};
 use rbuild_cache::owners;
@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Privilege;
 use super::ids::{Range, range_of_root, read_bounded};
+use crate::sandbox::ahead::Line;
 use crate::sandbox::spawner::{self, Second};
 
 /// The upper half of all ids: nobody is given those.
@@ -24,8 +25,7 @@ const LOWER: u32 = 1 << 20;
 /// A user namespace, and the process in it that starts commands.
 #[derive(Debug)]
 pub(crate) struct Inside {
-    /// One conversation at a time.
-    spawner: Mutex<OwnedFd>,
+    line: Line,
     namespace: OwnedFd,
     ids: Ids,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Inside {
 impl Inside {
     fn new(second: Second, ids: Ids) -> Self {
         Self {
-            spawner: Mutex::new(second.socket),
+            line: Line::new(second.socket),
             namespace: second.namespace,
             ids,
         }
@@ -56,19 +56,11 @@ impl Inside {
 
     /// A network namespace that belongs to it.
     pub(crate) fn network(&self) -> std::io::Result<OwnedFd> {
-        spawner::network(self.lock().as_fd())
+        spawner::network(self.line.lock().as_fd())
     }
 
-    pub(super) fn spawn(
-        &self,
-        task: &impl serde::Serialize,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> std::io::Result<OwnedFd> {
-        spawner::request(self.lock().as_fd(), task, descriptors)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
-        self.spawner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn line(&self) -> &Line {
+        &self.line
     }
 }
 

@@ -11,7 +11,10 @@ use rbuild_cache::ids::Ids;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
+use crate::sandbox::ahead::Line;
+use crate::sandbox::spawner::Order;
 use crate::sandbox::{outer_proc, spawner};
+use crate::spec::Users;
 
 pub(crate) use inside::Inside;
 
@@ -42,8 +45,8 @@ pub struct Host {
     privilege: Privilege,
     /// Why it is this privilege.
     reason: Arc<str>,
-    /// The spawner's socket; one conversation at a time.
-    spawner: Arc<Mutex<OwnedFd>>,
+    /// To the spawner.
+    spawner: Arc<Line>,
     /// Root's commands are in a user namespace of their own, or why they cannot be.
     inside: Arc<OnceLock<Result<Arc<Inside>, Arc<str>>>>,
     /// What is mounted in this /proc, so that there can be no new one. Known when it is first asked for.
@@ -84,7 +87,7 @@ pub fn init_beside(other: Option<OwnedFd>) -> Result<Host, InitError> {
     Ok(Host {
         privilege,
         reason: reason.into(),
-        spawner: Arc::new(Mutex::new(spawner)),
+        spawner: Arc::new(Line::new(spawner)),
         inside: Arc::default(),
         masked_proc: Arc::default(),
     })
@@ -272,23 +275,57 @@ impl Host {
     pub(crate) fn spawn(
         &self,
         inside: Option<&Inside>,
-        task: &impl serde::Serialize,
+        order: &Order<'_>,
         descriptors: &[BorrowedFd<'_>],
         leaves: &[std::path::PathBuf],
     ) -> std::io::Result<OwnedFd> {
-        let Some(inside) = inside else {
-            return spawner::request(self.lock().as_fd(), task, descriptors);
+        let watch = |pidfd: BorrowedFd<'_>| {
+            if leaves.is_empty() {
+                return Ok(());
+            }
+            spawner::watch(self.lock().as_fd(), pidfd, leaves)
         };
-        let pidfd = inside.spawn(task, descriptors)?;
-        if !leaves.is_empty() {
+        let line = inside.map_or(&*self.spawner, Inside::line);
+        if let Some(pidfd) = line.hand_over(order, descriptors, watch) {
+            return Ok(pidfd);
+        }
+        let pidfd = spawner::request(line.lock().as_fd(), order, descriptors)?;
+        if inside.is_some() {
             // Nobody in there may remove them.
-            spawner::watch(self.lock().as_fd(), pidfd.as_fd(), leaves)?;
+            watch(pidfd.as_fd())?;
         }
         Ok(pidfd)
     }
 
+    /// Begins to make the process of a command with such users that is to be started soon. What it makes is of use to
+    /// usual commands only; the others do without. Blocking where the user namespace is not yet made.
+    pub fn begin_sandbox(&self, users: Users) {
+        // Where /proc is masked, commands have a copy of it.
+        if self.privilege == Privilege::Without
+            || self.masked_proc().map_or(true, |masked| masked.is_some())
+        {
+            return;
+        }
+        let own = users == Users::Own && self.privilege == Privilege::Root;
+        let begun = match own.then(|| self.inside()) {
+            Some(Ok(inside)) => inside.line().begin(Privilege::Subordinate),
+            _ => self.spawner.begin(self.privilege),
+        };
+        if let Err(error) = begun {
+            tracing::debug!(%error, "no process is made ahead");
+        }
+    }
+
+    /// No command is to be started any more.
+    pub fn end_sandbox(&self) {
+        self.spawner.end();
+        if let Some(Ok(inside)) = self.inside.get() {
+            inside.line().end();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, OwnedFd> {
-        self.spawner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spawner.lock()
     }
 
     /// Has the temporary files of this process in a store go with it, if it is killed.

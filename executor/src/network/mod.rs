@@ -206,12 +206,16 @@ pub fn resolv_conf() -> Vec<u8> {
 }
 
 /// Of the user namespace that root's commands are in; `None` where it is to be this process's.
+///
+/// Has the process made, too, that is to be in there: the spawner does it beside what follows here.
 fn own_namespace(host: &Host, users: Users) -> Option<OwnedFd> {
-    if users == Users::Host {
-        return None;
-    }
-    let inside = host.inside().ok()?;
-    match inside.network() {
+    let inside = match users {
+        Users::Host => None,
+        _ => host.inside().ok(),
+    };
+    let namespace = inside.map(|inside| inside.network());
+    host.begin_sandbox(users);
+    match namespace? {
         Ok(namespace) => Some(namespace),
         Err(error) => {
             tracing::debug!(%error, "the network belongs to the machine's user namespace");

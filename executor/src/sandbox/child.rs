@@ -13,14 +13,17 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags};
 
+use super::ceilings::Ceilings;
 use super::in_root::{self, MountPoints};
+use super::kernel_files::KernelFiles;
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
-use super::plan::{Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, Task};
+use super::plan::{
+    Bytes, Devices, Mount, Network, Report, Slot, Source, Stdio, Surroundings, Task,
+};
 use super::seccomp::profile::Rules;
 use super::step::{Failure, Result, Step};
 use super::{
-    bare, capabilities, explain, foreign, kernel_files, outer_proc, program, reaper, seccomp,
-    terminal, wire,
+    bare, capabilities, explain, foreign, outer_proc, program, reaper, seccomp, terminal, wire,
 };
 use crate::host::Privilege;
 use crate::sys;
@@ -51,7 +54,35 @@ pub(super) fn main(task: &Task, descriptors: Vec<OwnedFd>) -> ! {
         bare::first::main(task, bare, descriptors);
     }
     let descriptors = Descriptors::new(descriptors);
-    report(task, &descriptors, || become_command(task, &descriptors))
+    report(task, &descriptors, || {
+        be_first()?;
+        join(task, &descriptors)?;
+        if let Some(runtime) = &task.runtime {
+            return foreign::run(task, path_of(runtime), &descriptors);
+        }
+        let ground = Ground::lay(&task.surroundings())?;
+        become_command(task, &descriptors, ground)
+    })
+}
+
+/// As [`main`], of a task that is still to come: does beforehand what is the same for every command in such
+/// surroundings. Ends where no task comes.
+pub(super) fn main_ahead(socket: &OwnedFd, surroundings: &Surroundings, ceilings: &Ceilings) -> ! {
+    let laid = be_first().and_then(|()| Ground::lay(surroundings));
+    let Ok(Some((task, descriptors))) = wire::receive::<Task>(socket.as_fd()) else {
+        sys::exit_now(0);
+    };
+    ceilings.restore(&task.limits);
+    let descriptors = Descriptors::new(descriptors);
+    report(&task, &descriptors, || {
+        let mut ground = laid?;
+        ground.kernel_files = ground.kernel_files.anew()?;
+        if task.network == Network::Own {
+            sys::unshare(UnshareFlags::NEWNET).step("make a network namespace")?;
+        }
+        join(&task, &descriptors)?;
+        become_command(&task, &descriptors, ground)
+    })
 }
 
 /// Ends this process with a report of what `become_command` could not do.
@@ -102,30 +133,59 @@ impl Descriptors {
     }
 }
 
-fn become_command(task: &Task, descriptors: &Descriptors) -> std::result::Result<Infallible, Stop> {
-    let status = descriptors.get(task.status)?;
+/// What comes before anything else.
+fn be_first() -> Result<()> {
     die_with_parent()?;
     // Nobody inside may look into this process while it still has the builder's memory.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .step("protect the first process")?;
     rustix::process::setsid().step("make a session")?;
     rustix::process::umask(Mode::empty());
-    join_cgroups(task, descriptors)?;
-    enter_network(task, descriptors)?;
-    if let Some(runtime) = &task.runtime {
-        return foreign::run(task, path_of(runtime), descriptors);
-    }
+    Ok(())
+}
 
-    rustix::mount::mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .step("make mounts private")?;
-    let stage = Stage::new()?;
+/// Into what others made for it.
+fn join(task: &Task, descriptors: &Descriptors) -> Result<()> {
+    join_cgroups(task, descriptors)?;
+    enter_network(task, descriptors)
+}
+
+/// What a root is put together on: the stage, with /proc and /dev.
+struct Ground {
+    stage: Stage,
+    kernel_files: KernelFiles,
+}
+
+impl Ground {
+    fn lay(surroundings: &Surroundings) -> Result<Self> {
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .step("make mounts private")?;
+        let stage = Stage::new()?;
+        let kernel_files = KernelFiles::make(surroundings, &stage)?;
+        Ok(Self {
+            stage,
+            kernel_files,
+        })
+    }
+}
+
+fn become_command(
+    task: &Task,
+    descriptors: &Descriptors,
+    ground: Ground,
+) -> std::result::Result<Infallible, Stop> {
+    let status = descriptors.get(task.status)?;
+    let Ground {
+        stage,
+        kernel_files,
+    } = ground;
     let root = stage.attach(descriptors.get(task.root)?, "root")?;
     let mut points = MountPoints::new(root.as_fd()).step("look at the root")?;
     note_own(task, &mut points, root.as_fd())?;
-    kernel_files::mount(task, &mut points, root.as_fd())?;
+    kernel_files.mount(task, &mut points, root.as_fd())?;
     mount_all(task, descriptors, &stage, &mut points)?;
     let master = match task.stdio {
         Stdio::Terminal { rows, columns } => Some(terminal::open_inside(

@@ -7,38 +7,90 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::child::Stage;
 use super::in_root::{MountPoints, file_type};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
-use super::plan::{self, Task};
-use super::step::{Failure, Result, Step};
+use super::plan::{self, Surroundings, Task};
+use super::step::{Result, Step};
 use crate::host::Privilege;
 
 const GUARDED: rustix::mount::MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EXEC);
 
-/// Mounts /proc, /sys and /dev.
-pub(super) fn mount(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<()> {
-    let proc = if task.outer_proc {
-        copy_of_outer("/proc", GUARDED)?
-    } else {
-        mounts::make("proc", &[], GUARDED).step("make /proc")?
-    };
-    attach_over(&proc, points, root, "proc")?;
-    let sys = sysfs()?;
-    attach_over(&sys, points, root, "sys")?;
-    if !task.cgroup_views.is_empty() {
-        own_cgroups(&task.cgroup_views, sys.as_fd())?;
+/// /proc and /dev as far as they do not depend on the command, attached on the stage.
+pub(super) struct KernelFiles {
+    proc: OwnedFd,
+    dev: OwnedFd,
+    masks: Masks,
+}
+
+impl KernelFiles {
+    /// Makes them in the pid namespace, and in the network namespace where kernel parameters are to be set, of the
+    /// command.
+    pub(super) fn make(surroundings: &Surroundings, stage: &Stage) -> Result<Self> {
+        let proc = if surroundings.outer_proc {
+            copy_of_outer("/proc", GUARDED)?
+        } else {
+            mounts::make("proc", &[], GUARDED).step("make /proc")?
+        };
+        let proc = stage.attach(proc.as_fd(), "proc")?;
+        let dev = devices(surroundings, stage)?;
+        for (path, value) in &surroundings.sysctls {
+            set_parameter(proc.as_fd(), path, value).step(format!(
+                "set the kernel parameter {}",
+                path.replace('/', ".")
+            ))?;
+        }
+        let mut masks = Masks::default();
+        if !surroundings.unmasked {
+            let machines_root = surroundings.machines_root;
+            restrict("/proc/", proc.as_fd(), machines_root, &mut masks)?;
+        }
+        Ok(Self { proc, dev, masks })
     }
-    devices(task, points, root)?;
-    for (path, value) in &task.sysctls {
-        set_parameter(proc.as_fd(), path, value).step(format!(
-            "set the kernel parameter {}",
-            path.replace('/', ".")
-        ))?;
+
+    /// The same as mounts that are younger than the root, which was made after these: a command finds the root first in
+    /// its list of mounts.
+    pub(super) fn anew(self) -> Result<Self> {
+        let copy = |tree: &OwnedFd| mounts::copy(tree.as_fd(), true);
+        Ok(Self {
+            proc: copy(&self.proc).step("copy /proc")?,
+            dev: copy(&self.dev).step("copy /dev")?,
+            masks: self.masks,
+        })
     }
-    if !task.unmasked {
-        restrict(task, proc.as_fd(), sys.as_fd())?;
+
+    /// Moves them into the root, adds what is the command's own, and mounts /sys.
+    pub(super) fn mount(
+        mut self,
+        task: &Task,
+        points: &mut MountPoints<'_>,
+        root: BorrowedFd<'_>,
+    ) -> Result<()> {
+        attach_over(&self.proc, points, root, "proc")?;
+        let sys = sysfs()?;
+        attach_over(&sys, points, root, "sys")?;
+        if !task.cgroup_views.is_empty() {
+            own_cgroups(&task.cgroup_views, sys.as_fd())?;
+        }
+        attach_over(&self.dev, points, root, "dev")?;
+        super::child::note_own(task, points, self.dev.as_fd())?;
+        for (path, name) in &task.devices {
+            further_device(task, self.dev.as_fd(), path, name)?;
+        }
+        let size = task.shm_size.to_string();
+        let shm = mounts::make("tmpfs", &[("mode", "1777"), ("size", &size)], GUARDED)
+            .step("make /dev/shm")?;
+        attach_in(&self.dev, "shm", &shm)?;
+        if !task.unmasked {
+            restrict("/sys/", sys.as_fd(), task.machines_root, &mut self.masks)?;
+            for path in thermal_throttles(sys.as_fd()) {
+                if let Ok(target) = inside("/sys/", sys.as_fd(), &path) {
+                    self.masks.mask(&target, &path, task.machines_root)?;
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Writes a file below /proc/sys of our own /proc.
@@ -141,42 +193,42 @@ fn copy_of_outer(path: &str, attributes: rustix::mount::MountAttrFlags) -> Resul
     Ok(tree)
 }
 
-fn devices(task: &Task, points: &mut MountPoints<'_>, root: BorrowedFd<'_>) -> Result<()> {
+/// /dev, but for what the command asks for.
+fn devices(surroundings: &Surroundings, stage: &Stage) -> Result<OwnedFd> {
     let dev = mounts::make(
         "tmpfs",
         &[("mode", "0755"), ("size", "65536k")],
         NO_SUID | NO_EXEC | NO_DEV,
     )
     .step("make /dev")?;
-    attach_over(&dev, points, root, "dev")?;
-    super::child::note_own(task, points, dev.as_fd())?;
+    let dev = stage.attach(dev.as_fd(), "dev")?;
     for (name, major, minor) in plan::DEVICES {
-        device(task, dev.as_fd(), name, *major, *minor).step(format!("bind /dev/{name}"))?;
-    }
-    for (path, name) in &task.devices {
-        further_device(task, dev.as_fd(), path, name)?;
+        device(
+            surroundings.machines_root,
+            dev.as_fd(),
+            name,
+            *major,
+            *minor,
+        )
+        .step(format!("bind /dev/{name}"))?;
     }
     for (name, target) in plan::LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).step(format!("make the link /dev/{name}"))?;
     }
     let mut pts_options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     // The group tty, which a user namespace with one id lacks.
-    if task.privilege != Privilege::SingleId {
+    if surroundings.privilege != Privilege::SingleId {
         pts_options.push(("gid", "5"));
     }
     let pts = mounts::make("devpts", &pts_options, NO_SUID | NO_EXEC).step("make /dev/pts")?;
     attach_in(&dev, "pts", &pts)?;
-    let size = task.shm_size.to_string();
-    let shm = mounts::make("tmpfs", &[("mode", "1777"), ("size", &size)], GUARDED)
-        .step("make /dev/shm")?;
-    attach_in(&dev, "shm", &shm)?;
     match mounts::make("mqueue", &[], GUARDED) {
         Ok(mqueue) => attach_in(&dev, "mqueue", &mqueue)?,
         // Kernels can be built without message queues.
         Err(Errno::NODEV) => {}
         Err(errno) => return Err(errno).step("make /dev/mqueue"),
     }
-    Ok(())
+    Ok(dev)
 }
 
 fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
@@ -194,13 +246,13 @@ fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
 
 /// Binds a device of the host, by a descriptor that is verified to be that device.
 fn device(
-    task: &Task,
+    machines_root: bool,
     dev: BorrowedFd<'_>,
     name: &str,
     major: u32,
     minor: u32,
 ) -> std::result::Result<(), Errno> {
-    let node = device_of_host(task, name, major, minor)?;
+    let node = device_of_host(machines_root, name, major, minor)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(rustix::fs::openat(
         dev,
@@ -233,7 +285,7 @@ fn further_device(
         )
     };
     let node = mounts::copy_of_host(path, false).step(step())?;
-    keep_node(task, &node).step(step())?;
+    keep_node(task.machines_root, &node).step(step())?;
     let kind = file_type(&rustix::fs::fstat(&node).step(step())?);
     if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
         return Err(Errno::NODEV).step(step());
@@ -263,7 +315,7 @@ fn further_device(
 
 /// A detached copy of a device node of the host.
 fn device_of_host(
-    task: &Task,
+    machines_root: bool,
     name: &str,
     major: u32,
     minor: u32,
@@ -275,90 +327,89 @@ fn device_of_host(
     if !is_it {
         return Err(Errno::NODEV);
     }
-    keep_node(task, &node)?;
+    keep_node(machines_root, &node)?;
     Ok(node)
 }
 
 /// The node is the machine's: its owner and mode are not for root of a sandbox without a user namespace to change.
 /// Devices are read and written through read-only mounts as well.
-fn keep_node(task: &Task, node: &OwnedFd) -> std::result::Result<(), Errno> {
-    if task.machines_root {
+fn keep_node(machines_root: bool, node: &OwnedFd) -> std::result::Result<(), Errno> {
+    if machines_root {
         mounts::restrict(node.as_fd(), false, READ_ONLY)?;
     }
     Ok(())
 }
 
-/// Masks and read-only parts, reached only through our own /proc and /sys.
-fn restrict(task: &Task, proc: BorrowedFd<'_>, sys: BorrowedFd<'_>) -> Result<()> {
-    let inside = |path: &str| -> std::result::Result<OwnedFd, Errno> {
-        let (root, rest) = match path.strip_prefix("/proc/") {
-            Some(rest) => (proc, rest),
-            None => (sys, path.strip_prefix("/sys/").ok_or(Errno::INVAL)?),
-        };
-        rustix::fs::openat2(
-            root,
-            rest,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )
-    };
+/// A path of our own /proc or /sys, which is `base`.
+fn inside(base: &str, tree: BorrowedFd<'_>, path: &str) -> std::result::Result<OwnedFd, Errno> {
+    rustix::fs::openat2(
+        tree,
+        path.strip_prefix(base).ok_or(Errno::INVAL)?,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
+/// What of our own /proc or /sys (`base`) is masked, and what is read-only; reached only through that.
+fn restrict(
+    base: &str,
+    tree: BorrowedFd<'_>,
+    machines_root: bool,
+    masks: &mut Masks,
+) -> Result<()> {
     for path in plan::READ_ONLY {
-        let target = match inside(path) {
+        if !path.starts_with(base) {
+            continue;
+        }
+        let target = match inside(base, tree, path) {
             Err(Errno::NOENT) => continue,
             result => result.step(format!("open {path}"))?,
         };
         let step = || format!("make {path} read-only");
-        let tree = mounts::copy(target.as_fd(), true).step(step())?;
-        mounts::restrict(tree.as_fd(), true, GUARDED | READ_ONLY).step(step())?;
-        mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
+        let part = mounts::copy(target.as_fd(), true).step(step())?;
+        mounts::restrict(part.as_fd(), true, GUARDED | READ_ONLY).step(step())?;
+        mounts::attach(part.as_fd(), target.as_fd()).step(step())?;
     }
-    let null = mounts::make(
-        "tmpfs",
-        &[("mode", "0755"), ("size", "4k")],
-        GUARDED | READ_ONLY,
-    )
-    .step("make an empty directory to mask with")?;
-    let mut empty = Some(null);
-    let mut first: Option<OwnedFd> = None;
-    let mut mask = |target: OwnedFd, path: &str| -> Result<()> {
-        let step = || format!("mask {path}");
-        let stat = rustix::fs::fstat(&target).step(step())?;
-        if file_type(&stat) == FileType::Directory {
-            // The first one is the tmpfs itself, the others are copies of it: only attached mounts can be copied.
-            let tree = match (empty.take(), &first) {
-                (Some(tree), _) => tree,
-                (None, Some(first)) => mounts::copy(first.as_fd(), false).step(step())?,
-                (None, None) => {
-                    return Err(Failure {
-                        step: step(),
-                        errno: libc::EINVAL,
-                    });
-                }
-            };
-            mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
-            if first.is_none() {
-                first = Some(tree);
-            }
-            Ok(())
-        } else {
-            let node = device_of_host(task, "null", 1, 3).step(step())?;
-            mounts::attach(node.as_fd(), target.as_fd()).step(step())
-        }
-    };
     for path in plan::MASKED {
-        match inside(path) {
+        if !path.starts_with(base) {
+            continue;
+        }
+        match inside(base, tree, path) {
             // Files that this kernel lacks, or that it shows to nobody here.
             Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
-            result => mask(result.step(format!("open {path}"))?, path)?,
-        }
-    }
-    for path in thermal_throttles(sys) {
-        if let Ok(target) = inside(&path) {
-            mask(target, &path)?;
+            result => masks.mask(&result.step(format!("open {path}"))?, path, machines_root)?,
         }
     }
     Ok(())
+}
+
+/// What is masked with.
+#[derive(Default)]
+struct Masks {
+    /// An empty directory that is attached somewhere: only such can be copied.
+    empty: Option<OwnedFd>,
+}
+
+impl Masks {
+    fn mask(&mut self, target: &OwnedFd, path: &str, machines_root: bool) -> Result<()> {
+        let step = || format!("mask {path}");
+        let stat = rustix::fs::fstat(target).step(step())?;
+        if file_type(&stat) != FileType::Directory {
+            let node = device_of_host(machines_root, "null", 1, 3).step(step())?;
+            return mounts::attach(node.as_fd(), target.as_fd()).step(step());
+        }
+        if let Some(empty) = &self.empty {
+            let tree = mounts::copy(empty.as_fd(), false).step(step())?;
+            return mounts::attach(tree.as_fd(), target.as_fd()).step(step());
+        }
+        let options = [("mode", "0755"), ("size", "4k")];
+        let tree = mounts::make("tmpfs", &options, GUARDED | READ_ONLY)
+            .step("make an empty directory to mask with")?;
+        mounts::attach(tree.as_fd(), target.as_fd()).step(step())?;
+        self.empty = Some(tree);
+        Ok(())
+    }
 }
 
 /// `/sys/devices/system/cpu/cpuN/thermal_throttle` of every processor that has it.

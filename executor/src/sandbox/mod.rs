@@ -2,9 +2,10 @@
 //!
 //! In the order of a command's life: [`prepare`] makes a task of what is asked ([`plan`] is its data), [`spawner`]
 //! starts a process in new namespaces, [`child`] is that process up to its `execve`, [`wait`] watches it,
-//! [`stubs`] tidies its layer; [`foreign`] is that process where another runtime is to make the container. [`container`] is one that others reach while it runs; [`join`] is a process that
+//! [`stubs`] tidies its layer; [`ahead`] has the next process begun before there is a task; [`foreign`] is that process where another runtime is to make the container. [`container`] is one that others reach while it runs; [`join`] is a process that
 //! enters it.
 
+pub(crate) mod ahead;
 pub(crate) mod bare;
 mod cache_content;
 mod capabilities;
@@ -210,6 +211,7 @@ impl Executor {
             .await;
         }
         brief(move || {
+            let (host, whose, followed) = (&executor.host, exec.users, exec.followed);
             let users = users::choose(&executor, &exec)?;
             let below = (Below::MountPoints, users.mapped.as_deref());
             let root = top
@@ -217,7 +219,13 @@ impl Executor {
                 .map_err(|error| setup("mount the root", error))?;
             let cgroup = Cgroup::make(&exec.limits, accounted)?;
             let prepared = prepare::prepare(&executor, users, root, exec)?;
-            wait::start(&executor.host, top, prepared, cgroup, streams, inside)
+            let started = wait::start(host, top, prepared, cgroup, streams, inside)?;
+            if followed {
+                host.begin_sandbox(whose);
+            } else {
+                host.end_sandbox();
+            }
+            Ok(started)
         })
         .await
     }

@@ -91,7 +91,28 @@ pub(super) struct Task {
     pub(super) outer_proc: bool,
 }
 
+/// What decides how /proc and /dev look, which are made before a command's root is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Surroundings {
+    pub(super) privilege: crate::host::Privilege,
+    /// As in [`Task`], like the others.
+    pub(super) machines_root: bool,
+    pub(super) unmasked: bool,
+    pub(super) outer_proc: bool,
+    pub(super) sysctls: Vec<(String, String)>,
+}
+
 impl Task {
+    pub(super) fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            privilege: self.privilege,
+            machines_root: self.machines_root,
+            unmasked: self.unmasked,
+            outer_proc: self.outer_proc,
+            sysctls: self.sysctls.clone(),
+        }
+    }
+
     /// Whose its terminal is made; with one id there is nobody else that the kernel knows.
     pub(super) fn terminal_owner(&self) -> Option<u32> {
         (self.privilege != crate::host::Privilege::SingleId).then_some(self.uid)

@@ -30,6 +30,13 @@ impl Session {
         self.pidfd.try_clone()
     }
 
+    /// Leaves it to somebody else.
+    pub(super) fn leave(mut self) -> io::Result<OwnedFd> {
+        let pidfd = self.pidfd()?;
+        self.ended = true;
+        Ok(pidfd)
+    }
+
     /// The first process's death takes its whole pid namespace with it; where there is none, it sees to that itself.
     pub(super) fn kill(&self) {
         self.signal(self.end);

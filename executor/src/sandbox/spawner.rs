@@ -16,13 +16,17 @@ use rustix::thread::UnshareFlags;
 
 use super::ceilings::{self, Ceilings};
 use super::join::{self, Join};
-use super::plan::{Bytes, Network, Reply, Task};
+use super::plan::{Bytes, Network, Reply, Surroundings, Task};
 use super::{child, seccomp, wire};
 use crate::sys::{self, Cloned, Forked};
 
+/// The namespaces of every sandbox.
+const NAMESPACES: libc::c_int =
+    libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+
 /// What it is asked to do.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(super) struct Order<'a> {
+pub(crate) struct Order<'a> {
     what: What<'a>,
     /// Directories of cgroups that are to go with it when all of rbuild is gone.
     leaves: Vec<Bytes>,
@@ -32,6 +36,9 @@ pub(super) struct Order<'a> {
 enum What<'a> {
     Sandbox(std::borrow::Cow<'a, Task>),
     Join(std::borrow::Cow<'a, Join>),
+    /// A process that gets the ground ready and waits for its task on the socket that comes along, on which its pidfd
+    /// is told. No other answer.
+    Ahead(Surroundings),
     /// A spawner that is root of a user namespace with these maps.
     Inside {
         users: String,
@@ -57,6 +64,14 @@ impl<'a> Order<'a> {
         Self {
             what: What::Sandbox(std::borrow::Cow::Borrowed(task)),
             leaves: leaves.iter().map(|path| path.as_path().into()).collect(),
+        }
+    }
+
+    /// Of a sandbox.
+    pub(super) fn task(&self) -> Option<&Task> {
+        match &self.what {
+            What::Sandbox(task) => Some(task),
+            _ => None,
         }
     }
 
@@ -107,6 +122,21 @@ pub(crate) fn bury_in(socket: BorrowedFd<'_>, store: &rbuild_cache::Store) -> io
         lease: store.lease().to_owned(),
     };
     wire::send(socket, &Order::of(what), &[])
+}
+
+/// Has a process made that waits for its task on the other end of `child`.
+pub(super) fn ahead(
+    socket: BorrowedFd<'_>,
+    surroundings: &Surroundings,
+    child: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let order = Order::of(What::Ahead(surroundings.clone()));
+    wire::send(socket, &order, &[child])
+}
+
+/// What a spawner says of a process that was ordered by [`ahead`]: its pidfd.
+pub(super) fn made_ahead(child: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    answer(child)?.pop().ok_or_else(gone)
 }
 
 /// Has a sandbox that another spawner started die with all of rbuild, and its cgroups with it.
@@ -176,6 +206,10 @@ fn request_all(
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<Vec<OwnedFd>> {
     wire::send(socket, task, descriptors)?;
+    answer(socket)
+}
+
+fn answer(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     match wire::receive::<Reply>(socket)? {
         Some((Reply::Done, descriptors)) => Ok(descriptors),
         Some((Reply::Failed { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
@@ -247,6 +281,12 @@ impl Spawner {
                 .conceal(task.outer_proc)
                 .and_then(|()| self.spawn(&task, descriptors, order.leaves)),
             What::Join(join) => self.enter(&join, descriptors, order.leaves),
+            What::Ahead(surroundings) => {
+                if let Some(child) = descriptors.pop() {
+                    self.ahead(&surroundings, child);
+                }
+                return true;
+            }
             What::Inside { users, groups } => match self.inside(&users, &groups) {
                 // In there now, where others ask.
                 Ok(None) => return true,
@@ -360,8 +400,7 @@ impl Spawner {
         descriptors: Vec<OwnedFd>,
         leaves: Vec<Bytes>,
     ) -> io::Result<Vec<OwnedFd>> {
-        let mut flags =
-            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        let mut flags = NAMESPACES;
         if task.bare.is_some() {
             flags = 0;
         } else if task.network == Network::Own {
@@ -379,6 +418,32 @@ impl Spawner {
                 child::main(task, descriptors);
             }
         }
+    }
+
+    /// A child that waits for its task. It has nothing of this process but its memory.
+    fn ahead(&mut self, surroundings: &Surroundings, child: OwnedFd) {
+        // Here, so that the next one has it, too.
+        seccomp::program(seccomp::USUAL);
+        let told = match sys::clone3_for_parent(NAMESPACES as u64) {
+            Ok(Cloned::Parent(pidfd)) => {
+                self.keep(pidfd, Vec::new(), Signal::KILL).and_then(|told| {
+                    let told: Vec<BorrowedFd<'_>> = told.iter().map(AsFd::as_fd).collect();
+                    wire::send(child.as_fd(), &Reply::Done, &told)
+                })
+            }
+            Ok(Cloned::Child) => {
+                self.socket = child;
+                self.running.clear();
+                self.held.clear();
+                child::main_ahead(&self.socket, surroundings, &self.ceilings);
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                wire::send(child.as_fd(), &Reply::Failed { errno }, &[])
+            }
+        };
+        // Where nobody can be told, nobody waits either: the end of the socket is all that it hears.
+        drop(told);
     }
 
     /// A child that is born in the pid namespace of a sandbox; into the others it goes itself.

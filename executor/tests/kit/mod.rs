@@ -19,6 +19,8 @@ pub(crate) struct Kit {
     pub(crate) executor: Arc<Executor>,
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) base: SnapshotId,
+    /// The process of each command is begun before it.
+    ahead: bool,
     _directory: tempfile::TempDir,
 }
 
@@ -41,9 +43,12 @@ pub(crate) fn main(tests: &[(&str, Test)]) -> ExitCode {
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
     let privilege = host.privilege();
-    let kit = Kit::new(host);
+    let mut kit = Kit::new(host);
     let (mut passed, mut failed) = (0, 0);
-    for (name, test) in tests {
+    let twice = tests.iter().map(|test| (test, false));
+    let twice = twice.chain(tests.iter().map(|test| (test, true)));
+    for ((name, test), ahead) in twice {
+        kit.ahead = ahead;
         if filter
             .as_ref()
             .is_some_and(|filter| !name.contains(filter.as_str()))
@@ -54,7 +59,8 @@ pub(crate) fn main(tests: &[(&str, Test)]) -> ExitCode {
             Ok(()) => passed += 1,
             Err(error) => {
                 failed += 1;
-                println!("FAILED ({privilege:?}) {name}: {error}");
+                let how = if ahead { ", begun ahead" } else { "" };
+                println!("FAILED ({privilege:?}{how}) {name}: {error}");
             }
         }
     }
@@ -149,6 +155,7 @@ impl Kit {
             executor: Arc::new(Executor::new(host, store)),
             runtime,
             base,
+            ahead: false,
             _directory: directory,
         }
     }
@@ -188,7 +195,24 @@ impl Kit {
         self.exec_until(base, exec, CancellationToken::new())
     }
 
+    /// On the base, whose process nobody but the test may have begun.
+    pub(crate) fn plain(&self, exec: Exec) -> Ran {
+        self.exec_as_it_is(Some(&self.base), exec, CancellationToken::new())
+    }
+
     pub(crate) fn exec_until(
+        &self,
+        base: Option<&SnapshotId>,
+        exec: Exec,
+        cancel: CancellationToken,
+    ) -> Ran {
+        if self.ahead {
+            self.executor.host().begin_sandbox(exec.users);
+        }
+        self.exec_as_it_is(base, exec, cancel)
+    }
+
+    fn exec_as_it_is(
         &self,
         base: Option<&SnapshotId>,
         exec: Exec,
@@ -280,6 +304,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         init: false,
         runtime: None,
         timeout: None,
+        followed: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Commands in real sandboxes, on a root that holds busybox: once as root, once as an ordinary user with subordinate
 //! ids, once with a single id. The program runs itself again for the last two.
 
+mod ahead;
 mod basics;
 mod containment;
 mod figures;
@@ -20,6 +21,9 @@ fn main() -> std::process::ExitCode {
     if std::env::var_os(VICTIM_ROLE).is_some() {
         return kit::alone(life::victim);
     }
+    if std::env::var_os(AHEAD_ROLE).is_some() {
+        return kit::alone(ahead::victim);
+    }
     // Figures taken beside other tests mean nothing.
     if std::env::args().any(|argument| argument == "measure") {
         return kit::main(&[("measure", figures::measure)]);
@@ -32,6 +36,9 @@ const TERMINAL_ROLE: &str = "RBUILD_TEST_TERMINAL";
 
 /// Set where this program was started by a test to be killed.
 const VICTIM_ROLE: &str = "RBUILD_TEST_VICTIM";
+
+/// As [`VICTIM_ROLE`], while a process waits that was made ahead.
+const AHEAD_ROLE: &str = "RBUILD_TEST_AHEAD";
 
 type Test = fn(&Kit) -> Outcome;
 
@@ -102,5 +109,13 @@ const TESTS: &[(&str, Test)] = &[
     ("limits can be higher than the caller's", users::limits),
     ("many at once", life::many_at_once),
     ("death is contagious", life::death_is_contagious),
+    ("made ahead: all is the same", ahead::likeness),
+    ("made ahead: one for each command", ahead::one_each),
+    ("made ahead: nothing is left", ahead::unneeded),
+    ("made ahead: killed while it waits", ahead::killed),
+    (
+        "made ahead: dies with the builder",
+        ahead::dies_with_the_builder,
+    ),
     ("nothing is left behind", life::nothing_leaks),
 ];

@@ -112,7 +112,7 @@ impl Worker for ToyWorker {
             .finish())
     }
 
-    async fn lookup(&self, key: Key) -> Result<Option<i64>, ToyError> {
+    async fn lookup(&self, _vertex: VertexId, key: Key) -> Result<Option<i64>, ToyError> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         Ok(self.records.lock().unwrap().get(&key).copied())
     }
