@@ -19,6 +19,8 @@ mod devices;
 mod files;
 mod target;
 
+pub(crate) use target::string_at;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
 

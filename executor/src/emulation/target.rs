@@ -42,23 +42,31 @@ pub(super) struct At {
     pub(super) follow: bool,
 }
 
+/// A path of a caller's memory, of which `read` gives so many bytes from an address on.
+pub(crate) fn string_at(
+    address: u64,
+    read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno>,
+) -> Result<CString, Errno> {
+    let mut bytes = Vec::with_capacity(256);
+    let mut at = address;
+    while bytes.len() < PATH_BYTES {
+        // Never across the end of a page: the next one need not be there.
+        let length = (PAGE_BYTES - at % PAGE_BYTES).min(256);
+        let piece = read(at, length as usize)?;
+        if let Some(end) = piece.iter().position(|byte| *byte == 0) {
+            bytes.extend_from_slice(piece.get(..end).unwrap_or_default());
+            return CString::new(bytes).map_err(|_| Errno::INVAL);
+        }
+        bytes.extend_from_slice(&piece);
+        at = at.checked_add(length).ok_or(Errno::FAULT)?;
+    }
+    Err(Errno::NAMETOOLONG)
+}
+
 impl Target<'_> {
     /// A string of the caller's.
     pub(super) fn string(&self, address: u64) -> Result<CString, Errno> {
-        let mut bytes = Vec::with_capacity(256);
-        let mut at = address;
-        while bytes.len() < PATH_BYTES {
-            // Never across the end of a page: the next one need not be there.
-            let length = (PAGE_BYTES - at % PAGE_BYTES).min(256);
-            let piece = self.bytes(at, length as usize)?;
-            if let Some(end) = piece.iter().position(|byte| *byte == 0) {
-                bytes.extend_from_slice(piece.get(..end).unwrap_or_default());
-                return CString::new(bytes).map_err(|_| Errno::INVAL);
-            }
-            bytes.extend_from_slice(&piece);
-            at = at.checked_add(length).ok_or(Errno::FAULT)?;
-        }
-        Err(Errno::NAMETOOLONG)
+        string_at(address, |at, length| self.bytes(at, length))
     }
 
     pub(super) fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {

@@ -2,8 +2,9 @@
 //!
 //! In the order of a command's life: [`prepare`] makes a task of what is asked ([`plan`] is its data), [`spawner`]
 //! starts a process in new namespaces, [`child`] is that process up to its `execve`, [`wait`] watches it,
-//! [`stubs`] tidies its layer; [`ahead`] has the next process begun before there is a task; [`foreign`] is that process where another runtime is to make the container. [`container`] is one that others reach while it runs; [`join`] is a process that
-//! enters it.
+//! [`stubs`] tidies its layer; [`ahead`] has the next process begun before there is a task; [`bare`] is all of it where
+//! there are no namespaces; [`foreign`] is that process where another runtime is to make the container. [`container`]
+//! is one that others reach while it runs; [`join`] is a process that enters it, and [`halted`] makes it stand still.
 
 pub(crate) mod ahead;
 pub(crate) mod bare;

@@ -11,12 +11,9 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use crate::emulation::string_at;
 use crate::mapped::FileIds;
 use crate::sys;
-
-/// The longest path, with its final zero.
-const PATH_BYTES: usize = 4096;
-const PAGE_BYTES: u64 = 4096;
 
 pub(super) struct Caller<'a> {
     /// Of the thread.
@@ -74,20 +71,7 @@ impl Caller<'_> {
 
     /// A string of its memory.
     pub(super) fn string(&self, address: u64) -> Result<CString, Errno> {
-        let mut bytes = Vec::with_capacity(256);
-        let mut at = address;
-        while bytes.len() < PATH_BYTES {
-            // Never across the end of a page: the next one need not be there.
-            let length = (PAGE_BYTES - at % PAGE_BYTES).min(256);
-            let piece = self.bytes(at, length as usize)?;
-            if let Some(end) = piece.iter().position(|byte| *byte == 0) {
-                bytes.extend_from_slice(piece.get(..end).unwrap_or_default());
-                return CString::new(bytes).map_err(|_| Errno::INVAL);
-            }
-            bytes.extend_from_slice(&piece);
-            at = at.checked_add(length).ok_or(Errno::FAULT)?;
-        }
-        Err(Errno::NAMETOOLONG)
+        string_at(address, |at, length| self.bytes(at, length))
     }
 
     pub(super) fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {

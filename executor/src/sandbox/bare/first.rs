@@ -60,7 +60,7 @@ fn stay(bare: &Bare, descriptors: Descriptors, child: Pid) -> ! {
     let mut kept = descriptors.keep(&slots);
     let mut numbers: Vec<i32> = kept.iter().flatten().map(AsRawFd::as_raw_fd).collect();
     numbers.sort_unstable();
-    // What is open here would look as if the command had it.
+    // What is open here would look as if the command had it. That these are closed is for order: none is the command's.
     let mut next = 3;
     for number in numbers {
         let _ = sys::close_between(next, number - 1);
@@ -71,9 +71,11 @@ fn stay(bare: &Bare, descriptors: Descriptors, child: Pid) -> ! {
     let status = attend(child);
     end_all();
     if let Some(ended) = ended {
+        // Where nobody hears that it is over, rbuild itself was killed, and there will be no layer.
         let _ = rustix::io::write(&ended, b".");
     }
     for secret in kept.into_iter().flatten() {
+        // rbuild, if it lives, takes the file itself away.
         let _ = rustix::fs::ftruncate(&secret, 0);
     }
     match status {

@@ -135,6 +135,7 @@ impl Places {
         rustix::fs::renameat(&parent, last, &*self.aside_directory, &replaced)?;
         let put = rustix::fs::renameat(from, name, &parent, last);
         if let Err(errno) = put {
+            // The step fails in any case, and its tree goes.
             let _ = rustix::fs::renameat(&*self.aside_directory, &replaced, &parent, last);
             return Err(errno.into());
         }
