@@ -105,7 +105,7 @@ impl Executor {
             ("Overlay", overlay),
             ("UserNamespace", self.user_namespace()),
         ];
-        let filter = if sys::can_notify() {
+        let filter = if sys::notify::can_notify() {
             Ok("filter, with answers from outside (Linux 5.0)".to_owned())
         } else {
             Err("no answers from outside: with one id, other users cannot be emulated".to_owned())

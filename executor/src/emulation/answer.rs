@@ -11,7 +11,10 @@ use rustix::io::Errno;
 use super::Scope;
 use super::credentials::{Change, Credentials};
 use super::target::{At, Target, at, fd, name};
-use crate::sys::{self, Call, Reply};
+use crate::sys::{
+    self,
+    notify::{Call, Reply},
+};
 
 /// Ids are remembered in a limit that the kernel has long since ceased to use: it is inherited, survives execution,
 /// and can be read and set from outside. Those of the first process need no entry.
@@ -87,7 +90,7 @@ impl Answering {
             Err(errno) => Reply::Error(errno.raw_os_error()),
         };
         // Whatever was read may have been another process's, if this one died meanwhile.
-        if sys::notify_is_valid(listener, call.id) {
+        if sys::notify::is_valid(listener, call.id) {
             reply
         } else {
             Reply::Continue
@@ -245,7 +248,7 @@ impl Answering {
     // Ids.
 
     pub(super) fn credentials(&self, target: &Target<'_>) -> Result<&Credentials> {
-        let limit = sys::unused_limit(target.pid)
+        let limit = sys::caller::unused_limit(target.pid)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
         let number = limit
             .checked_sub(IDENTITY_BASE)
@@ -267,10 +270,10 @@ impl Answering {
                 self.identities.len() - 1
             }
         };
-        if !sys::notify_is_valid(target.listener, target.call) {
+        if !sys::notify::is_valid(target.listener, target.call) {
             return Err(Errno::SRCH);
         }
-        sys::set_unused_limit(target.pid, IDENTITY_BASE + number as u64)
+        sys::caller::set_unused_limit(target.pid, IDENTITY_BASE + number as u64)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
     }
 

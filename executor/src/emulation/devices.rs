@@ -11,7 +11,7 @@ use super::answer::{Answering, Result};
 use super::target::{Named, Status, Target};
 use crate::mapped::FileIds;
 use crate::sandbox::in_root::mount_id;
-use crate::sys::{self, Reply};
+use crate::sys::{self, notify::Reply};
 
 impl Answering {
     /// `status`: the caller's; its ids are the machine's.
@@ -39,7 +39,7 @@ impl Answering {
         let caller = CapabilitySet::from_bits_retain(status.capabilities);
         let _ids = FileIds::take_with((status.uid, status.gid), caller)?;
         let bits = Mode::from_raw_mode(mode & 0o7777);
-        let device = sys::device_number(device);
+        let device = sys::caller::device_number(device);
         rustix::fs::mknodat(&parent, name.as_slice(), kind, bits, device)?;
         Ok(Reply::Value(0))
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::Scope;
 use super::answer::{Answering, Result};
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
-use crate::sys::{self, Reply};
+use crate::sys::{self, notify::Reply};
 
 /// Leaves an owner as it is.
 const KEEP: u32 = u32::MAX;
@@ -74,7 +74,7 @@ impl Answering {
                 let device = record
                     .device
                     .map(|(kind, number)| (format_of(kind), number));
-                let bytes = sys::stat_with(node.as_fd(), (record.uid, record.gid), device)
+                let bytes = sys::caller::stat_with(node.as_fd(), (record.uid, record.gid), device)
                     .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
                 target.write(buffer, &bytes)?;
                 Ok(Reply::Value(0))
@@ -98,7 +98,7 @@ impl Answering {
                     .map(|(kind, number)| (format_of(kind), number));
                 let owner = (record.uid, record.gid);
                 let sync = flags & (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC);
-                let bytes = sys::statx_with(node.as_fd(), (sync, mask), owner, device)
+                let bytes = sys::caller::statx_with(node.as_fd(), (sync, mask), owner, device)
                     .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
                 target.write(buffer, &bytes)?;
                 Ok(Reply::Value(0))
@@ -406,7 +406,7 @@ impl Answering {
         let record = Record {
             uid: owner.0,
             gid: owner.1,
-            device: kind.map(|kind| (kind, sys::device_number(device))),
+            device: kind.map(|kind| (kind, sys::caller::device_number(device))),
         };
         self.set(target, &node, &stat, Some(named), record)?;
         Ok(Reply::Value(0))

@@ -29,7 +29,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::sys::{self, Call, Reply};
+use crate::sys::{
+    self,
+    notify::{Call, Reply},
+};
 
 use answer::Answering;
 use credentials::Credentials;
@@ -139,7 +142,7 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     let root = open_directory("/")?;
     // Attributes are reached through names of descriptors, which only the outer /proc has.
     rustix::process::fchdir(&descriptors)?;
-    sys::notify_on_same_processor(listener.as_fd());
+    sys::notify::on_same_processor(listener.as_fd());
     let first = Credentials::new(identity.uid, identity.gid, identity.groups);
     let mut answering = Answering::new(processes, descriptors, root, first);
     answering.scope = identity.scope;
@@ -154,7 +157,7 @@ fn answer_calls(listener: &OwnedFd, mut answer: impl FnMut(&Call) -> Reply) -> R
         if !wait(listener)? {
             return Ok(());
         }
-        let call = match sys::notify_receive(listener.as_fd()) {
+        let call = match sys::notify::receive(listener.as_fd()) {
             Ok(call) => call,
             // The caller has died meanwhile.
             Err(error) if is(&error, &[libc::ENOENT, libc::EINTR]) => continue,
@@ -164,9 +167,9 @@ fn answer_calls(listener: &OwnedFd, mut answer: impl FnMut(&Call) -> Reply) -> R
         // It may have died while it was answered.
         let _ = match reply {
             Reply::Descriptor { ref fd, flags } => {
-                sys::notify_give(listener.as_fd(), call.id, fd.as_fd(), flags)
+                sys::notify::give(listener.as_fd(), call.id, fd.as_fd(), flags)
             }
-            ref reply => sys::notify_reply(listener.as_fd(), call.id, reply),
+            ref reply => sys::notify::reply(listener.as_fd(), call.id, reply),
         };
     }
 }

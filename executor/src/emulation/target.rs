@@ -71,7 +71,7 @@ impl Target<'_> {
 
     pub(super) fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0; length];
-        match sys::read_memory(self.pid, address, &mut bytes) {
+        match sys::caller::read_memory(self.pid, address, &mut bytes) {
             Ok(read) if read == length => Ok(bytes),
             _ => Err(Errno::FAULT),
         }
@@ -79,10 +79,10 @@ impl Target<'_> {
 
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         // Never into a process that merely has the number now.
-        if !sys::notify_is_valid(self.listener, self.call) {
+        if !sys::notify::is_valid(self.listener, self.call) {
             return Err(Errno::SRCH);
         }
-        match sys::write_memory(self.pid, address, bytes) {
+        match sys::caller::write_memory(self.pid, address, bytes) {
             Ok(written) if written == bytes.len() => Ok(()),
             _ => Err(Errno::FAULT),
         }

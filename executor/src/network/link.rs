@@ -161,10 +161,11 @@ fn make_here(
             error,
         )
     })?;
-    sys::loopback_up().map_err(|error| Error::new("bring the loopback interface up", error))?;
+    sys::network::loopback_up()
+        .map_err(|error| Error::new("bring the loopback interface up", error))?;
     enter(&outside)?;
-    let packets = sys::interface_up(OUTSIDE)
-        .and_then(|()| sys::packet_socket(OUTSIDE))
+    let packets = sys::network::interface_up(OUTSIDE)
+        .and_then(|()| sys::network::packet_socket(OUTSIDE))
         .map_err(|error| Error::new("listen to the network interface", error))?;
     enter(&namespace)?;
     // Whose it is may be known only now.
@@ -188,10 +189,10 @@ fn own_namespace() -> Result<OwnedFd, Error> {
 
 fn configure(own: Ipv4Addr) -> io::Result<()> {
     // Checksums are for wires; and without them being left out, packets come as they are meant.
-    sys::interface_checksums_off(INSIDE)?;
-    sys::interface_address(INSIDE, own, PREFIX_BITS)?;
-    sys::interface_up(INSIDE)?;
-    sys::default_route(GATEWAY)
+    sys::network::interface_checksums_off(INSIDE)?;
+    sys::network::interface_address(INSIDE, own, PREFIX_BITS)?;
+    sys::network::interface_up(INSIDE)?;
+    sys::network::default_route(GATEWAY)
 }
 
 /// Asks the kernel, by netlink, for `eth0` here and its other end in a namespace.

@@ -247,7 +247,7 @@ fn join_cgroups(task: &Task, descriptors: &Descriptors) -> Result<()> {
 fn enter_network(task: &Task, descriptors: &Descriptors) -> Result<()> {
     match task.network {
         Network::Host => Ok(()),
-        Network::Own => sys::loopback_up().step("bring the loopback interface up"),
+        Network::Own => sys::network::loopback_up().step("bring the loopback interface up"),
         Network::Join(slot) => rustix::thread::move_into_link_name_space(
             descriptors.get(slot)?,
             Some(LinkNameSpaceType::Network),
@@ -600,7 +600,7 @@ pub(super) fn drop_privileges(
         if filter.emulation || filter.devices != Devices::Kernel {
             emulate(&program, status, own_mounts)?;
         } else {
-            sys::install_filter(&program, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW)
+            sys::notify::install_filter(&program, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW)
                 .step("install the system call filter")?;
         }
     }
@@ -640,7 +640,7 @@ fn install(profile: &Rules) -> Result<()> {
         step: step.into(),
         errno: libc::E2BIG,
     })?;
-    sys::install_filter(&program, profile.flags()).step(step)
+    sys::notify::install_filter(&program, profile.flags()).step(step)
 }
 
 /// From here on, calls about ids, owners and devices are answered by the builder.
@@ -652,7 +652,7 @@ fn emulate(
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mounts = rustix::fs::openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty())
         .step("open the mount namespace")?;
-    let listener = sys::install_filter_with_listener(program)
+    let listener = sys::notify::install_with_listener(program)
         .step("install the system call filter (another may be listening already)")?;
     wire::send(
         status,

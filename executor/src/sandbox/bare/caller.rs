@@ -76,7 +76,8 @@ impl Caller<'_> {
 
     pub(super) fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0; length];
-        if sys::read_memory(self.pid, address, &mut bytes).is_ok_and(|read| read == length) {
+        if sys::caller::read_memory(self.pid, address, &mut bytes).is_ok_and(|read| read == length)
+        {
             return Ok(bytes);
         }
         let memory = std::fs::File::from(self.open_memory(OFlags::RDONLY)?);
@@ -87,14 +88,16 @@ impl Caller<'_> {
 
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         // Never into a process that merely has the number now.
-        if !sys::notify_is_valid(self.listener, self.call) {
+        if !sys::notify::is_valid(self.listener, self.call) {
             return Err(Errno::SRCH);
         }
-        if sys::write_memory(self.pid, address, bytes).is_ok_and(|written| written == bytes.len()) {
+        if sys::caller::write_memory(self.pid, address, bytes)
+            .is_ok_and(|written| written == bytes.len())
+        {
             return Ok(());
         }
         let memory = std::fs::File::from(self.open_memory(OFlags::RDWR)?);
-        if !sys::notify_is_valid(self.listener, self.call) {
+        if !sys::notify::is_valid(self.listener, self.call) {
             return Err(Errno::SRCH);
         }
         let written = memory.write_all_at(bytes, address);

@@ -166,7 +166,7 @@ fn drop_privileges(
         step: "install the system call filter".into(),
         errno: libc::EINVAL,
     })?;
-    let listener = sys::install_filter_with_listener(&seccomp::program(filter))
+    let listener = sys::notify::install_with_listener(&seccomp::program(filter))
         .step("install the system call filter (another may be listening already)")?;
     wire::send(status, &Report::Answer, &[listener.as_fd()]).step("report")?;
     drop(listener);

@@ -24,7 +24,10 @@ use super::super::in_root;
 use super::caller::Caller;
 use super::places::{Places, is_there};
 use crate::merged::StandIns;
-use crate::sys::{self, Call, Reply};
+use crate::sys::{
+    self,
+    notify::{Call, Reply},
+};
 
 /// Of the machine, below /proc: for reading.
 const MACHINE: &[&str] = &[
@@ -427,7 +430,7 @@ impl Shown {
         };
         let reply = result.unwrap_or_else(|errno| Reply::Error(errno.raw_os_error()));
         // What was read may have been another process's, if this one died meanwhile.
-        if sys::notify_is_valid(listener, call.id) {
+        if sys::notify::is_valid(listener, call.id) {
             reply
         } else {
             Reply::Continue
@@ -465,7 +468,7 @@ impl Shown {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let parent = in_root::open(self.tree.as_fd(), parent, flags)?;
         let failed = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let device = sys::device_number(device);
+        let device = sys::caller::device_number(device);
         let made = self.devices.make(parent.as_fd(), name, (kind, device));
         let made = made.map_err(failed)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
