@@ -447,10 +447,10 @@ pub(super) fn source(
 
 /// The working directory, made where it is missing; unlike mount points it stays.
 pub(super) fn prepare_cwd(task: &Task, points: &mut MountPoints<'_>) -> Result<OwnedFd> {
-    let result = points.ensure(path_of(&task.cwd), true);
+    let result = points.ensure(path_of(&task.command.cwd), true);
     result.step(format!(
         "enter the working directory {}",
-        display(&task.cwd)
+        display(&task.command.cwd)
     ))
 }
 
@@ -585,7 +585,7 @@ pub(super) fn drop_privileges(
     sys::join_session_keyring()
         .or_else(ignore_missing)
         .step("make a keyring")?;
-    if single_id && task.uid != 0 {
+    if single_id && task.command.uid != 0 {
         // Whoever it appears to be, the kernel knows it as root, who would get capabilities by executing anything.
         rustix::thread::set_capabilities_secure_bits(
             CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
@@ -604,7 +604,7 @@ pub(super) fn drop_privileges(
                 .step("install the system call filter")?;
         }
     }
-    if task.profile.is_some() && !single_id && task.uid != 0 {
+    if task.profile.is_some() && !single_id && task.command.uid != 0 {
         rustix::thread::set_keep_capabilities(true).step("keep what installs a filter")?;
     }
     if !single_id {
@@ -614,14 +614,14 @@ pub(super) fn drop_privileges(
         rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     }
     let Some(profile) = &task.profile else {
-        capabilities::take(task.capabilities, task.uid)?;
+        capabilities::take(task.capabilities, task.command.uid)?;
         return protect_again();
     };
     // Whoever wrote it thought of the command: what we still do ourselves is no more than giving up capabilities.
     capabilities::clear_ambient()?;
     protect_again()?;
     install(profile)?;
-    capabilities::take_permitted(task.capabilities, task.uid)
+    capabilities::take_permitted(task.capabilities, task.command.uid)
         .step("give up capabilities, which the seccomp profile has to allow")
 }
 
@@ -673,11 +673,13 @@ fn ignore_missing(error: std::io::Error) -> std::io::Result<()> {
 
 pub(super) fn take_ids(task: &Task) -> Result<()> {
     let gid = |id: u32| Gid::from_raw(id);
-    let groups: Vec<Gid> = task.groups.iter().copied().map(gid).collect();
+    let groups: Vec<Gid> = task.command.groups.iter().copied().map(gid).collect();
     rustix::thread::set_thread_groups(&groups).step("set supplementary groups")?;
-    let (uid, gid) = (Uid::from_raw(task.uid), gid(task.gid));
-    rustix::thread::set_thread_res_gid(gid, gid, gid).step(format!("become group {}", task.gid))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).step(format!("become user {}", task.uid))
+    let (uid, gid) = (Uid::from_raw(task.command.uid), gid(task.command.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .step(format!("become group {}", task.command.gid))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .step(format!("become user {}", task.command.uid))
 }
 
 pub(super) fn execute(task: &Task) -> Stop {
@@ -690,11 +692,11 @@ pub(super) fn execute(task: &Task) -> Stop {
                 not_found: false,
             })
     };
-    let (argv, env) = match (strings(&task.argv), strings(&task.env)) {
+    let (argv, env) = match (strings(&task.command.argv), strings(&task.command.env)) {
         (Ok(argv), Ok(env)) => (argv, env),
         (Err(stop), _) | (_, Err(stop)) => return stop,
     };
-    let candidate = match program::find(&task.argv, &task.env) {
+    let candidate = match program::find(&task.command.argv, &task.command.env) {
         Ok(path) => path,
         Err(stop) => return stop,
     };

@@ -13,13 +13,12 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Descriptors, Stop};
-use super::plan::{Bytes, Report, Slot, Stdio, Task};
+use super::plan::{Command, Report, Slot, Stdio, Task};
 use super::prepare::setup;
 use super::session::Session;
 use super::spawner::Order;
 use super::step::{Result, Step};
 use super::{ExecError, capabilities, cgroup, outer_proc, terminal, wait, wire};
-use crate::emulation::Identity;
 use crate::host::{Host, Privilege};
 use crate::spec::Exit;
 use crate::sys;
@@ -112,20 +111,8 @@ pub(super) fn start(
 ) -> std::result::Result<Entered, ExecError> {
     let user = users::process_user(root, &enter.user)
         .map_err(|error| ExecError::User(error.to_string()))?;
-    let program = enter.argv.first().map_or_else(String::new, |name| {
-        String::from_utf8_lossy(name).into_owned()
-    });
-    let mut env = enter.env;
-    if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
-        env.push(format!("HOME={}", user.home).into_bytes());
-    }
     let mut task = Task {
-        argv: enter.argv.into_iter().map(Bytes).collect(),
-        env: env.into_iter().map(Bytes).collect(),
-        cwd: Bytes::from(super::in_root::clean(&enter.cwd).as_path()),
-        uid: user.uid,
-        gid: user.gid,
-        groups: user.groups,
+        command: Command::of(enter.argv, enter.env, &enter.cwd, user),
         ..like.clone()
     };
     if enter.privileged {
@@ -148,15 +135,7 @@ pub(super) fn start(
     let first = descriptors.len();
     descriptors.extend(cgroup::doors(cgroups).map_err(failed)?);
     task.cgroups = (first..descriptors.len()).collect();
-    let identity = Identity {
-        uid: task.uid,
-        gid: task.gid,
-        groups: task.groups.clone(),
-        scope: task.scope(),
-        own_mounts: Vec::new(),
-        outer_proc: task.outer_proc,
-        shown: None,
-    };
+    let (identity, program) = (task.identity(), task.command.program());
     let join = Join {
         target: 1,
         namespaces: namespaces(host, pid).map_err(failed)?,
@@ -244,7 +223,7 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     if task.outer_proc && join.namespaces & libc::CLONE_NEWUSER == 0 {
         outer_proc::enter_own_user_namespace(task)?;
     }
-    let cwd = child::path_of(&task.cwd);
+    let cwd = child::path_of(&task.command.cwd);
     let entered = rustix::process::chdir(cwd);
     entered.step(format!("enter the working directory {}", cwd.display()))?;
     child::drop_privileges(task, status, own_mounts)?;

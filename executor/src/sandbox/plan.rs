@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::in_root;
 use super::seccomp::profile::Rules;
 use crate::spec::Tmpfs;
+use crate::users::User;
 
 /// Place of a descriptor in the message.
 pub(super) type Slot = usize;
@@ -40,15 +42,46 @@ impl From<&Path> for Bytes {
     }
 }
 
-/// A sandbox and its command.
+/// What is executed, and as whom.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Task {
+pub(super) struct Command {
     pub(super) argv: Vec<Bytes>,
     pub(super) env: Vec<Bytes>,
+    /// Absolute, without `.` and `..`.
     pub(super) cwd: Bytes,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
+}
+
+impl Command {
+    /// `HOME` is the user's where it is not in `env`.
+    pub(super) fn of(argv: Vec<Vec<u8>>, mut env: Vec<Vec<u8>>, cwd: &Path, user: User) -> Self {
+        if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
+            env.push(format!("HOME={}", user.home).into_bytes());
+        }
+        Self {
+            argv: argv.into_iter().map(Bytes).collect(),
+            env: env.into_iter().map(Bytes).collect(),
+            cwd: Bytes::from(in_root::clean(cwd).as_path()),
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups,
+        }
+    }
+
+    /// What it is called, for messages.
+    pub(super) fn program(&self) -> String {
+        self.argv.first().map_or_else(String::new, |name| {
+            String::from_utf8_lossy(&name.0).into_owned()
+        })
+    }
+}
+
+/// A sandbox and its command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Task {
+    pub(super) command: Command,
     pub(super) hostname: String,
     pub(super) network: Network,
     /// A detached mount.
@@ -113,9 +146,22 @@ impl Task {
         }
     }
 
+    /// Whose calls are answered, where some are.
+    pub(super) fn identity(&self) -> crate::emulation::Identity {
+        crate::emulation::Identity {
+            uid: self.command.uid,
+            gid: self.command.gid,
+            groups: self.command.groups.clone(),
+            scope: self.scope(),
+            own_mounts: Vec::new(),
+            outer_proc: self.outer_proc,
+            shown: None,
+        }
+    }
+
     /// Whose its terminal is made; with one id there is nobody else that the kernel knows.
     pub(super) fn terminal_owner(&self) -> Option<u32> {
-        (self.privilege != crate::host::Privilege::SingleId).then_some(self.uid)
+        (self.privilege != crate::host::Privilege::SingleId).then_some(self.command.uid)
     }
 
     /// The signal that ends its first process and everything in the sandbox with that.
@@ -133,7 +179,7 @@ impl Task {
     }
 
     /// What calls are answered about.
-    pub(super) fn scope(&self) -> crate::emulation::Scope {
+    fn scope(&self) -> crate::emulation::Scope {
         use crate::emulation::Scope;
         match self.filter.map(|filter| (filter.emulation, filter.devices)) {
             Some((true, _)) => Scope::Owners,

@@ -11,7 +11,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::bare::Bare;
-use super::plan::{self, Bytes, Devices, Filter, Limit, ResourceLimit, Slot, Source, Task};
+use super::plan::{
+    self, Bytes, Command, Devices, Filter, Limit, ResourceLimit, Slot, Source, Task,
+};
 use super::socket::{self, Forwarded};
 use super::users::Chosen;
 use super::{ExecError, cache_content, capabilities, in_root, mounts};
@@ -157,17 +159,9 @@ pub(super) fn prepare(
     } = builder;
     descriptors.push(files.tree);
     let files = descriptors.len() - 1;
-    let mut env = exec.env;
-    if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
-        env.push(format!("HOME={}", user.home).into_bytes());
-    }
+    let emulates_user = single_id && user.uid != 0;
     let task = Task {
-        argv: exec.argv.into_iter().map(Bytes).collect(),
-        env: env.into_iter().map(Bytes).collect(),
-        cwd: Bytes::from(in_root::clean(&exec.cwd).as_path()),
-        uid: user.uid,
-        gid: user.gid,
-        groups: user.groups,
+        command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
         network,
         root,
@@ -181,7 +175,7 @@ pub(super) fn prepare(
             capabilities,
             emulation: single_id,
             devices: if single_id { Devices::Kernel } else { devices },
-            emulates_user: single_id && user.uid != 0,
+            emulates_user,
             unrestricted: unfiltered,
             around: plan::Around::Namespaces,
         }),

@@ -185,13 +185,8 @@ pub(super) fn start(
         cgroup
     });
     let identity = Identity {
-        uid: task.uid,
-        gid: task.gid,
-        groups: task.groups.clone(),
-        scope: task.scope(),
-        own_mounts: Vec::new(),
-        outer_proc: task.outer_proc,
         shown: bare.as_ref().map(Bare::shown),
+        ..task.identity()
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let leaves = cgroup.as_ref().map_or(&[][..], Cgroup::directories);
@@ -199,9 +194,7 @@ pub(super) fn start(
     let pidfd = host
         .spawn(inside, &Order::sandbox(&task, leaves), &borrowed, leaves)
         .map_err(|error| setup("start a process in new namespaces", error))?;
-    let program = task.argv.first().map_or_else(String::new, |name| {
-        String::from_utf8_lossy(&name.0).into_owned()
-    });
+    let program = task.command.program();
     task.mounts.clear();
     Ok(Started {
         session: Session::new(pidfd, task.end()),

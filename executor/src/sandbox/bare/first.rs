@@ -171,7 +171,7 @@ fn drop_privileges(
     wire::send(status, &Report::Answer, &[listener.as_fd()]).step("report")?;
     drop(listener);
     child::take_ids(task)?;
-    capabilities::take(task.capabilities, task.uid)?;
+    capabilities::take(task.capabilities, task.command.uid)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .step("protect the first process")?;
     // A change of ids takes it away.

@@ -28,7 +28,7 @@ use rustix::thread::CapabilitySet;
 use super::container::Top;
 use super::copy::{self, How, Owners};
 use super::in_root::{self, MountPoints, shown_path};
-use super::plan::{self, Around, Bytes, Devices, Filter, Task};
+use super::plan::{self, Around, Command, Devices, Filter, Task};
 use super::prepare::{self, Kept, Prepared, setup};
 use super::{ExecError, cache_content, capabilities, socket};
 use crate::Executor;
@@ -204,17 +204,8 @@ pub(super) fn prepare(
     let root = root.into_fd();
     let mut descriptors = vec![root, cwd, ended_inside];
     descriptors.extend(secrets);
-    let mut env = exec.env;
-    if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {
-        env.push(format!("HOME={}", user.home).into_bytes());
-    }
     let task = Task {
-        argv: exec.argv.into_iter().map(Bytes).collect(),
-        env: env.into_iter().map(Bytes).collect(),
-        cwd: Bytes::from(cwd_path.as_path()),
-        uid: user.uid,
-        gid: user.gid,
-        groups: user.groups,
+        command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
         network: plan::Network::Host,
         root: 0,

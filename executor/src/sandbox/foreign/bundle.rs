@@ -84,7 +84,7 @@ impl Bundle {
             std::mem::take(&mut points.stubs),
             std::mem::take(&mut points.parents),
         );
-        let cwd = child::path_of(&task.cwd);
+        let cwd = child::path_of(&task.command.cwd);
         if !targets.iter().any(|outer| cwd.starts_with(outer)) {
             child::prepare_cwd(task, &mut points)?;
         }

@@ -22,7 +22,7 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
     // What the builder itself lacks cannot be given.
     let now = rustix::thread::capabilities(None).step("read the capabilities")?;
     let capabilities = capabilities::names(task.capabilities & now.permitted.bits());
-    let own = if task.uid == 0 {
+    let own = if task.command.uid == 0 {
         capabilities.clone()
     } else {
         Vec::new()
@@ -35,10 +35,10 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
     let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
     let mut process = json!({
         "terminal": matches!(task.stdio, plan::Stdio::Terminal { .. }),
-        "user": { "uid": task.uid, "gid": task.gid, "umask": 0o022, "additionalGids": task.groups },
-        "args": texts(&task.argv, "an argument")?,
-        "env": texts(&task.env, "a variable")?,
-        "cwd": text(&task.cwd, "the working directory")?,
+        "user": { "uid": task.command.uid, "gid": task.command.gid, "umask": 0o022, "additionalGids": task.command.groups },
+        "args": texts(&task.command.argv, "an argument")?,
+        "env": texts(&task.command.env, "a variable")?,
+        "cwd": text(&task.command.cwd, "the working directory")?,
         "capabilities": {
             "bounding": capabilities,
             "effective": own,

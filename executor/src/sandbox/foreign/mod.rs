@@ -202,12 +202,12 @@ fn probe(task: &Task, bundle: &Bundle) -> Result<()> {
 fn look(task: &Task, bundle: &Bundle) -> Result<()> {
     rustix::process::chroot(bundle.root()).step("enter the root")?;
     rustix::process::chdir("/").step("enter the root")?;
-    if rustix::process::chdir(child::path_of(&task.cwd)).is_err() {
+    if rustix::process::chdir(child::path_of(&task.command.cwd)).is_err() {
         // Below a mount, which is not there yet.
         rustix::process::chdir("/").step("enter the root")?;
     }
     child::take_ids(task)?;
-    let candidate = program::find(&task.argv, &task.env)?;
+    let candidate = program::find(&task.command.argv, &task.command.env)?;
     if bundle.is_mounted_over(&candidate) {
         return Ok(());
     }
