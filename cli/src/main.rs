@@ -12,6 +12,7 @@ mod explain;
 mod files;
 mod global;
 mod human;
+mod limits;
 mod machine;
 mod progress;
 mod prompt;

@@ -1,90 +1,10 @@
 //! Values of single flags that `build` and `run` share: sizes, limits, hosts, `K=V`.
 
-use rbuild_engine::executor::spec::{Limits, Users};
+use rbuild_engine::executor::spec::Users;
 use rbuild_engine::image::Platform;
 use rbuild_engine::request::NetworkChoice;
 
 use crate::error::{Error, Result};
-
-/// Flags that limit what a command may use.
-#[derive(Debug, clap::Args)]
-pub(crate) struct LimitArgs {
-    /// Memory limit, as in `512m`
-    #[arg(short = 'm', long, value_name = "SIZE")]
-    memory: Option<String>,
-    /// Cores, as in `1.5`
-    #[arg(long, value_name = "N")]
-    cpus: Option<f64>,
-    /// Processes and threads; -1 is no limit
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pids_limit: Option<i64>,
-    /// Size of /dev/shm (default 64m)
-    #[arg(long, value_name = "SIZE")]
-    shm_size: Option<String>,
-    /// A resource limit, as in `nofile=1024:2048`
-    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
-    ulimit: Vec<String>,
-    /// The cgroup to put commands under
-    #[arg(long, value_name = "PATH")]
-    cgroup_parent: Option<String>,
-}
-
-impl LimitArgs {
-    pub(crate) fn limits(&self) -> Result<Limits> {
-        if let Some(cpus) = self.cpus
-            && !(cpus.is_finite() && cpus > 0.0)
-        {
-            return Err(Error::usage(format!(
-                "--cpus `{cpus}`: expected a number above 0"
-            )));
-        }
-        let mut ulimits = Vec::new();
-        for text in &self.ulimit {
-            ulimits.push(ulimit(text)?);
-        }
-        Ok(Limits {
-            memory: self
-                .memory
-                .as_deref()
-                .map(memory_limit)
-                .transpose()?
-                .flatten(),
-            memory_swap: None,
-            cpus: self.cpus,
-            cpu_shares: None,
-            pids: match self.pids_limit {
-                None => None,
-                Some(-1 | 0) => Some(u64::MAX),
-                Some(limit) => Some(u64::try_from(limit).map_err(|_| {
-                    Error::usage(format!(
-                        "--pids-limit `{limit}`: expected a number above 0, or -1"
-                    ))
-                })?),
-            },
-            shm_size: self
-                .shm_size
-                .as_deref()
-                .map(|text| size("--shm-size", text))
-                .transpose()?,
-            ulimits,
-            cgroup_parent: self.cgroup_parent.clone(),
-        })
-    }
-}
-
-/// In less, hardly a program can be begun.
-const LEAST_MEMORY_BYTES: u64 = 6 << 20;
-
-/// A limit of memory; 0 is none.
-fn memory_limit(text: &str) -> Result<Option<u64>> {
-    match size("--memory", text)? {
-        0 => Ok(None),
-        bytes if bytes < LEAST_MEMORY_BYTES => Err(Error::usage(format!(
-            "--memory `{text}`: the least that can be is 6m"
-        ))),
-        bytes => Ok(Some(bytes)),
-    }
-}
 
 /// Reads a size in bytes as Docker does: `1024`, `64k`, `64kb`, `1.5g`, `1GiB`; units are powers of 1024.
 pub(crate) fn size(flag: &str, text: &str) -> Result<u64> {
@@ -126,47 +46,6 @@ pub(crate) fn size(flag: &str, text: &str) -> Result<u64> {
         reason = "checked above; digits and a point cannot be negative"
     )]
     Ok(bytes as u64)
-}
-
-/// `nofile=1024`, `nofile=1024:2048`; -1 is unlimited.
-fn ulimit(text: &str) -> Result<(String, u64, u64)> {
-    const NAMES: [&str; 15] = [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
-    let bad = |reason: &str| {
-        Error::usage(format!("--ulimit `{text}`: {reason}"))
-            .help("it looks like `nofile=1024:2048`")
-    };
-    let (name, limits) = text.split_once('=').ok_or_else(|| bad("there is no `=`"))?;
-    if !NAMES.contains(&name) {
-        return Err(bad(&format!("there is no limit named `{name}`")));
-    }
-    let number = |text: &str| match text {
-        "-1" | "unlimited" => Ok(u64::MAX),
-        digits => digits.parse::<u64>().map_err(|_| bad("expected a number")),
-    };
-    let (soft, hard) = match limits.split_once(':') {
-        Some((soft, hard)) => (number(soft)?, number(hard)?),
-        None => (number(limits)?, number(limits)?),
-    };
-    if soft > hard {
-        return Err(bad("the soft limit is above the hard one"));
-    }
-    Ok((name.to_owned(), soft, hard))
 }
 
 /// `HOST:IP` or `HOST=IP`; an IPv6 address may stand in brackets.
@@ -277,15 +156,6 @@ mod tests {
         }
         for text in ["", "-1", "x", "1x", "1.2.3", "9999999p", "nan", "k"] {
             assert!(size("--memory", text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn ulimits() {
-        assert_eq!(ulimit("nofile=10").unwrap(), ("nofile".into(), 10, 10));
-        assert_eq!(ulimit("core=0:-1").unwrap(), ("core".into(), 0, u64::MAX));
-        for text in ["nofile", "nofile=", "what=1", "nofile=2:1", "nofile=a"] {
-            assert!(ulimit(text).is_err(), "{text}");
         }
     }
 

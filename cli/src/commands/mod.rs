@@ -45,7 +45,7 @@ use clap::Subcommand;
 
 use container::{
     attach, commit, cp, diff, exec, export, kill, logs, pause, port, ps, rename, rm, start, stats,
-    stop, top, wait,
+    stop, top, update, wait,
 };
 
 use crate::error::Result;
@@ -120,6 +120,7 @@ pub(crate) enum OnContainer {
     Stats(stats::StatsArgs),
     Port(port::PortArgs),
     Rename(rename::RenameArgs),
+    Update(update::UpdateArgs),
     Rm(rm::RmArgs),
 }
 
@@ -234,6 +235,7 @@ impl OnContainer {
             Self::Stats(args) => stats::execute(&args, global),
             Self::Port(args) => port::execute(&args, global),
             Self::Rename(args) => rename::execute(&args, global),
+            Self::Update(args) => update::execute(&args, global),
             Self::Rm(args) => rm::execute(&args, global),
         }
     }
@@ -343,6 +345,7 @@ pub(crate) const NAMES: &[&str] = &[
     "stats",
     "port",
     "rename",
+    "update",
     "rm",
     "build",
     "b",

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::exec::ExecRequest;
+use super::update::Changes;
 use crate::{Error, Result};
 
 pub(super) const SOCKET: &str = "control";
@@ -47,6 +48,7 @@ pub enum Ask {
     Network,
     /// The user namespace of its process rides on the answer, for one that is to share its network.
     UserNamespace,
+    Update(Box<Changes>),
     /// [`Answer::Ended`] when the container has ended for good.
     Wait,
 }

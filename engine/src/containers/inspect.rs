@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::catalog::Entry;
 use super::definition::{MountKind, MountPoint};
+use super::log::Keeping;
 use super::request::Restart;
 use super::state::Status;
 use crate::Result;
@@ -70,7 +71,7 @@ impl Entry {
         let request = &definition.request;
         json!({
             "Hostname": definition.hostname,
-            "Domainname": "",
+            "Domainname": request.domainname,
             "User": definition.user,
             "AttachStdin": request.interactive,
             "AttachStdout": true,
@@ -156,7 +157,7 @@ impl Entry {
         };
         json!({
             "Binds": binds,
-            "LogConfig": {"Type": "json-file", "Config": {}},
+            "LogConfig": {"Type": request.log.driver.name(), "Config": log_options(&request.log)},
             "NetworkMode": self.network_mode(),
             "PortBindings": bindings(request.publish.iter().map(|port| {
                 let outside = match port.host_ports {
@@ -195,6 +196,12 @@ impl Entry {
             "CgroupParent": limits.cgroup_parent.as_deref().unwrap_or_default(),
             "CpuShares": limits.cpu_shares.unwrap_or(0),
             "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
+            "CpuPeriod": limits.cpu_period.unwrap_or(0),
+            "CpuQuota": limits.cpu_quota.unwrap_or(0),
+            "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or_default(),
+            "CpusetMems": limits.cpuset_mems.as_deref().unwrap_or_default(),
+            "MemoryReservation": limits.memory_reservation.unwrap_or(0),
+            "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
             "Memory": memory,
             "MemorySwap": swap,
             "UsernsMode": match request.users {
@@ -334,6 +341,17 @@ fn bindings(
 }
 
 /// As they are written.
+/// As they are typed.
+fn log_options(keeping: &Keeping) -> Value {
+    match keeping.max_size {
+        Some(bytes) => json!({
+            "max-size": bytes.to_string(),
+            "max-file": keeping.max_file.to_string(),
+        }),
+        None => json!({}),
+    }
+}
+
 fn security_options(options: &SecurityOptions) -> Vec<String> {
     let given = [
         (options.no_new_privileges, "no-new-privileges"),

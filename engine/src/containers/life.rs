@@ -21,9 +21,9 @@ use super::catalog::{Catalog, Entry};
 use super::control::Answer;
 use super::control::frame::{Frames, Kind};
 use super::definition::Definition;
-use super::log::Log;
+use super::log::{Driver, Log};
 use super::output::Hub;
-use super::request::Restart;
+use super::request::{Restart, RunRequest};
 use super::state::{State, Status};
 use super::{files, health, neighbours, prepare, serve, time, volumes};
 use crate::error::with_causes;
@@ -63,6 +63,8 @@ pub(super) struct Now {
     neighbours: Vec<UnixStream>,
     /// What is to become of it when it ends.
     pub(super) asked: Asked,
+    /// Where it was changed since this process has it.
+    pub(super) request: Option<RunRequest>,
     /// Counts its starts.
     pub(super) starts: u64,
     /// It will not run any more.
@@ -163,6 +165,12 @@ impl Life {
         true
     }
 
+    /// What it was made by, and changed to since.
+    pub(super) fn request(&self) -> RunRequest {
+        let changed = self.now().request.clone();
+        changed.unwrap_or_else(|| self.definition.request.clone())
+    }
+
     pub(super) fn is_paused(&self) -> bool {
         self.now().state.status == Status::Paused
     }
@@ -213,6 +221,7 @@ impl Engine {
         let streams = Streams::of(&definition, &front);
         let log = match streams {
             Streams::Own => None,
+            _ if definition.request.log.driver == Driver::None => None,
             _ => Some(open_log(&catalog, &definition)?),
         };
         let hub = Arc::new(Hub::new(log, streams == Streams::Both));
@@ -302,7 +311,12 @@ impl Engine {
                 let runs = match now.asked {
                     Asked::Stop => false,
                     Asked::Restart => true,
-                    Asked::Nothing => match life.definition.request.restart {
+                    Asked::Nothing => match now
+                        .request
+                        .as_ref()
+                        .unwrap_or(&life.definition.request)
+                        .restart
+                    {
                         Restart::No => false,
                         Restart::Always | Restart::UnlessStopped => true,
                         Restart::OnFailure(most) => {
@@ -362,7 +376,12 @@ impl Engine {
         };
         let exec = {
             let life = Arc::clone(life);
-            brief(move || prepare::exec(&life.catalog, &life.definition, network)).await?
+            brief(move || {
+                let mut exec = prepare::exec(&life.catalog, &life.definition, network)?;
+                exec.limits = life.request().limits;
+                Ok::<_, Error>(exec)
+            })
+            .await?
         };
         let request = &life.definition.request;
         let started: Arc<Started> = Arc::default();
@@ -509,7 +528,7 @@ fn open_log(catalog: &Catalog, definition: &Definition) -> Result<Log> {
         .files
         .directory(&definition.id)?
         .join(super::log::FILE);
-    Log::open(&path).map_err(|source| Error::Io {
+    Log::open(&path, definition.request.log.clone()).map_err(|source| Error::Io {
         message: format!("cannot open `{}`", path.display()),
         source,
     })

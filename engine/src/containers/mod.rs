@@ -10,7 +10,8 @@
 //! * `life`: from the start to the last end, with restarts and probes (`health`); `serve`: answering meanwhile;
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
 //! * `neighbours`: how containers reach one another; `ports`: what of it the host can be spoken to for;
-//! * `output`, [`log`]: what it writes; `volumes`: what outlives it; `inspect`: all of it, as Docker shows it.
+//! * `output`, [`log`]: what it writes; `volumes`: what outlives it; `inspect`: all of it, as Docker shows it;
+//! * `update`: changing what it may use while it is there.
 //!
 //! [`Engine::create`]: crate::Engine::create
 //! [`Engine::live`]: crate::Engine::live
@@ -38,6 +39,7 @@ pub mod request;
 mod serve;
 mod state;
 pub mod time;
+mod update;
 mod volumes;
 
 pub use catalog::{Catalog, Entry};
@@ -51,6 +53,7 @@ pub use life::Front;
 pub use ports::Publish;
 pub use request::{Pull, Restart, RunRequest, Tmpfs, VolumeSource};
 pub use state::{Health, Probe, State, Status};
+pub use update::Changes;
 pub use volumes::{PrunedVolumes, Volume};
 
 /// The number of a signal: `9`, `KILL`, `SIGKILL`.

@@ -64,6 +64,7 @@ pub(super) fn exec(
         users: request.users_on_machine(),
         options: request.security.clone(),
         hostname: hostname.clone(),
+        domainname: of_network.request.domainname.clone(),
         hosts: hosts.clone(),
         dns: dns.clone(),
         limits: request.limits.clone(),

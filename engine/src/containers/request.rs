@@ -6,6 +6,7 @@ use rbuild_executor::spec::{self, Dns, Limits, SecurityOptions, Users};
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
+use super::log::Keeping;
 use super::ports::Publish;
 use crate::request::NetworkChoice;
 
@@ -30,6 +31,9 @@ pub struct RunRequest {
     pub user: Option<String>,
     pub workdir: Option<String>,
     pub hostname: Option<String>,
+    /// Empty: none.
+    #[serde(default)]
+    pub domainname: String,
     pub hosts: Vec<(String, String)>,
     #[serde(default)]
     pub dns: Dns,
@@ -55,6 +59,8 @@ pub struct RunRequest {
     #[serde(default)]
     pub publish_all: bool,
     pub limits: Limits,
+    #[serde(default)]
+    pub log: Keeping,
     pub read_only: bool,
     pub init: bool,
     /// The OCI runtime that makes the container, by its path; ours where there is none.

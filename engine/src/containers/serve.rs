@@ -20,6 +20,7 @@ use super::control::{self, Answer, Ask};
 use super::exec::ExecRequest;
 use super::life::{Asked, Life, exit_code};
 use super::state::Status;
+use super::update::update;
 use crate::{Error, Result};
 
 /// Where nothing else is said, so long a container has between the stop signal and `KILL`.
@@ -147,6 +148,7 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             Ok(usage) => Answer::Usage(usage),
             Err(message) => failed(message),
         }),
+        Ask::Update(changes) => say(&done(update(life, &changes))),
         Ask::Network => life.give_line(stream),
         Ask::UserNamespace => match rbuild_executor::host::user_namespace() {
             Ok(namespace) => wire::send(stream.as_fd(), &Answer::Done, &[namespace.as_fd()]),

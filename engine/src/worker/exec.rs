@@ -121,6 +121,7 @@ impl Worker {
             },
             users: self.settings.users,
             hostname: HOSTNAME.to_owned(),
+            domainname: String::new(),
             hosts: op.hosts.clone(),
             dns: Dns::default(),
             limits: self.settings.limits.clone(),

@@ -3,6 +3,7 @@
 
 mod leftovers;
 mod live;
+mod setting;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 pub use live::Usage;
 pub(super) use live::{freeze, processes_with, usage};
+pub(super) use setting::change;
+use setting::{Setting, settings};
 
 use super::ExecError;
 use super::plan::CgroupView;
@@ -38,9 +41,6 @@ const LEGACY: [&str; 14] = [
     "rdma",
 ];
 
-/// Of a processor's time, in microseconds.
-const PERIOD: u64 = 100_000;
-
 /// The directories of one command's cgroup. Dropping it removes them; its processes must have ended.
 #[derive(Debug, Default)]
 pub(super) struct Cgroup {
@@ -51,73 +51,8 @@ pub(super) struct Cgroup {
     views: Vec<CgroupView>,
 }
 
-/// A value to write, by controller.
-#[derive(Debug, PartialEq, Eq)]
-struct Setting {
-    controller: &'static str,
-    unified: (&'static str, String),
-    legacy: (&'static str, String),
-}
-
 /// Of a command that asks for nothing else: enough for any build, too few to take the machine down.
 const DEFAULT_PIDS: u64 = 4096;
-
-/// What is to be written for some limits.
-fn settings(limits: &Limits) -> Vec<Setting> {
-    let mut settings = Vec::new();
-    let mut add = |controller, unified: (&'static str, String), legacy: (&'static str, String)| {
-        settings.push(Setting {
-            controller,
-            unified,
-            legacy,
-        });
-    };
-    if let Some(memory) = limits.memory {
-        add(
-            "memory",
-            ("memory.max", memory.to_string()),
-            ("memory.limit_in_bytes", memory.to_string()),
-        );
-        add(
-            "memory",
-            ("memory.oom.group", "1".into()),
-            ("", String::new()),
-        );
-        // As much swap as memory where nothing is said, as elsewhere.
-        let total = limits.memory_swap.unwrap_or(memory.saturating_mul(2));
-        add(
-            "memory",
-            ("memory.swap.max", total.saturating_sub(memory).to_string()),
-            ("memory.memsw.limit_in_bytes", total.to_string()),
-        );
-    }
-    if let Some(cpus) = limits.cpus {
-        let quota = ((cpus * PERIOD as f64) as u64).max(1000);
-        add(
-            "cpu",
-            ("cpu.max", format!("{quota} {PERIOD}")),
-            ("cpu.cfs_quota_us", quota.to_string()),
-        );
-    }
-    if let Some(shares) = limits.cpu_shares {
-        let shares = shares.clamp(2, 262_144);
-        // 2..262144 onto 1..10000, as everybody does.
-        let weight = 1 + (shares - 2) * 9999 / 262_142;
-        add(
-            "cpu",
-            ("cpu.weight", weight.to_string()),
-            ("cpu.shares", shares.to_string()),
-        );
-    }
-    if let Some(pids) = limits.pids.filter(|pids| *pids != u64::MAX) {
-        add(
-            "pids",
-            ("pids.max", pids.to_string()),
-            ("pids.max", pids.to_string()),
-        );
-    }
-    settings
-}
 
 impl Cgroup {
     /// Makes it, with its limits. The descriptors are what a process joins by. `None` where none is asked for and this
@@ -134,7 +69,9 @@ impl Cgroup {
             pids: Some(DEFAULT_PIDS),
             ..limits.clone()
         };
-        let shown = limits.memory.is_some() || limits.cpus.is_some() || limits.cpu_shares.is_some();
+        let shown = settings(limits)
+            .iter()
+            .any(|setting| setting.controller != "pids");
         let made = Self::make_asked(&usual, accounted);
         if let Ok(made) = made {
             return Ok(made.map(|(mut cgroup, joined)| {
@@ -158,41 +95,7 @@ impl Cgroup {
         if settings.is_empty() && limits.cgroup_parent.is_none() && !accounted {
             return Ok(None);
         }
-        let hierarchies =
-            Hierarchies::read().map_err(|error| setup("find the cgroup file systems", error))?;
-        let mut cgroup = Self::default();
-        let mut places: Vec<(&str, Place)> = Vec::new();
-        let name = unique_name();
-        for setting in &settings {
-            if !places.iter().any(|(known, _)| *known == setting.controller) {
-                let place = hierarchies
-                    .place(setting.controller, limits.cgroup_parent.as_deref(), &name)
-                    .map_err(|error| missing(setting.controller, error))?;
-                if !cgroup.directories.contains(&place.directory) {
-                    cgroup.directories.push(place.directory.clone());
-                    cgroup.views.push(place.view.clone());
-                }
-                places.push((setting.controller, place));
-            }
-        }
-        if settings.is_empty() && limits.cgroup_parent.is_some() {
-            let place = hierarchies
-                .place("pids", limits.cgroup_parent.as_deref(), &name)
-                .map_err(|error| missing("pids", error))?;
-            cgroup.directories.push(place.directory);
-        }
-        if accounted {
-            cgroup.account(&hierarchies, limits.cgroup_parent.as_deref(), &name);
-        }
-        for setting in &settings {
-            let Some((_, place)) = places
-                .iter()
-                .find(|(known, _)| *known == setting.controller)
-            else {
-                continue;
-            };
-            cgroup.apply(setting, place)?;
-        }
+        let cgroup = Self::with(&settings, limits.cgroup_parent.as_deref(), accounted)?;
         if cgroup.directories.is_empty() {
             return Ok(None);
         }
@@ -201,20 +104,76 @@ impl Cgroup {
         Ok(Some((cgroup, joined)))
     }
 
-    /// A cgroup around processes that run already; `processes` is asked until there are no others.
-    pub(super) fn around(processes: impl Fn() -> io::Result<Vec<u32>>) -> Result<Self, ExecError> {
+    /// Makes the directories that these take, with what is to be written.
+    fn with(
+        settings: &[Setting],
+        parent: Option<&str>,
+        accounted: bool,
+    ) -> Result<Self, ExecError> {
+        let hierarchies =
+            Hierarchies::read().map_err(|error| setup("find the cgroup file systems", error))?;
+        let mut cgroup = Self::default();
+        let mut places: Vec<(&str, Place)> = Vec::new();
+        let name = unique_name();
+        for setting in settings {
+            if !places.iter().any(|(known, _)| *known == setting.controller) {
+                let place = hierarchies
+                    .place(setting.controller, parent, &name)
+                    .map_err(|error| missing(setting.controller, error))?;
+                if !cgroup.directories.contains(&place.directory) {
+                    cgroup.directories.push(place.directory.clone());
+                    cgroup.views.push(place.view.clone());
+                }
+                places.push((setting.controller, place));
+            }
+        }
+        if settings.is_empty() && parent.is_some() {
+            let place = hierarchies
+                .place("pids", parent, &name)
+                .map_err(|error| missing("pids", error))?;
+            cgroup.directories.push(place.directory);
+        }
+        if accounted {
+            cgroup.account(&hierarchies, parent, &name);
+        }
+        for setting in settings {
+            let Some((_, place)) = places
+                .iter()
+                .find(|(known, _)| *known == setting.controller)
+            else {
+                continue;
+            };
+            cgroup.apply(setting, place)?;
+        }
+        Ok(cgroup)
+    }
+
+    /// A cgroup around processes that run already, with limits of these controllers or to halt them; `processes` is
+    /// asked until there are no others.
+    pub(super) fn around(
+        limits: Option<(Vec<&'static str>, &Limits)>,
+        processes: impl Fn() -> io::Result<Vec<u32>>,
+    ) -> Result<Self, ExecError> {
         let failed = |error: io::Error| {
             let step = "make a cgroup for the container (as root it needs a writable /sys/fs/cgroup; otherwise the session manager must delegate it)";
             setup(step, error)
         };
-        let hierarchies = Hierarchies::read().map_err(failed)?;
-        let directory = hierarchies.freezer(None, &unique_name()).map_err(failed)?;
-        let cgroup = Self {
-            directories: vec![directory.clone()],
-            kills: None,
-            views: Vec::new(),
+        let cgroup = match limits {
+            Some((controllers, limits)) => {
+                let mut settings = settings(limits);
+                settings.retain(|setting| controllers.contains(&setting.controller));
+                Self::with(&settings, limits.cgroup_parent.as_deref(), false)?
+            }
+            None => Self {
+                directories: vec![
+                    Hierarchies::read()
+                        .and_then(|hierarchies| hierarchies.freezer(None, &unique_name()))
+                        .map_err(failed)?,
+                ],
+                kills: None,
+                views: Vec::new(),
+            },
         };
-        let door = directory.join("cgroup.procs");
         let mut moved: Vec<u32> = Vec::new();
         loop {
             let mut all = processes().map_err(failed)?;
@@ -223,10 +182,12 @@ impl Cgroup {
                 return Ok(cgroup);
             }
             for pid in all {
-                match write(&door, &pid.to_string()) {
-                    // It ended meanwhile.
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                    result => result.map_err(failed)?,
+                for directory in &cgroup.directories {
+                    match write(&directory.join("cgroup.procs"), &pid.to_string()) {
+                        // It ended meanwhile.
+                        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                        result => result.map_err(failed)?,
+                    }
                 }
                 moved.push(pid);
             }
@@ -258,14 +219,6 @@ impl Cgroup {
     }
 
     fn apply(&mut self, setting: &Setting, place: &Place) -> Result<(), ExecError> {
-        let (file, value) = if place.unified {
-            &setting.unified
-        } else {
-            &setting.legacy
-        };
-        if file.is_empty() {
-            return Ok(());
-        }
         if setting.controller == "memory" {
             let counter = if place.unified {
                 "memory.events"
@@ -274,12 +227,8 @@ impl Cgroup {
             };
             self.kills = Some(place.directory.join(counter));
         }
-        match write(&place.directory.join(file), value) {
-            Ok(()) => Ok(()),
-            // Kernels without accounting of swap: then nothing is swapped beyond what is limited by others.
-            Err(error) if file.contains("sw") && error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(setup(format!("set the limit {file} to {value}"), error)),
-        }
+        let written = setting.write(&place.directory, place.unified);
+        written.map_err(|error| setting.cannot(place.unified, error))
     }
 
     /// Whether the kernel killed something in it for its memory limit.
@@ -579,24 +528,6 @@ fn is_ours(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn limits_become_settings() {
-        let limits = Limits {
-            memory: Some(64 << 20),
-            cpus: Some(1.5),
-            cpu_shares: Some(1024),
-            pids: Some(32),
-            ..Limits::default()
-        };
-        let written: Vec<String> = settings(&limits)
-            .into_iter()
-            .map(|setting| format!("{}={}", setting.unified.0, setting.unified.1))
-            .collect();
-        let expected = "memory.max=67108864 memory.oom.group=1 memory.swap.max=67108864 cpu.max=150000 100000 cpu.weight=39 pids.max=32";
-        assert_eq!(written.join(" "), expected);
-        assert!(settings(&Limits::default()).is_empty());
-    }
 
     #[test]
     fn hierarchies_are_found() {

@@ -209,6 +209,7 @@ fn become_command(
     }
 
     rustix::system::sethostname(task.hostname.as_bytes()).step("set the host name")?;
+    set_domainname(task)?;
     set_limits(task)?;
     let ready = Report::Ready { stubs, parents };
     match &master {
@@ -238,6 +239,15 @@ pub(super) fn die_with_parent() -> Result<()> {
 
 /// Into its cgroups first, so that they are the root of the cgroup namespace.
 fn join_cgroups(task: &Task, descriptors: &Descriptors) -> Result<()> {
+    if let (Some(score), None) = (task.oom_score_adj, task.spared_from_outside()) {
+        // Such files of a process that is not dumpable are nobody's. There is nobody inside yet who could look.
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let step = || format!("set oom_score_adj to {score}");
+        set_dumpable_behavior(DumpableBehavior::Dumpable).step(step())?;
+        let set = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step())?;
+        set.step(step())?;
+    }
     for slot in &task.cgroups {
         rustix::io::write(descriptors.get(*slot)?, b"0").step("join the cgroup")?;
     }
@@ -501,6 +511,13 @@ fn make_root_read_only() -> Result<()> {
     )
     .step("open the root")?;
     mounts::restrict(root.as_fd(), false, READ_ONLY).step("make the root read-only")
+}
+
+pub(super) fn set_domainname(task: &Task) -> Result<()> {
+    if task.domainname.is_empty() {
+        return Ok(());
+    }
+    rustix::system::setdomainname(task.domainname.as_bytes()).step("set the domain name")
 }
 
 pub(super) fn set_limits(task: &Task) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::Executor;
 use crate::host::Host;
 use crate::mapped::Mapped;
 use crate::overlay::{self, Below, Durability};
-use crate::spec::{Exec, Exit, Stdio};
+use crate::spec::{Exec, Exit, Limits, Stdio};
 
 /// Where what a command writes ends up.
 #[derive(Debug)]
@@ -84,17 +84,24 @@ struct Inner {
     pidfd: OwnedFd,
     pid: u32,
     task: Task,
-    cgroup: Mutex<Cgroups>,
+    cgroups: Mutex<Cgroups>,
     /// Where no cgroup halts it.
     halted: Mutex<Option<Halted>>,
 }
 
 #[derive(Debug)]
-enum Cgroups {
+struct Cgroups {
     /// That the container was started in: directories that whoever waits for it removes.
-    Known(Vec<PathBuf>),
-    /// Made when somebody wanted to halt the container.
-    Later(Cgroup),
+    first: Vec<PathBuf>,
+    /// Made since, to halt the container or to limit it.
+    later: Vec<Cgroup>,
+}
+
+impl Cgroups {
+    fn directories(&self) -> Vec<PathBuf> {
+        let later = self.later.iter().flat_map(Cgroup::directories);
+        self.first.iter().chain(later).cloned().collect()
+    }
 }
 
 impl Executor {
@@ -119,12 +126,13 @@ impl Executor {
                     pid: crate::sys::pid_of(pidfd.as_fd())?,
                     pidfd,
                     task: started.task.clone(),
-                    cgroup: Mutex::new(Cgroups::Known(
-                        started
+                    cgroups: Mutex::new(Cgroups {
+                        first: started
                             .cgroup
                             .as_ref()
                             .map_or_else(Vec::new, |cgroup| cgroup.directories().to_vec()),
-                    )),
+                        later: Vec::new(),
+                    }),
                     halted: Mutex::new(None),
                 }),
             })
@@ -322,10 +330,7 @@ impl Handle {
         let root = self
             .root()
             .map_err(|error| setup("enter the container, which has ended", error))?;
-        let cgroups = match &*self.cgroups() {
-            Cgroups::Known(directories) => directories.clone(),
-            Cgroups::Later(cgroup) => cgroup.directories().to_vec(),
-        };
+        let cgroups = self.cgroups().directories();
         let inner = &self.inner;
         let seen = self
             .representative()
@@ -348,15 +353,11 @@ impl Handle {
             return Ok(());
         }
         let mut cgroups = self.cgroups();
-        let result = match &*cgroups {
-            Cgroups::Known(directories) => super::cgroup::freeze(directories, frozen),
-            Cgroups::Later(cgroup) => super::cgroup::freeze(cgroup.directories(), frozen),
-        };
-        match result {
+        match super::cgroup::freeze(&cgroups.directories(), frozen) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => return result.map_err(|error| setup("halt the container", error)),
         }
-        let cgroup = match Cgroup::around(|| self.processes()) {
+        let cgroup = match Cgroup::around(None, || self.processes()) {
             Err(_) if frozen => {
                 let all = Halted::all(|| self.processes());
                 *halted = Some(all.map_err(|error| setup("halt the container", error))?);
@@ -366,7 +367,18 @@ impl Handle {
         };
         super::cgroup::freeze(cgroup.directories(), frozen)
             .map_err(|error| setup("halt the container", error))?;
-        *cgroups = Cgroups::Later(cgroup);
+        cgroups.later.push(cgroup);
+        Ok(())
+    }
+
+    /// Holds it to other limits from now on: those that its cgroups hold.
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), ExecError> {
+        let mut cgroups = self.cgroups();
+        let missing = super::cgroup::change(&cgroups.directories(), limits)?;
+        if !missing.is_empty() {
+            let cgroup = Cgroup::around(Some((missing, limits)), || self.processes())?;
+            cgroups.later.push(cgroup);
+        }
         Ok(())
     }
 
@@ -381,24 +393,19 @@ impl Handle {
 
     /// What it uses now.
     pub fn usage(&self) -> io::Result<Usage> {
-        let directories = match &*self.cgroups() {
-            Cgroups::Known(directories) => directories.clone(),
-            Cgroups::Later(_) => Vec::new(),
-        };
+        // What was made later has not counted from the beginning.
+        let directories = self.cgroups().first.clone();
         super::cgroup::usage(&directories, &self.processes()?)
     }
 
     /// What whoever finds the container's process killed has to remove.
     pub fn cgroups_to_remove(&self) -> Vec<PathBuf> {
-        match &*self.cgroups() {
-            Cgroups::Known(directories) => directories.clone(),
-            Cgroups::Later(cgroup) => cgroup.directories().to_vec(),
-        }
+        self.cgroups().directories()
     }
 
     fn cgroups(&self) -> std::sync::MutexGuard<'_, Cgroups> {
         self.inner
-            .cgroup
+            .cgroups
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -83,6 +83,8 @@ impl Command {
 pub(super) struct Task {
     pub(super) command: Command,
     pub(super) hostname: String,
+    /// Empty: it stays.
+    pub(super) domainname: String,
     pub(super) network: Network,
     /// A detached mount.
     pub(super) root: Slot,
@@ -93,6 +95,8 @@ pub(super) struct Task {
     pub(super) mounts: Vec<Mount>,
     pub(super) shm_size: u64,
     pub(super) limits: Vec<ResourceLimit>,
+    /// How willingly the kernel kills it when memory is short.
+    pub(super) oom_score_adj: Option<i16>,
     /// Mask of capabilities that uid 0 gets and that bound everybody.
     pub(super) capabilities: u64,
     pub(super) filter: Option<Filter>,
@@ -170,6 +174,12 @@ impl Task {
             Some(_) => super::bare::first::END,
             None => rustix::process::Signal::KILL,
         }
+    }
+
+    /// [`Task::oom_score_adj`] where it cannot say so itself: in a user namespace nobody may be spared.
+    pub(super) fn spared_from_outside(&self) -> Option<i16> {
+        let outside = self.privilege == crate::host::Privilege::Root && !self.machines_root;
+        self.oom_score_adj.filter(|score| outside && *score < 0)
     }
 
     /// Whether devices are made for it.

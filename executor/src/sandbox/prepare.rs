@@ -163,6 +163,7 @@ pub(super) fn prepare(
     let task = Task {
         command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
+        domainname: exec.domainname,
         network,
         root,
         read_only_root: exec.read_only_root,
@@ -170,6 +171,7 @@ pub(super) fn prepare(
         mounts,
         shm_size: exec.limits.shm_size.unwrap_or(DEFAULT_SHM),
         limits: limits(&exec.limits.ulimits)?,
+        oom_score_adj: exec.limits.oom_score_adj,
         capabilities,
         filter: (!unfiltered || devices != Devices::Kernel).then_some(Filter {
             capabilities,
@@ -603,7 +605,11 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 const IP6_NAMES: &str = "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 pub(super) fn hosts(exec: &Exec) -> Vec<u8> {
-    let hostname = &exec.hostname;
+    // By both names, the full one first.
+    let hostname = match exec.domainname.as_str() {
+        "" => exec.hostname.clone(),
+        domain => format!("{name}.{domain} {name}", name = exec.hostname),
+    };
     let address = private_address(&exec.network);
     let private = address.is_some();
     // In a network of its own, a host is known by its address there.

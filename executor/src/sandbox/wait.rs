@@ -194,10 +194,15 @@ pub(super) fn start(
     let pidfd = host
         .spawn(inside, &Order::sandbox(&task, leaves), &borrowed, leaves)
         .map_err(|error| setup("start a process in new namespaces", error))?;
+    let session = Session::new(pidfd, task.end());
+    if let Some(score) = task.spared_from_outside() {
+        spare(&session, score)
+            .map_err(|error| setup(format!("set oom_score_adj to {score}"), error))?;
+    }
     let program = task.command.program();
     task.mounts.clear();
     Ok(Started {
-        session: Session::new(pidfd, task.end()),
+        session,
         status,
         identity,
         cgroup,
@@ -208,6 +213,12 @@ pub(super) fn start(
         program,
         task,
     })
+}
+
+/// Before the sandbox has a command: that takes it longer.
+fn spare(session: &Session, score: i16) -> io::Result<()> {
+    let pid = crate::sys::pid_of(session.pidfd()?.as_fd())?;
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
 }
 
 /// What the reports said.

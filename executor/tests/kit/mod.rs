@@ -293,6 +293,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         security: Security::Sandbox,
         users: Users::Own,
         hostname: "rbuild".to_owned(),
+        domainname: String::new(),
         hosts: Vec::new(),
         dns: rbuild_executor::spec::Dns::default(),
         limits: Limits::default(),

@@ -83,7 +83,21 @@ pub(crate) fn limits(kit: &Kit) -> Outcome {
     )?;
     let mut exec = shell("df -k /dev/shm | tail -n1 | tr -s ' ' | cut -d' ' -f2");
     exec.limits.shm_size = Some(8 << 20);
-    equal(&kit.exec(Some(&kit.base), exec).ok()?.stdout, "8192\n")
+    equal(&kit.exec(Some(&kit.base), exec).ok()?.stdout, "8192\n")?;
+    let with_score = |score| {
+        let mut exec = shell("cat /proc/self/oom_score_adj");
+        exec.limits.oom_score_adj = Some(score);
+        kit.exec(Some(&kit.base), exec)
+    };
+    equal(&with_score(600).ok()?.stdout, "600\n")?;
+    // Whether the kernel lets this process spare anything at all: it may be root without the capability.
+    let own = "/proc/self/oom_score_adj";
+    let before = std::fs::read_to_string(own)?;
+    if std::fs::write(own, "-100").is_err() {
+        return kit.skip("sparing a command", "this user may spare nothing");
+    }
+    std::fs::write(own, before.trim())?;
+    equal(&with_score(-100).ok()?.stdout, "-100\n")
 }
 
 pub(crate) fn cgroups(kit: &Kit) -> Outcome {

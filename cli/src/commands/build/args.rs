@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::values::LimitArgs;
+use crate::limits::LimitArgs;
 
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]

@@ -1,11 +1,9 @@
 //! `rbuild logs`.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Seek as _};
 
 use rbuild_engine::containers::Entry;
-use rbuild_engine::containers::log::Line;
+use rbuild_engine::containers::log::{Driver, Line, Reader};
 
 use super::wait::Changes;
 use crate::error::{Error, Result};
@@ -58,20 +56,20 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
     );
     let mut entry = super::catalog(global)?.find(&args.container)?;
     let path = entry.log()?;
-    let mut file = match File::open(&path) {
-        Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return without_log(&entry);
-        }
-        Err(error) => return Err(Error::io("read", &path, error)),
+    let opened = Reader::open(&path).map_err(|error| Error::io("read", &path, error))?;
+    let Some(mut log) = opened else {
+        return without_log(&entry);
+    };
+    let mut next = || {
+        let line = log.next_line();
+        line.map_err(|error| Error::io("read", &path, error))
     };
     let wanted = |line: &Line| {
         since.as_ref().is_none_or(|since| line.time >= *since)
             && until.as_ref().is_none_or(|until| line.time < *until)
     };
     let mut last: VecDeque<Line> = VecDeque::new();
-    let mut partial = String::new();
-    while let Some(line) = next(&mut file, &mut partial, &path)? {
+    while let Some(line) = next()? {
         if !wanted(&line) {
             continue;
         }
@@ -95,7 +93,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
     loop {
         // Asked before the last look, so that nothing is missed.
         let alive = entry.refresh().is_ok() && entry.state.status.is_alive();
-        while let Some(line) = next(&mut file, &mut partial, &path)? {
+        while let Some(line) = next()? {
             if until.as_ref().is_some_and(|until| line.time >= *until) {
                 return Ok(Exit::Success);
             }
@@ -110,33 +108,6 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
     }
 }
 
-/// The next whole line; what of one is there already waits in `partial`.
-fn next(
-    file: &mut BufReader<File>,
-    partial: &mut String,
-    path: &std::path::Path,
-) -> Result<Option<Line>> {
-    loop {
-        let length = file
-            .read_line(partial)
-            .map_err(|error| Error::io("read", path, error))?;
-        if length == 0 {
-            // More may come.
-            file.stream_position()
-                .map_err(|error| Error::io("read", path, error))?;
-            return Ok(None);
-        }
-        if !partial.ends_with('\n') {
-            return Ok(None);
-        }
-        let text = std::mem::take(partial);
-        // What a crash tore is left out.
-        if let Ok(line) = serde_json::from_str(&text) {
-            return Ok(Some(line));
-        }
-    }
-}
-
 fn show(line: &Line, timestamps: bool) {
     let mut text = String::new();
     if timestamps {
@@ -148,6 +119,12 @@ fn show(line: &Line, timestamps: bool) {
 }
 
 fn without_log(entry: &Entry) -> Result<Exit> {
+    if entry.definition.request.log.driver == Driver::None {
+        return Err(Error::failed(format!(
+            "no output of `{}` is kept: it was made with --log-driver none",
+            entry.name
+        )));
+    }
     if entry.definition.request.remove && entry.state.status.is_alive() {
         return Err(Error::failed(format!(
             "the output of `{}` went to the terminal that it was started from: containers in the foreground with --rm keep none",

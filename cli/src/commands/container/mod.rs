@@ -18,6 +18,7 @@ pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod update;
 pub(crate) mod wait;
 
 use rbuild_engine::containers::{Catalog, Entry};

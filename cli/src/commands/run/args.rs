@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::values::LimitArgs;
+use crate::limits::LimitArgs;
 
 /// Run a command in a container of an image
 #[derive(Debug, clap::Args)]
@@ -79,6 +79,9 @@ pub(crate) struct ContainerArgs {
     /// The host name
     #[arg(short = 'h', long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,
+    /// The host's domain: the NIS domain name, and the full name in /etc/hosts
+    #[arg(long, value_name = "NAME")]
+    pub(crate) domainname: Option<String>,
     /// A line of /etc/hosts
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
@@ -135,12 +138,9 @@ pub(crate) struct ContainerArgs {
     pub(crate) userns: Option<String>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
-    /// Memory and swap together; -1 is no limit
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    pub(crate) memory_swap: Option<String>,
-    /// Relative weight of processor time
-    #[arg(long, value_name = "N")]
-    pub(crate) cpu_shares: Option<u64>,
+    /// How willingly the kernel kills it when memory is short: -1000 (never; root only) to 1000
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-1000..=1000))]
+    pub(crate) oom_score_adj: Option<i16>,
     /// The volumes of another container, CONTAINER[:ro]
     #[arg(long, value_name = "CONTAINER")]
     pub(crate) volumes_from: Vec<String>,
@@ -153,6 +153,12 @@ pub(crate) struct ContainerArgs {
     /// Tell that the command listens on a port
     #[arg(long, value_name = "PORT")]
     pub(crate) expose: Vec<String>,
+    /// Where output is kept: json-file, local (the same, at most 100 MB) or none
+    #[arg(long, value_name = "DRIVER")]
+    pub(crate) log_driver: Option<String>,
+    /// max-size=SIZE of a file of output, and max-file=N, how many of them are kept
+    #[arg(long, value_name = "K=V")]
+    pub(crate) log_opt: Vec<String>,
     /// What becomes of the container when it ends: no, on-failure[:N], always, unless-stopped
     #[arg(long, value_name = "POLICY")]
     pub(crate) restart: Option<String>,

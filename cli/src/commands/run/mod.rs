@@ -6,6 +6,7 @@ pub(super) mod behind;
 mod cidfile;
 pub(crate) mod environment;
 mod labels;
+mod logs;
 mod mounts;
 mod ports;
 pub(crate) mod request;

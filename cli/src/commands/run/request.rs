@@ -6,7 +6,7 @@ use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
 use super::args::ContainerArgs;
-use super::{environment, labels, mounts, ports, runtime, security};
+use super::{environment, labels, logs, mounts, ports, runtime, security};
 use crate::error::{Error, Result};
 use crate::{render, stdio, values};
 
@@ -15,25 +15,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     let image = command.next().unwrap_or_default();
     let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
     let mut limits = args.limits.limits()?;
-    limits.memory_swap = match args.memory_swap.as_deref() {
-        None | Some("0") => None,
-        Some("-1") => Some(u64::MAX),
-        Some(text) => Some(values::size("--memory-swap", text)?),
-    };
-    match (limits.memory, limits.memory_swap) {
-        (None, Some(total)) if total != u64::MAX => {
-            return Err(Error::usage(
-                "--memory-swap counts memory and swap together: it needs --memory",
-            ));
-        }
-        (Some(memory), Some(total)) if total < memory => {
-            return Err(Error::usage(
-                "--memory-swap counts memory and swap together: it cannot be below --memory",
-            ));
-        }
-        _ => {}
-    }
-    limits.cpu_shares = args.cpu_shares;
+    limits.oom_score_adj = args.oom_score_adj;
     let mut dns = Vec::new();
     for text in &args.dns {
         let address: std::net::IpAddr = text
@@ -104,6 +86,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         user: args.user.clone().filter(|user| !user.is_empty()),
         workdir: args.workdir.clone(),
         hostname: args.hostname.clone().filter(|name| !name.is_empty()),
+        domainname: args.domainname.clone().unwrap_or_default(),
         hosts: values::hosts(&args.add_host)?,
         dns: Dns {
             servers: dns,
@@ -129,6 +112,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         publish: if on_host { Vec::new() } else { publish },
         publish_all: args.publish_all && !on_host,
         limits,
+        log: logs::read(args.log_driver.as_deref(), &args.log_opt)?,
         read_only: args.read_only,
         init: args.init,
         runtime: args.runtime.as_deref().map_or(Ok(None), runtime::find)?,
@@ -197,7 +181,7 @@ fn pull(text: Option<&str>) -> Result<Pull> {
 }
 
 /// `no`, `on-failure[:N]`, `always`, `unless-stopped`
-fn restart(text: Option<&str>) -> Result<Restart> {
+pub(crate) fn restart(text: Option<&str>) -> Result<Restart> {
     let text = text.unwrap_or("no");
     let bad = || {
         Error::usage(format!("--restart `{text}`: there is no such policy"))

@@ -207,6 +207,7 @@ pub(super) fn prepare(
     let task = Task {
         command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
+        domainname: String::new(),
         network: plan::Network::Host,
         root: 0,
         read_only_root: false,
@@ -214,6 +215,7 @@ pub(super) fn prepare(
         mounts: Vec::new(),
         shm_size: 0,
         limits: prepare::limits(&exec.limits.ulimits)?,
+        oom_score_adj: exec.limits.oom_score_adj,
         capabilities,
         filter: Some(Filter {
             capabilities,

@@ -36,6 +36,8 @@ type Result<T> = std::result::Result<T, Stop>;
 pub(super) fn run(task: &Task, runtime: &Path, descriptors: &Descriptors) -> Result<Infallible> {
     let status = descriptors.get(task.status)?;
     let bundle = Bundle::make(task, runtime, descriptors)?;
+    // The runtime's namespace begins with it. The field of config.json is younger than many runtimes.
+    child::set_domainname(task)?;
     for (path, value) in task
         .sysctls
         .iter()

@@ -1,0 +1,44 @@
+//! `rbuild update`.
+
+use rbuild_engine::containers::Changes;
+
+use crate::commands::run::request;
+use crate::error::{Error, Result};
+use crate::exit::Exit;
+use crate::global::GlobalArgs;
+use crate::limits::CgroupArgs;
+
+/// Change what containers may use, and whether they are started again, while they run
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    limits: CgroupArgs,
+    /// What becomes of the containers when they end: no, on-failure[:N], always, unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<String>,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+pub(crate) fn execute(args: &UpdateArgs, global: &GlobalArgs) -> Result<Exit> {
+    let changes = Changes {
+        limits: args.limits.limits()?,
+        restart: match args.restart.as_deref() {
+            None => None,
+            text => Some(request::restart(text)?),
+        },
+    };
+    if changes == Changes::default() {
+        return Err(Error::usage(
+            "nothing is to be changed: give a limit, or --restart",
+        ));
+    }
+    Ok(super::each(
+        &super::catalog(global)?,
+        &args.containers,
+        |entry| {
+            entry.update(&changes)?;
+            Ok(())
+        },
+    ))
+}

@@ -1,0 +1,233 @@
+//! Limits as what is written into files of cgroups, in either version.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::write;
+use crate::sandbox::ExecError;
+use crate::sandbox::prepare::setup;
+use crate::spec::Limits;
+
+/// Of a processor's time, in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// A value to write, by controller.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) controller: &'static str,
+    unified: (&'static str, String),
+    legacy: (&'static str, String),
+}
+
+/// What is to be written for some limits.
+pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let mut add = |controller, unified: (&'static str, String), legacy: (&'static str, String)| {
+        settings.push(Setting {
+            controller,
+            unified,
+            legacy,
+        });
+    };
+    if let Some(memory) = limits.memory {
+        add(
+            "memory",
+            ("memory.max", memory.to_string()),
+            ("memory.limit_in_bytes", memory.to_string()),
+        );
+        add(
+            "memory",
+            ("memory.oom.group", "1".into()),
+            ("", String::new()),
+        );
+        // As much swap as memory where nothing is said, as elsewhere.
+        let total = limits.memory_swap.unwrap_or(memory.saturating_mul(2));
+        add(
+            "memory",
+            ("memory.swap.max", total.saturating_sub(memory).to_string()),
+            ("memory.memsw.limit_in_bytes", total.to_string()),
+        );
+    }
+    if let Some(reserved) = limits.memory_reservation {
+        add(
+            "memory",
+            ("memory.low", reserved.to_string()),
+            ("memory.soft_limit_in_bytes", reserved.to_string()),
+        );
+    }
+    let quota = match limits.cpus {
+        Some(cpus) => Some(((cpus * PERIOD as f64) as u64).max(1000)),
+        None => limits.cpu_quota,
+    };
+    if quota.is_some() || limits.cpu_period.is_some() {
+        let period = limits.cpu_period.unwrap_or(PERIOD);
+        let of_period = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+        add(
+            "cpu",
+            ("cpu.max", format!("{of_period} {period}")),
+            ("cpu.cfs_period_us", period.to_string()),
+        );
+        if let Some(quota) = quota {
+            add(
+                "cpu",
+                ("", String::new()),
+                ("cpu.cfs_quota_us", quota.to_string()),
+            );
+        }
+    }
+    if limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some() {
+        // With version 1 nothing can be in a new one before both are said; empty: those above it.
+        for (file, list) in [
+            ("cpuset.cpus", &limits.cpuset_cpus),
+            ("cpuset.mems", &limits.cpuset_mems),
+        ] {
+            let list = list.clone().unwrap_or_default();
+            add("cpuset", (file, list.clone()), (file, list));
+        }
+    }
+    if let Some(shares) = limits.cpu_shares {
+        let shares = shares.clamp(2, 262_144);
+        // 2..262144 onto 1..10000, as everybody does.
+        let weight = 1 + (shares - 2) * 9999 / 262_142;
+        add(
+            "cpu",
+            ("cpu.weight", weight.to_string()),
+            ("cpu.shares", shares.to_string()),
+        );
+    }
+    if let Some(pids) = limits.pids.filter(|pids| *pids != u64::MAX) {
+        add(
+            "pids",
+            ("pids.max", pids.to_string()),
+            ("pids.max", pids.to_string()),
+        );
+    }
+    settings
+}
+
+/// Writes limits into cgroups that something is in already. Returns the controllers of which there is none.
+pub(in crate::sandbox) fn change(
+    directories: &[PathBuf],
+    limits: &Limits,
+) -> Result<Vec<&'static str>, ExecError> {
+    let mut settings = settings(limits);
+    if limits.pids == Some(u64::MAX) {
+        let unlimited = ("pids.max", "max".to_owned());
+        settings.push(Setting {
+            controller: "pids",
+            unified: unlimited.clone(),
+            legacy: unlimited,
+        });
+    }
+    let mut missing = Vec::new();
+    let mut refused = Vec::new();
+    for setting in &settings {
+        let controller = setting.controller;
+        let Some((directory, unified)) = home(directories, controller) else {
+            if limits.pids != Some(u64::MAX) || controller != "pids" {
+                missing.push(controller);
+            }
+            continue;
+        };
+        match setting.write(directory, unified) {
+            // Together with swap it may not be below memory alone: one may have to wait for the other.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                refused.push((setting, directory, unified));
+            }
+            result => result.map_err(|error| setting.cannot(unified, error))?,
+        }
+    }
+    for (setting, directory, unified) in refused {
+        let written = setting.write(directory, unified);
+        written.map_err(|error| setting.cannot(unified, error))?;
+    }
+    missing.dedup();
+    Ok(missing)
+}
+
+/// Which of these has a controller, and whether it is of version 2.
+fn home<'d>(directories: &'d [PathBuf], controller: &str) -> Option<(&'d Path, bool)> {
+    let (unified, legacy) = match controller {
+        "memory" => ("memory.max", "memory.limit_in_bytes"),
+        "cpu" => ("cpu.max", "cpu.shares"),
+        "cpuset" => ("cpuset.cpus", "cpuset.cpus"),
+        _ => ("pids.max", "pids.max"),
+    };
+    directories.iter().find_map(|directory| {
+        let is_unified = directory.join("cgroup.controllers").exists();
+        let file = if is_unified { unified } else { legacy };
+        let has = directory.join(file).exists();
+        has.then_some((directory.as_path(), is_unified))
+    })
+}
+
+impl Setting {
+    /// File and value.
+    fn of(&self, unified: bool) -> (&'static str, &str) {
+        let (file, value) = if unified { &self.unified } else { &self.legacy };
+        (file, value)
+    }
+
+    pub(super) fn write(&self, directory: &Path, unified: bool) -> io::Result<()> {
+        let (file, value) = self.of(unified);
+        if file.is_empty() {
+            return Ok(());
+        }
+        if !value.is_empty() {
+            return match write(&directory.join(file), value) {
+                // Kernels without accounting of swap: then nothing is swapped beyond what is limited by others.
+                Err(error) if file.contains("sw") && error.kind() == io::ErrorKind::NotFound => {
+                    Ok(())
+                }
+                result => result,
+            };
+        }
+        // A list that is not given. Version 1 begins with an empty one, in which nothing can run.
+        let path = directory.join(file);
+        if unified || !fs::read_to_string(&path)?.trim().is_empty() {
+            return Ok(());
+        }
+        write(&path, &inherited(directory, file)?)
+    }
+
+    pub(super) fn cannot(&self, unified: bool, error: io::Error) -> ExecError {
+        let (file, value) = self.of(unified);
+        setup(format!("set the limit {file} to {value}"), error)
+    }
+}
+
+/// What the directory above has; where that is empty as well, what those above it have.
+fn inherited(directory: &Path, file: &str) -> io::Result<String> {
+    let above = directory.parent().ok_or(io::ErrorKind::NotFound)?;
+    let own = fs::read_to_string(above.join(file))?;
+    if !own.trim().is_empty() {
+        return Ok(own.trim().to_owned());
+    }
+    let value = inherited(above, file)?;
+    write(&above.join(file), &value)?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_settings() {
+        let limits = Limits {
+            memory: Some(64 << 20),
+            cpus: Some(1.5),
+            cpu_shares: Some(1024),
+            pids: Some(32),
+            ..Limits::default()
+        };
+        let written: Vec<String> = settings(&limits)
+            .into_iter()
+            .map(|setting| format!("{}={}", setting.unified.0, setting.unified.1))
+            .collect();
+        let expected = "memory.max=67108864 memory.oom.group=1 memory.swap.max=67108864 cpu.max=150000 100000 cpu.weight=39 pids.max=32";
+        assert_eq!(written.join(" "), expected);
+        assert!(settings(&Limits::default()).is_empty());
+    }
+}
