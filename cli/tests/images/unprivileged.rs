@@ -172,8 +172,12 @@ fn commands_run_in_a_container_without_options() {
     assert!(!tried.stdout.contains("sleep"), "{tried}");
 
     // Nobody else's processes are left when the builder is killed.
-    let killed = "\"$RBUILD\" \"$@\" > /dev/null 2>&1 & builder=$!; /bin/busybox sleep 3; kill -9 $builder; \
-                  /bin/busybox sleep 1; /bin/busybox ps -o args";
+    let killed = r#""$RBUILD" "$@" > /dev/null 2>&1 & builder=$!
+        sleepers() { /bin/busybox ps -o args | /bin/busybox grep -c '^sleep'; }
+        until [ $(sleepers) = 2 ]; do kill -0 $builder || exit 9; /bin/busybox sleep 0.1; done
+        kill -9 $builder
+        for i in $(/bin/busybox seq 300); do [ $(sleepers) = 0 ] && break; /bin/busybox sleep 0.1; done
+        /bin/busybox ps -o args"#;
     let dockerfile = "FROM busybox\nRUN setsid sleep 1000 & sleep 999\n";
     let arguments = kit.build_arguments(dockerfile, &[]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -195,5 +199,62 @@ fn commands_run_in_a_container_without_options() {
     assert!(
         refused.stderr.contains("there are no namespaces"),
         "{refused}"
+    );
+}
+
+/// Changes what it was given, puts other things in its place, and asks for what nobody answers.
+const GIVEN: &str = r#"FROM busybox
+COPY perl /
+RUN <<END
+perl -e 'for (qw(/proc/meminfo /proc/net/tcp /dev/null)) { open my $f, "<", $_ or die "$_: $!"; chmod 0600, $f or die "$_: $!"; }
+    chmod 0600, *STDIN or die "stdin: $!"; print "changed\n"'
+grep -q MemTotal /proc/meminfo && grep -q local_address /proc/net/tcp && echo > /dev/null && echo given
+rm /dev/random /dev/zero /proc/cpuinfo
+for i in $(seq 30); do echo $i > /made-$i; done
+for i in $(seq 30); do [ "$(cat /made-$i)" = $i ] || echo "lost: $i"; done
+mkfifo /pipe
+exec 4<>/pipe 3</pipe 4>&-
+cat /dev/fd/3 && echo read
+END
+"#;
+
+#[test]
+fn what_a_command_does_with_what_it_is_given_happens_to_nobody_else() {
+    const TEST: &str = "what_a_command_does_with_what_it_is_given_happens_to_nobody_else";
+    require_machine!();
+    if !has("dockerd") || !has("docker") || !has("perl") || !crate::kit::is_root() {
+        skipped(TEST, "this needs root, Docker and Perl");
+        return;
+    }
+    let kit = Kit::new();
+    let Some(docker) = Docker::start(&kit) else {
+        return;
+    };
+    import(&kit, &docker);
+    let inside = Inside {
+        kit: &kit,
+        docker: &docker,
+    };
+    let info = inside.rbuild(&["info"]).success();
+    if !info.stdout.contains("\nCommands: of RUN") {
+        skipped(TEST, "this kernel has no Landlock of version 6");
+        return;
+    }
+    let perl = "mkdir -p context/perl && perl=$(readlink -f $(command -v perl)) && \
+                cp -L --parents $perl $(ldd $perl | grep -o '/[^ ]*') context/perl && \
+                mkdir -p context/perl/bin && cp $perl context/perl/bin/perl";
+    run_in(&kit.path(""), "sh", &["-c", perl]);
+    let script = "timeout -s KILL 100 \"$RBUILD\" \"$@\" && \
+                  /bin/busybox stat -c '%a %n' /dev/null /proc/meminfo /proc/net/tcp";
+    let arguments = kit.build_arguments(GIVEN, &["--network=host"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let built = inside.sh(script, &arguments).success();
+    for line in [" changed\n", " given\n", " read\n"] {
+        assert!(built.stderr.contains(line), "{line}: {built}");
+    }
+    assert!(!built.stderr.contains("lost: "), "{built}");
+    assert_eq!(
+        built.stdout, "666 /dev/null\n444 /proc/meminfo\n444 /proc/net/tcp\n",
+        "{built}"
     );
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
@@ -218,6 +218,7 @@ fn become_command(
     }
     .step("report")?;
     take_streams(task, descriptors, master.as_ref())?;
+    own_null(None)?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     enter_cwd(cwd.as_fd())?;
     if task.outer_proc {
@@ -576,6 +577,60 @@ pub(super) fn take_streams(
         rustix::process::ioctl_tiocsctty(&terminal.slave).step("take the terminal")?;
     }
     Ok(())
+}
+
+/// Where a stream is the machine's null device, it becomes the root's (`null`, or else what is at /dev/null by now): by a
+/// descriptor of the machine's, who is the machine's root could change its mode for everybody.
+pub(super) fn own_null(null: Option<BorrowedFd<'_>>) -> Result<()> {
+    type Replace = fn(BorrowedFd<'_>) -> rustix::io::Result<()>;
+    let step = "replace the machine's null device";
+    let streams: [(BorrowedFd<'_>, Replace); 3] = [
+        (rustix::stdio::stdin(), |null| {
+            rustix::stdio::dup2_stdin(null)
+        }),
+        (rustix::stdio::stdout(), |null| {
+            rustix::stdio::dup2_stdout(null)
+        }),
+        (rustix::stdio::stderr(), |null| {
+            rustix::stdio::dup2_stderr(null)
+        }),
+    ];
+    let mut replaced = Vec::new();
+    for (stream, replace) in streams {
+        if is_null(stream).step(step)? {
+            replaced.push(replace);
+        }
+    }
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let opened;
+    let null = match null {
+        Some(null) => null,
+        None => {
+            // Not through a link, and nothing that one would have to wait for.
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            opened = rustix::fs::open("/dev/null", flags, Mode::empty()).step(step)?;
+            rustix::io::ioctl_fionbio(&opened, false).step(step)?;
+            opened.as_fd()
+        }
+    };
+    if !is_null(null).step(step)? {
+        return Err(Failure {
+            step: step.into(),
+            errno: libc::ENODEV,
+        });
+    }
+    for replace in replaced {
+        replace(null).step(step)?;
+    }
+    Ok(())
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let it = rustix::fs::fstat(fd)?;
+    let is_device = FileType::from_raw_mode(it.st_mode) == FileType::CharacterDevice;
+    Ok(is_device && it.st_rdev == rustix::fs::makedev(1, 3))
 }
 
 /// Enters by descriptor and makes sure that the result is inside.

@@ -218,6 +218,7 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     }
     .step("report")?;
     child::take_streams(task, descriptors, pair.as_ref())?;
+    child::own_null(None)?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     // First of all: a link to some /proc/PID/root may be what the working directory is.
     if task.outer_proc && join.namespaces & libc::CLONE_NEWUSER == 0 {

@@ -206,6 +206,8 @@ pub(super) struct Bare {
     pub(super) cwd: Slot,
     /// A pipe that gets a byte when the command and all that it started have ended.
     pub(super) ended: Slot,
+    /// The root's null device.
+    pub(super) null: Slot,
     /// Files that are emptied at the end, wherever they are by then.
     pub(super) wiped: Vec<Slot>,
 }

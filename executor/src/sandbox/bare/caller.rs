@@ -2,7 +2,7 @@
 //! kernel has those for nobody but the process's own user, as that user.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use super::nodes;
 use crate::emulation::string_at;
 use crate::mapped::FileIds;
 use crate::sys;
@@ -91,10 +92,12 @@ impl Caller<'_> {
         if !sys::notify::is_valid(self.listener, self.call) {
             return Err(Errno::SRCH);
         }
-        if sys::caller::write_memory(self.pid, address, bytes)
-            .is_ok_and(|written| written == bytes.len())
-        {
-            return Ok(());
+        match sys::caller::write_memory(self.pid, address, bytes) {
+            Ok(written) if written == bytes.len() => return Ok(()),
+            // By the other way, pages could be written that it may only read.
+            Ok(_) => return Err(Errno::FAULT),
+            Err(error) if error.raw_os_error() != Some(libc::EPERM) => return Err(Errno::FAULT),
+            Err(_) => {}
         }
         let memory = std::fs::File::from(self.open_memory(OFlags::RDWR)?);
         if !sys::notify::is_valid(self.listener, self.call) {
@@ -117,6 +120,22 @@ impl Caller<'_> {
         };
         let path = format!("/proc/{pid}/{name}");
         self.as_it(|| rustix::fs::openat(CWD, &path, flags, Mode::empty()))
+    }
+
+    /// Opens again what one of its descriptors stands for, if that is `allowed`: it is looked at and opened as one
+    /// thing, for by its number it may be another any time.
+    pub(super) fn open_again(
+        &self,
+        number: i32,
+        allowed: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let path = format!("/proc/{}/fd/{number}", self.process()?);
+        self.as_it(|| {
+            let it = rustix::fs::openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            allowed(it.as_fd())?;
+            nodes::open(&it, flags)
+        })
     }
 
     /// Where a link of it below /proc leads.

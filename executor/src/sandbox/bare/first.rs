@@ -145,6 +145,7 @@ fn become_command(
     };
     wire::send(status, &ready, &[]).step("report")?;
     child::take_streams(task, descriptors, None)?;
+    child::own_null(Some(descriptors.get(bare.null)?))?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     child::enter_cwd(descriptors.get(bare.cwd)?)?;
     drop_privileges(task, &rules, status)?;

@@ -10,6 +10,8 @@
 
 mod caller;
 pub(super) mod first;
+mod names;
+mod nodes;
 mod places;
 mod shown;
 
@@ -149,7 +151,7 @@ pub(super) fn prepare(
     let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let (ended, ended_inside) =
         pipe.map_err(|errno| setup("make a pipe", std::io::Error::from(errno)))?;
-    let mut shown = shown::put(&mut builder.places, root.as_fd(), merged.stand_ins(), ended)
+    let mut shown = Shown::new(&mut builder.places, root.as_fd(), merged.stand_ins(), ended)
         .map_err(|error| {
             setup(
                 "make /proc, /sys and /dev, which must be directories",
@@ -202,7 +204,10 @@ pub(super) fn prepare(
         )
     })? & !without;
     let root = root.into_fd();
-    let mut descriptors = vec![root, cwd, ended_inside];
+    let null = shown
+        .null()
+        .map_err(|error| setup("open the null device", error))?;
+    let mut descriptors = vec![root, cwd, ended_inside, null];
     descriptors.extend(secrets);
     let task = Task {
         command: Command::of(exec.argv, exec.env, &exec.cwd, user),
@@ -241,7 +246,8 @@ pub(super) fn prepare(
         bare: Some(plan::Bare {
             cwd: 1,
             ended: 2,
-            wiped: (3..descriptors.len()).collect(),
+            null: 3,
+            wiped: (4..descriptors.len()).collect(),
         }),
         outer_proc: false,
     };

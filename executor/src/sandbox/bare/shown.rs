@@ -1,12 +1,11 @@
 //! What a command sees of the kernel where nothing can be mounted: directories with names of files of /proc, /sys and
-//! /dev. Opening such a file is a call that waits for an answer, and the answer is the true one, opened here.
+//! /dev ([`super::names`]). Opening such a file is a call that waits for an answer, and the answer is opened here.
 //!
-//! Never given is a directory from outside of the root (it would be a way out), nor what may be written to but is
-//! somebody else's.
+//! Never given is a directory from outside of the root (it would be a way out), nor what is somebody else's and could be
+//! changed: a descriptor is enough for root to change a mode ([`super::nodes`]).
+//!
+//! One thread answers all of a command's calls, so that nothing here may wait for the command.
 
-use std::collections::HashMap;
-use std::ffi::CString;
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,165 +13,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rbuild_cache::RootDir;
 use rbuild_cache::root_dir::{Metadata, Node, Resolve};
 use rbuild_cache::tree::Kind;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::super::in_root;
 use super::caller::Caller;
-use super::places::{Places, is_there};
+use super::names::{self, Item, Names};
+use super::nodes;
+use super::places::Places;
 use crate::merged::StandIns;
 use crate::sys::{
     self,
     notify::{Call, Reply},
 };
 
-/// Of the machine, below /proc: for reading.
-const MACHINE: &[&str] = &[
-    "cmdline",
-    "cpuinfo",
-    "devices",
-    "diskstats",
-    "filesystems",
-    "loadavg",
-    "meminfo",
-    "partitions",
-    "stat",
-    "swaps",
-    "uptime",
-    "version",
-    "vmstat",
-    "sys/fs/file-max",
-    "sys/fs/inotify/max_user_instances",
-    "sys/fs/inotify/max_user_watches",
-    "sys/fs/nr_open",
-    "sys/fs/pipe-max-size",
-    "sys/kernel/cap_last_cap",
-    "sys/kernel/core_pattern",
-    "sys/kernel/domainname",
-    "sys/kernel/hostname",
-    "sys/kernel/msgmax",
-    "sys/kernel/msgmnb",
-    "sys/kernel/msgmni",
-    "sys/kernel/ngroups_max",
-    "sys/kernel/osrelease",
-    "sys/kernel/ostype",
-    "sys/kernel/overflowgid",
-    "sys/kernel/overflowuid",
-    "sys/kernel/perf_event_paranoid",
-    "sys/kernel/pid_max",
-    "sys/kernel/random/boot_id",
-    "sys/kernel/random/entropy_avail",
-    "sys/kernel/random/poolsize",
-    "sys/kernel/random/uuid",
-    "sys/kernel/randomize_va_space",
-    "sys/kernel/sem",
-    "sys/kernel/shmall",
-    "sys/kernel/shmmax",
-    "sys/kernel/shmmni",
-    "sys/kernel/threads-max",
-    "sys/kernel/version",
-    "sys/net/core/somaxconn",
-    "sys/net/ipv4/ip_local_port_range",
-    "sys/vm/max_map_count",
-    "sys/vm/mmap_min_addr",
-    "sys/vm/nr_hugepages",
-    "sys/vm/overcommit_memory",
-    "sys/vm/overcommit_ratio",
-    "sys/vm/swappiness",
-];
-
-/// Of the machine, below /sys: for reading.
-const SYSTEM: &[&str] = &[
-    "devices/system/cpu/kernel_max",
-    "devices/system/cpu/online",
-    "devices/system/cpu/possible",
-    "devices/system/cpu/present",
-    "devices/system/node/online",
-    "kernel/mm/transparent_hugepage/defrag",
-    "kernel/mm/transparent_hugepage/enabled",
-    "kernel/mm/transparent_hugepage/hpage_pmd_size",
-    "kernel/mm/transparent_hugepage/shmem_enabled",
-];
-
-/// Of a process, below /proc/PID.
-const PROCESS: &[&str] = &[
-    "attr/current",
-    "auxv",
-    "cgroup",
-    "cmdline",
-    "comm",
-    "coredump_filter",
-    "environ",
-    "gid_map",
-    "io",
-    "limits",
-    "loginuid",
-    "maps",
-    "net/arp",
-    "net/dev",
-    "net/if_inet6",
-    "net/route",
-    "net/tcp",
-    "net/tcp6",
-    "net/udp",
-    "net/udp6",
-    "net/unix",
-    "oom_adj",
-    "oom_score",
-    "oom_score_adj",
-    "personality",
-    "sched",
-    "schedstat",
-    "sessionid",
-    "setgroups",
-    "smaps",
-    "smaps_rollup",
-    "stat",
-    "statm",
-    "status",
-    "timerslack_ns",
-    "uid_map",
-    "wchan",
-];
-
-/// Of those, the ones that it may write.
-const WRITTEN: &[&str] = &["comm", "coredump_filter", "oom_adj", "oom_score_adj"];
-
-/// As elsewhere: where, of what kind, and whether read-only.
-const MOUNTED: &[(&str, &str, bool)] = &[
-    ("/", "overlay", false),
-    ("/proc", "proc", false),
-    ("/proc/sys", "proc", true),
-    ("/sys", "sysfs", true),
-    ("/dev", "tmpfs", false),
-    ("/dev/shm", "tmpfs", false),
-];
-
-/// Descriptors that have names which can be looked at; others can be opened all the same.
-const NAMED_DESCRIPTORS: i32 = 64;
 const MOST_LISTS: usize = 256;
-
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
-
-/// What stands behind a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Item {
-    /// A device that everybody may use.
-    Device(CString),
-    /// For reading.
-    Machine(CString),
-    /// Of the caller.
-    Process(&'static str),
-    Link(&'static str),
-    Descriptor(i32),
-    /// The directory of those.
-    Descriptors,
-    /// The caller's own directory, which elsewhere is a link.
-    Own,
-}
 
 /// What a command finds at which names, and the answers.
 #[derive(Debug)]
@@ -180,182 +37,14 @@ pub(crate) struct Shown {
     tree: OwnedFd,
     /// Where it is, for this process.
     shown_as: PathBuf,
-    /// By device and inode number.
-    items: HashMap<(u64, u64), Item>,
-    /// Where lists of descriptors are made.
-    lists: RootDir,
+    names: Names,
     made_lists: AtomicUsize,
-    /// Mounts and mountinfo, to be written once.
-    tables: [File; 2],
     /// Where nothing is to be changed. What is there is the command's own, and nobody else's: this spares it to find out
     /// later that it was lost.
     read_only: Vec<PathBuf>,
     devices: Arc<StandIns>,
     /// A pipe: see [`super::super::plan::Bare`].
     ended: OwnedFd,
-}
-
-/// Makes the three directories and puts them into the tree.
-pub(super) fn put(
-    places: &mut Places,
-    tree: BorrowedFd<'_>,
-    devices: Arc<StandIns>,
-    ended: OwnedFd,
-) -> io::Result<Shown> {
-    let aside = places.aside()?;
-    let mut items = Items {
-        root: aside.try_clone()?,
-        found: HashMap::new(),
-    };
-    items.processes()?;
-    items.system()?;
-    items.devices()?;
-    let table = |name: &str| {
-        let path = Path::new("proc/self").join(name);
-        aside.create_file(&path, 0o444, Resolve::Beneath)
-    };
-    let tables = [table("mounts")?, table("mountinfo")?];
-    let lists = aside.directory(Path::new("proc/.lists"), Resolve::Beneath)?;
-    let found = items.found;
-    for name in ["proc", "sys", "dev"] {
-        let is_wrong =
-            is_there(tree, name) && Metadata::at(tree, name.as_ref())?.kind != Kind::Directory;
-        if is_wrong {
-            return Err(Errno::NOTDIR.into());
-        }
-        places.put(&Path::new("/").join(name), name)?;
-        if name != "dev" {
-            places.guard()?;
-        }
-    }
-    Ok(Shown {
-        tree: tree.try_clone_to_owned()?,
-        shown_as: places.shown_as().to_owned(),
-        items: found,
-        lists,
-        made_lists: AtomicUsize::new(0),
-        tables,
-        read_only: Vec::new(),
-        devices,
-        ended,
-    })
-}
-
-struct Items {
-    root: RootDir,
-    found: HashMap<(u64, u64), Item>,
-}
-
-impl Items {
-    fn directory(&self, path: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .take_while(|it| !it.as_os_str().is_empty())
-            .filter(|it| !self.root.exists(it, Resolve::Beneath).unwrap_or(true))
-            .collect();
-        for directory in missing.into_iter().rev() {
-            self.root.create_dir(directory, 0o755, Resolve::Beneath)?;
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, path: &Path, item: Item) -> io::Result<()> {
-        let there = self.root.metadata(path, Resolve::Beneath)?;
-        self.found.insert((there.file_system, there.inode), item);
-        Ok(())
-    }
-
-    fn file(&mut self, path: &str, mode: u32, item: Item) -> io::Result<()> {
-        let path = Path::new(path);
-        self.directory(path.parent().unwrap_or(Path::new("")))?;
-        drop(self.root.create_file(path, mode, Resolve::Beneath)?);
-        self.note(path, item)
-    }
-
-    fn processes(&mut self) -> io::Result<()> {
-        for name in MACHINE {
-            self.outer("proc", name)?;
-        }
-        for name in PROCESS {
-            if Path::new("/proc/self").join(name).exists() {
-                let mode = if WRITTEN.contains(name) { 0o666 } else { 0o444 };
-                self.file(&format!("proc/self/{name}"), mode, Item::Process(name))?;
-            }
-        }
-        for name in ["exe", "cwd"] {
-            self.file(&format!("proc/self/{name}"), 0o444, Item::Link(name))?;
-        }
-        let fd = Path::new("proc/self/fd");
-        self.directory(fd)?;
-        self.note(fd, Item::Descriptors)?;
-        self.note(Path::new("proc/self"), Item::Own)?;
-        for number in 0..NAMED_DESCRIPTORS {
-            let path = fd.join(number.to_string());
-            let (kind, resolve) = (Kind::Fifo, Resolve::Beneath);
-            self.root.make_node(&path, kind, 0o600, 0, resolve)?;
-            self.note(&path, Item::Descriptor(number))?;
-        }
-        self.directory(Path::new("proc/.lists"))?;
-        for (target, path) in [
-            ("/", "proc/self/root"),
-            // Elsewhere that is the command, which has another number here.
-            ("self", "proc/1"),
-            ("self", "proc/thread-self"),
-            ("self/mounts", "proc/mounts"),
-            ("self/net", "proc/net"),
-        ] {
-            let resolve = Resolve::Beneath;
-            self.root
-                .symlink(target.as_bytes(), Path::new(path), resolve)?;
-        }
-        Ok(())
-    }
-
-    /// A file of this process's /proc or /sys, where there is one.
-    fn outer(&mut self, top: &str, name: &str) -> io::Result<()> {
-        let outer = format!("/{top}/{name}");
-        if !Path::new(&outer).exists() {
-            return Ok(());
-        }
-        let item = Item::Machine(CString::new(outer)?);
-        self.file(&format!("{top}/{name}"), 0o444, item)
-    }
-
-    fn system(&mut self) -> io::Result<()> {
-        self.directory(Path::new("sys/fs/cgroup"))?;
-        for name in SYSTEM {
-            self.outer("sys", name)?;
-        }
-        Ok(())
-    }
-
-    fn devices(&mut self) -> io::Result<()> {
-        self.directory(Path::new("dev/pts"))?;
-        for name in ["dev/shm", "dev/mqueue"] {
-            self.root
-                .create_dir(Path::new(name), 0o1777, Resolve::Beneath)?;
-        }
-        for (name, major, minor) in super::super::plan::DEVICES {
-            let path = Path::new("dev").join(name);
-            let number = rustix::fs::makedev(*major, *minor);
-            let (kind, resolve) = (Kind::CharDevice, Resolve::Beneath);
-            self.root.make_node(&path, kind, 0o666, number, resolve)?;
-            // The node itself cannot be opened where the store's file system has none; another's terminal is not the
-            // caller's.
-            if DEVICES.contains(name) {
-                let outer = CString::new(format!("/dev/{name}"))?;
-                self.note(&path, Item::Device(outer))?;
-            }
-        }
-        for (name, target) in super::super::plan::LINKS {
-            if *name != "ptmx" {
-                let path = Path::new("dev").join(name);
-                self.root
-                    .symlink(target.as_bytes(), &path, Resolve::Beneath)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whose numbers calls have that are asked about files.
@@ -366,11 +55,33 @@ const NATIVE: u32 = if cfg!(target_arch = "aarch64") {
 };
 
 impl Shown {
+    pub(super) fn new(
+        places: &mut Places,
+        tree: BorrowedFd<'_>,
+        devices: Arc<StandIns>,
+        ended: OwnedFd,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            tree: tree.try_clone_to_owned()?,
+            shown_as: places.shown_as().to_owned(),
+            names: Names::put(places, tree)?,
+            made_lists: AtomicUsize::new(0),
+            read_only: Vec::new(),
+            devices,
+            ended,
+        })
+    }
+
+    /// The command's null device.
+    pub(super) fn null(&self) -> io::Result<OwnedFd> {
+        self.names.null()
+    }
+
     /// Tells the command what is mounted, as it were.
     pub(super) fn mounted(&mut self, more: &[(PathBuf, &'static str, bool)]) -> io::Result<()> {
-        let usual = MOUNTED.iter();
+        let usual = names::MOUNTED.iter();
         let usual = usual.map(|(path, kind, read_only)| (PathBuf::from(path), *kind, *read_only));
-        let [mounts, info] = &mut self.tables;
+        let [mounts, info] = &mut self.names.tables;
         for (index, (path, kind, read_only)) in usual.chain(more.iter().cloned()).enumerate() {
             let mut point = Vec::new();
             for byte in path.as_os_str().as_bytes() {
@@ -417,10 +128,9 @@ impl Shown {
             _ if !is_native => Ok(Reply::Continue),
             _ if by_name.is_some() => by_name.unwrap_or(Ok(Reply::Continue)),
             libc::SYS_openat => self.open(&caller, a as i32, b, c as u32),
-            libc::SYS_openat2 => match caller.bytes(c, 8) {
-                // The flags come first. What resolving is to keep to holds for names, and these lead nowhere.
-                Ok(flags) => self.open(&caller, a as i32, b, word(&flags)),
-                Err(_) => Ok(Reply::Continue),
+            libc::SYS_openat2 => match caller.bytes(c, HOW_BYTES) {
+                Ok(how) if d >= HOW_BYTES as u64 => self.open_how(&caller, a as i32, b, &how),
+                _ => Ok(Reply::Continue),
             },
             libc::SYS_mknodat => self.make_device(&caller, a as i32, b, (c as u32, d)),
             libc::SYS_mkdirat => self.make_directory(&caller, a as i32, b),
@@ -495,9 +205,28 @@ impl Shown {
         }
     }
 
+    /// What resolving is to keep to holds for names, and these lead nowhere: only where a path begins makes a difference.
+    fn open_how(
+        &self,
+        caller: &Caller<'_>,
+        at: i32,
+        path: u64,
+        how: &[u8],
+    ) -> Result<Reply, Errno> {
+        let begins_elsewhere = ResolveFlags::IN_ROOT | ResolveFlags::BENEATH;
+        let resolve = how.get(16..).map_or(0, word);
+        let is_absolute = || caller.bytes(path, 1).is_ok_and(|first| first == b"/");
+        if resolve & begins_elsewhere.bits() as u32 != 0 && is_absolute() {
+            return Ok(Reply::Continue);
+        }
+        self.open(caller, at, path, word(how))
+    }
+
     fn open(&self, caller: &Caller<'_>, at: i32, path: u64, flags: u32) -> Result<Reply, Errno> {
         let flags = OFlags::from_bits_retain(flags);
-        if flags.contains(OFlags::PATH) {
+        // Who makes a file that must not be there gets none of ours.
+        let is_new = flags.contains(OFlags::CREATE | OFlags::EXCL);
+        if flags.contains(OFlags::PATH) || is_new {
             return Ok(Reply::Continue);
         }
         let follow = !flags.contains(OFlags::NOFOLLOW);
@@ -561,7 +290,7 @@ impl Shown {
             how |= OFlags::NOFOLLOW;
         }
         match in_root::open(self.tree.as_fd(), &path, how) {
-            Ok(found) => self.known(&found),
+            Ok(found) => self.names.of(&found),
             Err(Errno::NOENT) => self.unnamed(&path),
             Err(_) => None,
         }
@@ -585,17 +314,12 @@ impl Shown {
         Some(self.inside(&base.ok()?)?.join(path))
     }
 
-    fn known(&self, found: &OwnedFd) -> Option<Item> {
-        let it = Metadata::of_fd(found.as_fd()).ok()?;
-        self.items.get(&(it.file_system, it.inode)).cloned()
-    }
-
     /// Descriptors that have no name.
     fn unnamed(&self, path: &Path) -> Option<Item> {
         let number = path.file_name()?.to_str()?.parse().ok()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let parent = in_root::open(self.tree.as_fd(), path.parent()?, flags).ok()?;
-        (self.known(&parent)? == Item::Descriptors && number >= 0)
+        (self.names.of(&parent)? == Item::Descriptors && number >= 0)
             .then_some(Item::Descriptor(number))
     }
 
@@ -603,6 +327,12 @@ impl Shown {
     fn inside(&self, path: &Path) -> Option<PathBuf> {
         let below = path.strip_prefix(&self.shown_as).ok()?;
         Some(Path::new("/").join(below))
+    }
+
+    /// Where a link leads for the command.
+    fn seen(&self, target: PathBuf) -> PathBuf {
+        let ours = self.inside(&target).or_else(|| nodes::shown(&target));
+        ours.unwrap_or(target)
     }
 
     /// `None`: it is the kernel's to open.
@@ -619,10 +349,23 @@ impl Shown {
         }
         let reads = flags & OFlags::RWMODE == OFlags::RDONLY;
         match item {
-            Item::Device(path) => Ok(Some(rustix::fs::open(path, usual, Mode::empty())?)),
-            Item::Machine(_) if !reads => Err(Errno::ACCESS),
-            Item::Machine(path) => Ok(Some(rustix::fs::open(path, usual, Mode::empty())?)),
-            Item::Process(name) if !reads && !WRITTEN.contains(name) => Err(Errno::ACCESS),
+            Item::Device(index) => {
+                let device = self.names.devices.get(*index).ok_or(Errno::NODEV)?;
+                nodes::open(device, usual).map(Some)
+            }
+            Item::Machine(_) | Item::Network(_) if !reads => Err(Errno::ACCESS),
+            Item::Machine(path) => {
+                let file = rustix::fs::open(path, usual, Mode::empty())?;
+                let name = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+                nodes::copy(file, name).map(Some)
+            }
+            Item::Network(name) => {
+                let path = Path::new("/proc")
+                    .join(caller.process()?.to_string())
+                    .join(name);
+                nodes::copy(caller.open(name, usual)?, &path).map(Some)
+            }
+            Item::Process(name) if !reads && !names::WRITTEN.contains(name) => Err(Errno::ACCESS),
             Item::Process(name) => caller.open(name, usual).map(Some),
             Item::Link("exe") if reads => caller.open("exe", usual).map(Some),
             Item::Link(_) => Err(Errno::ACCESS),
@@ -632,7 +375,8 @@ impl Shown {
         }
     }
 
-    /// What one of the caller's descriptors stands for, opened again by the caller's rights.
+    /// What one of the caller's descriptors stands for, opened again by the caller's rights. That of a FIFO waits for
+    /// nobody, and what somebody has a lease on cannot be opened.
     fn reopen(
         &self,
         caller: &Caller<'_>,
@@ -640,15 +384,21 @@ impl Shown {
         flags: OFlags,
         reads: bool,
     ) -> Result<OwnedFd, Errno> {
-        let name = format!("fd/{number}");
-        let it = caller.open(&name, OFlags::PATH | OFlags::CLOEXEC)?;
-        let kind = rustix::fs::fstatfs(&it)?.f_type;
-        // It was opened here for reading, which says nothing of what the caller may write.
-        let is_kernels = kind == rustix::fs::PROC_SUPER_MAGIC || kind == SYSFS_MAGIC;
-        if is_kernels && !reads {
-            return Err(Errno::ACCESS);
+        let allowed = |it: BorrowedFd<'_>| {
+            let kind = rustix::fs::fstatfs(it)?.f_type;
+            // It was opened here for reading, which says nothing of what the caller may write.
+            let is_kernels = kind == rustix::fs::PROC_SUPER_MAGIC || kind == SYSFS_MAGIC;
+            if is_kernels && !reads {
+                return Err(Errno::ACCESS);
+            }
+            Ok(())
+        };
+        let opened = caller.open_again(number, allowed, flags | OFlags::NONBLOCK)?;
+        if !flags.contains(OFlags::NONBLOCK) {
+            let now = rustix::fs::fcntl_getfl(&opened)?;
+            rustix::fs::fcntl_setfl(&opened, now - OFlags::NONBLOCK)?;
         }
-        caller.open(&name, flags)
+        Ok(opened)
     }
 
     /// A directory with links as /proc/PID/fd has them.
@@ -657,11 +407,12 @@ impl Shown {
         let name = (made % MOST_LISTS).to_string();
         let path = Path::new(&name);
         let failed = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        match self.lists.remove_tree(path, Resolve::Beneath) {
+        match self.names.lists.remove_tree(path, Resolve::Beneath) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        self.lists
+        self.names
+            .lists
             .create_dir(path, 0o555, Resolve::Beneath)
             .map_err(failed)?;
         for number in caller.descriptors()? {
@@ -669,15 +420,16 @@ impl Shown {
             let Ok(target) = caller.link(&format!("fd/{number}")) else {
                 continue;
             };
-            let target = self.inside(&target).unwrap_or(target);
+            let target = self.seen(target);
             let link = path.join(number.to_string());
             let target = target.as_os_str().as_bytes();
-            self.lists
+            self.names
+                .lists
                 .symlink(target, &link, Resolve::Beneath)
                 .map_err(failed)?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self.lists.as_fd(), path, flags, Mode::empty())
+        rustix::fs::openat(self.names.lists.as_fd(), path, flags, Mode::empty())
     }
 
     fn read_link(
@@ -693,7 +445,7 @@ impl Shown {
             Some(Item::Own) => PathBuf::from(caller.process()?.to_string()),
             _ => return Ok(Reply::Continue),
         };
-        let target = self.inside(&target).unwrap_or(target);
+        let target = self.seen(target);
         let bytes = target.as_os_str().as_bytes();
         let length = bytes.len().min(size as usize);
         if length == 0 {
@@ -704,6 +456,8 @@ impl Shown {
     }
 }
 
+/// Of `struct open_how`: flags, mode, and how to resolve, 64 bits each.
+const HOW_BYTES: usize = 24;
 const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
 
 fn word(bytes: &[u8]) -> u32 {
