@@ -118,18 +118,23 @@ pub(super) fn bound(mask: u64) -> Result<()> {
 /// The command's own sets: what root gets, and nothing for anybody else.
 pub(super) fn take(mask: u64, uid: u32) -> Result<()> {
     clear_ambient()?;
-    take_permitted(mask, uid).step("set the capabilities")
+    let left = permitted_of(mask, uid).step("look at the capabilities")?;
+    take_permitted(left).step("set the capabilities")
 }
 
 pub(super) fn clear_ambient() -> Result<()> {
     rustix::thread::clear_ambient_capability_set().step("clear ambient capabilities")
 }
 
-/// As [`take`], of those that are not ambient.
-pub(super) fn take_permitted(mask: u64, uid: u32) -> rustix::io::Result<()> {
+/// What [`take`] would leave that is not ambient.
+pub(super) fn permitted_of(mask: u64, uid: u32) -> rustix::io::Result<CapabilitySet> {
     let wanted = if uid == 0 { mask } else { 0 };
     // What the builder itself lacks cannot be given.
-    let set = permitted()? & CapabilitySet::from_bits_retain(wanted);
+    Ok(permitted()? & CapabilitySet::from_bits_retain(wanted))
+}
+
+/// Makes no other call than the one.
+pub(super) fn take_permitted(set: CapabilitySet) -> rustix::io::Result<()> {
     set_both(set, set)
 }
 

@@ -692,8 +692,10 @@ pub(super) fn drop_privileges(
     // Whoever wrote it thought of the command: what we still do ourselves is no more than giving up capabilities.
     capabilities::clear_ambient()?;
     protect_again()?;
+    let left = capabilities::permitted_of(task.capabilities, task.command.uid)
+        .step("look at the capabilities")?;
     install(profile)?;
-    capabilities::take_permitted(task.capabilities, task.command.uid)
+    capabilities::take_permitted(left)
         .step("give up capabilities, which the seccomp profile has to allow")
 }
 

@@ -145,6 +145,12 @@ impl Decision {
         }
     }
 
+    /// Whether the call may be made with any arguments.
+    pub(super) fn always_lets_through(&self) -> bool {
+        let mut verdicts = self.cases.iter().map(|(_, verdict)| *verdict);
+        self.otherwise.lets_through() && verdicts.all(Verdict::lets_through)
+    }
+
     /// Whether there are arguments with which the call may be made.
     pub(super) fn ever_lets_through(&self) -> bool {
         let mut verdicts = self.cases.iter().map(|(_, verdict)| *verdict);

@@ -13,8 +13,14 @@ use super::super::machine::Machine;
 use super::super::{bpf, calls};
 use super::{Condition, Error, Flag, wrong};
 
-/// Without which no program can be started: the last calls of a sandbox before its command is there.
-const NEEDED: [&str; 2] = ["capset", "execve"];
+/// Whether a decision is open enough for a call.
+type IsOpen = fn(&Decision) -> bool;
+/// The last calls of a sandbox before its command is there. By the first the command loses what it is not to have: it has
+/// to be let through whatever its arguments are, for where it only seems to succeed nothing is lost.
+const NEEDED: [(&str, IsOpen); 2] = [
+    ("capset", Decision::always_lets_through),
+    ("execve", Decision::ever_lets_through),
+];
 
 /// A profile's rules that count for a container, as they travel to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,14 +43,14 @@ impl Rules {
     pub(super) fn check(&self) -> Result<(), Error> {
         let native = Machine::HERE.first().copied();
         let decisions = native.map(|machine| self.decisions(machine));
-        for name in NEEDED {
+        for (name, is_open) in NEEDED {
             let number = native.and_then(|machine| machine.number_of(name));
             let decision = decisions.as_ref().zip(number);
             let default = Decision::always(self.default);
             let decision = decision.map_or(&default, |(all, number)| {
                 all.get(&number).unwrap_or(&default)
             });
-            if !decision.ever_lets_through() {
+            if !is_open(decision) {
                 return Err(wrong(
                     "syscalls",
                     format!("`{name}` is refused, without which no command starts: allow it"),

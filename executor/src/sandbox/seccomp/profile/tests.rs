@@ -338,12 +338,19 @@ fn mistakes_are_shown_with_their_places() {
     let useless = parse(
         r#"{ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{ "names": ["execve"], "action": "SCMP_ACT_ALLOW" }] }"#,
     );
-    let error = useless.rules_for(capabilities::DEFAULT);
-    let error = error.expect_err("nothing starts under it");
-    assert_eq!(
-        error.to_string(),
-        "syscalls: `capset` is refused, without which no command starts: allow it"
+    // Nor may it seem to succeed where it was not made.
+    let pretending = parse(
+        r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["capset"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0,
+            "args": [{ "index": 0, "op": "SCMP_CMP_NE", "value": 7 }] }] }"#,
     );
+    for profile in [useless, pretending] {
+        let error = profile.rules_for(capabilities::DEFAULT);
+        let error = error.expect_err("nothing starts under it");
+        assert_eq!(
+            error.to_string(),
+            "syscalls: `capset` is refused, without which no command starts: allow it"
+        );
+    }
 }
 
 /// The kernel's table, as far as this machine has its headers.
