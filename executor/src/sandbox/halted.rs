@@ -24,18 +24,21 @@ impl Halted {
             if others.is_empty() {
                 return Ok(halted);
             }
-            for pid in others {
+            // One that ended has a number that may be anybody's by now. What has it both before and after it was opened
+            // is that process.
+            let opened: Vec<(u32, io::Result<OwnedFd>)> =
+                others.into_iter().map(|pid| (pid, pidfd_of(pid))).collect();
+            let still = processes()?;
+            for (pid, process) in opened {
                 seen.push(pid);
-                halted.halt(pid)?;
+                if let (true, Ok(process)) = (still.contains(&pid), process) {
+                    halted.halt(pid, process)?;
+                }
             }
         }
     }
 
-    fn halt(&mut self, pid: u32) -> io::Result<()> {
-        let Ok(process) = pidfd_of(pid) else {
-            // It ended meanwhile.
-            return Ok(());
-        };
+    fn halt(&mut self, pid: u32, process: OwnedFd) -> io::Result<()> {
         if stands_still(pid) {
             return Ok(());
         }
