@@ -181,8 +181,10 @@ fn a_trace_says_when_each_step_ran_and_how_it_ended() {
         assert!(found.next().is_none(), "{spans:?}");
         only.unwrap_or_else(|| panic!("no {name} in {spans:?}"))
     };
-    let dockerfile = "FROM busybox AS a\nRUN sleep 0.3 && echo a > /a\n\
-        FROM busybox AS b\nRUN sleep 0.3 && echo b > /b\n\
+    let dockerfile = "FROM busybox AS a\nRUN --mount=type=cache,target=/m touch /m/a; \
+        until [ -e /m/b ]; do sleep 0.01; done; sleep 0.3; echo a > /a\n\
+        FROM busybox AS b\nRUN --mount=type=cache,target=/m touch /m/b; \
+        until [ -e /m/a ]; do sleep 0.01; done; sleep 0.3; echo b > /b\n\
         FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\nRUN false\n";
     let failed = kit.build(dockerfile, &["--jobs=2", "--trace=trace.json"]);
     assert_eq!(failed.code, 1, "{failed}");

@@ -136,7 +136,7 @@ fn run(kit: &Kit, programs: &Path, directory: &Path, line: &Line) -> Result<(), 
         programs.display()
     );
     let output = Command::new("timeout")
-        .args(["60", "sh", "-c", &line.command])
+        .args(["300", "sh", "-c", &line.command])
         .env_clear()
         .env("PATH", path)
         .env("HOME", kit.path(""))
@@ -263,7 +263,7 @@ fn runs(mark: &str) -> bool {
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..600 {
+    for _ in 0..2400 {
         if holds() {
             return;
         }
@@ -432,7 +432,7 @@ fn whenever_and_however_it_is_killed_nothing_is_left() {
     }
     kit.must(&["run", "--rm", "bb", "true"]);
     let mut left = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..1200 {
         left = remains(&kit, &makers);
         left.extend(traces(&kit).difference(&before).cloned());
         if left.is_empty() {

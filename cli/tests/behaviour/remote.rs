@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::kit::programs::has;
+use crate::kit::programs::{free_port, has};
 use crate::kit::server::{Page, Server};
 use crate::kit::{Archive, Kit, Output};
 use crate::require_machine;
@@ -164,7 +164,7 @@ fn what_fails_for_a_moment_is_asked_for_again() {
     let dockerfile = format!("FROM scratch\nADD {} /f\n", server.url("/f"));
     let arguments = kit.build_arguments(&dockerfile, &IMAGE);
     let child = kit.command(arguments).spawn().unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while server.requests().is_empty() {
         assert!(
             std::time::Instant::now() < deadline,
@@ -381,9 +381,7 @@ impl Drop for Daemon {
 
 /// Serves `www` over git's own protocol.
 fn daemon(kit: &Kit) -> (Daemon, String) {
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
+    let port = free_port();
     // Not by `git daemon`: that one has a child of its own, which would outlive the guard.
     let programs = sh(&kit.path("."), "git --exec-path");
     let child = Command::new(Path::new(&programs).join("git-daemon"))
@@ -395,7 +393,7 @@ fn daemon(kit: &Kit) -> (Daemon, String) {
         .spawn()
         .unwrap();
     let guard = Daemon(child);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(
             std::time::Instant::now() < deadline,

@@ -47,7 +47,7 @@ fn processes(kit: &Kit) -> Vec<String> {
 }
 
 fn wait_for_no_processes(kit: &Kit) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let left = processes(kit);
         if left.is_empty() {
@@ -145,7 +145,7 @@ fn what_is_killed_is_buried_at_once() {
         child.wait().unwrap();
         signal(&other, "INT");
         assert_eq!(other.wait().unwrap().code(), Some(130));
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
             let left = [
                 names(&temporary),

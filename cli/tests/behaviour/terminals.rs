@@ -69,12 +69,11 @@ fn control_characters_are_for_the_program_inside() {
     let Some(kit) = kit() else { return };
     let mut pty = terminal(&kit, &RUN);
     // ctrl-c ends the command, not the shell; ctrl-z stops it, and it can go on.
-    ask(&mut pty, "sleep 100", "sleep 100\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let sleeper = "sh -c 'echo beg''un; exec sleep 100'";
+    ask(&mut pty, sleeper, "begun\n");
     pty.type_in("\x03");
     ask(&mut pty, "echo ended with $?", "ended with 130\n");
-    ask(&mut pty, "sleep 100", "sleep 100\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    ask(&mut pty, sleeper, "begun\n");
     pty.type_in("\x1a");
     pty.wait_for("Stopped");
     ask(&mut pty, "jobs", "sleep 100");

@@ -205,7 +205,7 @@ fn a_limit_is_kept_without_being_asked() {
 fn what_took_long_outlives_what_was_quick() {
     require_machine!();
     let kit = Kit::new();
-    let slow = "FROM busybox\nRUN sleep 0.7; head -c 500000 /dev/urandom > /slow\n";
+    let slow = "FROM busybox\nRUN sleep 3; head -c 500000 /dev/urandom > /slow\n";
     let quick = "FROM busybox\nRUN head -c 500000 /dev/urandom > /quick\n";
     kit.must_build(slow, CACHE_ONLY);
     kit.must_build(quick, CACHE_ONLY);

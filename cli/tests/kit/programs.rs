@@ -4,6 +4,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::skipped;
@@ -54,9 +55,18 @@ impl Drop for Service {
     }
 }
 
+/// A port that nobody has. It lies below those that the kernel gives to whoever asks for any, for such a one could be
+/// somebody else's again before it is used.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let from = std::process::id().wrapping_mul(41);
+        let port = 20_000 + u16::try_from(from.wrapping_add(next) % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Starts what is going to listen on a port, and waits until it does.
@@ -70,7 +80,7 @@ pub(crate) fn serve(command: &mut Command, port: u16) -> Service {
     let began = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(
-            began.elapsed() < Duration::from_secs(30),
+            began.elapsed() < Duration::from_secs(60),
             "{command:?} does not listen"
         );
         std::thread::sleep(Duration::from_millis(25));

@@ -45,7 +45,7 @@ fn begin(kit: &Kit, users: Users) -> Result<Option<i32>, crate::kit::Failed> {
     kit.executor.host().end_sandbox();
     let before = children()?;
     kit.executor.host().begin_sandbox(users);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         let new = children()?
             .into_iter()
@@ -196,7 +196,7 @@ pub(crate) fn killed(kit: &Kit) -> Outcome {
         rustix::process::kill_process(pid, Signal::KILL)?;
         // Dying takes a moment, in which it may still be given a task.
         let dead = || children().is_ok_and(|all| all.contains(&(pid.as_raw_pid(), true)));
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !dead() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -241,7 +241,7 @@ pub(crate) fn dies_with_the_builder(kit: &Kit) -> Outcome {
     if pid == 0 {
         return kit.skip("processes made ahead", "none is made here");
     }
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         // Whoever inherits it may take its time to bury it.
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -13,6 +13,9 @@ use crate::TERMINAL_ROLE;
 use crate::kit::{Kit, Outcome, command, describe, equal, holds, shell};
 use crate::mounts::{directory, secret, tmpfs, with_mounts};
 
+/// Less than the commands here take, and more than any machine.
+const LONG: Duration = Duration::from_secs(40);
+
 pub(crate) fn timeout(kit: &Kit) -> Outcome {
     let mut exec = shell("trap '' TERM INT; sleep 60 & wait; sleep 60");
     exec.timeout = Some(Duration::from_millis(200));
@@ -22,10 +25,7 @@ pub(crate) fn timeout(kit: &Kit) -> Outcome {
         matches!(result, Err(ExecError::Failed(Exit::TimedOut))),
         format!("{result:?}"),
     )?;
-    holds(
-        start.elapsed() < Duration::from_secs(2),
-        "took too long to stop",
-    )
+    holds(start.elapsed() < LONG, "took too long to stop")
 }
 
 pub(crate) fn cancelled(kit: &Kit) -> Outcome {
@@ -47,10 +47,7 @@ pub(crate) fn cancelled(kit: &Kit) -> Outcome {
         matches!(result, Err(ExecError::Cancelled)),
         format!("{result:?}"),
     )?;
-    holds(
-        start.elapsed() < Duration::from_secs(2),
-        "took too long to stop",
-    )?;
+    holds(start.elapsed() < LONG, "took too long to stop")?;
     // Dropped in the middle.
     let exec = shell("sleep 60");
     let dropped = kit.runtime.block_on(async {
@@ -344,7 +341,7 @@ pub(crate) fn death_is_contagious(kit: &Kit) -> Outcome {
             .count())
     };
     let wait_for = |wanted: usize| -> Result<bool, std::io::Error> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + LONG;
         while Instant::now() < deadline {
             if sleepers()? == wanted {
                 return Ok(true);
@@ -362,10 +359,5 @@ pub(crate) fn death_is_contagious(kit: &Kit) -> Outcome {
     holds(wait_for(3)?, "the victim's processes did not start")?;
     child.kill()?;
     child.wait()?;
-    let gone = Instant::now();
-    holds(wait_for(0)?, "processes outlive the builder")?;
-    holds(
-        gone.elapsed() < Duration::from_secs(2),
-        "they took too long to end",
-    )
+    holds(wait_for(0)?, "processes outlive the builder")
 }

@@ -1,5 +1,6 @@
 //! Mounts of every kind, and that nothing of them stays.
 
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -285,10 +286,29 @@ pub(crate) fn snapshot_writes(kit: &Kit) -> Outcome {
     equal(&ran.ok()?.stdout, "group\npasswd\n")
 }
 
+/// busybox has no client for sockets, so this process connects through the sandbox's root.
+fn ask_agent() -> Option<String> {
+    let connect = |process: std::fs::DirEntry| {
+        let path = process.path().join("root/run/agent");
+        std::os::unix::net::UnixStream::connect(path).ok()
+    };
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while Instant::now() < deadline {
+        let mut processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+        if let Some(mut connection) = processes.find_map(connect) {
+            connection.write_all(b"hello").ok()?;
+            let mut text = String::new();
+            connection.read_to_string(&mut text).ok()?;
+            return Some(text);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
 pub(crate) fn sockets(kit: &Kit) -> Outcome {
-    use std::io::{Read, Write};
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("agent");
+    let (agent, shared) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let path = agent.path().join("agent");
     let listener = std::os::unix::net::UnixListener::bind(&path)?;
     let served = std::thread::spawn(move || -> std::io::Result<String> {
         let (mut connection, _) = listener.accept()?;
@@ -306,33 +326,20 @@ pub(crate) fn sockets(kit: &Kit) -> Outcome {
             gid: 0,
         },
     );
-    // busybox has no client for it, so this process connects through the sandbox's root.
-    let client = std::thread::spawn(|| -> Option<String> {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            let connected = std::fs::read_dir("/proc")
-                .ok()?
-                .filter_map(Result::ok)
-                .find_map(|entry| {
-                    std::os::unix::net::UnixStream::connect(entry.path().join("root/run/agent"))
-                        .ok()
-                });
-            if let Some(mut connection) = connected {
-                connection.write_all(b"hello").ok()?;
-                let mut text = String::new();
-                connection.read_to_string(&mut text).ok()?;
-                return Some(text);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        None
+    let asked = shared.path().join("asked");
+    let client = std::thread::spawn(move || {
+        let answer = ask_agent();
+        std::fs::write(asked, "").map(|()| answer)
     });
     let ran = kit.exec(
         Some(&kit.base),
-        with_mounts("stat -c '%F %a' /run/agent; sleep 1", vec![socket]),
+        with_mounts(
+            "stat -c '%F %a' /run/agent; until [ -e /shared/asked ]; do sleep 0.05; done",
+            vec![socket, directory("/shared", shared.path())?],
+        ),
     );
     equal(&ran.ok()?.stdout, "socket 600\n")?;
-    let answer = client.join().map_err(|_| "the client panicked")?;
+    let answer = client.join().map_err(|_| "the client panicked")??;
     holds(answer.as_deref() == Some("world"), format!("{answer:?}"))?;
     equal(&served.join().map_err(|_| "the server panicked")??, "hello")?;
     equal(&kit.layer(&ran)?.join(" "), "")
