@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::{Call, Node, Operand, Pipeline};
+use super::{Call, Node, Operand, Pipeline, typed};
 
 pub(super) const FUNCTIONS: [&str; 23] = [
     "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "len", "json",
@@ -41,8 +41,11 @@ fn walk(
     for node in nodes {
         match node {
             Node::Text(literal) => text.push_str(literal),
-            Node::Print(pipeline) => match run(pipeline, dot, scope)? {
-                Some(value) => text.push_str(&display(&value)),
+            Node::Print(pipeline) => match run(pipeline, dot, scope)?.as_deref() {
+                None | Some(Value::Null) if let Some(nothing) = of_nothing(pipeline) => {
+                    text.push_str(nothing);
+                }
+                Some(value) => text.push_str(&display(value)),
                 None => text.push_str("<no value>"),
             },
             Node::Assign(name, pipeline) => {
@@ -107,6 +110,17 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// What is printed for a list or a map that is not there, where the pipeline is a field of which that is known.
+fn of_nothing(pipeline: &Pipeline) -> Option<&'static str> {
+    match pipeline.0.as_slice() {
+        [Call(operands)] => match operands.as_slice() {
+            [Operand::Field(path) | Operand::Variable(_, path)] => typed::nothing(path),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn owned(found: Found<'_>) -> Value {
@@ -193,7 +207,7 @@ fn resolve<'a>(operand: &Operand, dot: &'a Value, scope: &Scope<'a>) -> Result<F
 
 fn field<'a>(value: Cow<'a, Value>, path: &[String]) -> Result<Found<'a>, String> {
     let mut value = value;
-    for name in path {
+    for (at, name) in path.iter().enumerate() {
         let next = match value {
             Cow::Borrowed(Value::Object(map)) => map.get(name).map(Cow::Borrowed),
             Cow::Owned(Value::Object(mut map)) => map.remove(name).map(Cow::Owned),
@@ -202,6 +216,9 @@ fn field<'a>(value: Cow<'a, Value>, path: &[String]) -> Result<Found<'a>, String
         };
         match next {
             Some(next) => value = next,
+            None if at + 1 == path.len() && typed::is_text(path) => {
+                return Ok(Some(Cow::Owned(Value::String(String::new()))));
+            }
             None => return Ok(None),
         }
     }

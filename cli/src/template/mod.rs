@@ -12,6 +12,7 @@
 mod eval;
 mod lexer;
 mod parse;
+mod typed;
 
 use serde_json::Value;
 
@@ -159,7 +160,15 @@ mod tests {
         check("a {{- .Size -}} b{{/* gone */}}", "a3b");
         check(
             "{{.Nope}} {{.Config.Nope.More}} {{.Config.Cmd}}",
-            "<no value> <no value> <nil>",
+            "<no value> <no value> []",
+        );
+        check(
+            "{{.Config.Entrypoint}}{{.Config.Volumes}}[{{.Config.User}}]{{json .Config.Cmd}}{{len .Config.Cmd}}",
+            "[]map[][]null0",
+        );
+        check(
+            "{{.Config.Labels.User}}{{with .Config}}{{.Shell}}{{if eq .User \"\"}}root{{end}}{{end}}",
+            "<no value>[]root",
         );
         check("{{$x := .Size}}{{$x}}{{println \"a\" 1}}", "3a 1\n");
         check("{{(index .Tags 0) | lower}}{{`raw`}}", "araw");
