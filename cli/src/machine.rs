@@ -1,12 +1,11 @@
 //! The process and its surroundings: namespaces first, then the store, then threads; and what signals do.
 
 use std::future::Future;
-use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_engine::containers::{Catalog, RunRequest};
-use rbuild_engine::executor::{Host, host};
+use rbuild_engine::executor::host::{self, Entry, Host};
+use rbuild_engine::executor::spec::Propagation;
 use rbuild_engine::{Engine, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -32,17 +31,24 @@ pub(crate) fn engine(options: Options) -> Result<Engine> {
 /// Enters the private namespaces. No thread may exist before; so this comes first in every command that needs the
 /// machine.
 pub(crate) fn enter() -> Result<Host> {
-    enter_beside(None)
+    enter_as(Entry::default())
 }
 
-/// As [`enter`], for a container that shares the network of another one, which an ordinary user may only in the same
-/// user namespace.
-pub(crate) fn enter_for(root: &Path, request: &RunRequest) -> Result<Host> {
-    enter_beside(Catalog::at(root).user_namespace_for(request)?)
+/// As [`enter`], for a container: one that shares the network of another one an ordinary user may only have in the same
+/// user namespace. `propagation`: of its mounts.
+pub(crate) fn enter_for(
+    catalog: &Catalog,
+    request: &RunRequest,
+    propagation: Option<Propagation>,
+) -> Result<Host> {
+    enter_as(Entry {
+        beside: catalog.user_namespace_for(request)?,
+        propagation,
+    })
 }
 
-fn enter_beside(namespace: Option<OwnedFd>) -> Result<Host> {
-    host::init_beside(namespace).map_err(|error| {
+fn enter_as(entry: Entry) -> Result<Host> {
+    host::init_for(entry).map_err(|error| {
         let advice = error.advice;
         let failed = Error::failed(error.to_string()).because(error.source);
         if advice.is_empty() {

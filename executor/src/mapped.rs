@@ -3,7 +3,7 @@
 //! The whole store is one mount with mapped ids, made once; layers are opened through it, and an overlay over them
 //! reads and writes them by that mount's map. What a command writes as uid 1000 is 1000's in the store.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Mapped {
         let root = store.root().to_owned();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tree = rustix::fs::open(&root, flags, Mode::empty())?;
-        let tree = map(tree.as_fd(), &inside)?;
+        let tree = map(mounts::copy(tree.as_fd(), true)?, &inside)?;
         // Older kernels take no detached mount for a layer. Nobody looks for what is in that directory.
         if !host::kernel_is((6, 15)) {
             attach(&tree, store)?;
@@ -61,10 +61,9 @@ impl Mapped {
     }
 }
 
-/// A detached copy of a directory or file with all that is mounted below, with mapped ids. Errors: `EINVAL` where a
-/// file system has no mapped mounts, `EPERM` where one is mapped already.
-pub(crate) fn map(of: BorrowedFd<'_>, inside: &Inside) -> Result<OwnedFd, Errno> {
-    let tree = mounts::copy(of, true)?;
+/// A detached mount with all that is below, with mapped ids. Errors: `EINVAL` where a file system has no mapped mounts,
+/// `EPERM` where one is mapped already.
+pub(crate) fn map(tree: OwnedFd, inside: &Inside) -> Result<OwnedFd, Errno> {
     sys::map_mount(tree.as_fd(), inside.namespace())
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok(tree)

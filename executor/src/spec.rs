@@ -89,6 +89,27 @@ pub struct Tmpfs {
     pub no_exec: bool,
 }
 
+/// How mounts that are made while a command runs travel between a directory of the host and what the command sees of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Propagation {
+    /// The host's are seen by the command.
+    Slave,
+    /// Either's are seen by the other.
+    Shared,
+}
+
+impl Propagation {
+    /// By the name that Docker has for it. `None` where nothing travels. What is mounted below the directory already
+    /// propagates as on the host, whether the name begins with an `r` or not.
+    pub fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "slave" | "rslave" => Some(Self::Slave),
+            "shared" | "rshared" => Some(Self::Shared),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum MountSource {
     /// A path of a snapshot's view. Writes go to a throw-away layer.
@@ -100,6 +121,12 @@ pub enum MountSource {
     Directory {
         root: Arc<RootDir>,
         path: PathBuf,
+    },
+    /// A path of the host that the user named, with the mounts that are made below it later.
+    Propagated {
+        /// Absolute, without links.
+        path: PathBuf,
+        propagation: Propagation,
     },
     /// A cache mount; a new one gets its first content from `from`. `path` is a path inside of it.
     Cache {

@@ -162,33 +162,38 @@ pub(crate) fn die_by(signal: i32) -> ! {
     exit_now(128 + signal)
 }
 
-/// Mount attributes (`MOUNT_ATTR_*`) to set on what `fd` stands for.
-pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, set: u64) -> io::Result<()> {
-    set_mount_attributes(fd, recursive, set, 0)
+/// Mount attributes (`MOUNT_ATTR_*`) to set on what `fd` stands for, and its propagation (`MS_*`); 0 leaves that.
+pub(crate) fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    propagation: u64,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation,
+        userns_fd: 0,
+    };
+    set_mount_attributes(fd, recursive, &attributes)
 }
 
 /// Has everything below `fd`, a detached mount, belong to the ids of a user namespace.
 pub(crate) fn map_mount(fd: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
-    set_mount_attributes(
-        fd,
-        true,
-        libc::MOUNT_ATTR_IDMAP,
-        namespace.as_raw_fd() as u64,
-    )
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: namespace.as_raw_fd() as u64,
+    };
+    set_mount_attributes(fd, true, &attributes)
 }
 
 fn set_mount_attributes(
     fd: BorrowedFd<'_>,
     recursive: bool,
-    set: u64,
-    userns_fd: u64,
+    attributes: &libc::mount_attr,
 ) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: set,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd,
-    };
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -200,7 +205,7 @@ fn set_mount_attributes(
             fd.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     })

@@ -13,6 +13,7 @@ mod images;
 mod inside;
 mod looking;
 mod profiles;
+mod propagation;
 mod remote;
 mod robustness;
 mod rootless;

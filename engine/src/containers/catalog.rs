@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::Containers;
+use rbuild_executor::spec::Propagation;
 
 use super::control::{Ask, Connection};
 use super::definition::{self, Definition};
@@ -87,7 +88,7 @@ impl Catalog {
     }
 
     /// The user namespace of the process that the container lives in whose network this one's request names, for
-    /// [`rbuild_executor::host::init_beside`]. `None` where that is not needed, or cannot be had: why it cannot is
+    /// [`rbuild_executor::host::Entry`]. `None` where that is not needed, or cannot be had: why it cannot is
     /// told when the network is joined.
     pub fn user_namespace_for(&self, request: &RunRequest) -> Result<Option<OwnedFd>> {
         let Some(other) = &request.network_of else {
@@ -98,6 +99,22 @@ impl Catalog {
         };
         let (_, mut descriptors) = connection.request(&Ask::UserNamespace)?;
         Ok(descriptors.pop())
+    }
+
+    /// What the mounts that a request asks for need of the process that the container lives in, for
+    /// [`rbuild_executor::host::Entry`].
+    pub fn propagation_for(&self, request: &RunRequest) -> Result<Option<Propagation>> {
+        let own = request
+            .volumes
+            .iter()
+            .filter_map(|volume| volume.propagation.as_deref().and_then(Propagation::by_name));
+        let mut most = own.max();
+        for (other, _) in &request.volumes_from {
+            // That it is missing is told when its volumes are looked for.
+            let other = self.look_for(other)?;
+            most = most.max(other.and_then(|other| other.definition.propagation()));
+        }
+        Ok(most)
     }
 
     pub(super) fn entry(&self, id: &str) -> Result<Option<Entry>> {

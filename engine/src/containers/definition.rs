@@ -1,6 +1,6 @@
 //! What a container is, from its creation to its end: `config.json` in its directory. Never changes.
 
-use rbuild_executor::spec::Tmpfs;
+use rbuild_executor::spec::{Propagation, Tmpfs};
 use rbuild_image::config::{ContainerConfig, Healthcheck};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,7 @@ pub struct MountPoint {
     pub kind: MountKind,
     pub target: String,
     pub read_only: bool,
+    /// As Docker names it; empty is its default.
     pub propagation: String,
     pub no_copy: bool,
     /// Of a volume: a path in it.
@@ -59,6 +60,14 @@ impl Definition {
     /// The 12 digits that people use.
     pub fn short_id(&self) -> &str {
         self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    /// What its mounts need of the process that it lives in, for [`rbuild_executor::host::Entry`].
+    pub fn propagation(&self) -> Option<Propagation> {
+        let mounts = self.mounts.iter();
+        mounts
+            .filter_map(|mount| Propagation::by_name(&mount.propagation))
+            .max()
     }
 
     /// The variables without those that every container gets for itself.

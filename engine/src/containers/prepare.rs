@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rbuild_cache::RootDir;
 use rbuild_executor::Host;
 use rbuild_executor::network::{self, ADDRESS, Ahead, Private};
-use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Security};
+use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Propagation, Security};
 
 use super::catalog::{Catalog, Entry};
 use super::control::{Answer, Ask};
@@ -189,7 +189,13 @@ fn private(begun: std::result::Result<Ahead, network::Error>, host: &Host, life:
 
 fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
     match &mount.kind {
-        MountKind::Bind(path) => directory(path, &mount.target),
+        MountKind::Bind(path) => match Propagation::by_name(&mount.propagation) {
+            None => directory(path, &mount.target),
+            Some(propagation) => Ok(MountSource::Propagated {
+                path: found(path, &mount.target)?,
+                propagation,
+            }),
+        },
         MountKind::Volume { name, .. } => {
             let data = catalog.volume_path(name)?;
             let root = RootDir::open_ambient(&data).map_err(|source| Error::Io {
@@ -207,19 +213,27 @@ fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
 
 /// A directory or file of the host, by its parent's descriptor.
 fn directory(path: &Path, target: &str) -> Result<MountSource> {
-    let failed = |source| Error::Io {
-        message: format!("cannot mount `{}` at `{target}`", path.display()),
-        source,
-    };
-    // The user's own path: links in it are the user's.
-    let path = path.canonicalize().map_err(failed)?;
+    let path = found(path, target)?;
     let (parent, name) = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => (parent, PathBuf::from(name)),
         _ => (Path::new("/"), PathBuf::from(".")),
     };
-    let root = RootDir::open_ambient(parent).map_err(failed)?;
+    let root = RootDir::open_ambient(parent);
     Ok(MountSource::Directory {
-        root: Arc::new(root),
+        root: Arc::new(root.map_err(|source| cannot_mount(&path, target, source))?),
         path: name,
     })
+}
+
+/// The user's own path: links in it are the user's.
+fn found(path: &Path, target: &str) -> Result<PathBuf> {
+    let path_found = path.canonicalize();
+    path_found.map_err(|source| cannot_mount(path, target, source))
+}
+
+fn cannot_mount(path: &Path, target: &str, source: std::io::Error) -> Error {
+    Error::Io {
+        message: format!("cannot mount `{}` at `{target}`", path.display()),
+        source,
+    }
 }

@@ -2,6 +2,7 @@
 
 mod ids;
 mod inside;
+mod outer;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +15,10 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 use crate::sandbox::ahead::Line;
 use crate::sandbox::spawner::Order;
 use crate::sandbox::{outer_proc, spawner};
-use crate::spec::Users;
+use crate::spec::{Propagation, Users};
 
 pub(crate) use inside::Inside;
+pub(crate) use outer::Outer;
 
 /// What this process may do about ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,6 +47,8 @@ pub struct Host {
     privilege: Privilege,
     /// Why it is this privilege.
     reason: Arc<str>,
+    /// Where root's mounts can be shared with the host.
+    outer: Option<Arc<Outer>>,
     /// To the spawner.
     spawner: Arc<Line>,
     /// Root's commands are in a user namespace of their own, or why they cannot be.
@@ -67,15 +71,25 @@ pub struct InitError {
 /// Moves this process into its private namespaces and forks the spawner. Must be called from `main` before any
 /// thread exists; in an ordinary user's process, also before anything in the store is touched.
 pub fn init() -> Result<Host, InitError> {
-    init_beside(None)
+    init_for(Entry::default())
 }
 
-/// As [`init`]; an ordinary user's process goes into a user namespace that there is, another such process's
-/// ([`user_namespace`]), and has all rights there that this one has.
-pub fn init_beside(other: Option<OwnedFd>) -> Result<Host, InitError> {
+/// What a process is for that is not as others are.
+#[derive(Debug, Default)]
+pub struct Entry {
+    /// An ordinary user's goes into a user namespace that there is, another such process's ([`user_namespace`]), and
+    /// has all rights there that this one has.
+    pub beside: Option<OwnedFd>,
+    /// Mounts that the host makes later arrive in its mount namespace. Those of any that it makes itself do not leave
+    /// it, but for what a command has from where the host's are ([`Propagation::Shared`]).
+    pub propagation: Option<Propagation>,
+}
+
+/// As [`init`].
+pub fn init_for(entry: Entry) -> Result<Host, InitError> {
     single_threaded()?;
     recent_kernel()?;
-    let (privilege, reason) = match enter(other) {
+    let (privilege, reason, outer) = match enter(entry) {
         Err(error) => without(error)?,
         Ok(entered) => entered,
     };
@@ -87,6 +101,7 @@ pub fn init_beside(other: Option<OwnedFd>) -> Result<Host, InitError> {
     Ok(Host {
         privilege,
         reason: reason.into(),
+        outer: outer.map(Arc::new),
         spawner: Arc::new(Line::new(spawner)),
         inside: Arc::default(),
         masked_proc: Arc::default(),
@@ -157,7 +172,7 @@ const FILES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::MKNOD);
 
 /// Goes on without what could not be entered, where this process is still whom it was.
-fn without(error: InitError) -> Result<(Privilege, String), InitError> {
+fn without(error: InitError) -> Result<Entered, InitError> {
     let unmapped = std::fs::read("/proc/self/uid_map").is_ok_and(|map| map.is_empty());
     if unmapped {
         return Err(error);
@@ -170,20 +185,31 @@ fn without(error: InitError) -> Result<(Privilege, String), InitError> {
     }
     WITHOUT.store(true, Ordering::Relaxed);
     let why = format!("cannot {}: {}; {}", error.step, error.source, error.advice);
-    Ok((Privilege::Without, why))
+    Ok((Privilege::Without, why, None))
 }
 
-/// The user namespace that this process is in, for [`init_beside`].
+/// The user namespace that this process is in, for [`Entry`].
 pub fn user_namespace() -> std::io::Result<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let mode = rustix::fs::Mode::empty();
     Ok(rustix::fs::open("/proc/self/ns/user", flags, mode)?)
 }
 
-fn enter(other: Option<OwnedFd>) -> Result<(Privilege, String), InitError> {
+/// With the reason, and what was kept of where this process was before.
+type Entered = (Privilege, String, Option<Outer>);
+
+fn enter(entry: Entry) -> Result<Entered, InitError> {
+    let mut outer = None;
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-    let entered = if rustix::process::geteuid().is_root() && capable {
+    let (privilege, reason) = if rustix::process::geteuid().is_root() && capable {
+        if entry.propagation == Some(Propagation::Shared) {
+            outer = Some(Outer::keep().map_err(|source| InitError {
+                step: "remember the mounts of the host",
+                advice: "/proc must be mounted",
+                source,
+            })?);
+        }
         // In a container that was given one id, root is as alone as an ordinary user.
         if rbuild_cache::owners::recorded() {
             let why = "root of a user namespace that has one id";
@@ -192,7 +218,7 @@ fn enter(other: Option<OwnedFd>) -> Result<(Privilege, String), InitError> {
             (Privilege::Root, "started by root".to_owned())
         }
     } else {
-        match other {
+        match entry.beside {
             Some(namespace) => ids::join_user_namespace(&namespace)?,
             None => ids::enter_user_namespace()?,
         }
@@ -202,19 +228,25 @@ fn enter(other: Option<OwnedFd>) -> Result<(Privilege, String), InitError> {
         advice: "this environment does not allow it (a container needs CAP_SYS_ADMIN, for instance --privileged)",
         source,
     })?;
-    rustix::mount::mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(|errno| InitError {
+    let propagation = match entry.propagation {
+        None => MountPropagationFlags::PRIVATE,
+        Some(Propagation::Slave | Propagation::Shared) => MountPropagationFlags::DOWNSTREAM,
+    };
+    let changed = rustix::mount::mount_change("/", propagation | MountPropagationFlags::REC);
+    changed.map_err(|errno| InitError {
         step: "make the mounts of this process private",
         advice: "this environment does not allow it (a security module may forbid mounts)",
         source: errno.into(),
     })?;
-    Ok(entered)
+    Ok((privilege, reason, outer))
 }
 
 impl Host {
+    /// Where the host's own mounts are, if this process may go there and was told that it would have to.
+    pub(crate) fn outer(&self) -> Option<&Outer> {
+        self.outer.as_deref()
+    }
+
     pub fn privilege(&self) -> Privilege {
         self.privilege
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags};
 
@@ -359,8 +359,7 @@ fn mount_all(
         if !matches!(mount.source, Source::Whole { .. }) {
             note_own(task, points, tree.as_fd())?;
         }
-        // A detached file system that was just made has no mounts below.
-        mounts::restrict(tree.as_fd(), true, attributes)
+        restrict(mount, tree.as_fd(), attributes)
             .step(format!("set the options of the mount at {target}"))?;
         let point = points
             .ensure(path_of(&mount.target), directory)
@@ -369,6 +368,19 @@ fn mount_all(
         mounts::attach(tree.as_fd(), point.as_fd()).step(format!("mount at {target}"))?;
     }
     Ok(())
+}
+
+/// Sets the options of a detached mount, and says whether others travel to it.
+pub(super) fn restrict(
+    mount: &Mount,
+    tree: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+) -> std::result::Result<(), Errno> {
+    match mount.propagation {
+        // As it was when it was copied.
+        Some(_) => mounts::restrict(tree, true, attributes),
+        None => mounts::restrict_privately(tree, attributes),
+    }
 }
 
 /// Where root of a user namespace may have devices made: not where others would find them.

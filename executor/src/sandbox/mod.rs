@@ -28,6 +28,7 @@ mod outer_terminal;
 mod plan;
 mod prepare;
 mod program;
+mod propagation;
 mod reaper;
 pub(crate) mod seccomp;
 mod session;

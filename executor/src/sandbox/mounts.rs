@@ -6,7 +6,9 @@ use std::path::Path;
 
 use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -64,7 +66,23 @@ pub(crate) fn restrict(
     recursive: bool,
     attributes: MountAttrFlags,
 ) -> Result<()> {
-    crate::sys::mount_setattr(fd, recursive, u64::from(attributes.bits()))
+    set(fd, recursive, attributes, MountPropagationFlags::empty())
+}
+
+/// Sets attributes on a detached mount and all that is below it, which from then on are nobody's peers and receive
+/// nothing: this process's mounts may get those that are made on the host.
+pub(super) fn restrict_privately(fd: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<()> {
+    set(fd, true, attributes, MountPropagationFlags::PRIVATE)
+}
+
+fn set(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: MountAttrFlags,
+    propagation: MountPropagationFlags,
+) -> Result<()> {
+    let (attributes, propagation) = (attributes.bits().into(), propagation.bits().into());
+    crate::sys::mount_setattr(fd, recursive, attributes, propagation)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::in_root;
 use super::seccomp::profile::Rules;
-use crate::spec::Tmpfs;
+use crate::spec::{Propagation, Tmpfs};
 use crate::users::User;
 
 /// Place of a descriptor in the message.
@@ -227,6 +227,8 @@ pub(super) struct Mount {
     pub(super) target: Bytes,
     pub(super) read_only: bool,
     pub(super) source: Source,
+    /// Otherwise nothing travels to or from it.
+    pub(super) propagation: Option<Propagation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

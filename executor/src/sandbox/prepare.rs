@@ -16,8 +16,8 @@ use super::plan::{
 };
 use super::socket::{self, Forwarded};
 use super::users::Chosen;
-use super::{ExecError, cache_content, capabilities, in_root, mounts};
-use crate::host::Privilege;
+use super::{ExecError, cache_content, capabilities, in_root, mounts, propagation};
+use crate::host::{Host, Privilege};
 use crate::mapped::Mapped;
 use crate::spec::{Device, Dns, Exec, Mount, MountSource, Network, Security};
 use crate::{Executor, network, overlay, users};
@@ -77,6 +77,7 @@ pub(super) fn prepare(
     let user = look_up_user(&view, &exec)?;
     let mut builder = Builder {
         store: executor.store.clone(),
+        host: executor.host.clone(),
         single_id: privilege == Privilege::SingleId,
         descriptors: Vec::new(),
         kept: Kept::default(),
@@ -97,6 +98,10 @@ pub(super) fn prepare(
     } else {
         Devices::Kernel
     };
+    let machines_root = privilege == Privilege::Root && users.mapped.is_none();
+    if machines_root {
+        refuse_devices(&exec)?;
+    }
     let root = builder.slot(root);
     if exec.mounts.len() > MOST_MOUNTS {
         return Err(setup(
@@ -194,7 +199,7 @@ pub(super) fn prepare(
         runtime: exec.runtime.as_deref().map(Bytes::from),
         privilege,
         bare: None,
-        machines_root: privilege == Privilege::Root && users.mapped.is_none(),
+        machines_root,
         outer_proc: executor
             .host
             .masked_proc()
@@ -228,6 +233,29 @@ fn refuse_foreign(exec: &Exec, single_id: bool) -> Result<(), ExecError> {
         );
     }
     Ok(())
+}
+
+/// A mount that is made on the host later comes as it is, with the devices in it: what keeps the machine's root from
+/// those is that nothing else in a sandbox lets them be opened.
+fn refuse_devices(exec: &Exec) -> Result<(), ExecError> {
+    let given = capabilities::mask(0, &exec.capabilities_add, &exec.capabilities_drop);
+    // Whoever has this one mounts what it likes, as it likes.
+    let mounts = capabilities::by_name("SYS_ADMIN")
+        .is_some_and(|bit| given.is_ok_and(|given| given & bit != 0));
+    let free = mounts || exec.security == Security::Insecure;
+    let mut propagated = exec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Propagated { path, .. } => Some((path, &mount.target)),
+        _ => None,
+    });
+    match propagated.next() {
+        Some((path, target)) if !free && !rbuild_cache::owners::devices_recorded() => Err(setup(
+            format!("mount `{}` at `{}`", path.display(), target.display()),
+            "what the host mounts there later comes with the devices in it, and nothing would keep this container from \
+             them, whose root is the machine's: that comes of `--userns=host`, `--network=host`, `--device`, or of a \
+             source whose file systems have no mapped ids; `--privileged` lets it have all devices",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Without those that every sandbox has.
@@ -310,6 +338,7 @@ pub(super) fn limits(asked: &[(String, u64, u64)]) -> Result<Vec<ResourceLimit>,
 
 struct Builder {
     store: Arc<Store>,
+    host: Host,
     single_id: bool,
     descriptors: Vec<OwnedFd>,
     kept: Kept,
@@ -352,6 +381,7 @@ impl Builder {
                     target,
                     read_only: !exec.writable_names,
                     source: Source::File { name: name.into() },
+                    propagation: None,
                 },
             );
         }
@@ -371,6 +401,10 @@ impl Builder {
             target: Bytes::from(target.as_path()),
             read_only: mount.read_only,
             source,
+            propagation: match mount.source {
+                MountSource::Propagated { propagation, .. } => Some(propagation),
+                _ => None,
+            },
         });
         self.kept._mounts.push(mount);
         Ok(())
@@ -407,6 +441,15 @@ impl Builder {
                 let tree =
                     mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
                 Ok(self.tree(tree, path))
+            }
+            MountSource::Propagated { path, propagation } => {
+                let tree = match self.directories.get_mut(index).and_then(Option::take) {
+                    Some(tree) => tree,
+                    None => propagation::tree(&self.host, path, *propagation, target)?,
+                };
+                Ok(Source::Whole {
+                    tree: self.slot(tree),
+                })
             }
             MountSource::Cache {
                 mount: cache,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::prepare::setup;
-use super::{ExecError, in_root};
+use super::{ExecError, in_root, mounts, propagation};
 use crate::Executor;
 use crate::host::Privilege;
 use crate::mapped::{self, Mapped};
@@ -37,12 +37,23 @@ pub(super) fn choose(executor: &Executor, exec: &Exec) -> Result<Chosen, ExecErr
     };
     let mut directories = Vec::new();
     for mount in &exec.mounts {
-        let MountSource::Directory { root, path } = &mount.source else {
-            directories.push(None);
-            continue;
+        let tree = match &mount.source {
+            MountSource::Directory { root, path } => {
+                in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)
+                    .and_then(|found| mounts::copy(found.as_fd(), true))
+            }
+            MountSource::Propagated { path, propagation } => Ok(propagation::tree(
+                &executor.host,
+                path,
+                *propagation,
+                &mount.target,
+            )?),
+            _ => {
+                directories.push(None);
+                continue;
+            }
         };
-        let tree = in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)
-            .and_then(|found| mapped::map(found.as_fd(), mapped.inside()));
+        let tree = tree.and_then(|tree| mapped::map(tree, mapped.inside()));
         match tree {
             Ok(tree) => directories.push(Some(tree)),
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use rbuild_engine::containers::{Entry, Front};
+use rbuild_engine::containers::{Catalog, Entry, Front};
 
 use crate::commands::run::behind::{self, Attachment, Started};
 use crate::error::{Error, Result};
@@ -76,7 +76,8 @@ fn start(entry: &Entry, attachment: Option<Attachment>, global: &GlobalArgs) -> 
 
 fn live(entry: &Entry, stream: UnixStream, attached: bool, global: &GlobalArgs) -> Result<Exit> {
     let options = global.options()?;
-    let host = machine::enter_for(&options.root, &entry.definition.request)?;
+    let (catalog, definition) = (Catalog::at(&options.root), &entry.definition);
+    let host = machine::enter_for(&catalog, &definition.request, definition.propagation())?;
     let engine = machine::open(host, options)?;
     let exit = machine::block_on(Signals::Forwarded, async |cancel| {
         let Some(held) = engine.hold(entry.clone())? else {

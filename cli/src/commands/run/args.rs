@@ -97,10 +97,11 @@ pub(crate) struct ContainerArgs {
     /// A name by which other containers reach this one, besides its own
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     pub(crate) network_alias: Vec<String>,
-    /// A directory of the host or a volume, SOURCE:TARGET[:OPTIONS], or a volume of the container's own, TARGET
+    /// A directory of the host or a volume, SOURCE:TARGET[:OPTIONS], or a volume of the container's own, TARGET;
+    /// options: ro, nocopy, and whether later mounts arrive (rslave), are shared (rshared) or neither (rprivate)
     #[arg(short, long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
-    /// type=bind|volume|tmpfs,src=..,dst=..[,ro]
+    /// type=bind|volume|tmpfs,src=..,dst=..[,ro][,bind-propagation=rslave|rshared|rprivate]
     #[arg(long, value_name = "SPEC")]
     pub(crate) mount: Vec<String>,
     /// A file system in memory, TARGET[:size=64m]

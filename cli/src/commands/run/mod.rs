@@ -17,7 +17,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use rbuild_engine as engine;
-use rbuild_engine::containers::{Front, Lifetime, RunRequest};
+use rbuild_engine::containers::{Catalog, Front, Lifetime, RunRequest};
 use rbuild_engine::executor::network::Ahead;
 use rbuild_engine::executor::sandbox::ExecError;
 
@@ -113,7 +113,9 @@ fn live(
     cidfile: Option<CidFile>,
 ) -> Result<Exit> {
     let options = global.options()?;
-    let host = machine::enter_for(&options.root, &request)?;
+    let catalog = Catalog::at(&options.root);
+    let propagation = catalog.propagation_for(&request)?;
+    let host = machine::enter_for(&catalog, &request, propagation)?;
     // It is made while the store is opened and the image looked up.
     let network = request
         .has_private_network()

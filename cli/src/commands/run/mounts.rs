@@ -78,7 +78,9 @@ fn volume(text: &str) -> Result<Volume> {
             "rw" | "cached" | "delegated" | "consistent" => {}
             "z" | "Z" => refuse_labels(option)?,
             other if PROPAGATIONS.contains(&other) => {
-                volume.propagation = Some(propagation(other, || format!("--volume `{text}`"))?);
+                if volume.propagation.replace(other.to_owned()).is_some() {
+                    return Err(bad("only one propagation can be given"));
+                }
             }
             "U" => return Err(Error::unsupported(format!("--volume option `{option}`"))),
             other => return Err(bad(&format!("there is no option `{other}`"))),
@@ -116,15 +118,6 @@ fn volume(text: &str) -> Result<Volume> {
 const PROPAGATIONS: [&str; 6] = [
     "private", "rprivate", "shared", "rshared", "slave", "rslave",
 ];
-
-/// Everything of the host's is seen through a private copy of its mounts.
-fn propagation(name: &str, what: impl Fn() -> String) -> Result<String> {
-    match name {
-        "private" | "rprivate" => Ok(name.to_owned()),
-        _ => Err(Error::unsupported(format!("{}: the propagation `{name}`", what()))
-            .help("rbuild works in a mount namespace of its own: mounts that are made later do not travel")),
-    }
-}
 
 /// Where SELinux is off a label is nothing to give; where it is on, none can be given yet.
 fn refuse_labels(option: &str) -> Result<()> {
@@ -208,11 +201,10 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         no_copy: no_copy.unwrap_or(false),
         subpath,
         propagation: match travels {
-            Some(name) if PROPAGATIONS.contains(&name.as_str()) => {
-                Some(propagation(&name, || "--mount".to_owned())?)
+            Some(name) if !PROPAGATIONS.contains(&name.as_str()) => {
+                return Err(spec.error(format!("there is no propagation `{name}`")));
             }
-            Some(name) => return Err(spec.error(format!("there is no propagation `{name}`"))),
-            None => None,
+            travels => travels,
         },
     };
     match (kind.as_str(), source) {
@@ -365,7 +357,14 @@ mod tests {
             volume("name:/x").unwrap().source,
             VolumeSource::Named("name".into())
         );
-        assert!(matches!(volume("/tmp:/x:rshared"), Err(Error::Failed(_))));
+        let travelling = volume("/tmp:/x:ro,rshared").unwrap();
+        assert_eq!(
+            (travelling.propagation.as_deref(), travelling.read_only),
+            (Some("rshared"), true)
+        );
+        for text in ["name:/x:rslave", "/x:slave", "/tmp:/x:slave,rslave"] {
+            assert!(matches!(volume(text), Err(Error::Usage(_))), "{text}");
+        }
     }
 
     #[test]

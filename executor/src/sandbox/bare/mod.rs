@@ -399,7 +399,9 @@ impl Builder<'_> {
                     .map_err(failed("copy the source"))?;
                 self.put(target, &name)?;
             }
-            MountSource::Directory { .. } => return refuse("mount a directory of the machine's"),
+            MountSource::Directory { .. } | MountSource::Propagated { .. } => {
+                return refuse("mount a directory of the machine's");
+            }
             MountSource::Cache {
                 throw_away: true, ..
             } => return refuse("mount a cache that is not to be changed"),

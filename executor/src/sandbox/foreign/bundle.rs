@@ -65,7 +65,7 @@ impl Bundle {
             if matches!(&mount.source, Source::Tmpfs(tmpfs) if tmpfs.no_exec) {
                 options.push("noexec");
             }
-            mounts::restrict(tree.as_fd(), true, attributes).step(format!(
+            child::restrict(mount, tree.as_fd(), attributes).step(format!(
                 "set the options of the mount at {}",
                 target.display()
             ))?;
@@ -77,6 +77,7 @@ impl Bundle {
             }
             let name = format!("mount-{index}");
             stage.attach_as(tree.as_fd(), &name, directory)?;
+            options.push(config::propagation(mount.propagation));
             entries.push(config::bind(&path.join(name), &target, &options)?);
             targets.push(target);
         }

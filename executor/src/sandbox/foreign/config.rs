@@ -11,6 +11,7 @@ use super::super::plan::{self, Bytes, Limit, Task};
 use super::super::step::{Failure, Result, Step};
 use super::super::{capabilities, child, kernel_files, seccomp};
 use crate::host::Privilege;
+use crate::spec::Propagation;
 
 /// The version of the specification whose fields these are.
 const VERSION: &str = "1.0.2";
@@ -147,8 +148,17 @@ pub(super) fn kernel_mounts(task: &Task, sys: Option<&Path>, queues: bool) -> Ve
     mounts
 }
 
+/// As an option of a mount.
+pub(super) fn propagation(of: Option<Propagation>) -> &'static str {
+    match of {
+        None => "rprivate",
+        Some(Propagation::Slave) => "rslave",
+        Some(Propagation::Shared) => "rshared",
+    }
+}
+
 pub(super) fn bind(source: &Path, target: &Path, further: &[&str]) -> Result<Value> {
-    let mut options = vec!["rbind", "rprivate"];
+    let mut options = vec!["rbind"];
     options.extend(further);
     Ok(json!({
         "destination": text(&Bytes::from(target), "the target of a mount")?,
