@@ -125,7 +125,7 @@ fn receives(test: &str, user: User, flags: &str) {
              slave/later/file\n\
              before later \n"
         );
-        assert_eq!(output.stdout, expected, "{output}");
+        assert_eq!(output.stdout, expected, "{user:?} {flags} {output}");
     }
 }
 

@@ -187,10 +187,20 @@ fn is_open(stream: &UnixStream) -> bool {
 }
 
 impl Engine {
-    /// Holds a container that is there, to start it. `None` where it runs already.
+    /// Holds a container that is there, to start it. `None` where it runs already. Waits for a process that is held up
+    /// between the container's end and its own: whoever stopped it was told of the first.
     pub fn hold(&self, entry: Entry) -> Result<Option<Created>> {
-        let Some(held) = entry.catalog.files.hold(entry.id())? else {
-            return Ok(None);
+        const TURN: Duration = Duration::from_millis(5);
+        let asked = Instant::now();
+        let held = loop {
+            if let Some(held) = entry.catalog.files.hold(entry.id())? {
+                break held;
+            }
+            let alive = entry.catalog.state(entry.id())?.status.is_alive();
+            if alive || asked.elapsed() > 2 * ANSWERS {
+                return Ok(None);
+            }
+            std::thread::sleep(TURN);
         };
         let mut entry = entry;
         // What another process left.
@@ -497,6 +507,9 @@ impl Started {
     }
 }
 
+/// How long a container's process waits, at its end, until those who asked have their answers.
+const ANSWERS: Duration = Duration::from_secs(2);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A container that ran so long has started well.
@@ -585,7 +598,6 @@ fn begun(life: &Arc<Life>, started: &Started, front: Option<&(Arc<Frames>, bool)
 
 /// Nothing of it runs any more.
 fn end(executor: &rbuild_executor::Executor, life: &Life, held: File) -> Result<()> {
-    const ANSWERS: Duration = Duration::from_secs(2);
     life.change(|now| now.over = true);
     let code = life.now().state.exit_code;
     life.hub.tell(Kind::Ended, &code.to_le_bytes());
