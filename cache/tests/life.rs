@@ -100,6 +100,31 @@ fn what_was_put_is_found_again_by_another_process() {
 }
 
 #[test]
+fn looking_whether_stacks_are_known_writes_down_only_those_that_are_not() {
+    let (_directory, store) = store();
+    let below = snapshot(&store, None, "below");
+    let above = snapshot(&store, Some(&below.id), "above");
+    let other = snapshot(&store, None, "other");
+    let [one, two] = [b"one", b"two"].map(|name| ChainId(Digest::of(name)));
+    store.set_chain(&below.id, &one).unwrap();
+    let log = store.root().join("index.db-wal");
+    let length = || fs::metadata(&log).unwrap().len();
+    let before = length();
+    store.set_chains_once(&[(&other.id, one)]).unwrap();
+    assert_eq!(length(), before);
+    let both = [(&below.id, one), (&above.id, two)];
+    store.set_chains_once(&both).unwrap();
+    assert!(length() > before);
+    let found = |chain| store.snapshot_by_chain(chain).unwrap().map(|it| it.id);
+    assert_eq!(found(&one).as_ref(), Some(&below.id));
+    assert_eq!(found(&two).as_ref(), Some(&above.id));
+    // Somebody tidied up in there.
+    fs::remove_dir_all(store.root().join("snapshots").join(below.id.as_str())).unwrap();
+    store.set_chains_once(&[(&other.id, one)]).unwrap();
+    assert_eq!(found(&one), Some(other.id));
+}
+
+#[test]
 fn a_blob_that_arrives_wrong_is_refused_and_leaves_nothing() {
     use std::io::Write as _;
     let (_directory, store) = store();

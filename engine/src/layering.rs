@@ -110,6 +110,7 @@ pub(crate) fn layers(
     let mut layers: Vec<LayerBlob> = Vec::with_capacity(groups.len());
     // `None` as soon as a blob says something else than its snapshot.
     let mut chain = Some(None);
+    let mut stacks = Vec::new();
     for group in groups {
         let snapshots = solved.layers.get(group.clone()).unwrap_or_default();
         let Some(top) = snapshots.last() else {
@@ -141,13 +142,14 @@ pub(crate) fn layers(
         if let Some(parent) = chain {
             let this = ChainId::of(parent, blob.diff_id);
             chain = Some(Some(this));
-            // So that a build from this image finds its layers unpacked.
-            if is_own && store.snapshot_by_chain(&this)?.is_none() {
-                store.set_chain(&top.id, &this)?;
+            if is_own {
+                stacks.push((&top.id, this));
             }
         }
         layers.push(blob);
     }
+    // So that a build from this image finds its layers unpacked.
+    store.set_chains_once(&stacks)?;
     Ok(layers)
 }
 

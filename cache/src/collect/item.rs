@@ -75,6 +75,7 @@ pub(super) fn list(
     instructions: Vec<(i64, String)>,
 ) -> Vec<Item> {
     let described = descriptions(contents, instructions.into_iter().collect());
+    let last_used = last_used_with_what_stands_on_it(contents);
     let snapshots = contents.snapshots.iter().map(|row| Item {
         id: row.id.as_str().to_owned(),
         kind: Kind::Regular,
@@ -84,7 +85,7 @@ pub(super) fn list(
         shared: row.shared,
         reclaimable: plan.snapshots.contains(&row.id),
         created: (row.created > 0).then_some(row.created),
-        last_used: row.used / 1000,
+        last_used: last_used.get(&row.id).copied().unwrap_or(row.used) / 1000,
     });
     let needed = blob_descriptions(contents);
     let blobs = contents.blobs.iter().map(|row| Item {
@@ -120,6 +121,25 @@ pub(super) fn list(
     let mut items: Vec<Item> = snapshots.chain(blobs).chain(mounts).collect();
     items.sort_by(|one, other| other.bytes.cmp(&one.bytes).then(one.id.cmp(&other.id)));
     items
+}
+
+/// When snapshots were last used, in milliseconds: a build marks the one that it comes to, and with it uses all below.
+fn last_used_with_what_stands_on_it(contents: &Contents) -> HashMap<&SnapshotId, i64> {
+    let rows: HashMap<_, _> = contents.snapshots.iter().map(|it| (&it.id, it)).collect();
+    let mut latest_first: Vec<_> = contents.snapshots.iter().collect();
+    latest_first.sort_by_key(|row| std::cmp::Reverse(row.used));
+    let mut last_used = HashMap::with_capacity(rows.len());
+    for row in latest_first {
+        let mut next = Some(row);
+        while let Some(below) = next {
+            if last_used.contains_key(&below.id) {
+                break;
+            }
+            last_used.insert(&below.id, row.used);
+            next = below.parent.as_ref().and_then(|id| rows.get(id)).copied();
+        }
+    }
+    last_used
 }
 
 /// The step that made a snapshot; else the image that it is of.

@@ -300,7 +300,24 @@ fn a_cycle_of_parents_does_not_hang() {
     let mut contents = contents();
     contents.snapshots[0].parent = Some(id("b"));
     contents.results = vec![result(1, "c", 1, 10)];
-    assert_eq!(plan(&contents, &ALL, 100, 0).results, [1]);
+    let plan = plan(&contents, &ALL, 100, 0);
+    assert_eq!(plan.results, [1]);
+    assert_eq!(item::list(&contents, &plan, Vec::new()).len(), 4);
+}
+
+#[test]
+fn what_stands_on_a_snapshot_uses_it() {
+    let mut contents = contents();
+    for (row, used) in contents.snapshots.iter_mut().zip([10, 30, 20, 5]) {
+        row.used = used * 1000;
+    }
+    let mut listed: Vec<_> = item::list(&contents, &Plan::default(), Vec::new())
+        .into_iter()
+        .map(|item| (item.id, item.last_used))
+        .collect();
+    listed.sort();
+    let expected = [("a", 30), ("b", 30), ("c", 20), ("d", 5)];
+    assert_eq!(listed, expected.map(|(id, used)| (id.to_owned(), used)));
 }
 
 #[test]
