@@ -17,6 +17,8 @@ use super::{Error, Found};
 
 /// Larger files are read one after the other, each on all cores.
 const LARGE_BYTES: u64 = 8 << 20;
+/// So few files are not worth waking other threads.
+const SEQUENTIAL_FILES: usize = 4;
 const READ_BYTES: usize = 128 << 10;
 const LARGE_READ_BYTES: usize = 4 << 20;
 /// A file that changes while it is read is read again this often.
@@ -51,10 +53,16 @@ pub(super) fn fill_in(
     let (mut large, mut small): (Vec<_>, Vec<_>) = unknown
         .into_iter()
         .partition(|found| found.metadata.size >= LARGE_BYTES);
-    small
-        .par_iter_mut()
-        .try_for_each_init(Vec::new, |buffer, found| fill_in_one(root, found, buffer))?;
     let mut buffer = Vec::new();
+    if small.len() <= SEQUENTIAL_FILES {
+        for found in &mut small {
+            fill_in_one(root, found, &mut buffer)?;
+        }
+    } else {
+        small
+            .par_iter_mut()
+            .try_for_each_init(Vec::new, |buffer, found| fill_in_one(root, found, buffer))?;
+    }
     for found in &mut large {
         fill_in_one(root, found, &mut buffer)?;
     }

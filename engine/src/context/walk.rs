@@ -14,18 +14,31 @@ use super::find::io_error;
 use super::{Context, Error, Found};
 use crate::select::pattern::join;
 
+/// So many entries are looked at before it is worth waking other threads.
+const SEQUENTIAL_ENTRIES: usize = 256;
+
 /// Adds everything below `directory`, which is there already. Something that is no directory has nothing below.
 pub(super) fn walk(
     context: &Context,
     directory: &[u8],
     found: &mut Vec<Found>,
 ) -> Result<(), Error> {
+    let mut open = vec![directory.to_vec()];
+    let enough = found.len() + SEQUENTIAL_ENTRIES;
+    while found.len() < enough
+        && let Some(directory) = open.pop()
+    {
+        found.append(&mut list(context, &directory, &mut open)?);
+    }
+    if open.is_empty() {
+        return Ok(());
+    }
     let walk = Walk {
         context,
         found: Mutex::new(std::mem::take(found)),
         error: Mutex::new(None),
     };
-    rayon::scope(|scope| walk.directory(scope, directory));
+    rayon::scope(|scope| walk.spread(scope, open));
     *found = walk
         .found
         .into_inner()
@@ -44,6 +57,15 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    fn spread<'scope>(&'scope self, scope: &rayon::Scope<'scope>, directories: Vec<Vec<u8>>)
+    where
+        'a: 'scope,
+    {
+        for directory in directories {
+            scope.spawn(move |scope| self.directory(scope, &directory));
+        }
+    }
+
     fn directory<'scope>(&'scope self, scope: &rayon::Scope<'scope>, path: &[u8])
     where
         'a: 'scope,
@@ -52,12 +74,15 @@ impl<'a> Walk<'a> {
         if failed(&self.error) {
             return;
         }
-        match self.list(scope, path) {
-            Ok(mut found) => self
-                .found
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .append(&mut found),
+        let mut below = Vec::new();
+        match list(self.context, path, &mut below) {
+            Ok(mut found) => {
+                self.spread(scope, below);
+                self.found
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .append(&mut found);
+            }
             Err(error) => {
                 self.error
                     .lock()
@@ -66,61 +91,49 @@ impl<'a> Walk<'a> {
             }
         }
     }
+}
 
-    fn list<'scope>(
-        &'scope self,
-        scope: &rayon::Scope<'scope>,
-        path: &[u8],
-    ) -> Result<Vec<Found>, Error>
-    where
-        'a: 'scope,
-    {
-        // From the root by its path: few descriptors are open at a time, however deep the tree is.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let opened = self
-            .context
-            .root
-            .open(path_of(path), flags, 0, Resolve::Beneath);
-        let directory = match opened {
-            Ok(directory) => directory,
-            // A file, or gone meanwhile.
-            Err(error) if is_absence(&error) => return Ok(Vec::new()),
-            Err(source) => return Err(io_error("open", path, source)),
+/// What is in a directory. The directories in it are added to `below`.
+fn list(context: &Context, path: &[u8], below: &mut Vec<Vec<u8>>) -> Result<Vec<Found>, Error> {
+    // From the root by its path: few descriptors are open at a time, however deep the tree is.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let opened = context.root.open(path_of(path), flags, 0, Resolve::Beneath);
+    let directory = match opened {
+        Ok(directory) => directory,
+        // A file, or gone meanwhile.
+        Err(error) if is_absence(&error) => return Ok(Vec::new()),
+        Err(source) => return Err(io_error("open", path, source)),
+    };
+    let children = read_dir(directory.as_fd()).map_err(|source| io_error("list", path, source))?;
+    let mut found = Vec::with_capacity(children.len());
+    for child in children {
+        let child_path = join(path, child.name.as_bytes());
+        let Some(is_excluded) = context.is_excluded(&child_path) else {
+            continue;
         };
-        let children =
-            read_dir(directory.as_fd()).map_err(|source| io_error("list", path, source))?;
-        let mut found = Vec::with_capacity(children.len());
-        for child in children {
-            let child_path = join(path, child.name.as_bytes());
-            let Some(is_excluded) = self.context.is_excluded(&child_path) else {
-                continue;
-            };
-            let may_be_directory =
-                matches!(child.file_type, FileType::Directory | FileType::Unknown);
-            if child.file_type == FileType::Socket || (is_excluded && !may_be_directory) {
-                continue;
-            }
-            let metadata = match Metadata::at(directory.as_fd(), &child.name) {
-                Ok(metadata) => metadata,
-                Err(error) if is_absence(&error) => continue,
-                Err(source) => return Err(io_error("look up", &child_path, source)),
-            };
-            let kind = metadata.kind;
-            if kind == Kind::Socket || (is_excluded && kind != Kind::Directory) {
-                continue;
-            }
-            if kind == Kind::Directory {
-                let below = child_path.clone();
-                scope.spawn(move |scope| self.directory(scope, &below));
-            }
-            let mut file = Found::new(child_path, metadata, is_excluded);
-            if let Err(source) = details(&directory, &child.name, &mut file) {
-                return Err(io_error("read", &file.entry.path, source));
-            }
-            found.push(file);
+        let may_be_directory = matches!(child.file_type, FileType::Directory | FileType::Unknown);
+        if child.file_type == FileType::Socket || (is_excluded && !may_be_directory) {
+            continue;
         }
-        Ok(found)
+        let metadata = match Metadata::at(directory.as_fd(), &child.name) {
+            Ok(metadata) => metadata,
+            Err(error) if is_absence(&error) => continue,
+            Err(source) => return Err(io_error("look up", &child_path, source)),
+        };
+        let kind = metadata.kind;
+        if kind == Kind::Socket || (is_excluded && kind != Kind::Directory) {
+            continue;
+        }
+        if kind == Kind::Directory {
+            below.push(child_path.clone());
+        }
+        let mut file = Found::new(child_path, metadata, is_excluded);
+        if let Err(source) = details(&directory, &child.name, &mut file) {
+            return Err(io_error("read", &file.entry.path, source));
+        }
+        found.push(file);
     }
+    Ok(found)
 }
 
 /// Link target and attributes; a file's attributes come with its content, because the stat cache knows of most
