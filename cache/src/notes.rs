@@ -58,7 +58,8 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             result => result.at("open", &path)?,
         };
-        let mut bytes = Vec::new();
+        let length = file.metadata().at("stat", &path)?.len().min(LIMIT_BYTES);
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
         file.take(LIMIT_BYTES)
             .read_to_end(&mut bytes)
             .at("read", &path)?;

@@ -60,10 +60,15 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
     /// A step is named when it is first heard of.
     fn start(&mut self, step: StepId) {
         if !self.running.contains_key(&step) {
-            let name = self.names.get(&step).cloned().unwrap_or_default();
-            self.line(step, &name);
+            let name = self.name(step);
+            (self.write)(name.as_bytes());
             self.running.insert(step, Running::new());
         }
+    }
+
+    fn name(&self, step: StepId) -> String {
+        let name = self.names.get(&step).map_or("", String::as_str);
+        format!("#{} {name}\n", number(step))
     }
 
     fn log(&mut self, step: StepId, stderr: bool, bytes: &[u8]) {
@@ -86,8 +91,11 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
 
     /// Ends a step: what is left of its output, the last word, an empty line.
     fn end(&mut self, step: StepId, words: &str) {
-        self.start(step);
         let mut text = Vec::new();
+        // Most steps of a cached build begin and end at once: that is one write.
+        if !self.running.contains_key(&step) {
+            text.extend_from_slice(self.name(step).as_bytes());
+        }
         if let Some(mut running) = self.running.remove(&step) {
             let since = running.since.elapsed();
             for rest in [running.stdout.take_rest(), running.stderr.take_rest()]
@@ -187,6 +195,15 @@ mod tests {
     use super::*;
     use rbuild_engine::Step;
     use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn a_step_that_was_found_is_one_write() {
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let copy = writes.clone();
+        let mut plain = Plain::new(move |bytes: &[u8]| copy.lock().unwrap().push(bytes.to_vec()));
+        plain.event(Event::Cached { step: StepId(0) });
+        assert_eq!(*writes.lock().unwrap(), [b"#1 \n#1 CACHED\n\n"]);
+    }
 
     #[test]
     fn steps_lines_and_ends() {
