@@ -114,10 +114,13 @@ impl DetachKeys {
 /// Takes what was typed; nothing at its end.
 pub(crate) type Input = Box<dyn Fn(&[u8]) -> io::Result<()> + Send>;
 
+/// Takes a number of rows and columns.
+pub(crate) type Resize = Box<dyn Fn((u16, u16)) + Send>;
+
 /// The container's side, as whoever is attached sees it.
 pub(crate) struct Peer {
     pub(crate) input: Input,
-    pub(crate) resize: Box<dyn Fn((u16, u16)) + Send>,
+    pub(crate) resize: Resize,
     pub(crate) signal: Option<Box<dyn Fn(i32) + Send>>,
 }
 
@@ -174,10 +177,10 @@ pub(crate) fn show(stderr: bool, bytes: &[u8]) {
     }
 }
 
-/// Hands on changes of size and signals, on a thread of its own that ends with the process. The signals are listened
-/// to when this returns.
+/// Hands on the size and its changes, and signals, on a thread of its own that ends with the process. The signals are
+/// listened to when this returns, and since before the size was looked at: no change is missed.
 pub(crate) fn follow_signals(
-    resize: Box<dyn Fn((u16, u16)) + Send>,
+    resize: Option<Resize>,
     on_signal: Option<Box<dyn Fn(i32) + Send>>,
 ) -> Result<()> {
     let failed = |error: io::Error| Error::failed("cannot listen to signals").because(error);
@@ -196,10 +199,15 @@ pub(crate) fn follow_signals(
         }
     }
     drop(guard);
+    if let Some(resize) = &resize {
+        resize(size());
+    }
     std::thread::spawn(move || {
         runtime.block_on(std::future::poll_fn(|context| {
             while sizes.poll_recv(context).is_ready() {
-                resize(size());
+                if let Some(resize) = &resize {
+                    resize(size());
+                }
             }
             for (number, stream) in &mut streams {
                 while stream.poll_recv(context).is_ready() {
@@ -220,7 +228,7 @@ pub(crate) mod frames {
 
     use rbuild_engine::containers::control::frame::{Frames, Kind};
 
-    use super::{Arc, DetachKeys, Event, Peer, Raw, Result, follow_signals, show, size, type_in};
+    use super::{Arc, DetachKeys, Event, Peer, Raw, Result, follow_signals, show, type_in};
 
     #[derive(Debug)]
     pub(crate) struct Attach {
@@ -241,13 +249,10 @@ pub(crate) mod frames {
             };
             let peer = peer(&stream, self.forward_signals);
             let (sender, events) = std::sync::mpsc::channel();
-            if self.terminal {
-                (peer.resize)(size());
-            }
+            follow_signals(self.terminal.then_some(peer.resize), peer.signal)?;
             if self.interactive {
                 type_in(peer.input, Some(self.keys), sender.clone());
             }
-            follow_signals(peer.resize, peer.signal)?;
             let output = Arc::clone(&stream);
             std::thread::spawn(move || {
                 let event = loop {

@@ -182,7 +182,7 @@ fn in_terminal(
         };
         let _ = rustix::termios::tcsetwinsize(&*sized, size);
     };
-    terminal::follow_signals(Box::new(resize), None)?;
+    terminal::follow_signals(Some(Box::new(resize)), None)?;
     let shown = std::thread::spawn(move || {
         let mut buffer = vec![0; 16 << 10];
         loop {
