@@ -85,14 +85,14 @@ async fn tokens_that_expire_while_a_blob_is_sent() {
     let kit = Kit::new();
     let registry = Registry::start(&kit, "");
     let root = image(&kit, 8 << 20).await;
-    for said_seconds in [Some(1), None, Some(300)] {
+    for said_seconds in [Some(2), None, Some(300)] {
         let tokens = Tokens {
-            live: Duration::from_secs(1),
+            live: Duration::from_secs(2),
             said_seconds,
         };
         // Long enough for several tokens.
         let slow = |asked: &Asked, _| {
-            (asked.method == "PATCH").then_some(Fate::Late(Duration::from_millis(400)))
+            (asked.method == "PATCH").then_some(Fate::Late(Duration::from_millis(800)))
         };
         let front = Front::start(registry.port, Some(tokens), Box::new(slow));
         let name = format!("127.0.0.1:{}/t{}:1", front.port, said_seconds.unwrap_or(0));

@@ -347,6 +347,9 @@ async fn what_runs_when_a_solve_is_to_begin_anew_ends_first() {
     let sum = graph.add(Toy::Sum, &[again, forever]);
     let cancel = CancellationToken::new();
     let later = async {
+        while bench.worker.running.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
         cancel.cancel();
     };
