@@ -47,6 +47,7 @@ pub mod stat_cache;
 pub mod store;
 pub mod tree;
 pub mod volumes;
+pub mod whole;
 
 pub use containers::Containers;
 pub use digest::{ChainId, DiffId, Digest};

@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
+use rbuild_engine::cache::whole::WholeFile;
+
 use crate::error::{Error, Result};
 
-/// Writes a file under a temporary name beside its destination and renames it. What is no regular file (a pipe, a
+/// Writes a file that appears when it is whole. What is no regular file (a pipe, a
 /// terminal, /dev/null) is written to directly.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, bytes).map_err(|error| Error::io("write", path, error))
@@ -18,19 +20,9 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
             .open(path)?
             .write_all(bytes);
     }
-    // A symlink stays one: the file that it leads to is replaced.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".rbuild-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(directory)?;
+    let mut file = WholeFile::at(path, 0o644)?;
     file.write_all(bytes)?;
-    file.persist(&path)?;
-    Ok(())
+    file.finish()
 }
 
 #[cfg(test)]

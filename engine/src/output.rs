@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
+use rbuild_cache::whole::WholeFile;
 use rbuild_cache::{Digest, SnapshotId, Store};
 use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
@@ -428,21 +429,13 @@ fn write_tar(
         message: format!("cannot write `{}`", path.display()),
         source,
     };
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)
-        .map_err(failed)?;
+    let file = WholeFile::at(path, 0o644).map_err(failed)?;
     let mut writer = std::io::BufWriter::new(file);
     layer::write_root(store, root, clamp, &mut writer)?;
     let file = writer
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    file.finish().map_err(failed)
 }
 
 /// Sets the names in the store; without any, the image is kept by its ID.

@@ -16,7 +16,7 @@ use rbuild_cache::Store;
 
 use crate::Result;
 use crate::manifest::{Descriptor, Manifest};
-pub(crate) use blobs::{add_names, copy_blob, is_named, lock, temporary, verify_blob};
+pub(crate) use blobs::{add_names, copy_blob, is_named, lock, verify_blob};
 pub use sink::Sink;
 
 /// The images below a manifest or index that are here, attestations too.

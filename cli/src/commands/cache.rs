@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use clap::Subcommand;
+use rbuild_engine::cache::whole::WholeFile;
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -121,23 +122,13 @@ fn export(id: &str, output: &str, global: &GlobalArgs) -> Result<()> {
     }
     let path = std::path::Path::new(output);
     let failed = |error| Error::io("write", path, error);
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => std::path::Path::new("."),
-    };
-    // Under its name only when it is whole.
-    let mut file = tempfile::Builder::new()
-        .prefix(".rbuild-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(directory)
-        .map_err(failed)?;
+    let mut file = WholeFile::at(path, 0o644).map_err(failed)?;
     {
-        let mut buffered = std::io::BufWriter::new(file.as_file_mut());
+        let mut buffered = std::io::BufWriter::new(file.file());
         machine::engine(global.options()?)?.export_cache_mount(id, &mut buffered)?;
         buffered.flush().map_err(failed)?;
     }
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    file.finish().map_err(failed)
 }
 
 fn import(id: &str, input: &str, global: &GlobalArgs) -> Result<()> {

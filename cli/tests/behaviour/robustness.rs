@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command};
 
-use crate::kit::{Archive, Kit};
+use crate::kit::{Archive, Kit, skipped};
 use crate::require_machine;
 
 /// Sends a signal by name.
@@ -205,4 +205,60 @@ fn a_closed_standard_error_does_not_stop_a_build() {
     drop(child.stderr.take());
     assert_eq!(kit.finish(child).code, 0);
     assert_eq!(kit.must(&["images", "-q"]).stdout.lines().count(), 1);
+}
+
+/// Whether a process has a file of this directory open.
+fn is_written_to(directory: &std::path::Path) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok())
+        .flat_map(Iterator::flatten)
+        .filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok())
+        .any(|file| file.starts_with(directory))
+}
+
+#[test]
+fn a_build_that_is_killed_while_it_writes_its_output_leaves_nothing_of_it() {
+    const TRIES: usize = 20;
+    let kit = Kit::new();
+    let out = kit.path("out");
+    std::fs::create_dir(&out).unwrap();
+    let big = std::fs::File::create(kit.path("context/big")).unwrap();
+    big.set_len(256 << 20).unwrap();
+    let arguments = ["-o", "type=tar,dest=out/root.tar"];
+    let dockerfile = "FROM scratch\nCOPY big /\n";
+    let left = || -> Vec<_> {
+        let entries = std::fs::read_dir(&out).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    for _ in 0..TRIES {
+        let build = kit.build_arguments(dockerfile, &arguments);
+        let mut child = kit.command(build).spawn().unwrap();
+        let met = loop {
+            if child.try_wait().unwrap().is_some() {
+                break false;
+            }
+            if is_written_to(&out) {
+                break true;
+            }
+        };
+        if !met {
+            // It was too quick to be seen.
+            assert_eq!(left(), ["root.tar"]);
+            std::fs::remove_file(out.join("root.tar")).unwrap();
+            continue;
+        }
+        signal(&child, "KILL");
+        child.wait().unwrap();
+        wait_for_no_processes(&kit);
+        let whole = left();
+        assert!(whole.is_empty() || whole == ["root.tar"], "{whole:?}");
+        let output = kit.must_build(dockerfile, &arguments);
+        assert_eq!(left(), ["root.tar"], "{output}");
+        return;
+    }
+    skipped(
+        "a_build_that_is_killed_while_it_writes_its_output_leaves_nothing_of_it",
+        "no build was met while it wrote",
+    );
 }

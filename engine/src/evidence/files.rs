@@ -1,11 +1,11 @@
 //! Statements about files that are no image: `provenance.json` and `sbom.spdx.json` beside what `type=local` writes.
 
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rayon::prelude::*;
 use rbuild_cache::tree::{Entry, Kind};
+use rbuild_cache::whole::WholeFile;
 use rbuild_cache::{Digest, Store};
 use rbuild_image::layer::View;
 use sha2::Digest as _;
@@ -127,11 +127,7 @@ fn write(
         message: format!("cannot write `{}`", directory.join(name).display()),
         source,
     };
-    let mut file = tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o644))
-        .tempfile_in(directory)
-        .map_err(failed)?;
+    let mut file = WholeFile::at(&directory.join(name), 0o644).map_err(failed)?;
     std::io::Write::write_all(&mut file, bytes).map_err(failed)?;
-    let persisted = file.persist(directory.join(name));
-    persisted.map(drop).map_err(|error| failed(error.error))
+    file.finish().map_err(failed)
 }

@@ -1,9 +1,9 @@
 //! What of the content store an image needs, and OCI layouts of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rbuild_cache::whole::WholeFile;
 use rbuild_cache::{Digest, Store};
 
 use super::sink::{Verifying, unwritable};
@@ -150,16 +150,14 @@ pub(crate) fn copy_blob(store: &Store, digest: &Digest, directory: &Path) -> Res
         return Ok(());
     }
     std::fs::create_dir_all(&blobs).map_err(unwritable(&what))?;
-    let mut file = temporary(&blobs).map_err(unwritable(&what))?;
+    let mut file = WholeFile::at(&to, 0o666).map_err(unwritable(&what))?;
     if store.is_own_blob(digest) {
-        std::io::copy(&mut blob.file, file.as_file_mut()).map_err(unwritable(&what))?;
+        std::io::copy(&mut blob.file, file.file()).map_err(unwritable(&what))?;
     } else {
         std::io::copy(&mut blob, &mut file).map_err(unwritable(&what))?;
         blob.verify()?;
     }
-    file.persist(&to)
-        .map_err(|error| unwritable(&what)(error.error))?;
-    Ok(())
+    file.finish().map_err(unwritable(&what))
 }
 
 /// Reads a blob once and holds it against its digest.
@@ -195,19 +193,11 @@ pub(crate) fn add_names(directory: &Path, named: Vec<Descriptor>) -> Result<()> 
     replace(directory, "index.json", &index).map_err(unwritable(&what))
 }
 
-pub(crate) fn temporary(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(".incoming.")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(directory)
-}
-
 fn replace(directory: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
-    let mut file = temporary(directory)?;
+    let mut file = WholeFile::at(&directory.join(name), 0o666)?;
     file.write_all(bytes)?;
-    file.persist(directory.join(name))?;
-    Ok(())
+    file.finish()
 }
 
 /// The index that is there; `None` where there is none.

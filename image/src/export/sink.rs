@@ -1,11 +1,10 @@
 //! Where an archive goes: a file that appears whole, or a stream.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rbuild_cache::whole::WholeFile;
 use rbuild_cache::{Digest, Store};
 use sha2::Digest as _;
 
@@ -64,39 +63,21 @@ fn fill(
         .map_err(unwritable(&what))
 }
 
-/// Writes a file under a temporary name beside its place. What is not a regular file (a device, a pipe) is written
+/// Writes a file that appears when it is whole. What is not a regular file (a device, a pipe) is written
 /// to as it is.
 fn to_file(path: &Path, write: impl FnOnce(&mut File, &str) -> Result<()>) -> Result<()> {
     let what = shown(path.as_os_str().as_encoded_bytes());
-    // A link stays, and what it leads to is replaced.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let is_special = std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file());
+    let is_special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
     if is_special {
         let mut file = File::options()
             .write(true)
-            .open(&path)
+            .open(path)
             .map_err(unwritable(&what))?;
         return write(&mut file, &what);
     }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut prefix = OsString::from(".");
-    prefix.push(path.file_name().unwrap_or_default());
-    prefix.push(".");
-    // The umask takes its part of these.
-    let permissions = std::fs::Permissions::from_mode(0o666);
-    let mut temporary = tempfile::Builder::new()
-        .prefix(&prefix)
-        .permissions(permissions)
-        .tempfile_in(parent)
-        .map_err(unwritable(&what))?;
-    write(temporary.as_file_mut(), &what)?;
-    temporary
-        .persist(&path)
-        .map_err(|error| unwritable(&what)(error.error))?;
-    Ok(())
+    let mut incoming = WholeFile::at(path, 0o666).map_err(unwritable(&what))?;
+    write(incoming.file(), &what)?;
+    incoming.finish().map_err(unwritable(&what))
 }
 
 pub(super) fn unwritable(what: &str) -> impl FnOnce(std::io::Error) -> Error {

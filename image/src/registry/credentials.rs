@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rbuild_cache::whole::WholeFile;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -315,16 +315,10 @@ fn write(file: &Path, document: &Map<String, Value>) -> Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
     serde::Serialize::serialize(document, &mut serializer)
         .map_err(|error| unwritable(error.into()))?;
-    let mut new = tempfile::Builder::new()
-        .prefix(".config.json.")
-        .permissions(std::fs::Permissions::from_mode(0o600))
-        .tempfile_in(directory)
-        .map_err(unwritable)?;
+    let mut new = WholeFile::at(&target, 0o600).map_err(unwritable)?;
     new.write_all(&bytes).map_err(unwritable)?;
-    new.as_file().sync_all().map_err(unwritable)?;
-    new.persist(&target)
-        .map_err(|error| unwritable(error.error))?;
-    Ok(())
+    new.file().sync_all().map_err(unwritable)?;
+    new.finish().map_err(unwritable)
 }
 
 /// What a host is called in files and by helpers.
@@ -370,6 +364,8 @@ fn normalised(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn password(user: &str, password: &str) -> Login {

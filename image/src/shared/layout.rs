@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rbuild_cache::whole::WholeFile;
 use rbuild_cache::{Digest, Store};
 
 use crate::archive::Layout;
@@ -177,9 +178,9 @@ impl Directory {
             let place = this.blob_path(&descriptor.digest);
             let parent = this.path.join("blobs/sha256");
             std::fs::create_dir_all(&parent).map_err(failed)?;
-            let mut file = export::temporary(&parent).map_err(failed)?;
+            let mut file = WholeFile::at(&place, 0o666).map_err(failed)?;
             file.write_all(&bytes).map_err(failed)?;
-            file.persist(&place).map_err(|error| failed(error.error))?;
+            file.finish().map_err(failed)?;
             let annotations = [(REF_NAME.to_owned(), this.tag.clone())];
             let named = Descriptor {
                 annotations: Some(annotations.into()),

@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
+use rbuild_engine::cache::whole::WholeFile;
+
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -41,17 +43,13 @@ pub(crate) fn execute(args: &ExportArgs, global: &GlobalArgs) -> Result<Exit> {
         }
         Some(path) => {
             let failed = |error| Error::io("write", &path, error);
-            let parent = path.parent().unwrap_or_else(|| std::path::Path::new("/"));
-            let file = tempfile::Builder::new()
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(parent)
-                .map_err(failed)?;
+            let file = WholeFile::at(&path, 0o644).map_err(failed)?;
             let mut out = std::io::BufWriter::new(file);
             engine.export_container(&entry, &mut out)?;
             let file = out
                 .into_inner()
                 .map_err(|error| failed(error.into_error()))?;
-            file.persist(&path).map_err(|error| failed(error.error))?;
+            file.finish().map_err(failed)?;
         }
     }
     Ok(Exit::Success)

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use rbuild_engine::cache::whole::WholeFile;
 use rbuild_engine::image::Reference;
 use rbuild_engine::images::Member;
 use serde::{Deserialize, Serialize};
@@ -52,10 +53,9 @@ impl Draft {
         std::fs::create_dir_all(directory).map_err(failed)?;
         let bytes = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::failed("the draft cannot be written").because(error))?;
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+        let mut file = WholeFile::at(&path, 0o600).map_err(failed)?;
         file.write_all(&bytes).map_err(failed)?;
-        file.persist(&path).map_err(|error| failed(error.error))?;
-        Ok(())
+        file.finish().map_err(failed)
     }
 
     /// False where there is none.
