@@ -96,9 +96,12 @@ impl Connection {
         }
     }
 
-    /// Sends a question.
+    /// Sends a question. That the container's process is gone is told instead of an answer.
     pub fn ask(&self, ask: &Ask, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        wire::send(self.stream.as_fd(), ask, descriptors).map_err(failed)
+        match wire::send(self.stream.as_fd(), ask, descriptors) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(failed),
+        }
     }
 
     /// The next answer. `None` where the container's process is gone.
@@ -247,5 +250,19 @@ pub mod frame {
         let mut bytes = vec![0; length];
         stream.read_exact(&mut bytes)?;
         Ok(Some((kind, bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nobody_is_there_any_more_is_told_by_the_answer() {
+        let (stream, theirs) = UnixStream::pair().expect("sockets");
+        drop(theirs);
+        let connection = Connection { stream };
+        connection.ask(&Ask::Wait, &[]).expect("a question");
+        assert!(connection.answer().expect("its answer").is_none());
     }
 }
