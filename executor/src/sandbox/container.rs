@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, Store};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,8 @@ struct Inner {
     pidfd: OwnedFd,
     pid: u32,
     task: Task,
+    /// Under another runtime.
+    foreign: Option<Mutex<Foreign>>,
     cgroups: Mutex<Cgroups>,
     /// Where no cgroup halts it.
     halted: Mutex<Option<Halted>>,
@@ -117,7 +120,7 @@ impl Executor {
         accounted: bool,
     ) -> Result<Container, ExecError> {
         let begun = self.begin(base.cloned(), exec, stdio, cancel, top, accounted);
-        let started = begun.await?;
+        let mut started = begun.await?;
         let handle = (|| {
             let pidfd = started.session.pidfd()?;
             Ok(Handle {
@@ -126,6 +129,10 @@ impl Executor {
                     pid: crate::sys::pid_of(pidfd.as_fd())?,
                     pidfd,
                     task: started.task.clone(),
+                    foreign: started
+                        .announced
+                        .take()
+                        .map(|socket| Mutex::new(Foreign::Announced(socket))),
                     cgroups: Mutex::new(Cgroups {
                         first: started
                             .cgroup
@@ -202,43 +209,41 @@ impl Container {
 }
 
 /// How long a container under another runtime may take to have a process.
-const FOREIGN_BEGINS: std::time::Duration = std::time::Duration::from_secs(5);
+const FOREIGN_BEGINS: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
 
-/// The container's first process below the one of ours that has another runtime make it: first in a pid namespace of
-/// its own.
-fn foreign(outer: u32) -> io::Result<u32> {
-    let numbers = |pid: u32| -> Option<(u32, Vec<u32>)> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            Some(line.split_whitespace().filter_map(|word| word.parse().ok()))
-        };
-        let parent = field("PPid:")?.next()?;
-        Some((parent, field("NSpid:")?.collect()))
-    };
-    let begun = std::time::Instant::now();
-    loop {
-        let (_, of_outer) = numbers(outer).ok_or(rustix::io::Errno::SRCH)?;
-        let depth = of_outer.len() + 1;
-        for entry in std::fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            match numbers(pid) {
-                // Before the runtime has started it, it is the runtime's child.
-                Some((parent, own))
-                    if parent == outer && own.len() == depth && own.last() == Some(&1) =>
-                {
-                    return Ok(pid);
+/// The container's first process below the one of ours that has another runtime make it.
+#[derive(Debug)]
+enum Foreign {
+    /// Told on this socket when it has begun.
+    Announced(OwnedFd),
+    Known(OwnedFd),
+}
+
+impl Foreign {
+    /// Its number, as soon as there is one. Blocking.
+    fn pid(&mut self) -> io::Result<u32> {
+        let none = || io::Error::from(rustix::io::Errno::SRCH);
+        if let Self::Announced(socket) = self {
+            let mut polled = [PollFd::new(&*socket, PollFlags::IN)];
+            let told = loop {
+                match rustix::event::poll(&mut polled, Some(&FOREIGN_BEGINS)) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    told => break told?,
                 }
-                _ => {}
+            };
+            if told == 0 {
+                return Err(none());
             }
+            let told = crate::wire::receive::<()>(socket.as_fd())?;
+            *self = Self::Known(told.and_then(|(_, mut told)| told.pop()).ok_or_else(none)?);
         }
-        if begun.elapsed() > FOREIGN_BEGINS {
-            return Err(rustix::io::Errno::SRCH.into());
+        match self {
+            Self::Known(pidfd) => crate::sys::pid_of(pidfd.as_fd()),
+            Self::Announced(_) => Err(none()),
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 
@@ -277,8 +282,11 @@ pub(super) fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
 
 impl Handle {
     fn representative(&self) -> io::Result<u32> {
-        match self.inner.task.runtime {
-            Some(_) => foreign(self.inner.pid),
+        match &self.inner.foreign {
+            Some(foreign) => {
+                let mut foreign = foreign.lock().unwrap_or_else(PoisonError::into_inner);
+                foreign.pid()
+            }
             None => representative(self.inner.pid),
         }
     }

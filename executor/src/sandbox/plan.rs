@@ -119,6 +119,8 @@ pub(super) struct Task {
     pub(super) init: bool,
     /// A program that makes the container of what is in here.
     pub(super) runtime: Option<Bytes>,
+    /// Where that is so, the socket on which the container's first process is told, by a pidfd.
+    pub(super) announced: Option<Slot>,
     pub(super) privilege: crate::host::Privilege,
     /// Its root is the machine's: there is no user namespace.
     pub(super) machines_root: bool,

@@ -197,6 +197,7 @@ pub(super) fn prepare(
         cgroup_views: Vec::new(),
         init: exec.init,
         runtime: exec.runtime.as_deref().map(Bytes::from),
+        announced: None,
         privilege,
         bare: None,
         machines_root,

@@ -43,6 +43,8 @@ pub(super) struct Started {
     program: String,
     /// What a process that joins needs to know; nothing of the host in it.
     pub(super) task: plan::Task,
+    /// Under another runtime: where the container's first process is told.
+    pub(super) announced: Option<OwnedFd>,
 }
 
 /// A command that ended.
@@ -177,6 +179,15 @@ pub(super) fn start(
             task.stdio = plan::Stdio::Terminal { rows, columns };
         }
     }
+    let announced = match task.runtime {
+        Some(_) => {
+            let pair = wire::pair().map_err(|error| setup("make a socket", error))?;
+            task.announced = Some(descriptors.len());
+            descriptors.push(pair.1);
+            Some(pair.0)
+        }
+        None => None,
+    };
     let cgroup = cgroup.map(|(cgroup, joined)| {
         let first = descriptors.len();
         task.cgroups = (first..first + joined.len()).collect();
@@ -212,6 +223,7 @@ pub(super) fn start(
         streams,
         program,
         task,
+        announced,
     })
 }
 
@@ -419,6 +431,7 @@ async fn finish(
         program,
         task: _,
         mut session,
+        announced: _,
     } = started;
     let mut carried = match &mut streams {
         Streams::Carried(carried) => Some(std::mem::take(carried)),

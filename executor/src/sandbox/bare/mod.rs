@@ -241,6 +241,7 @@ pub(super) fn prepare(
         cgroup_views: Vec::new(),
         init: false,
         runtime: None,
+        announced: None,
         privilege: executor.host.privilege(),
         machines_root: true,
         bare: Some(plan::Bare {

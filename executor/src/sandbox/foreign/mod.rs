@@ -16,7 +16,7 @@ use std::process::Command;
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use super::child::{self, Descriptors, Stop};
 use super::plan::{Report, Stdio, Task};
@@ -84,6 +84,12 @@ pub(super) fn run(task: &Task, runtime: &Path, descriptors: &Descriptors) -> Res
     .step("report")?;
     drop(master);
     runtime.call("start", &["start", NAME])?;
+    if let Some(slot) = task.announced {
+        let step = "tell of the container's first process";
+        let pidfd = rustix::process::pidfd_open(container, PidfdFlags::empty()).step(step)?;
+        // Whoever asked for it may be gone.
+        let _ = wire::send(descriptors.get(slot)?, &(), &[pidfd.as_fd()]);
+    }
     // From now on others hold the container's streams; the report's end is seen when no copy is left.
     crate::background::let_go().step("let go of the container's streams")?;
     sys::block_signals().step("prepare the first process")?;
