@@ -114,11 +114,11 @@ impl Executor {
         for (controller, version) in sandbox::controllers() {
             let name = match controller {
                 "memory" => "MemoryLimit",
-                "cpu" => "CpuLimit",
-                _ => "PidsLimit",
+                _ => "CpuLimit",
             };
             features.push((name, version.map(|version| format!("cgroups {version}"))));
         }
+        features.push(("PidsLimit", self.pids_limit()));
         features
     }
 

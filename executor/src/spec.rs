@@ -294,7 +294,8 @@ pub struct Limits {
     /// -1000 to 1000: how willingly the kernel kills it when memory is short.
     #[serde(default)]
     pub oom_score_adj: Option<i16>,
-    /// `u64::MAX` is no limit; 4096 where not given and a cgroup can be made.
+    /// `u64::MAX` is no limit; 4096 where not given and a cgroup can be made. Where none can, see
+    /// [`crate::Executor::counting`].
     pub pids: Option<u64>,
     /// Bytes; 64 MiB where not given.
     pub shm_size: Option<u64>,
@@ -344,6 +345,14 @@ impl Limits {
             cpuset_mems: others.cpuset_mems.or(own.cpuset_mems),
             pids: others.pids.or(own.pids),
             ..own
+        }
+    }
+
+    /// These, but for the number of processes, which something else holds.
+    pub(crate) fn without_pids(&self) -> Self {
+        Self {
+            pids: Some(u64::MAX),
+            ..self.clone()
         }
     }
 }

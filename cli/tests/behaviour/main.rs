@@ -7,6 +7,7 @@ mod pty;
 
 mod build;
 mod containers;
+mod counted;
 mod editors;
 mod foreign;
 mod images;

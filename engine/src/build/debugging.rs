@@ -388,7 +388,8 @@ impl DebugShell {
             reset_cache_mounts: false,
             ..self.op.clone()
         };
-        let network = self.worker.network(op.network, op.insecure);
+        let executor = self.worker.counting().await.map_err(plain)?;
+        let network = self.worker.network(&executor, op.network, op.insecure);
         let given = self.worker.given(self.vertex, &op, &self.inputs, network);
         let (mut exec, _) = given.await.map_err(plain)?;
         for mount in &mut exec.mounts {
@@ -403,7 +404,6 @@ impl DebugShell {
             with_tools(&mut exec.env);
         }
         let stdio = Stdio::Terminal { interactive: true };
-        let executor = &self.worker.executor;
         let run = executor.run(self.base.as_ref(), top, exec, stdio, cancel.clone());
         Ok(run.await?)
     }

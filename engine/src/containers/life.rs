@@ -375,7 +375,14 @@ impl Engine {
         (front, network): (Option<(Arc<Frames>, bool)>, Option<Ahead>),
         cancel: &CancellationToken,
     ) -> Result<Exit> {
-        let network = prepare::begin_network(self.executor.host(), life, network).await?;
+        let counting = {
+            let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
+            brief(move || Ok::<_, Error>(executor.counting(&life.request().limits)?))
+        };
+        let counting = counting.await?;
+        // One that was begun belongs to rbuild's user namespace, and not to the container's.
+        let network = network.filter(|_| !counting.is_counting());
+        let network = prepare::begin_network(counting.host(), life, network).await?;
         let top = {
             let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
             brief(move || {
@@ -421,8 +428,7 @@ impl Engine {
         let base = life.definition.snapshot.as_deref();
         let base = base.and_then(rbuild_cache::SnapshotId::parse);
         let accounted = streams == Streams::Kept;
-        let container = self
-            .executor
+        let container = counting
             .start(base.as_ref(), exec, stdio, cancel, top, accounted)
             .await?;
         started.set(container.handle());

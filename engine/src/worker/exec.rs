@@ -9,6 +9,7 @@ use std::time::Duration;
 use rbuild_cache::mounts::{CacheMount, Sharing};
 use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
 use rbuild_cache::{Key, KeyWriter, Snapshot};
+use rbuild_executor::Executor;
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::{Failure, Result};
 use super::log::{Mask, Tail};
-use super::{Output, View, Worker, blocking, content, now};
+use super::{Output, View, Worker, blocking, brief, content, now};
 use crate::event::{Event, Sink, StepId};
 use crate::op::{ExecOp, MountOp, MountOpKind, NetworkOp, SharingOp};
 use crate::request::NetworkChoice;
@@ -48,7 +49,8 @@ impl Worker {
     ) -> Result<Output> {
         check_platform(&op.platform)?;
         // Made while everything else is prepared.
-        let network = self.network(op.network, op.insecure);
+        let executor = self.counting().await?;
+        let network = self.network(&executor, op.network, op.insecure);
         let base = if op.base {
             inputs.first().and_then(Output::snapshot).cloned()
         } else {
@@ -62,9 +64,7 @@ impl Worker {
         let log = Arc::new(Log::new(self, vertex));
         let heard = Arc::clone(&log);
         let stdio = Stdio::Capture(Arc::new(move |stream, bytes| heard.write(stream, bytes)));
-        let running = self
-            .executor
-            .exec_or_leave(base.as_ref(), exec, stdio, cancel);
+        let running = executor.exec_or_leave(base.as_ref(), exec, stdio, cancel);
         let result = running.await;
         let output = log.finish();
         match result {
@@ -138,7 +138,22 @@ impl Worker {
         Ok((exec, mounted.absent))
     }
 
-    pub(crate) fn network(&self, network: NetworkOp, insecure: bool) -> Network {
+    /// What runs one command with this build's limits.
+    pub(crate) async fn counting(&self) -> Result<Executor> {
+        let (executor, limits) = (Arc::clone(&self.executor), self.settings.limits.clone());
+        let counting = brief(move || executor.counting(&limits));
+        counting
+            .await
+            .map_err(|error| failed(error, Vec::new(), &[]))
+    }
+
+    /// `executor` is what runs the command.
+    pub(crate) fn network(
+        &self,
+        executor: &Executor,
+        network: NetworkOp,
+        insecure: bool,
+    ) -> Network {
         match (network, self.settings.network) {
             (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
             (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
@@ -147,11 +162,15 @@ impl Worker {
                     return self.containers_network();
                 }
                 let users = self.settings.users;
-                let (networks, host) = (Arc::clone(&self.networks), self.executor.host().clone());
+                let (networks, host) = (Arc::clone(&self.networks), executor.host().clone());
                 let (said, events) = (Arc::clone(&self.said_network), Arc::clone(&self.events));
                 let (made, later) = Later::channel();
+                let counting = executor.is_counting();
                 tokio::task::spawn_blocking(move || {
-                    let private = if insecure {
+                    let private = if counting {
+                        // It belongs to the command's user namespace.
+                        Private::start(&host, users).map(Arc::new)
+                    } else if insecure {
                         // It may leave its network in any state, which is not to be the next one's.
                         Private::start(&host, Users::Host).map(Arc::new)
                     } else {

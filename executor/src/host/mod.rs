@@ -13,6 +13,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::sandbox::ahead::Line;
+use crate::sandbox::counted::Counted;
 use crate::sandbox::spawner::Order;
 use crate::sandbox::{outer_proc, spawner};
 use crate::spec::{Propagation, Users};
@@ -55,6 +56,8 @@ pub struct Host {
     inside: Arc<OnceLock<Result<Arc<Inside>, Arc<str>>>>,
     /// What is mounted in this /proc, so that there can be no new one. Known when it is first asked for.
     masked_proc: Arc<Mutex<Option<Option<Arc<str>>>>>,
+    /// Where it is one command's, whose processes are counted.
+    counted: Option<Arc<Counted>>,
 }
 
 /// Why the process could not be set up; says what the machine lacks and what to do.
@@ -105,6 +108,7 @@ pub fn init_for(entry: Entry) -> Result<Host, InitError> {
         spawner: Arc::new(Line::new(spawner)),
         inside: Arc::default(),
         masked_proc: Arc::default(),
+        counted: None,
     })
 }
 
@@ -266,6 +270,20 @@ impl Host {
         made.clone()
     }
 
+    /// This one, for one command that is in a user namespace where so many processes may be; with root's, one that has
+    /// `ids`. Blocking.
+    pub(crate) fn counting(&self, ids: Option<&Ids>, most: u64) -> std::io::Result<Self> {
+        let counted = Counted::make(self.lock().as_fd(), ids, most)?;
+        Ok(Self {
+            counted: Some(Arc::new(counted)),
+            ..self.clone()
+        })
+    }
+
+    pub(crate) fn counted(&self) -> Option<&Arc<Counted>> {
+        self.counted.as_ref()
+    }
+
     /// What is mounted in /proc where that lets commands have no new one: they see the one that is there, and this
     /// process has no command line in it any more.
     pub(crate) fn masked_proc(&self) -> std::io::Result<Option<Arc<str>>> {
@@ -302,7 +320,7 @@ impl Host {
         inside::ids_of(pid)
     }
 
-    /// Has a spawner start a sandbox: the one in a user namespace, or the machine's. `leaves`: directories of cgroups
+    /// Has a spawner start a sandbox: the command's own, the one in a user namespace, or the machine's. `leaves`: directories of cgroups
     /// that go with it when all of rbuild is gone.
     pub(crate) fn spawn(
         &self,
@@ -317,16 +335,29 @@ impl Host {
             }
             spawner::watch(self.lock().as_fd(), pidfd, leaves)
         };
-        let line = inside.map_or(&*self.spawner, Inside::line);
+        let line = match (&self.counted, inside) {
+            (Some(counted), _) => counted.line(),
+            (None, Some(inside)) => inside.line(),
+            (None, None) => &self.spawner,
+        };
         if let Some(pidfd) = line.hand_over(order, descriptors, watch) {
             return Ok(pidfd);
         }
         let pidfd = spawner::request(line.lock().as_fd(), order, descriptors)?;
-        if inside.is_some() {
+        if inside.is_some() || self.counted.is_some() {
             // Nobody in there may remove them.
             watch(pidfd.as_fd())?;
         }
         Ok(pidfd)
+    }
+
+    /// Has this process's spawner start what goes into namespaces by itself.
+    pub(crate) fn spawn_outside(
+        &self,
+        order: &Order<'_>,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> std::io::Result<OwnedFd> {
+        spawner::request(self.lock().as_fd(), order, descriptors)
     }
 
     /// Begins to make the process of a command with such users that is to be started soon. What it makes is of use to
@@ -334,6 +365,7 @@ impl Host {
     pub fn begin_sandbox(&self, users: Users) {
         // Where /proc is masked, commands have a copy of it.
         if self.privilege == Privilege::Without
+            || self.counted.is_some()
             || self.masked_proc().map_or(true, |masked| masked.is_some())
         {
             return;

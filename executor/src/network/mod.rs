@@ -205,23 +205,28 @@ pub fn resolv_conf() -> Vec<u8> {
     dns::resolv_conf()
 }
 
-/// Of the user namespace that root's commands are in; `None` where it is to be this process's.
+/// Of the user namespace that the command is in; `None` where it is to be this process's.
 ///
 /// Has the process made, too, that is to be in there: the spawner does it beside what follows here.
 fn own_namespace(host: &Host, users: Users) -> Option<OwnedFd> {
+    if let Some(counted) = host.counted() {
+        return belonging(counted.network());
+    }
     let inside = match users {
         Users::Host => None,
         _ => host.inside().ok(),
     };
     let namespace = inside.map(|inside| inside.network());
     host.begin_sandbox(users);
-    match namespace? {
-        Ok(namespace) => Some(namespace),
-        Err(error) => {
-            tracing::debug!(%error, "the network belongs to the machine's user namespace");
-            None
-        }
-    }
+    belonging(namespace?)
+}
+
+fn belonging(namespace: std::io::Result<OwnedFd>) -> Option<OwnedFd> {
+    namespace
+        .inspect_err(
+            |error| tracing::debug!(%error, "the network belongs to rbuild's user namespace"),
+        )
+        .ok()
 }
 
 /// Networks of commands that run one after the other: one that nobody uses any more is given to the next, which

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -241,28 +242,33 @@ impl Cgroup {
 }
 
 /// Which version of cgroups limits each of these here, or why none does.
-pub fn controllers() -> Vec<(&'static str, Result<&'static str, String>)> {
-    let hierarchies = Hierarchies::read();
-    let look = |controller| {
-        let hierarchies = hierarchies.as_ref().map_err(ToString::to_string)?;
-        let place = hierarchies
-            .place(controller, None, &unique_name())
-            .map_err(|error| error.to_string())?;
+pub(crate) fn controllers() -> [(&'static str, Result<&'static str, String>); 2] {
+    ["memory", "cpu"].map(|name| (name, controller(name)))
+}
+
+fn controller(name: &str) -> Result<&'static str, String> {
+    let tried = Hierarchies::read().and_then(|hierarchies| {
+        let place = hierarchies.place(name, None, &unique_name())?;
         remove([place.directory.as_path()].into_iter());
         Ok(if place.unified { "v2" } else { "v1" })
-    };
-    ["memory", "cpu", "pids"]
-        .into_iter()
-        .map(|controller| (controller, look(controller)))
-        .collect()
+    });
+    tried.map_err(|error| error.to_string())
+}
+
+/// Which version of cgroups can hold a number of processes here, or why none can. Tried once.
+pub(super) fn of_pids() -> Result<&'static str, String> {
+    static TRIED: OnceLock<Result<&'static str, String>> = OnceLock::new();
+    TRIED.get_or_init(|| controller("pids")).clone()
 }
 
 fn missing(controller: &str, error: io::Error) -> ExecError {
-    setup(
-        format!(
-            "limit {controller}: no cgroup with the controller `{controller}` can be made by this user (as root it needs a writable /sys/fs/cgroup; otherwise the session manager must delegate it)"
-        ),
-        error,
+    setup(no_controller(controller), error)
+}
+
+/// What cannot be done, and what would help.
+pub(super) fn no_controller(controller: &str) -> String {
+    format!(
+        "limit {controller}: no cgroup with the controller `{controller}` can be made by this user (as root it needs a writable /sys/fs/cgroup; otherwise the session manager must delegate it)"
     )
 }
 

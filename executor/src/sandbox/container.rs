@@ -381,6 +381,17 @@ impl Handle {
 
     /// Holds it to other limits from now on: those that its cgroups hold.
     pub fn set_limits(&self, limits: &Limits) -> Result<(), ExecError> {
+        let mut others = limits.clone();
+        if let Some(counted) = self.inner.host.counted() {
+            if limits.pids != Some(counted.most()) {
+                return Err(setup(
+                    "limit pids: what the kernel counts in a user namespace is fixed while the container runs",
+                    "stop it before its number of processes is changed",
+                ));
+            }
+            others.pids = None;
+        }
+        let limits = &others;
         let mut cgroups = self.cgroups();
         let missing = super::cgroup::change(&cgroups.directories(), limits)?;
         if !missing.is_empty() {

@@ -27,6 +27,11 @@ pub(super) fn explain(path: &Path, error: &io::Error) -> (String, bool) {
             false,
         ),
         Some(libc::ETXTBSY) => ("it is open for writing".to_owned(), false),
+        Some(libc::EAGAIN) => (
+            "there are as many processes as may be (`--pids-limit`, or `--ulimit nproc`)"
+                .to_owned(),
+            false,
+        ),
         Some(libc::E2BIG) => (
             "the arguments and environment are too long for the kernel".to_owned(),
             false,

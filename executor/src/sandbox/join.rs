@@ -87,7 +87,9 @@ pub(super) struct Join {
     task: Task,
     /// A pidfd of the sandbox.
     target: Slot,
-    /// `CLONE_NEW*`, without the pid namespace.
+    /// A user namespace that it goes into first, where that is not the target's.
+    users: Option<Slot>,
+    /// `CLONE_NEW*` of the target, without the pid namespace.
     namespaces: i32,
 }
 
@@ -136,14 +138,24 @@ pub(super) fn start(
     descriptors.extend(cgroup::doors(cgroups).map_err(failed)?);
     task.cgroups = (first..descriptors.len()).collect();
     let (identity, program) = (task.identity(), task.command.program());
+    let namespaces = namespaces(host, pid).map_err(failed)?;
+    let users = match host.counted() {
+        Some(counted) if namespaces & libc::CLONE_NEWUSER == 0 => {
+            let namespace = counted.namespace().try_clone_to_owned();
+            descriptors.push(namespace.map_err(failed)?);
+            Some(descriptors.len() - 1)
+        }
+        _ => None,
+    };
     let join = Join {
         target: 1,
-        namespaces: namespaces(host, pid).map_err(failed)?,
+        users,
+        namespaces,
         task,
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let pidfd = host
-        .spawn(None, &Order::join(&join), &borrowed, &[])
+        .spawn_outside(&Order::join(&join), &borrowed)
         .map_err(failed)?;
     drop(borrowed);
     drop(descriptors);
@@ -163,16 +175,20 @@ pub(super) fn start(
     })
 }
 
-/// All but the pid namespace, and the user namespace only where the sandbox has one of its own.
+/// All but the pid namespace; those of users and of the network only where the sandbox is in another than this process.
 fn namespaces(host: &Host, pid: u32) -> io::Result<i32> {
-    let mut kinds = libc::CLONE_NEWNS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWCGROUP;
-    let user_of = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|of| of.ino());
+    let mut kinds =
+        libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    let is_other = |kind: &str| -> io::Result<bool> {
+        let of = |whose: &str| std::fs::metadata(format!("/proc/{whose}/ns/{kind}"));
+        Ok(of("self")?.ino() != of(&pid.to_string())?.ino())
+    };
+    // An ordinary user has no right to enter the host's, where it is already.
+    if is_other("net")? {
+        kinds |= libc::CLONE_NEWNET;
+    }
     // With one id, a sandbox's own user namespace is how it appears as somebody else: each process makes its own.
-    if host.privilege() != Privilege::SingleId && user_of("self")? != user_of(&pid.to_string())? {
+    if host.privilege() != Privilege::SingleId && is_other("user")? {
         kinds |= libc::CLONE_NEWUSER;
     }
     Ok(kinds)
@@ -196,6 +212,10 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     }
     // In a user namespace of its own nobody may raise them.
     child::set_limits(task)?;
+    if let Some(users) = join.users {
+        sys::join_namespaces(descriptors.get(users)?, libc::CLONE_NEWUSER)
+            .step("enter the user namespace of the container")?;
+    }
     sys::join_namespaces(descriptors.get(join.target)?, join.namespaces)
         .step("enter the container")?;
     if join.namespaces & libc::CLONE_NEWUSER != 0 {

@@ -2,9 +2,10 @@
 //!
 //! In the order of a command's life: [`prepare`] makes a task of what is asked ([`plan`] is its data), [`spawner`]
 //! starts a process in new namespaces, [`child`] is that process up to its `execve`, [`wait`] watches it,
-//! [`stubs`] tidies its layer; [`ahead`] has the next process begun before there is a task; [`bare`] is all of it where
-//! there are no namespaces; [`foreign`] is that process where another runtime is to make the container. [`container`]
-//! is one that others reach while it runs; [`join`] is a process that enters it, and [`halted`] makes it stand still.
+//! [`stubs`] tidies its layer; [`ahead`] has the next process begun before there is a task; [`counted`] holds the number
+//! of its processes where no cgroup does; [`bare`] is all of it where there are no namespaces; [`foreign`] is that
+//! process where another runtime is to make the container. [`container`] is one that others reach while it runs;
+//! [`join`] is a process that enters it, and [`halted`] makes it stand still.
 
 pub(crate) mod ahead;
 pub(crate) mod bare;
@@ -15,6 +16,7 @@ mod cgroup;
 mod child;
 pub mod container;
 pub mod copy;
+pub(crate) mod counted;
 mod explain;
 mod foreign;
 mod forward;
@@ -25,6 +27,7 @@ mod kernel_files;
 pub(crate) mod mounts;
 pub(crate) mod outer_proc;
 mod outer_terminal;
+mod own_users;
 mod plan;
 mod prepare;
 mod program;
@@ -43,15 +46,15 @@ mod wait;
 use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::Privilege;
+use crate::host::{Host, Privilege};
 use crate::overlay::Below;
-use crate::spec::{Exec, Exit, Stdio};
+use crate::spec::{Exec, Exit, Limits, Network, Stdio};
 use crate::{Executor, wire};
 use rbuild_cache::{ActiveSnapshot, Snapshot, SnapshotId};
 
 use cgroup::Cgroup;
 pub use cgroup::Usage;
-pub use cgroup::controllers;
+pub(crate) use cgroup::controllers;
 use container::Top;
 pub use forward::Signals;
 pub use join::{Enter, EnterStreams, Entered};
@@ -215,11 +218,17 @@ impl Executor {
         brief(move || {
             let (host, whose, followed) = (&executor.host, exec.users, exec.followed);
             let users = users::choose(&executor, &exec)?;
+            if host.counted().is_some() {
+                can_be_counted(host, &users, &exec.network)?;
+            }
             let below = (Below::MountPoints, users.mapped.as_deref());
             let root = top
                 .mount(&executor.store, base.as_ref(), below)
                 .map_err(|error| setup("mount the root", error))?;
-            let cgroup = Cgroup::make(&exec.limits, accounted)?;
+            let cgroup = match host.counted() {
+                None => Cgroup::make(&exec.limits, accounted)?,
+                Some(_) => Cgroup::make(&exec.limits.without_pids(), accounted)?,
+            };
             let prepared = prepare::prepare(&executor, users, root, exec)?;
             let started = wait::start(host, top, prepared, cgroup, streams, inside)?;
             if followed {
@@ -231,6 +240,83 @@ impl Executor {
         })
         .await
     }
+}
+
+impl Executor {
+    /// This executor, for one command with such limits. Where no cgroup can hold it to its number of processes, the
+    /// kernel counts them in a user namespace that is the command's; a private network of such a command must be made
+    /// with this one's [`Executor::host`]. Blocking.
+    pub fn counting(&self, limits: &Limits) -> Result<Self, ExecError> {
+        let Some(most) = limits.pids.filter(|most| *most != u64::MAX) else {
+            return Ok(self.clone());
+        };
+        // What a cgroup cannot hold under the parent that was asked for, or without namespaces, is refused with that.
+        if limits.cgroup_parent.is_some() || self.host.privilege() == Privilege::Without {
+            return Ok(self.clone());
+        }
+        match cgroup::of_pids() {
+            Ok(_) => Ok(self.clone()),
+            Err(why) => self
+                .count(most)
+                .map_err(|reason| setup(cgroup::no_controller("pids"), format!("{why}; {reason}"))),
+        }
+    }
+
+    /// Whether this one is of one command, whose processes the kernel counts in a user namespace.
+    pub fn is_counting(&self) -> bool {
+        self.host.counted().is_some()
+    }
+
+    /// The error says why the kernel cannot.
+    fn count(&self, most: u64) -> Result<Self, String> {
+        let mapped = match self.host.privilege() {
+            Privilege::Root => Some(self.mapped().map_err(|why| {
+                format!("and the kernel counts them in a user namespace, which commands do not have here: {why}")
+            })?),
+            _ => None,
+        };
+        let ids = mapped.as_ref().map(|mapped| mapped.inside().ids());
+        let host = self.host.counting(ids, most).map_err(|error| {
+            if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                "and this kernel does not count the processes of a user namespace (Linux 5.14 does)".to_owned()
+            } else {
+                format!("and no user namespace can be made for it: {error} (see the sysctl user.max_user_namespaces)")
+            }
+        })?;
+        Ok(Self {
+            host,
+            ..self.clone()
+        })
+    }
+
+    /// What holds commands to a number of processes, or why nothing does. Tries it; blocking.
+    pub(crate) fn pids_limit(&self) -> Result<String, String> {
+        const ENOUGH: u64 = 64;
+        match cgroup::of_pids() {
+            Ok(version) => Ok(format!("cgroups {version}")),
+            Err(why) if self.host.privilege() == Privilege::Without => Err(why),
+            Err(why) => match self.count(ENOUGH) {
+                Ok(_) => Ok("user namespaces, where the kernel counts processes".to_owned()),
+                Err(reason) => Err(format!("{why}; {reason}")),
+            },
+        }
+    }
+}
+
+/// What has to be as the user namespace was made for.
+fn can_be_counted(host: &Host, users: &users::Chosen, network: &Network) -> Result<(), ExecError> {
+    let refuse = |why: &str| Err(setup(cgroup::no_controller("pids"), why));
+    if matches!(network, Network::Process { .. }) {
+        return refuse(
+            "and where the kernel counts the processes of a user namespace instead, the network has to belong to that, and cannot be another container's",
+        );
+    }
+    if host.privilege() == Privilege::Root && users.mapped.is_none() {
+        return refuse(
+            "and the kernel counts them in a user namespace, which this command does not have: its users are the machine's",
+        );
+    }
+    Ok(())
 }
 
 /// Runs work that takes a moment: off the async threads where there are several, else at once. Handing it over would

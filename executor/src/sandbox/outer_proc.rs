@@ -8,16 +8,14 @@
 //! Numbers of processes below /proc are the container's; `/proc/self` is right.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{DumpableBehavior, WaitOptions};
+use rustix::process::DumpableBehavior;
 use rustix::thread::UnshareFlags;
 
+use super::own_users;
 use super::plan::Task;
-use super::step::{Failure, Result, Step};
-use crate::sys::{self, Forked};
+use super::step::{Result, Step};
 
 /// A part of /proc that something is mounted on, or /proc itself where it is read-only. A user namespace then gets no
 /// new one, which could show more.
@@ -63,81 +61,13 @@ fn arguments(stat: &str) -> Option<u64> {
 
 /// Into a user namespace with the ids of the one around it.
 pub(super) fn enter_own_user_namespace(task: &Task) -> Result<()> {
-    let step = "make a user namespace for the command";
-    let users = identity("/proc/self/uid_map").step(step)?;
-    let groups = identity("/proc/self/gid_map").step(step)?;
-    // Whatever its number is below this /proc.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let this = rustix::fs::openat(CWD, "/proc/self", flags, Mode::empty()).step(step)?;
-    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    let (go_read, go_write) = pipe.step(step)?;
-    let helper = match sys::fork().step(step)? {
-        Forked::Parent(helper) => helper,
-        Forked::Child => {
-            drop(go_write);
-            sys::exit_now(map(&this, &go_read, &users, &groups));
-        }
+    // It may mount, in a mount namespace of its own.
+    let further = if task.unmasked {
+        UnshareFlags::NEWNS
+    } else {
+        UnshareFlags::empty()
     };
-    drop(go_read);
-    let mut namespaces = UnshareFlags::NEWUSER;
-    if task.unmasked {
-        // It may mount, in a mount namespace of its own.
-        namespaces |= UnshareFlags::NEWNS;
-    }
-    // Files in /proc of a process that is not dumpable are nobody's here. Nobody can look meanwhile: other commands are
-    // in user namespaces of their own.
-    let unshared = sys::unshare(namespaces).and_then(|()| {
-        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-        rustix::io::write(&go_write, b"1")?;
-        Ok(())
-    });
-    drop(go_write);
-    let ended = loop {
-        match rustix::process::waitpid(Some(helper), WaitOptions::empty()) {
-            Err(rustix::io::Errno::INTR) => {}
-            ended => break ended.step(step)?,
-        }
-    };
-    unshared.step(step)?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
-    match ended.and_then(|(_, status)| status.exit_status()) {
-        Some(0) => Ok(()),
-        errno => Err(Failure {
-            step: "map the ids of the command's user namespace".into(),
-            errno: errno.unwrap_or(libc::EIO),
-        }),
-    }
-}
-
-/// In the helper, which stays outside: zero or what went wrong.
-fn map(process: &OwnedFd, go: &OwnedFd, users: &str, groups: &str) -> i32 {
-    let mut byte = [0];
-    if !matches!(rustix::io::read(go, &mut byte), Ok(1)) {
-        return libc::EPIPE;
-    }
-    for (file, map) in [("uid_map", users), ("gid_map", groups)] {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let written = rustix::fs::openat(process.as_fd(), file, flags, Mode::empty())
-            .and_then(|file| rustix::io::write(&file, map.as_bytes()));
-        if let Err(errno) = written {
-            return errno.raw_os_error();
-        }
-    }
-    0
-}
-
-/// What maps every id of this user namespace to itself.
-fn identity(map: &str) -> io::Result<String> {
-    Ok(identity_of(&std::fs::read_to_string(map)?))
-}
-
-fn identity_of(map: &str) -> String {
-    let extents = map.lines().filter_map(|line| {
-        let mut numbers = line.split_whitespace();
-        let (first, count) = (numbers.next()?, numbers.nth(1)?);
-        Some(format!("{first} {first} {count}\n"))
-    });
-    extents.collect()
+    own_users::enter(further, None).step("make a user namespace for the command")
 }
 
 #[cfg(test)]
@@ -158,12 +88,6 @@ mod tests {
         );
         assert_eq!(masked(&line("/proc", "ro")), Some("/proc"));
         assert_eq!(masked(""), None);
-    }
-
-    #[test]
-    fn a_map_of_ids_becomes_one_to_themselves() {
-        let map = "         0       1000          1\n         1     100000      65536\n";
-        assert_eq!(identity_of(map), "0 0 1\n1 1 65536\n");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::bare::Bare;
+use super::counted::Counted;
 use super::plan::{
     self, Bytes, Command, Devices, Filter, Limit, ResourceLimit, Slot, Source, Task,
 };
@@ -47,8 +48,9 @@ pub(super) struct Kept {
     _layers: Vec<ActiveSnapshot>,
     pub(super) _sockets: Vec<Forwarded>,
     _network: Option<Arc<crate::network::Private>>,
-    /// Whose spawner ends what it started when it ends itself.
+    /// Whose spawner ends what it started when it ends itself; so the next.
     _mapped: Option<Arc<Mapped>>,
+    _counted: Option<Arc<Counted>>,
 }
 
 pub(super) fn setup(
@@ -208,6 +210,7 @@ pub(super) fn prepare(
             .is_some(),
     };
     kept._mapped.clone_from(&users.mapped);
+    kept._counted = executor.host.counted().cloned();
     Ok(Prepared {
         task,
         descriptors,

@@ -17,7 +17,7 @@ use rustix::thread::UnshareFlags;
 use super::ceilings::{self, Ceilings};
 use super::join::{self, Join};
 use super::plan::{Bytes, Network, Reply, Surroundings, Task};
-use super::{child, seccomp, wire};
+use super::{child, own_users, seccomp, wire};
 use crate::sys::{self, Cloned, Forked};
 
 /// The namespaces of every sandbox.
@@ -39,10 +39,12 @@ enum What<'a> {
     /// A process that gets the ground ready and waits for its task on the socket that comes along, on which its pidfd
     /// is told. No other answer.
     Ahead(Surroundings),
-    /// A spawner that is root of a user namespace with these maps.
+    /// A spawner that is root of a user namespace with these maps; with `most`, of one in that, which never has more
+    /// processes. Its pidfd comes with the answer.
     Inside {
         users: String,
         groups: String,
+        most: Option<u64>,
     },
     /// A spawner that is root of the user namespace that comes along.
     InsideOf,
@@ -164,20 +166,37 @@ pub(crate) fn inside(socket: BorrowedFd<'_>, ids: &Ids) -> io::Result<Second> {
     let what = What::Inside {
         users: ids.users.to_string(),
         groups: ids.groups.to_string(),
+        most: None,
     };
-    second(request_all(socket, &Order::of(what), &[])?)
+    second(&mut request_all(socket, &Order::of(what), &[])?)
+}
+
+/// Has a spawner start one in a new user namespace with these maps that never has more than so many processes. Returns
+/// that one's pidfd, too.
+pub(super) fn counted(
+    socket: BorrowedFd<'_>,
+    users: String,
+    groups: String,
+    most: u64,
+) -> io::Result<(Second, OwnedFd)> {
+    let most = Some(most);
+    let what = What::Inside {
+        users,
+        groups,
+        most,
+    };
+    let mut descriptors = request_all(socket, &Order::of(what), &[])?;
+    let second = second(&mut descriptors)?;
+    Ok((second, descriptors.pop().ok_or_else(gone)?))
 }
 
 /// Has root's spawner start one in a user namespace that there is.
 pub(crate) fn inside_of(socket: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<Second> {
-    second(request_all(
-        socket,
-        &Order::of(What::InsideOf),
-        &[namespace],
-    )?)
+    let order = Order::of(What::InsideOf);
+    second(&mut request_all(socket, &order, &[namespace])?)
 }
 
-fn second(mut descriptors: Vec<OwnedFd>) -> io::Result<Second> {
+fn second(descriptors: &mut Vec<OwnedFd>) -> io::Result<Second> {
     match (descriptors.pop(), descriptors.pop()) {
         (Some(namespace), Some(socket)) => Ok(Second { socket, namespace }),
         _ => Err(gone()),
@@ -287,7 +306,11 @@ impl Spawner {
                 }
                 return true;
             }
-            What::Inside { users, groups } => match self.inside(&users, &groups) {
+            What::Inside {
+                users,
+                groups,
+                most,
+            } => match self.inside(&users, &groups, most) {
                 // In there now, where others ask.
                 Ok(None) => return true,
                 Ok(Some(second)) => Ok(second),
@@ -478,23 +501,26 @@ impl Spawner {
         self.keep(pidfd, leaves, Signal::KILL)
     }
 
-    /// Starts a second spawner in a user namespace of its own, and returns its socket and the namespace. `None` in
-    /// that spawner.
-    fn inside(&mut self, users: &str, groups: &str) -> io::Result<Option<Vec<OwnedFd>>> {
+    /// Starts a second spawner in a user namespace of its own, or, with `most`, in one in that; returns its pidfd, its
+    /// socket and the namespace. `None` in that spawner.
+    fn inside(
+        &mut self,
+        users: &str,
+        groups: &str,
+        most: Option<u64>,
+    ) -> io::Result<Option<Vec<OwnedFd>>> {
         let (ours, theirs) = wire::pair()?;
-        let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (outside, inside) = wire::pair()?;
         // In there nobody may raise a limit any more, and whoever asks for a higher one gets it nevertheless.
         let ceilings = ceilings::raise();
         let cloned = sys::clone3_for_parent(libc::CLONE_NEWUSER as u64);
         let pidfd = match cloned {
             Ok(Cloned::Child) => {
-                drop((ours, go_write));
-                let mut byte = [0];
-                let mapped = matches!(rustix::io::read(&go_read, &mut byte), Ok(1));
-                if !mapped || become_root().is_err() {
-                    sys::exit_now(1);
+                drop((ours, outside));
+                match enter_mapped(&inside, most) {
+                    Ok(()) => self.serve_inside(theirs, ceilings),
+                    Err(_) => sys::exit_now(1),
                 }
-                self.serve_inside(theirs, ceilings);
                 return Ok(None);
             }
             Ok(Cloned::Parent(pidfd)) => {
@@ -506,16 +532,18 @@ impl Spawner {
                 return Err(error);
             }
         };
+        drop((theirs, inside));
+        // From here on its files in /proc are such as can be written to.
+        answer(outside.as_fd())?;
         let pid = sys::pid_of(pidfd.as_fd())?;
         for (file, map) in [("uid_map", users), ("gid_map", groups)] {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC;
             let file = rustix::fs::open(format!("/proc/{pid}/{file}"), flags, Mode::empty())?;
             rustix::io::write(&file, map.as_bytes())?;
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty())?;
-        rustix::io::write(&go_write, b"1")?;
-        Ok(Some(vec![ours, namespace]))
+        wire::send(outside.as_fd(), &Reply::Done, &[])?;
+        let namespace = answer(outside.as_fd())?.pop().ok_or_else(gone)?;
+        Ok(Some(vec![pidfd, ours, namespace]))
     }
 
     /// As [`Self::inside`], in a user namespace that there is.
@@ -566,6 +594,43 @@ impl Spawner {
         self.held.clear();
         self.stores.clear();
         self.ceilings = ceilings;
+    }
+}
+
+/// In a user namespace that has no ids yet: has them given by whoever is outside, becomes its root, and says which
+/// namespace that is. With `most`, goes into one in that.
+fn enter_mapped(outside: &OwnedFd, most: Option<u64>) -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let enter = || {
+        // An ordinary user could not write to its files in /proc otherwise.
+        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+        wire::send(outside.as_fd(), &Reply::Done, &[])?;
+        answer(outside.as_fd())?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        if !rustix::process::geteuid().is_root() {
+            become_root()?;
+        }
+        if let Some(most) = most {
+            if !own_users::are_counted()? {
+                return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+            own_users::enter(UnshareFlags::empty(), Some(most))?;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(
+            CWD,
+            "/proc/self/ns/user",
+            flags,
+            Mode::empty(),
+        )?)
+    };
+    match enter() {
+        Ok(namespace) => wire::send(outside.as_fd(), &Reply::Done, &[namespace.as_fd()]),
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            wire::send(outside.as_fd(), &Reply::Failed { errno }, &[])?;
+            Err(error)
+        }
     }
 }
 
