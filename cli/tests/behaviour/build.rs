@@ -285,7 +285,10 @@ fn keys_of_files_are_served_as_by_an_agent() {
     let text = "FROM busybox\nCOPY . /\nRUN --mount=type=ssh,id=ours,uid=7 stat -c %u $SSH_AUTH_SOCK; /usr/bin/ssh-add -L\n";
     let built = kit.must_build(text, &["--ssh=ours=one,two"]);
     let shown = |name: &str| std::fs::read_to_string(kit.path(name)).unwrap();
-    for shown in [" 7\n", &shown("one.pub"), &shown("two.pub")] {
+    // With one id a socket is root's: owners are written down beside files, and a socket can carry nothing.
+    let one_id = kit.must(&["info"]).stdout.contains("with one id");
+    let owner = if one_id { " 0\n" } else { " 7\n" };
+    for shown in [owner, &shown("one.pub"), &shown("two.pub")] {
         assert!(built.stderr.contains(shown), "{shown}: {built}");
     }
     for (ssh, code, words) in [
