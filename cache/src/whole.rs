@@ -1,13 +1,15 @@
 //! Files that appear when they are whole, or not at all. Until then they have no name, where the file system can do
 //! that: whoever is killed while writing leaves nothing.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 /// A file that is being written.
@@ -19,7 +21,9 @@ pub struct WholeFile {
 
 #[derive(Debug)]
 enum Incoming {
-    Nameless(File),
+    /// With the directory that it is to be in. It is known by that and not by its path: where this process enters
+    /// another mount namespace meanwhile, the path leads to another mount, and no name can be given across mounts.
+    Nameless(File, OwnedFd),
     /// Where nothing else can be had.
     Named(NamedTempFile),
 }
@@ -31,7 +35,7 @@ impl WholeFile {
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let directory = directory_of(&target);
         let incoming = match nameless(directory, mode) {
-            Some(file) => Incoming::Nameless(file),
+            Some((file, directory)) => Incoming::Nameless(file, directory),
             None => Incoming::Named(
                 tempfile::Builder::new()
                     .prefix(".rbuild-")
@@ -44,31 +48,46 @@ impl WholeFile {
 
     pub fn file(&mut self) -> &mut File {
         match &mut self.incoming {
-            Incoming::Nameless(file) => file,
+            Incoming::Nameless(file, _) => file,
             Incoming::Named(file) => file.as_file_mut(),
         }
     }
 
     /// Gives it its name.
     pub fn finish(self) -> io::Result<()> {
-        let file = match self.incoming {
+        let (file, directory) = match self.incoming {
             Incoming::Named(file) => {
                 file.persist(&self.target)?;
                 return Ok(());
             }
-            Incoming::Nameless(file) => file,
+            Incoming::Nameless(file, directory) => (file, directory),
         };
-        match link(&file, &self.target) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            linked => return linked,
+        let name = self
+            .target
+            .file_name()
+            .ok_or(io::ErrorKind::InvalidFilename)?;
+        match link(&file, &directory, name) {
+            Err(Errno::EXIST) => {}
+            linked => return Ok(linked?),
         }
         // A name can be given, but not taken from another file, at one stroke: it has one of its own for a moment.
-        let directory = directory_of(&self.target);
-        let named = tempfile::Builder::new()
-            .prefix(".rbuild-")
-            .make_in(directory, |path| link(&file, path))?;
-        named.persist(&self.target)?;
-        Ok(())
+        let mut number = 0_u32;
+        let own = loop {
+            let own = OsString::from(format!(".rbuild-{}-{number}", std::process::id()));
+            match link(&file, &directory, &own) {
+                Err(Errno::EXIST) => number += 1,
+                linked => {
+                    linked?;
+                    break own;
+                }
+            }
+        };
+        let renamed = rustix::fs::renameat(&directory, &own, &directory, name);
+        if renamed.is_err() {
+            // The name is no more than litter; why it could not become the other is what is told.
+            let _ = rustix::fs::unlinkat(&directory, &own, AtFlags::empty());
+        }
+        Ok(renamed?)
     }
 }
 
@@ -90,19 +109,23 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// `None` where this file system, or a machine without /proc, has no such files.
-fn nameless(directory: &Path, mode: u32) -> Option<File> {
+fn nameless(directory: &Path, mode: u32) -> Option<(File, OwnedFd)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(directory, flags, Mode::from_raw_mode(mode)).ok()?);
-    std::fs::metadata(name_of(&file)).is_ok().then_some(file)
+    let file = rustix::fs::openat(&directory, ".", flags, Mode::from_raw_mode(mode)).ok()?;
+    let file = File::from(file);
+    let can_be_linked = std::fs::metadata(link_to(&file)).is_ok();
+    can_be_linked.then_some((file, directory))
 }
 
-fn name_of(file: &File) -> String {
+fn link_to(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn link(file: &File, path: &Path) -> io::Result<()> {
-    let linked = rustix::fs::linkat(CWD, name_of(file), CWD, path, AtFlags::SYMLINK_FOLLOW);
-    Ok(linked?)
+fn link(file: &File, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    let follow = AtFlags::SYMLINK_FOLLOW;
+    rustix::fs::linkat(CWD, link_to(file), directory, name, follow)
 }
 
 #[cfg(test)]
@@ -125,7 +148,7 @@ mod tests {
         for content in ["one", "another"] {
             let mut file = WholeFile::at(&path, 0o640).unwrap();
             file.write_all(content.as_bytes()).unwrap();
-            if matches!(file.incoming, Incoming::Nameless(_)) {
+            if matches!(file.incoming, Incoming::Nameless(..)) {
                 assert!(names(directory.path()).len() < 2, "a name too early");
             } else {
                 println!("SKIPPED that it has no name: not on this file system");
