@@ -4,6 +4,7 @@
 //! stream; [`render`] draws errors; [`exit`] has the exit codes. Only this crate prints, reads the environment and
 //! owns the terminal.
 
+mod allocator;
 mod commands;
 mod config_file;
 mod error;
@@ -32,9 +33,6 @@ use clap::Parser;
 
 use crate::exit::Exit;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A daemonless, rootless builder of container images from Dockerfiles
 ///
 /// `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`.
@@ -54,6 +52,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    allocator::give_back_soon();
     let arguments = commands::with_default_command(std::env::args_os().collect::<Vec<OsString>>());
     let parsed = match commands::narrow::parse(&arguments) {
         Some(cli) => Ok(cli),
