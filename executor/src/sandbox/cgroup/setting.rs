@@ -222,12 +222,33 @@ mod tests {
             pids: Some(32),
             ..Limits::default()
         };
-        let written: Vec<String> = settings(&limits)
-            .into_iter()
-            .map(|setting| format!("{}={}", setting.unified.0, setting.unified.1))
-            .collect();
-        let expected = "memory.max=67108864 memory.oom.group=1 memory.swap.max=67108864 cpu.max=150000 100000 cpu.weight=39 pids.max=32";
-        assert_eq!(written.join(" "), expected);
+        let written = |limits: &Limits, unified: bool| -> String {
+            let settings = settings(limits);
+            let files = settings.iter().map(|setting| setting.of(unified));
+            let said = files.filter(|(file, _)| !file.is_empty());
+            let texts: Vec<String> = said
+                .map(|(file, value)| format!("{file}={value}"))
+                .collect();
+            texts.join(" ")
+        };
+        assert_eq!(
+            written(&limits, true),
+            "memory.max=67108864 memory.oom.group=1 memory.swap.max=67108864 cpu.max=150000 100000 cpu.weight=39 pids.max=32"
+        );
+        assert_eq!(
+            written(&limits, false),
+            "memory.limit_in_bytes=67108864 memory.memsw.limit_in_bytes=134217728 cpu.cfs_period_us=100000 cpu.cfs_quota_us=150000 cpu.shares=1024 pids.max=32"
+        );
+        let limits = Limits {
+            memory_reservation: Some(1 << 20),
+            cpu_period: Some(50_000),
+            cpuset_cpus: Some("0-1".into()),
+            ..Limits::default()
+        };
+        assert_eq!(
+            written(&limits, true),
+            "memory.low=1048576 cpu.max=max 50000 cpuset.cpus=0-1 cpuset.mems="
+        );
         assert!(settings(&Limits::default()).is_empty());
     }
 }
