@@ -146,6 +146,7 @@ COPY --from=build /out /
 
 #[test]
 fn an_outline() {
+    crate::require_machine!();
     insta::assert_snapshot!(look(OUTLINED, &["--call=outline", "--target=build", "--build-arg=VERSION=2"]), @r#"
     exit code: 0
     --- stdout
@@ -185,6 +186,7 @@ fn an_outline() {
 
 #[test]
 fn targets() {
+    crate::require_machine!();
     insta::assert_snapshot!(look(OUTLINED, &["--call=targets"]), @r#"
     exit code: 0
     --- stdout

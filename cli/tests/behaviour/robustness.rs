@@ -8,12 +8,16 @@ use crate::require_machine;
 
 /// Sends a signal by name.
 pub(crate) fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(child.id().to_string())
-        .status()
-        .unwrap();
-    assert!(status.success());
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match name {
+        "INT" => Signal::INT,
+        "TERM" => Signal::TERM,
+        "HUP" => Signal::HUP,
+        "KILL" => Signal::KILL,
+        other => panic!("no test sends {other}"),
+    };
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 const SLOW: &str = "FROM busybox\nRUN echo one > /one\nRUN echo started; sleep 60\n";

@@ -39,6 +39,10 @@ pub(crate) fn main(tests: &[(&str, Test)]) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    if the_busybox().is_none() {
+        println!("SKIPPED all: there is no busybox (package busybox-static)");
+        return ExitCode::SUCCESS;
+    }
     let filter = std::env::args()
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
@@ -325,6 +329,13 @@ pub(crate) fn holds(condition: bool, what: impl std::fmt::Display) -> Outcome {
     }
 }
 
+fn the_busybox() -> Option<&'static Path> {
+    let mut places = ["/bin/busybox", "/usr/bin/busybox"]
+        .map(Path::new)
+        .into_iter();
+    places.find(|path| path.exists())
+}
+
 /// A root with busybox, its links, and the usual files of /etc.
 fn busybox(store: &Store) -> SnapshotId {
     let active = store.prepare().expect("a snapshot in the making");
@@ -332,11 +343,7 @@ fn busybox(store: &Store) -> SnapshotId {
     for directory in ["bin", "etc", "tmp", "root"] {
         std::fs::create_dir(root.join(directory)).expect("a directory");
     }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .map(Path::new)
-        .find(|path| path.exists())
-        .expect("busybox is installed");
+    let busybox = the_busybox().expect("without it nothing is run");
     std::fs::copy(busybox, root.join("bin/busybox")).expect("a copy");
     for applet in APPLETS {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
