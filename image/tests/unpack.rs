@@ -564,12 +564,8 @@ fn other_tools_unpack_the_same() {
         println!("SKIPPED: only root can make devices and foreign owners");
         return;
     }
-    for program in ["xz", "bzip2", "zstd"] {
-        let version = Command::new(program).arg("--version").output();
-        if version.is_err() {
-            println!("SKIPPED: there is no {program}");
-            return;
-        }
+    if !["xz", "bzip2", "zstd"].into_iter().all(kit::installed) {
+        return;
     }
     let script = r#"
         set -e; cd "$1"; mkdir src; cd src; umask 022
