@@ -26,13 +26,19 @@ enum Incoming {
     Nameless(File, OwnedFd),
     /// Where nothing else can be had.
     Named(NamedTempFile),
+    /// A device or a pipe is written to as it is, and stays.
+    Special(File),
 }
 
 impl WholeFile {
-    /// Begins a file that is to appear at `path`, in place of what is there; a link stays, and what it leads to is
+    /// Begins a file that is to appear at `path`, in place of a file that is there; a link stays, and what it leads to is
     /// replaced. `mode` is what the umask takes its part of.
     pub fn at(path: &Path, mode: u32) -> io::Result<Self> {
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if std::fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
+            let incoming = Incoming::Special(File::options().write(true).open(&target)?);
+            return Ok(Self { target, incoming });
+        }
         let directory = directory_of(&target);
         let incoming = match nameless(directory, mode) {
             Some((file, directory)) => Incoming::Nameless(file, directory),
@@ -48,7 +54,7 @@ impl WholeFile {
 
     pub fn file(&mut self) -> &mut File {
         match &mut self.incoming {
-            Incoming::Nameless(file, _) => file,
+            Incoming::Nameless(file, _) | Incoming::Special(file) => file,
             Incoming::Named(file) => file.as_file_mut(),
         }
     }
@@ -60,6 +66,7 @@ impl WholeFile {
                 file.persist(&self.target)?;
                 return Ok(());
             }
+            Incoming::Special(_) => return Ok(()),
             Incoming::Nameless(file, directory) => (file, directory),
         };
         let name = self
@@ -159,6 +166,21 @@ mod tests {
         }
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o137, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn a_device_stays_one() {
+        use std::os::unix::fs::FileTypeExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let mut file = WholeFile::at(&link, 0o644).unwrap();
+        file.write_all(b"gone").unwrap();
+        file.finish().unwrap();
+        let null = std::fs::metadata("/dev/null").unwrap();
+        assert!(null.file_type().is_char_device());
+        assert_eq!(names(directory.path()), ["link"]);
+        assert!(WholeFile::at(directory.path(), 0o644).is_err());
     }
 
     #[test]

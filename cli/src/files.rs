@@ -7,22 +7,14 @@ use rbuild_engine::cache::whole::WholeFile;
 
 use crate::error::{Error, Result};
 
-/// Writes a file that appears when it is whole. What is no regular file (a pipe, a
-/// terminal, /dev/null) is written to directly.
+/// Writes a file that appears when it is whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes).map_err(|error| Error::io("write", path, error))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write_all(bytes);
-    }
-    let mut file = WholeFile::at(path, 0o644)?;
-    file.write_all(bytes)?;
-    file.finish()
+    let write = || {
+        let mut file = WholeFile::at(path, 0o644)?;
+        file.write_all(bytes)?;
+        file.finish()
+    };
+    write().map_err(|error| Error::io("write", path, error))
 }
 
 #[cfg(test)]

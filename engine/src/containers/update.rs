@@ -39,8 +39,8 @@ impl Changes {
 }
 
 impl Entry {
-    /// Changes the container, at once where it runs. Errors: where the kernel does not take a limit, nothing is kept
-    /// of the changes.
+    /// Changes the container, at once where it runs. Errors: where the kernel does not take a limit, the definition
+    /// stays; what it took before that one holds until the container ends.
     pub fn update(&self, changes: &Changes) -> Result<()> {
         // Held, so that nobody starts it from what it was.
         let files = &self.catalog.files;

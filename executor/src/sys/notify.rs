@@ -5,19 +5,24 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use super::check;
 
+/// A filter as the kernel takes it; it points to `filter`.
+fn described(filter: &mut [libc::sock_filter]) -> io::Result<libc::sock_fprog> {
+    let length = u16::try_from(filter.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
+    Ok(libc::sock_fprog {
+        len: length,
+        filter: filter.as_mut_ptr(),
+    })
+}
+
 /// Installs a seccomp filter for this process, with `SECCOMP_FILTER_FLAG_*`.
 pub(crate) fn install_filter(
     program: &[libc::sock_filter],
     flags: libc::c_ulong,
 ) -> io::Result<()> {
-    let length = u16::try_from(program.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
     let mut filter = program.to_vec();
-    let program = libc::sock_fprog {
-        len: length,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: `program` points to `length` instructions that live across the call; the kernel copies them.
+    let program = described(&mut filter)?;
+    // SAFETY: `program` points to `filter`, all of it, which lives across the call; the kernel copies them.
     check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -32,15 +37,10 @@ pub(crate) fn install_filter(
 pub(crate) fn install_with_listener(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     // Signals do not interrupt a call that is being answered (Linux 5.19).
     const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
-    let length = u16::try_from(program.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
     let mut filter = program.to_vec();
-    let program = libc::sock_fprog {
-        len: length,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = described(&mut filter)?;
     let install = |flags: libc::c_ulong| {
-        // SAFETY: `program` points to `length` instructions that live across the call; the kernel copies them.
+        // SAFETY: `program` points to `filter`, all of it, which lives across the call; the kernel copies them.
         unsafe {
             libc::syscall(
                 libc::SYS_seccomp,

@@ -63,18 +63,8 @@ fn fill(
         .map_err(unwritable(&what))
 }
 
-/// Writes a file that appears when it is whole. What is not a regular file (a device, a pipe) is written
-/// to as it is.
 fn to_file(path: &Path, write: impl FnOnce(&mut File, &str) -> Result<()>) -> Result<()> {
     let what = shown(path.as_os_str().as_encoded_bytes());
-    let is_special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-    if is_special {
-        let mut file = File::options()
-            .write(true)
-            .open(path)
-            .map_err(unwritable(&what))?;
-        return write(&mut file, &what);
-    }
     let mut incoming = WholeFile::at(path, 0o666).map_err(unwritable(&what))?;
     write(incoming.file(), &what)?;
     incoming.finish().map_err(unwritable(&what))
