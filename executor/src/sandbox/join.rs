@@ -211,7 +211,7 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
         rustix::io::write(descriptors.get(*slot)?, b"0").step("join the cgroup")?;
     }
     // In a user namespace of its own nobody may raise them.
-    child::set_limits(task)?;
+    child::privileges::set_limits(task)?;
     if let Some(users) = join.users {
         sys::join_namespaces(descriptors.get(users)?, libc::CLONE_NEWUSER)
             .step("enter the user namespace of the container")?;
@@ -237,8 +237,8 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
         None => wire::send(status, &ready, &[]),
     }
     .step("report")?;
-    child::take_streams(task, descriptors, pair.as_ref())?;
-    child::own_null(None)?;
+    child::streams::take_streams(task, descriptors, pair.as_ref())?;
+    child::streams::own_null(None)?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     // First of all: a link to some /proc/PID/root may be what the working directory is.
     if task.outer_proc && join.namespaces & libc::CLONE_NEWUSER == 0 {
@@ -247,7 +247,7 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
     let cwd = child::path_of(&task.command.cwd);
     let entered = rustix::process::chdir(cwd);
     entered.step(format!("enter the working directory {}", cwd.display()))?;
-    child::drop_privileges(task, status, own_mounts)?;
+    child::privileges::drop_privileges(task, status, own_mounts)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Err(child::execute(task))
 }

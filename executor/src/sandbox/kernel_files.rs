@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::child::Stage;
+use super::child::root::Stage;
 use super::in_root::{MountPoints, file_type};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::plan::{self, Surroundings, Task};
@@ -73,7 +73,7 @@ impl KernelFiles {
             own_cgroups(&task.cgroup_views, sys.as_fd())?;
         }
         attach_over(&self.dev, points, root, "dev")?;
-        super::child::note_own(task, points, self.dev.as_fd())?;
+        super::child::root::note_own(task, points, self.dev.as_fd())?;
         for (path, name) in &task.devices {
             further_device(task, self.dev.as_fd(), path, name)?;
         }

@@ -138,16 +138,16 @@ fn become_command(
     let rules = landlock::below(root).step("make the rules that files are reached by")?;
     rustix::process::fchdir(root).step("enter the root")?;
     rustix::process::chroot(".").step("make the root the root")?;
-    child::set_limits(task)?;
+    child::privileges::set_limits(task)?;
     let ready = Report::Ready {
         stubs: Vec::new(),
         parents: Vec::new(),
     };
     wire::send(status, &ready, &[]).step("report")?;
-    child::take_streams(task, descriptors, None)?;
-    child::own_null(Some(descriptors.get(bare.null)?))?;
+    child::streams::take_streams(task, descriptors, None)?;
+    child::streams::own_null(Some(descriptors.get(bare.null)?))?;
     sys::close_on_exec_from(3).step("close descriptors")?;
-    child::enter_cwd(descriptors.get(bare.cwd)?)?;
+    child::root::enter_cwd(descriptors.get(bare.cwd)?)?;
     drop_privileges(task, &rules, status)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Err(child::execute(task))
@@ -171,7 +171,7 @@ fn drop_privileges(
         .step("install the system call filter (another may be listening already)")?;
     wire::send(status, &Report::Answer, &[listener.as_fd()]).step("report")?;
     drop(listener);
-    child::take_ids(task)?;
+    child::privileges::take_ids(task)?;
     capabilities::take(task.capabilities, task.command.uid)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .step("protect the first process")?;

@@ -313,8 +313,8 @@ impl Builder<'_> {
     /// In the order in which they would be mounted.
     fn everything(&mut self, mounts: Vec<Mount>, exec: &Exec) -> Result<(), ExecError> {
         let mut files: Vec<(PathBuf, Vec<u8>)> = [
-            ("resolv.conf", prepare::resolv_conf(exec)),
-            ("hosts", prepare::hosts(exec)),
+            ("resolv.conf", prepare::etc::resolv_conf(exec)),
+            ("hosts", prepare::etc::hosts(exec)),
             ("hostname", format!("{}\n", exec.hostname).into_bytes()),
         ]
         .into_iter()
@@ -322,7 +322,7 @@ impl Builder<'_> {
         .collect();
         for mount in mounts {
             let target = in_root::clean(&exec.cwd.join(&mount.target));
-            if prepare::refused(&target) {
+            if prepare::sources::refused(&target) {
                 return Err(setup(
                     format!("mount at the target {}", target.display()),
                     "this path belongs to the sandbox itself; choose another target",

@@ -7,7 +7,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::Pid;
 
-use super::super::child::{self, Descriptors, Stage};
+use super::super::child::root::Stage;
+use super::super::child::{self, Descriptors};
 use super::super::in_root::MountPoints;
 use super::super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
 use super::super::plan::{Parent, Source, Stub, Task};
@@ -51,7 +52,7 @@ impl Bundle {
         }
         for (index, mount) in task.mounts.iter().enumerate() {
             let target = child::path_of(&mount.target).to_owned();
-            let (tree, directory) = child::source(mount, descriptors, &stage, &files, index)?;
+            let (tree, directory) = child::root::source(mount, descriptors, &stage, &files, index)?;
             // Runtimes take away what is not named to them.
             let (mut attributes, mut options) = (NO_DEV, vec!["nodev"]);
             if mount.read_only {
@@ -65,7 +66,7 @@ impl Bundle {
             if matches!(&mount.source, Source::Tmpfs(tmpfs) if tmpfs.no_exec) {
                 options.push("noexec");
             }
-            child::restrict(mount, tree.as_fd(), attributes).step(format!(
+            child::root::restrict(mount, tree.as_fd(), attributes).step(format!(
                 "set the options of the mount at {}",
                 target.display()
             ))?;
@@ -73,7 +74,7 @@ impl Bundle {
             if !targets.iter().any(|outer| target.starts_with(outer)) {
                 let point = points.ensure(&target, directory);
                 let point = point.step(format!("make the mount point {}", target.display()))?;
-                child::refuse_own(&point, &points, &target.display().to_string())?;
+                child::root::refuse_own(&point, &points, &target.display().to_string())?;
             }
             let name = format!("mount-{index}");
             stage.attach_as(tree.as_fd(), &name, directory)?;
@@ -87,7 +88,7 @@ impl Bundle {
         );
         let cwd = child::path_of(&task.command.cwd);
         if !targets.iter().any(|outer| cwd.starts_with(outer)) {
-            child::prepare_cwd(task, &mut points)?;
+            child::root::prepare_cwd(task, &mut points)?;
         }
         let config = config::of(task, &entries)?;
         let bundle = Self {

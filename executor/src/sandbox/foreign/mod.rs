@@ -59,7 +59,7 @@ pub(super) fn run(task: &Task, runtime: &Path, descriptors: &Descriptors) -> Res
             Some(UnixListener::bind(bundle.console()).step("listen for the terminal")?)
         }
         Stdio::Streams(_) => {
-            child::take_streams(task, descriptors, None)?;
+            child::streams::take_streams(task, descriptors, None)?;
             None
         }
     };
@@ -214,7 +214,7 @@ fn look(task: &Task, bundle: &Bundle) -> Result<()> {
         // Below a mount, which is not there yet.
         rustix::process::chdir("/").step("enter the root")?;
     }
-    child::take_ids(task)?;
+    child::privileges::take_ids(task)?;
     let candidate = program::find(&task.command.argv, &task.command.env)?;
     if bundle.is_mounted_over(&candidate) {
         return Ok(());
