@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::process::Pid;
 
 pub(crate) mod caller;
+pub(crate) mod devices;
 pub(crate) mod landlock;
 pub(crate) mod network;
 pub(crate) mod notify;
@@ -176,6 +177,17 @@ pub(crate) fn mount_setattr(
         userns_fd: 0,
     };
     set_mount_attributes(fd, recursive, &attributes)
+}
+
+/// Takes mount attributes away from what `fd` stands for.
+pub(crate) fn mount_clearattr(fd: BorrowedFd<'_>, clear: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_mount_attributes(fd, false, &attributes)
 }
 
 /// Has everything below `fd`, a detached mount, belong to the ids of a user namespace.

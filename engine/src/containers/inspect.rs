@@ -1,5 +1,7 @@
 //! A container as `docker inspect` shows it.
 
+mod resources;
+
 use std::net::IpAddr;
 
 use rbuild_cache::Volumes;
@@ -125,7 +127,6 @@ impl Entry {
 
     fn host_config(&self) -> Value {
         let request = &self.definition.request;
-        let limits = &request.limits;
         let binds: Vec<String> = self
             .definition
             .mounts
@@ -149,13 +150,7 @@ impl Entry {
             Restart::Always => ("always", 0),
             Restart::UnlessStopped => ("unless-stopped", 0),
         };
-        let memory = limits.memory.unwrap_or(0);
-        let swap = match limits.memory_swap {
-            Some(u64::MAX) => -1,
-            Some(swap) => swap.cast_signed(),
-            None => memory.saturating_mul(2).cast_signed(),
-        };
-        json!({
+        let mut value = json!({
             "Binds": binds,
             "LogConfig": {"Type": request.log.driver.name(), "Config": log_options(&request.log)},
             "NetworkMode": self.network_mode(),
@@ -183,36 +178,26 @@ impl Entry {
             "Devices": request.security.devices.iter().map(|device| json!({
                 "PathOnHost": device.path,
                 "PathInContainer": std::path::Path::new("/dev").join(&device.name),
-                "CgroupPermissions": "rwm",
+                "CgroupPermissions": device.access.to_string(),
             })).collect::<Vec<_>>(),
+            "DeviceCgroupRules": request.security.device_rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "Privileged": request.privileged,
             "ReadonlyRootfs": request.read_only,
             "Init": request.init,
-            "ShmSize": limits.shm_size.unwrap_or(64 << 20),
+            "ShmSize": request.limits.shm_size.unwrap_or(64 << 20),
             "Tmpfs": self.definition.mounts.iter().filter_map(|mount| match &mount.kind {
                 MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), options_of(tmpfs))),
                 _ => None,
             }).collect::<serde_json::Map<_, _>>(),
-            "CgroupParent": limits.cgroup_parent.as_deref().unwrap_or_default(),
-            "CpuShares": limits.cpu_shares.unwrap_or(0),
-            "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
-            "CpuPeriod": limits.cpu_period.unwrap_or(0),
-            "CpuQuota": limits.cpu_quota.unwrap_or(0),
-            "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or_default(),
-            "CpusetMems": limits.cpuset_mems.as_deref().unwrap_or_default(),
-            "MemoryReservation": limits.memory_reservation.unwrap_or(0),
-            "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
-            "Memory": memory,
-            "MemorySwap": swap,
             "UsernsMode": match request.users {
                 Users::Own => "",
                 Users::Host => "host",
             },
-            "PidsLimit": limits.pids,
-            "Ulimits": limits.ulimits.iter().map(|(name, soft, hard)| json!({
-                "Name": name, "Soft": soft.cast_signed(), "Hard": hard.cast_signed(),
-            })).collect::<Vec<_>>(),
-        })
+        });
+        if let Some(fields) = value.as_object_mut() {
+            fields.extend(resources::of(&request.limits));
+        }
+        value
     }
 
     fn network_mode(&self) -> String {

@@ -96,7 +96,9 @@ impl RunRequest {
     /// devices, which belong to those.
     pub fn users_on_machine(&self) -> Users {
         let has_network = self.network_of.is_none() && self.network == NetworkChoice::Host;
-        if self.privileged || has_network || !self.security.devices.is_empty() {
+        let has_devices =
+            !self.security.devices.is_empty() || !self.security.device_rules.is_empty();
+        if self.privileged || has_network || has_devices {
             Users::Host
         } else {
             self.users

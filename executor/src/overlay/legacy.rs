@@ -9,8 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags};
 use rustix::thread::UnshareFlags;
 
-use super::Durability;
-use super::mount::{Layers, OPTIONS};
+use super::{Durability, Layers, OPTIONS};
 
 /// What a mount takes as options, with its final zero.
 const OPTION_PAGE: usize = 4096;

@@ -1,6 +1,7 @@
 //! Limits of memory, processors and processes: a cgroup of the command's own, in whichever hierarchy (v2, v1, or both
-//! at once) has the controller. Made only where a limit is asked for.
+//! at once) has the controller. Made only where a limit is asked for. And which devices may be used in it.
 
+mod devices;
 mod leftovers;
 mod live;
 mod setting;

@@ -74,6 +74,9 @@ impl KernelFiles {
         }
         attach_over(&self.dev, points, root, "dev")?;
         super::child::root::note_own(task, points, self.dev.as_fd())?;
+        if task.opens_devices {
+            mounts::allow_devices(self.dev.as_fd()).step("let devices be opened in /dev")?;
+        }
         for (path, name) in &task.devices {
             further_device(task, self.dev.as_fd(), path, name)?;
         }

@@ -17,6 +17,7 @@ mod child;
 pub mod container;
 pub mod copy;
 pub(crate) mod counted;
+mod devices;
 mod explain;
 mod foreign;
 mod forward;
@@ -42,6 +43,8 @@ mod stubs;
 mod terminal;
 mod users;
 mod wait;
+
+use std::os::fd::AsFd as _;
 
 use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
@@ -225,10 +228,15 @@ impl Executor {
             let root = top
                 .mount(&executor.store, base.as_ref(), below)
                 .map_err(|error| setup("mount the root", error))?;
-            let cgroup = match host.counted() {
+            let mut cgroup = match host.counted() {
                 None => Cgroup::make(&exec.limits, accounted)?,
                 Some(_) => Cgroup::make(&exec.limits.without_pids(), accounted)?,
             };
+            devices::guard(host.privilege(), &users, &exec, &mut cgroup)?;
+            if !exec.options.device_rules.is_empty() {
+                mounts::allow_devices(root.as_fd())
+                    .map_err(|errno| setup("let devices be opened", std::io::Error::from(errno)))?;
+            }
             let prepared = prepare::prepare(&executor, users, root, exec)?;
             let started = wait::start(host, top, prepared, cgroup, streams, inside)?;
             if followed {

@@ -75,6 +75,12 @@ pub(super) fn restrict_privately(fd: BorrowedFd<'_>, attributes: MountAttrFlags)
     set(fd, true, attributes, MountPropagationFlags::PRIVATE)
 }
 
+/// Lets devices be opened on a detached mount that this process made, which does not let them be.
+pub(super) fn allow_devices(fd: BorrowedFd<'_>) -> Result<()> {
+    crate::sys::mount_clearattr(fd, NO_DEV.bits().into())
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
 fn set(
     fd: BorrowedFd<'_>,
     recursive: bool,

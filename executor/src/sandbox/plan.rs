@@ -109,6 +109,8 @@ pub(super) struct Task {
     pub(super) sysctls: Vec<(String, String)>,
     /// (path on the host, path below /dev) of further devices.
     pub(super) devices: Vec<(Bytes, Bytes)>,
+    /// Its cgroup alone says which devices it opens, wherever their nodes are.
+    pub(super) opens_devices: bool,
     pub(super) stdio: Stdio,
     /// The socket that reports go to.
     pub(super) status: Slot,
@@ -182,6 +184,15 @@ impl Task {
     pub(super) fn spared_from_outside(&self) -> Option<i16> {
         let outside = self.privilege == crate::host::Privilege::Root && !self.machines_root;
         self.oom_score_adj.filter(|score| outside && *score < 0)
+    }
+
+    /// What keeps it from devices that come with what is mounted for it.
+    pub(super) fn no_devices(&self) -> rustix::mount::MountAttrFlags {
+        if self.opens_devices {
+            rustix::mount::MountAttrFlags::empty()
+        } else {
+            super::mounts::NO_DEV
+        }
     }
 
     /// Whether devices are made for it.

@@ -19,7 +19,7 @@ use super::users::Chosen;
 use super::{ExecError, capabilities};
 use crate::host::Privilege;
 use crate::mapped::Mapped;
-use crate::spec::{Device, Exec, Mount, MountSource, Network, Security};
+use crate::spec::{Device, Exec, Mount, Network, Security};
 use crate::{Executor, users};
 use memory::Files;
 use sources::Builder;
@@ -100,9 +100,6 @@ pub(super) fn prepare(
         Devices::Kernel
     };
     let machines_root = privilege == Privilege::Root && users.mapped.is_none();
-    if machines_root {
-        refuse_devices(&exec)?;
-    }
     let root = builder.slot(root);
     if exec.mounts.len() > MOST_MOUNTS {
         return Err(setup(
@@ -192,6 +189,7 @@ pub(super) fn prepare(
         no_new_privileges: exec.options.no_new_privileges,
         sysctls,
         devices: further_devices(&exec.options.devices),
+        opens_devices: !exec.options.device_rules.is_empty(),
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),
@@ -236,29 +234,6 @@ fn refuse_foreign(exec: &Exec, single_id: bool) -> Result<(), ExecError> {
         );
     }
     Ok(())
-}
-
-/// A mount that is made on the host later comes as it is, with the devices in it: what keeps the machine's root from
-/// those is that nothing else in a sandbox lets them be opened.
-fn refuse_devices(exec: &Exec) -> Result<(), ExecError> {
-    let given = capabilities::mask(0, &exec.capabilities_add, &exec.capabilities_drop);
-    // Whoever has this one mounts what it likes, as it likes.
-    let mounts = capabilities::by_name("SYS_ADMIN")
-        .is_some_and(|bit| given.is_ok_and(|given| given & bit != 0));
-    let free = mounts || exec.security == Security::Insecure;
-    let mut propagated = exec.mounts.iter().filter_map(|mount| match &mount.source {
-        MountSource::Propagated { path, .. } => Some((path, &mount.target)),
-        _ => None,
-    });
-    match propagated.next() {
-        Some((path, target)) if !free && !rbuild_cache::owners::devices_recorded() => Err(setup(
-            format!("mount `{}` at `{}`", path.display(), target.display()),
-            "what the host mounts there later comes with the devices in it, and nothing would keep this container from \
-             them, whose root is the machine's: that comes of `--userns=host`, `--network=host`, `--device`, or of a \
-             source whose file systems have no mapped ids; `--privileged` lets it have all devices",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Without those that every sandbox has.

@@ -128,9 +128,13 @@ pub(crate) struct ContainerArgs {
     /// A parameter of the container's own kernel namespaces, as in `net.ipv4.ip_forward=1`
     #[arg(long, value_name = "K=V")]
     pub(crate) sysctl: Vec<String>,
-    /// A device of the machine; root's container then has the machine's users
+    /// A device of the machine; root's container then has the machine's users. Permissions: some of r, w and m (to make
+    /// nodes of it); fewer than rw are root's to give
     #[arg(long, value_name = "HOST[:CONTAINER][:PERMISSIONS]")]
     pub(crate) device: Vec<String>,
+    /// Devices that it may use besides, by number, as in `c 189:* rmw`; only root can give them
+    #[arg(long, value_name = "RULE")]
+    pub(crate) device_cgroup_rule: Vec<String>,
     /// All capabilities, no system call filter
     #[arg(long)]
     pub(crate) privileged: bool,

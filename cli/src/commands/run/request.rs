@@ -117,7 +117,12 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         init: args.init,
         runtime: args.runtime.as_deref().map_or(Ok(None), runtime::find)?,
         privileged: args.privileged,
-        security: security::options(&args.security_opt, &args.sysctl, &args.device)?,
+        security: security::options(
+            &args.security_opt,
+            &args.sysctl,
+            &args.device,
+            &args.device_cgroup_rule,
+        )?,
         capabilities_add: args.cap_add.clone(),
         capabilities_drop: args.cap_drop.clone(),
         groups: args.group_add.clone(),

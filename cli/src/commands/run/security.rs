@@ -1,10 +1,12 @@
-//! `--security-opt`, `--sysctl` and `--device`.
+//! `--security-opt`, `--sysctl`, `--device` and `--device-cgroup-rule`.
 
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_engine::executor::spec::{Device, GivenProfile, Profile, SecurityOptions, profile};
+use rbuild_engine::executor::spec::{
+    Access, Device, DeviceKind, DeviceRule, GivenProfile, Profile, SecurityOptions, profile,
+};
 
 use crate::error::{Error, Result};
 
@@ -26,6 +28,7 @@ pub(super) fn options(
     options: &[String],
     sysctls: &[String],
     devices: &[String],
+    rules: &[String],
 ) -> Result<SecurityOptions> {
     let mut security = SecurityOptions::default();
     for text in options {
@@ -77,6 +80,7 @@ pub(super) fn options(
         .iter()
         .map(|text| device(text))
         .collect::<Result<_>>()?;
+    security.device_rules = rules.iter().map(|text| rule(text)).collect::<Result<_>>()?;
     Ok(security)
 }
 
@@ -111,16 +115,13 @@ fn read_profile(path: &Path) -> Result<Profile> {
 fn device(text: &str) -> Result<Device> {
     let bad = |reason: &str| Error::usage(format!("--device `{text}`: {reason}"));
     let mut fields: Vec<&str> = text.split(':').collect();
-    let is_permissions =
-        |field: &&str| !field.is_empty() && field.chars().all(|letter| "rwm".contains(letter));
-    if let Some(permissions) = fields.pop_if(|field| is_permissions(&&**field)) {
-        // No cgroup keeps who may open a device from doing all with it.
-        if !(permissions.contains('r') && permissions.contains('w')) {
-            return Err(Error::unsupported(format!(
-                "--device `{text}`: fewer permissions than `rw`"
-            )));
+    let access = match fields.last().map(|field| Access::parse(field)) {
+        Some(Some(access)) if fields.len() > 1 => {
+            fields.pop();
+            access
         }
-    }
+        _ => Access::ALL,
+    };
     let (host, inside) = match fields.as_slice() {
         [host] => (*host, *host),
         [host, inside] => (*host, *inside),
@@ -146,7 +147,49 @@ fn device(text: &str) -> Result<Device> {
     Ok(Device {
         path,
         name: PathBuf::from(name),
+        access,
     })
+}
+
+/// `TYPE MAJOR:MINOR PERMISSIONS`
+fn rule(text: &str) -> Result<DeviceRule> {
+    let bad = |reason: &str| {
+        Error::usage(format!("--device-cgroup-rule `{text}`: {reason}"))
+            .help("it looks like `c 189:* rmw`: a for all, b for block or c for character devices, their numbers, and \
+                   what may be done with them")
+    };
+    let words: Vec<&str> = text.split(' ').collect();
+    let [kind, numbers, access] = words.as_slice() else {
+        return Err(bad("it has three words"));
+    };
+    let kind = match *kind {
+        "a" => DeviceKind::All,
+        "b" => DeviceKind::Block,
+        "c" => DeviceKind::Character,
+        _ => return Err(bad("the first word is a, b or c")),
+    };
+    let (major, minor) = numbers
+        .split_once(':')
+        .ok_or_else(|| bad("the second word is MAJOR:MINOR"))?;
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
+            .parse()
+            .map(Some)
+            .map_err(|_| bad("a number is missing, or too large")),
+        _ => Err(bad("the second word is two numbers, or `*` for all")),
+    };
+    let rule = DeviceRule {
+        kind,
+        major: number(major)?,
+        minor: number(minor)?,
+        access: Access::parse(access).ok_or_else(|| bad("the third word is some of r, w and m"))?,
+    };
+    let everything = (None, None, Access::ALL);
+    if kind == DeviceKind::All && (rule.major, rule.minor, rule.access) != everything {
+        return Err(bad("a is everything at once, `a *:* rwm`"));
+    }
+    Ok(rule)
 }
 
 fn require_own(name: &str) -> Result<()> {
@@ -164,4 +207,49 @@ fn require_own(name: &str) -> Result<()> {
             "only parameters of a container's own namespaces can be set: net.*, fs.mqueue.*, kernel.msg*, kernel.sem, kernel.shm*",
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_for_devices_are_read_as_docker_does() {
+        for (text, read) in [
+            ("c 189:* rmw", "c 189:* rwm"),
+            ("b 7:0 r", "b 7:0 r"),
+            ("a *:* rwm", "a *:* rwm"),
+        ] {
+            assert_eq!(rule(text).unwrap().to_string(), read);
+        }
+        for text in [
+            "",
+            "c",
+            "c 1:3",
+            "c 1:3 ",
+            "d 1:3 r",
+            "c 1 r",
+            "c 1:x r",
+            "c +1:3 r",
+            "c 1:99999999999 r",
+            "c 1:3 x",
+            "a 1:3 rwm",
+            "a *:* r",
+            "c  1:3 r",
+            "c : r",
+        ] {
+            assert!(rule(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices_have_permissions_at_their_end() {
+        let access = |text: &str| device(text).unwrap().access.to_string();
+        assert_eq!(access("/dev/null"), "rwm");
+        assert_eq!(access("/dev/null:/dev/x"), "rwm");
+        assert_eq!(access("/dev/null:/dev/x:r"), "r");
+        assert_eq!(access("/dev/null:mw"), "wm");
+        assert!(device("/dev/null:/dev/x:rx").is_err());
+        assert!(device("/dev/null:").is_err());
+    }
 }

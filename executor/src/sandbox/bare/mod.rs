@@ -235,6 +235,7 @@ pub(super) fn prepare(
         no_new_privileges: true,
         sysctls: Vec::new(),
         devices: Vec::new(),
+        opens_devices: false,
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),
@@ -284,7 +285,10 @@ fn refuse_others(exec: &Exec) -> Result<(), ExecError> {
     if options.no_filter || options.profile.is_some() || options.unmasked {
         return refuse("leave out a part of the sandbox");
     }
-    if !options.sysctls.is_empty() || !options.devices.is_empty() {
+    if !options.sysctls.is_empty()
+        || !options.devices.is_empty()
+        || !options.device_rules.is_empty()
+    {
         return refuse("give a command kernel parameters or devices");
     }
     if exec.read_only_root || exec.init {

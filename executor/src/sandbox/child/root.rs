@@ -95,7 +95,7 @@ pub(super) fn mount_all(
     for (index, mount) in task.mounts.iter().enumerate() {
         let target = display(&mount.target);
         let (tree, directory) = source(mount, descriptors, stage, &files, index)?;
-        let mut attributes = NO_DEV;
+        let mut attributes = task.no_devices();
         if mount.read_only {
             attributes |= READ_ONLY;
         }

@@ -54,7 +54,10 @@ impl Bundle {
             let target = child::path_of(&mount.target).to_owned();
             let (tree, directory) = child::root::source(mount, descriptors, &stage, &files, index)?;
             // Runtimes take away what is not named to them.
-            let (mut attributes, mut options) = (NO_DEV, vec!["nodev"]);
+            let (mut attributes, mut options) = (task.no_devices(), Vec::new());
+            if !task.opens_devices {
+                options.push("nodev");
+            }
             if mount.read_only {
                 attributes |= READ_ONLY;
                 options.push("ro");

@@ -1,0 +1,34 @@
+//! The fields of `HostConfig` that are about what a container may use.
+
+use rbuild_executor::spec::Limits;
+use serde_json::{Map, Value, json};
+
+pub(super) fn of(limits: &Limits) -> Map<String, Value> {
+    let memory = limits.memory.unwrap_or(0);
+    let swap = match limits.memory_swap {
+        Some(u64::MAX) => -1,
+        Some(swap) => swap.cast_signed(),
+        None => memory.saturating_mul(2).cast_signed(),
+    };
+    let value = json!({
+        "CgroupParent": limits.cgroup_parent.as_deref().unwrap_or_default(),
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
+        "CpuPeriod": limits.cpu_period.unwrap_or(0),
+        "CpuQuota": limits.cpu_quota.unwrap_or(0),
+        "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or_default(),
+        "CpusetMems": limits.cpuset_mems.as_deref().unwrap_or_default(),
+        "MemoryReservation": limits.memory_reservation.unwrap_or(0),
+        "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
+        "Memory": memory,
+        "MemorySwap": swap,
+        "PidsLimit": limits.pids,
+        "Ulimits": limits.ulimits.iter().map(|(name, soft, hard)| json!({
+            "Name": name, "Soft": soft.cast_signed(), "Hard": hard.cast_signed(),
+        })).collect::<Vec<_>>(),
+    });
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
