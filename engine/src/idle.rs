@@ -1,8 +1,10 @@
-//! Whether cores stand idle, as the kernel counts: what lets the solver start more steps than there are cores.
+//! What lets the solver start more steps than there are cores: whether cores stand idle, as the kernel counts, and
+//! whether steps do, however busy others keep the cores.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rbuild_executor::Executor;
 use rbuild_solver::{Idle, Jobs};
 
 /// The kernel counts in hundredths of a second; over less than this the figures say nothing.
@@ -19,13 +21,17 @@ pub fn cores() -> usize {
 }
 
 /// Makes of `--jobs` what the solver takes.
-pub(crate) fn jobs(asked: Option<usize>) -> Jobs {
+pub(crate) fn jobs(asked: Option<usize>, executor: &Arc<Executor>) -> Jobs {
     match asked {
         Some(jobs) => Jobs::Fixed(jobs),
-        None => Jobs::Adaptive {
-            cores: cores(),
-            idle: probe(),
-        },
+        None => {
+            let executor = Arc::clone(executor);
+            Jobs::Adaptive {
+                cores: cores(),
+                idle: probe(),
+                waiting: Arc::new(move || executor.waiting()),
+            }
+        }
     }
 }
 

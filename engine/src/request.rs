@@ -51,7 +51,8 @@ pub struct BuildRequest {
     pub max_layers: Option<usize>,
     /// What is said of the result, beside it.
     pub attestations: Attestations,
-    /// Steps at once, at least 1. `None`: as many as there are cores, and more while cores are idle.
+    /// Steps at once, at least 1. `None`: as many as there are cores, and more while cores are idle or steps only
+    /// wait.
     pub jobs: Option<usize>,
     /// Of the environment; a build arg of the name wins.
     pub source_date_epoch: Option<String>,

@@ -68,6 +68,12 @@ impl Executor {
         &self.host
     }
 
+    /// How many of the commands that run only wait: no process of theirs has used, or asked for, a processor or a disk
+    /// when this was called last, or the time before. A few reads in /proc for each process.
+    pub fn waiting(&self) -> usize {
+        self.host.running().waiting()
+    }
+
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }

@@ -1,6 +1,6 @@
 //! How many operations execute at once: a fixed number of places, or as many as there are cores, and more for as long
-//! as cores stand idle. A step that sleeps or waits for a network takes a place but no core; without the second kind
-//! eight such steps would take four times as long on two cores as they must.
+//! as cores stand idle, or steps only wait. A step that sleeps or waits for a network takes a place but no core; without
+//! the second kind eight such steps would take four times as long on two cores as they must.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How often who waits for a place looks whether cores are idle.
+/// How often who waits for a place looks whether there is room beyond.
 const LOOK: Duration = Duration::from_millis(30);
 
 /// Places beyond the cores, for each core: what sleeps still takes memory and processes.
@@ -18,13 +18,20 @@ const EXTRA_PER_PLACE: usize = 8;
 /// Returns whether at least one core was idle since it was last asked; `false` when too little time has passed to say.
 pub type Idle = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Returns how many of the steps that execute use no core and want none, also where others keep the cores busy.
+pub type Waiting = Arc<dyn Fn() -> usize + Send + Sync>;
+
 /// A limit on what executes at once.
 #[derive(Clone)]
 pub enum Jobs {
     /// Exactly so many; 0 counts as 1.
     Fixed(usize),
-    /// So many, and more while cores are idle.
-    Adaptive { cores: usize, idle: Idle },
+    /// So many, and more while cores are idle or steps wait.
+    Adaptive {
+        cores: usize,
+        idle: Idle,
+        waiting: Waiting,
+    },
 }
 
 impl fmt::Debug for Jobs {
@@ -38,7 +45,7 @@ impl fmt::Debug for Jobs {
 
 pub(crate) struct Places {
     regular: Semaphore,
-    idle: Option<Idle>,
+    room: Option<(Idle, Waiting)>,
     looking: Once,
     extra: AtomicUsize,
     extra_limit: usize,
@@ -66,14 +73,18 @@ impl Drop for Place<'_> {
 
 impl Places {
     pub(crate) fn new(jobs: &Jobs) -> Self {
-        let (places, idle) = match jobs {
+        let (places, room) = match jobs {
             Jobs::Fixed(places) => (*places, None),
-            Jobs::Adaptive { cores, idle } => (*cores, Some(Arc::clone(idle))),
+            Jobs::Adaptive {
+                cores,
+                idle,
+                waiting,
+            } => (*cores, Some((Arc::clone(idle), Arc::clone(waiting)))),
         };
         let places = places.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             regular: Semaphore::new(places),
-            idle,
+            room,
             looking: Once::new(),
             extra: AtomicUsize::new(0),
             extra_limit: places.saturating_mul(EXTRA_PER_PLACE),
@@ -83,7 +94,7 @@ impl Places {
     /// Waits for a place. `None` where no place will ever be free again.
     pub(crate) async fn take(&self) -> Option<Place<'_>> {
         let regular = self.regular.acquire();
-        let Some(idle) = &self.idle else {
+        let Some((idle, waiting)) = &self.room else {
             return regular.await.ok().map(Place::regular);
         };
         tokio::pin!(regular);
@@ -96,7 +107,9 @@ impl Places {
                 biased;
                 permit = &mut regular => return permit.ok().map(Place::regular),
                 () = tokio::time::sleep(LOOK) => {
-                    if idle() && let Some(place) = self.beyond() {
+                    // Each that waits makes room for one.
+                    let room = if idle() { usize::MAX } else { waiting() };
+                    if let Some(place) = self.beyond(room) {
                         return Some(place);
                     }
                 }
@@ -104,8 +117,10 @@ impl Places {
         }
     }
 
-    fn beyond(&self) -> Option<Place<'_>> {
-        let taken = |count: usize| (count < self.extra_limit).then_some(count + 1);
+    /// A place, if fewer than `room` are taken of those beyond the cores.
+    fn beyond(&self, room: usize) -> Option<Place<'_>> {
+        let limit = room.min(self.extra_limit);
+        let taken = |count: usize| (count < limit).then_some(count + 1);
         self.extra
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken)
             .ok()
@@ -132,6 +147,14 @@ mod tests {
         held.len()
     }
 
+    fn adaptive(idle: bool, waiting: usize) -> Places {
+        Places::new(&Jobs::Adaptive {
+            cores: 2,
+            idle: Arc::new(move || idle),
+            waiting: Arc::new(move || waiting),
+        })
+    }
+
     #[test]
     fn a_fixed_limit_is_never_passed() {
         let places = Places::new(&Jobs::Fixed(3));
@@ -140,15 +163,18 @@ mod tests {
 
     #[test]
     fn busy_cores_get_no_more_than_their_number() {
-        let idle: Idle = Arc::new(|| false);
-        let places = Places::new(&Jobs::Adaptive { cores: 2, idle });
-        assert_eq!(runtime().block_on(taken_at_once(&places)), 2);
+        assert_eq!(runtime().block_on(taken_at_once(&adaptive(false, 0))), 2);
+    }
+
+    #[test]
+    fn who_waits_makes_room_for_as_many_though_cores_are_busy() {
+        assert_eq!(runtime().block_on(taken_at_once(&adaptive(false, 1))), 3);
+        assert_eq!(runtime().block_on(taken_at_once(&adaptive(false, 5))), 7);
     }
 
     #[test]
     fn idle_cores_get_more_up_to_a_bound_and_give_it_back() {
-        let idle: Idle = Arc::new(|| true);
-        let places = Places::new(&Jobs::Adaptive { cores: 2, idle });
+        let places = adaptive(true, 0);
         for _ in 0..2 {
             assert_eq!(
                 runtime().block_on(taken_at_once(&places)),

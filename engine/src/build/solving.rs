@@ -173,7 +173,7 @@ impl Solving<'_> {
         if let Some(exports) = &self.worker.exports {
             exports.set_targets(graph, targets);
         }
-        let jobs = crate::idle::jobs(request.jobs);
+        let jobs = crate::idle::jobs(request.jobs, &self.worker.executor);
         let solver = Solver::new(Arc::clone(self.worker), jobs);
         loop {
             let observer = Arc::new(Steps {

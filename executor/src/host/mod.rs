@@ -14,6 +14,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 
 use crate::sandbox::ahead::Line;
 use crate::sandbox::counted::Counted;
+use crate::sandbox::running::Running;
 use crate::sandbox::spawner::Order;
 use crate::sandbox::{outer_proc, spawner};
 use crate::spec::{Propagation, Users};
@@ -58,6 +59,7 @@ pub struct Host {
     masked_proc: Arc<Mutex<Option<Option<Arc<str>>>>>,
     /// Where it is one command's, whose processes are counted.
     counted: Option<Arc<Counted>>,
+    running: Arc<Running>,
 }
 
 /// Why the process could not be set up; says what the machine lacks and what to do.
@@ -109,6 +111,7 @@ pub fn init_for(entry: Entry) -> Result<Host, InitError> {
         inside: Arc::default(),
         masked_proc: Arc::default(),
         counted: None,
+        running: Arc::default(),
     })
 }
 
@@ -278,6 +281,10 @@ impl Host {
             counted: Some(Arc::new(counted)),
             ..self.clone()
         })
+    }
+
+    pub(crate) fn running(&self) -> &Running {
+        &self.running
     }
 
     pub(crate) fn counted(&self) -> Option<&Arc<Counted>> {

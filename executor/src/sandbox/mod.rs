@@ -34,6 +34,7 @@ mod prepare;
 mod program;
 mod propagation;
 mod reaper;
+pub(crate) mod running;
 pub(crate) mod seccomp;
 mod session;
 mod socket;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
@@ -11,7 +12,7 @@ use crate::spec::Exit;
 #[derive(Debug)]
 #[must_use = "dropping it kills the sandbox"]
 pub(super) struct Session {
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     /// What ends it.
     end: Signal,
     ended: bool,
@@ -20,10 +21,15 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(pidfd: OwnedFd, end: Signal) -> Self {
         Self {
-            pidfd,
+            pidfd: Arc::new(pidfd),
             end,
             ended: false,
         }
+    }
+
+    /// For as long as somebody has this one.
+    pub(super) fn process(&self) -> &Arc<OwnedFd> {
+        &self.pidfd
     }
 
     pub(super) fn pidfd(&self) -> io::Result<OwnedFd> {
@@ -45,7 +51,7 @@ impl Session {
     pub(super) fn signal(&self, signal: Signal) {
         if !self.ended {
             // It may just have ended.
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+            let _ = rustix::process::pidfd_send_signal(&*self.pidfd, signal);
         }
     }
 

@@ -206,6 +206,7 @@ pub(super) fn start(
         .spawn(inside, &Order::sandbox(&task, leaves), &borrowed, leaves)
         .map_err(|error| setup("start a process in new namespaces", error))?;
     let session = Session::new(pidfd, task.end());
+    host.running().add(session.process());
     if let Some(score) = task.spared_from_outside() {
         spare(&session, score)
             .map_err(|error| setup(format!("set oom_score_adj to {score}"), error))?;

@@ -269,6 +269,51 @@ pub(crate) fn many_at_once(kit: &Kit) -> Outcome {
     })
 }
 
+pub(crate) fn waiting(kit: &Kit) -> Outcome {
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let start = |script: &str| {
+        let (executor, base) = (kit.executor.clone(), kit.base.clone());
+        let (exec, cancel) = (shell(script), cancel.clone());
+        kit.runtime.spawn(async move {
+            let stdio = rbuild_executor::Stdio::Capture(Arc::new(|_, _| {}));
+            executor.exec(Some(&base), exec, stdio, cancel).await
+        })
+    };
+    let until = |many: usize| -> Outcome {
+        let begun = Instant::now();
+        // What starts, and what runs on a busy machine, may be found neither working nor waiting.
+        let mut last = kit.executor.waiting();
+        while last != many {
+            holds(begun.elapsed() < LONG, format!("{last} wait, not {many}"))?;
+            std::thread::sleep(Duration::from_millis(30));
+            last = kit.executor.waiting();
+        }
+        Ok(())
+    };
+    let working = start("while :; do :; done");
+    std::thread::sleep(Duration::from_millis(200));
+    until(0)?;
+    // One waits itself, one by what it started.
+    let waiting = [start("exec sleep 60"), start("sleep 60 & wait; echo")];
+    until(2)?;
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(30));
+        holds(kit.executor.waiting() <= 2, "who works is said to wait")?;
+    }
+    cancel.cancel();
+    kit.runtime.block_on(async {
+        for command in waiting.into_iter().chain([working]) {
+            let ended = command.await?;
+            holds(
+                matches!(ended, Err(ExecError::Cancelled)),
+                "not stopped by what stops it",
+            )?;
+        }
+        Outcome::Ok(())
+    })?;
+    until(0)
+}
+
 pub(crate) fn nothing_leaks(kit: &Kit) -> Outcome {
     let count = |path: &str| std::fs::read_dir(path).map(Iterator::count);
     let temporary = || -> std::io::Result<Vec<PathBuf>> {

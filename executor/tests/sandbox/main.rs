@@ -108,6 +108,7 @@ const TESTS: &[(&str, Test)] = &[
     ("rights over a network", users::network),
     ("limits can be higher than the caller's", users::limits),
     ("many at once", life::many_at_once),
+    ("who waits is known", life::waiting),
     ("death is contagious", life::death_is_contagious),
     ("made ahead: all is the same", ahead::likeness),
     ("made ahead: one for each command", ahead::one_each),

@@ -102,7 +102,7 @@ pub(crate) struct BuildArgs {
     /// Print only the image ID
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Steps at once (default: the cores, and more while cores are idle)
+    /// Steps at once (default: the cores, and more while cores are idle or steps only wait)
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
     /// Say of each step whether it was cached, and if not, what differs from the nearest earlier record
