@@ -74,6 +74,7 @@ pub(super) fn are_counted() -> io::Result<bool> {
             Ok(()) => match sys::fork() {
                 Ok(Forked::Child) => 0,
                 Ok(Forked::Parent(child)) => {
+                    // That there could be one is the answer; how it ended is not.
                     let _ = exit_of(child);
                     NOT_COUNTED
                 }
