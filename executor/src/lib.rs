@@ -83,7 +83,7 @@ impl Executor {
         if self.host.privilege() == host::Privilege::Without {
             let overlay = overlay::features(&self.store).map(str::to_owned);
             let commands = self.commands().map(|()| {
-                "of RUN, in a root of copies, with Landlock; the network is the container's"
+                "of RUN and run, in a root of copies, with Landlock; the network is the container's"
                     .to_owned()
             });
             return vec![

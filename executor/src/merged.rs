@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_cache::root_dir::{Metadata, Resolve, read_dir, remove_tree_at};
+use rbuild_cache::root_dir::{Metadata, Place, Resolve, read_dir, remove_tree_at};
 use rbuild_cache::tree::Kind;
 use rbuild_cache::{RootDir, Store, TemporaryDirectory, owners};
 use rustix::fs::{AtFlags, OFlags};
@@ -147,6 +147,21 @@ impl Merged {
         let root = self.root()?;
         self.remember(&root)
             .map_err(|error| Error::new("list the merged layers", error))?;
+        Ok(self)
+    }
+
+    /// Puts another directory over what is remembered: all of it is changes.
+    pub(crate) fn over(mut self, upper: &Path) -> Result<Self, Error> {
+        let failed = |at: &Path, error: io::Error| {
+            let what = format!("merge `{}` of `{}`", at.display(), upper.display());
+            Error::new(what, error)
+        };
+        let root = self.root()?;
+        let layer = RootDir::open_ambient(upper).map_err(|error| failed(Path::new(""), error))?;
+        let mut modes = HashMap::new();
+        self.add(&layer, &root, &mut modes)
+            .map_err(|(at, error)| failed(&at, error))?;
+        self.modes.extend(modes);
         Ok(self)
     }
 
@@ -313,12 +328,28 @@ impl Merged {
 
     /// Moves what was made since into an empty layer, and marks what was removed.
     pub(crate) fn into_layer(self, upper: &Path) -> Result<(), Error> {
+        self.changes_into(upper, None)
+    }
+
+    /// As [`Self::into_layer`], of copies, and without what others put there. It may be changed meanwhile.
+    pub(crate) fn copy_changes(&self, upper: &Path, others: &Others) -> Result<(), Error> {
+        self.changes_into(upper, Some(others))
+    }
+
+    fn changes_into(&self, upper: &Path, others: Option<&Others>) -> Result<(), Error> {
         let root = self.root()?;
-        let moved = RootDir::open_ambient(upper).and_then(|layer| self.take_changes(&root, &layer));
+        let layer = RootDir::open_ambient(upper);
+        let moved = layer.and_then(|layer| self.take_changes(&root, &layer, others));
         moved.map_err(|error| Error::new("find out what was changed in the merged layers", error))
     }
 
-    fn take_changes(&self, root: &RootDir, layer: &RootDir) -> io::Result<()> {
+    /// `others`: copies, and what is not copied.
+    fn take_changes(
+        &self,
+        root: &RootDir,
+        layer: &RootDir,
+        others: Option<&Others>,
+    ) -> io::Result<()> {
         let mut made = Made {
             layer,
             set: HashSet::new(),
@@ -331,15 +362,22 @@ impl Merged {
         let mut linked: HashMap<u64, (u32, Vec<PathBuf>)> = HashMap::new();
         let mut pending = vec![PathBuf::new()];
         while let Some(path) = pending.pop() {
-            let node = root.node(&path, Resolve::Beneath)?;
+            let node = match root.node(&path, Resolve::Beneath) {
+                Err(error) if others.is_some() && is_gone(&error) => continue,
+                node => node?,
+            };
             let now = node.metadata()?;
+            if others.is_some() && now.kind != Kind::Directory {
+                continue;
+            }
             if now.mode & 0o700 != 0o700 && self.files != Files::Private {
                 node.set_mode(now.mode | 0o700)?;
             }
             let directory = node.into_root();
             let was = self.before.get(&path);
             let same = was.filter(|was| was.there.inode == now.inode);
-            if !same.is_some_and(|same| same.is(&now)) {
+            let is_still = others.is_some_and(|others| others.left_still(&now));
+            if !is_still && !same.is_some_and(|same| same.is(&now)) {
                 made.ensure(&path)?;
                 if was.is_some() && same.is_none() {
                     layer
@@ -349,13 +387,19 @@ impl Merged {
             }
             let mut names = HashSet::new();
             for entry in read_dir(directory.as_fd())? {
-                let there = Metadata::at(directory.as_fd(), &entry.name)?;
+                let there = match Metadata::at(directory.as_fd(), &entry.name) {
+                    Err(error) if others.is_some() && is_gone(&error) => continue,
+                    there => there?,
+                };
                 let child = path.join(&entry.name);
                 // A command cannot say by itself that something is gone.
                 if is_whiteout(&there) {
                     continue;
                 }
                 names.insert(entry.name.clone());
+                if others.is_some_and(|others| others.put(&there)) {
+                    continue;
+                }
                 if there.kind == Kind::Directory {
                     pending.push(child);
                 } else if !self.is_unchanged(&child, &there) {
@@ -373,12 +417,20 @@ impl Merged {
                         *links = there.links;
                         paths.push(child.clone());
                     }
-                    rustix::fs::renameat(
-                        directory.as_fd(),
-                        &entry.name,
-                        to.directory(),
-                        to.name(),
-                    )?;
+                    if others.is_some() {
+                        let copied = copy_to(&directory, &entry.name, &to);
+                        match copied {
+                            Err(error) if is_gone(&error) => continue,
+                            copied => copied?,
+                        }
+                    } else {
+                        rustix::fs::renameat(
+                            directory.as_fd(),
+                            &entry.name,
+                            to.directory(),
+                            to.name(),
+                        )?;
+                    }
                     if self.files == Files::Private && there.kind == Kind::File {
                         let node = to.node()?;
                         for mark in node
@@ -404,12 +456,17 @@ impl Merged {
             seen.insert(path, (mode, now.mtime));
         }
         for (links, paths) in linked.values() {
-            if paths.len() as u32 != *links {
+            if others.is_some() {
+                link_together(layer, paths)?;
+            } else if paths.len() as u32 != *links {
                 separate(layer, paths)?;
             }
         }
         for path in made.order.iter().rev() {
-            dress(root, layer, path, seen.get(path).copied())?;
+            match dress(root, layer, path, seen.get(path).copied()) {
+                Err(error) if others.is_some() && is_gone(&error) => {}
+                dressed => drop(dressed?),
+            }
         }
         Ok(())
     }
@@ -482,6 +539,59 @@ impl Made<'_> {
         }
         Ok(())
     }
+}
+
+/// What of a tree is not the command's: what was put into it for a while, and the directories that this changed.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// File systems and inode numbers.
+    pub(crate) put: HashSet<(u64, u64)>,
+    /// As they were when everything was there.
+    pub(crate) settled: Vec<Metadata>,
+}
+
+impl Others {
+    fn put(&self, there: &Metadata) -> bool {
+        self.put.contains(&(there.file_system, there.inode))
+    }
+
+    fn left_still(&self, now: &Metadata) -> bool {
+        let of = |it: &Metadata| (it.file_system, it.inode, it.ctime, it.mtime);
+        self.settled.iter().any(|settled| of(settled) == of(now))
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn copy_to(from: &RootDir, name: &OsStr, to: &Place) -> io::Result<()> {
+    let (name, new) = (
+        CString::new(name.as_bytes())?,
+        CString::new(to.name().as_bytes())?,
+    );
+    let stat = rustix::fs::statat(from.as_fd(), &name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let how = How::with(Owners::Kept);
+    Ok(copy_entry(
+        from.as_fd(),
+        &name,
+        to.directory(),
+        &new,
+        &stat,
+        how,
+    )?)
+}
+
+/// Makes one file again of copies.
+fn link_together(layer: &RootDir, paths: &[PathBuf]) -> io::Result<()> {
+    let Some((first, others)) = paths.split_first() else {
+        return Ok(());
+    };
+    for other in others {
+        layer.remove_file(other, Resolve::Beneath)?;
+        layer.hard_link(first, other, Resolve::Beneath)?;
+    }
+    Ok(())
 }
 
 /// Gives names a file of their own, which has further names elsewhere: what is written there is not the layer's.

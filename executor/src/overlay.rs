@@ -220,6 +220,19 @@ impl Lowers {
         Merged::of(store, &directories, files)?.watched()
     }
 
+    /// As [`Lowers::merged_over`], with what was written earlier: `upper`.
+    pub(crate) fn merged_with(
+        &self,
+        store: &Store,
+        upper: &Path,
+        files: Files,
+    ) -> Result<Merged, Error> {
+        if let Some(first) = self.directories.first() {
+            inherit_root(first, upper)?;
+        }
+        self.merged(store, files)?.over(upper)
+    }
+
     /// As [`writable`].
     pub(crate) fn writable(
         &self,

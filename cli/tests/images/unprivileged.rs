@@ -194,13 +194,105 @@ fn commands_run_in_a_container_without_options() {
     let none = inside.rbuild(&arguments).success();
     assert!(!none.stderr.contains("warning"), "{none}");
 
-    let refused = inside.rbuild(&["run", "--rm", "app", "true"]);
-    assert_eq!(refused.code, 125, "{refused}");
-    assert!(
-        refused.stderr.contains("there are no namespaces"),
-        "{refused}"
-    );
+    let dockerfile = "FROM busybox\nRUN echo 'joe:x:33:44::/home:/bin/sh' >> /etc/passwd\n";
+    let arguments = kit.build_arguments(dockerfile, &["-q", "-t=app"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    inside.rbuild(&arguments).success();
+    let ran = inside.sh(RUN, &[]).success();
+    assert_eq!(ran.stdout, RUNS, "{ran}");
+    let warned = ran
+        .stderr
+        .matches("uses the network of the container")
+        .count();
+    assert_eq!(warned, 1, "{ran}");
+    for refused in [
+        "the host name `x` cannot be had",
+        "80/tcp cannot be published elsewhere",
+        "`/usr` at `/x` cannot be had",
+        "another container has it",
+        "give a command the capability `SYS_ADMIN`",
+        "use a directory as a stream",
+    ] {
+        assert!(ran.stderr.contains(refused), "{refused}: {ran}");
+    }
+    let check = inside.rbuild(&["store", "check"]).success();
+    assert_eq!(check.stdout, "The store is whole.\n");
 }
+
+/// Containers, their ends, their files and what cannot be had.
+const RUN: &str = r#"/bin/busybox mkdir -p /tmp/tools && /bin/busybox --install -s /tmp/tools && export PATH=/tmp/tools
+rbuild() { "$RBUILD" "$@"; }
+run() { rbuild run -q --network host "$@"; }
+rbuild run --rm app sh -c 'kill -9 $$'; echo "ended: $?"
+run --rm app nosuch; echo "ended: $?"
+run --rm app sh -c 'exit 3'; echo "ended: $?"
+echo read | run -i --rm app cat
+run --rm -u joe -w /made -e A=b app sh -c 'id -u; pwd; echo $A; ! kill -9 1 2> /dev/null && echo kept'
+run --name one app sh -c 'echo x > /new; rm /etc/passwd; sleep 1000 & setsid sleep 1000 & echo kept >> /etc/hosts'
+ps -o args | grep '^sleep'
+rbuild diff one
+rbuild start -a one; rbuild logs one
+rbuild cp one:/new - | tar -xO; echo put | rbuild cp - one:/ 2> /dev/null; echo put > /tmp/put; rbuild cp /tmp/put one:/etc/put
+rbuild diff one; rbuild commit one made > /dev/null; run --rm made cat /new /etc/put; rbuild rm one
+run -d --name two -v vol:/v app sh -c 'trap "echo term; exit 4" TERM; echo live > /live; echo 1 >> /v/a; echo ready; while :; do sleep 0.1; done' > /dev/null
+until rbuild logs two | grep -q ready; do sleep 0.1; done
+rbuild ps --format '{{.Names}} {{.State}}'; rbuild diff two; rbuild cp two:/live - | tar -xO
+rbuild commit two alive > /dev/null; run --rm alive cat /live
+run --rm -v vol:/v app true; run --rm -v vol:/v:ro app ls /v
+rbuild exec two sh -c 'echo entered > /entered; cat /live; exit 6'; echo "ended: $?"; rbuild exec -u joe -w /v two sh -c 'id -u; pwd'
+rbuild exec -d two sleep 2000; until ps -o args | grep -q '^sleep 2000'; do sleep 0.1; done; rbuild exec two sh -c '! kill -9 1'
+rbuild pause two; rbuild ps --format '{{.State}}'; rbuild unpause two
+rbuild stop two; ps -o args | grep '^sleep 2000'; rbuild wait two; rbuild logs two; rbuild diff two; rbuild rm two
+run --rm -v vol:/v app cat /v/a
+run --rm -h x app true; rbuild run -q --rm -p 8080:80 app true; run --rm -v /usr:/x app true; run --rm --cap-add SYS_ADMIN app true
+run -t --rm app sh -c 'test -t 0 && stty size && echo to the terminal > /dev/tty'
+run -i --rm app ls / < /; echo "ended: $?"
+rbuild ps -aq; ls "$RBUILD_ROOT/tmp"
+"#;
+
+const RUNS: &str = "\
+ended: 137
+ended: 127
+ended: 3
+read
+33
+/made
+b
+kept
+C /etc
+D /etc/passwd
+A /new
+x
+C /etc
+D /etc/passwd
+A /etc/put
+A /new
+x
+put
+one
+two running
+A /live
+live
+live
+live
+ended: 6
+33
+/v
+two
+paused
+two
+two
+4
+ready
+term
+A /entered
+A /live
+two
+1
+24 80\r
+to the terminal\r
+ended: 125
+";
 
 /// Changes what it was given, puts other things in its place, and asks for what nobody answers.
 const GIVEN: &str = r#"FROM busybox

@@ -72,15 +72,15 @@ impl Engine {
         let store = self.store();
         let base = entry.definition.snapshot.as_deref();
         let base = base.and_then(SnapshotId::parse);
-        let changes = self.container_changes(entry)?;
+        let written = self.written(entry)?;
+        let changes = self.changes_of(entry, &written)?;
         let active = store.prepare()?;
-        let upper = entry.path("fs")?;
         let failed = |errno: rustix::io::Errno| Error::Io {
             message: format!("cannot copy what `{}` wrote", entry.name),
             source: errno.into(),
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let from = rustix::fs::open(&upper, flags, Mode::empty()).map_err(failed)?;
+        let from = rustix::fs::open(&written.path, flags, Mode::empty()).map_err(failed)?;
         let to = rustix::fs::open(active.upper(), flags, Mode::empty()).map_err(failed)?;
         let stat = rustix::fs::fstat(&from).map_err(failed)?;
         let again = from

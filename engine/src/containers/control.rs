@@ -38,6 +38,9 @@ pub enum Ask {
     Exec(Box<ExecRequest>),
     /// A descriptor of its root rides on the answer.
     Root,
+    /// A descriptor of a directory with what it wrote rides on the answer, where nothing else has that; it goes when the
+    /// connection ends.
+    Layer,
     Freeze(bool),
     /// Frozen until the one who asks ends what it writes, or is gone; [`Answer::Done`] says both the beginning and the
     /// end.

@@ -37,11 +37,11 @@ struct End<'r> {
 impl Engine {
     /// Writes the container's whole root as a tar.
     pub fn export_container(&self, entry: &Entry, to: &mut dyn Write) -> Result<()> {
-        let upper = entry.path("fs")?;
+        let written = self.written(entry)?;
         let base = entry.definition.snapshot.as_deref();
         let base = base.and_then(rbuild_cache::SnapshotId::parse);
         // Not through the container's own mounts: volumes, /proc and the like are no part of it.
-        let view = rbuild_executor::overlay::view_with(self.store(), base.as_ref(), &upper);
+        let view = rbuild_executor::overlay::view_with(self.store(), base.as_ref(), &written.path);
         let view = view.map_err(|error| Error::Io {
             message: format!("cannot mount the root of `{}`", entry.name),
             source: std::io::Error::other(error),
@@ -57,7 +57,7 @@ impl Engine {
         options: CopyOptions,
         to: &mut dyn Write,
     ) -> Result<()> {
-        let opened = self.open_container(entry)?;
+        let opened = self.open_container(entry, false)?;
         let path = resolved(&opened.root, path, options.follow, &entry.name)?;
         let name = base_name(&path).unwrap_or_else(|| OsStr::new("."));
         Ok(rbuild_image::layer::write_node(
@@ -76,7 +76,7 @@ impl Engine {
         path: &str,
         from: &mut (dyn Read + Send),
     ) -> Result<()> {
-        let opened = self.open_container(entry)?;
+        let opened = self.open_container(entry, true)?;
         let shown = format!("{}:{path}", entry.name);
         let directory = in_root(path);
         match opened.root.metadata_following(&directory) {
@@ -88,7 +88,8 @@ impl Engine {
             let crossing = opened.inwards();
             rbuild_image::unpack::archive_across(from, &opened.root, &directory, crossing)
         })?;
-        Ok(unpacked?)
+        unpacked?;
+        opened.keep()
     }
 
     pub fn copy_from_container(
@@ -98,7 +99,7 @@ impl Engine {
         to: &Path,
         options: CopyOptions,
     ) -> Result<()> {
-        let opened = self.open_container(entry)?;
+        let opened = self.open_container(entry, false)?;
         let host = host_root()?;
         let to_text = to.to_string_lossy();
         let from = End {
@@ -131,7 +132,7 @@ impl Engine {
         path: &str,
         options: CopyOptions,
     ) -> Result<()> {
-        let opened = self.open_container(entry)?;
+        let opened = self.open_container(entry, true)?;
         let host = host_root()?;
         let from_text = from.to_string_lossy();
         let from = End {
@@ -153,7 +154,8 @@ impl Engine {
             marks: false,
             crossing: opened.inwards(),
         };
-        opened.as_its_root(|| transfer(&from, &to, how, options.follow))?
+        opened.as_its_root(|| transfer(&from, &to, how, options.follow))??;
+        opened.keep()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::{Catalog, Entry};
 use super::definition::{self, Definition, MountKind, MountPoint};
 use super::request::{Pull, RunRequest, VolumeSource};
-use super::{names, time, volumes};
+use super::{names, time, volumes, without};
 use crate::event::{Event, Sink, StepId};
 use crate::worker::{brief, check_platform};
 use crate::{Engine, Error, Result};
@@ -63,7 +63,21 @@ impl Engine {
         check_platform(&root.platform).map_err(|failure| Error::Other(failure.message))?;
         let executor = Arc::clone(&self.executor);
         brief(move || {
+            let bare = !executor.has_namespaces();
+            let mut request = request;
+            if bare && request.hostname.is_none() {
+                request.hostname = Some(without::hostname());
+            }
             let definition = define(executor.store().root(), root, request)?;
+            if bare {
+                without::check(&definition)?;
+            }
+            if bare && definition.request.has_private_network() {
+                events.event(Event::Warning {
+                    located: None,
+                    message: without::NETWORK.to_owned(),
+                });
+            }
             for port in definition.ports_not_published() {
                 events.event(Event::Warning {
                     located: None,

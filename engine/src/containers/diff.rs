@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 
 use super::catalog::Entry;
 use super::definition::Definition;
+use super::files::Written;
 use crate::{Engine, Error, Result};
 
 /// How a path differs.
@@ -31,8 +32,16 @@ const OWN_MOUNTS: [&str; 6] = [
 impl Engine {
     /// Paths without their first slash, sorted.
     pub fn container_changes(&self, entry: &Entry) -> Result<Vec<(String, Change)>> {
-        let upper = entry.path("fs")?;
-        let root = RootDir::open_ambient(&upper).map_err(|source| Error::Io {
+        self.changes_of(entry, &self.written(entry)?)
+    }
+
+    pub(super) fn changes_of(
+        &self,
+        entry: &Entry,
+        written: &Written,
+    ) -> Result<Vec<(String, Change)>> {
+        let upper = &written.path;
+        let root = RootDir::open_ambient(upper).map_err(|source| Error::Io {
             message: format!("cannot open `{}`", upper.display()),
             source,
         })?;

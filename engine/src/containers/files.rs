@@ -1,14 +1,16 @@
 //! A container's files, whether it runs or not.
 
 use std::fs::File;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use rbuild_cache::ids::{Crossing, Ids};
 use rbuild_cache::{RootDir, SnapshotId};
-use rbuild_executor::sandbox::container::Top;
+use rbuild_executor::sandbox::container::{self, Top};
 use rbuild_executor::sandbox::copy;
 
 use super::catalog::Entry;
-use super::control::Ask;
+use super::control::{Ask, Connection};
 use crate::{Engine, Error, Result};
 
 /// The root of a container, as it sees it itself where it runs.
@@ -17,8 +19,24 @@ pub(super) struct Opened {
     pub(super) root: RootDir,
     /// Its ids, where it runs in a user namespace that this process is not in.
     ids: Option<Ids>,
+    standing: Option<Standing>,
+}
+
+/// One that does not run.
+#[derive(Debug)]
+struct Standing {
+    root: container::Standing,
+    top: Top,
     /// Nobody starts it meanwhile.
-    _held: Option<File>,
+    _held: File,
+}
+
+/// What a container wrote, as a layer.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) path: PathBuf,
+    /// A copy that is there for as long as these.
+    _copy: Option<(Connection, OwnedFd)>,
 }
 
 impl Opened {
@@ -30,6 +48,14 @@ impl Opened {
     /// Of what is copied into it.
     pub(super) fn inwards(&self) -> Crossing<'_> {
         self.ids.as_ref().map_or(Crossing::Not, Crossing::In)
+    }
+
+    /// What was made in it is kept.
+    pub(super) fn keep(self) -> Result<()> {
+        match self.standing {
+            Some(standing) => Ok(standing.root.keep(&standing.top)?),
+            None => Ok(()),
+        }
     }
 
     /// Makes files in it.
@@ -45,7 +71,31 @@ impl Opened {
 }
 
 impl Engine {
-    pub(super) fn open_container(&self, entry: &Entry) -> Result<Opened> {
+    /// What it wrote by now.
+    pub(super) fn written(&self, entry: &Entry) -> Result<Written> {
+        let connection = match self.executor.has_namespaces() {
+            true => None,
+            false => entry.connect()?,
+        };
+        let Some(connection) = connection else {
+            return Ok(Written {
+                path: entry.path("fs")?,
+                _copy: None,
+            });
+        };
+        connection.ask(&Ask::Layer, &[])?;
+        let (_, mut descriptors) = connection.done()?;
+        let copy = descriptors
+            .pop()
+            .ok_or_else(|| Error::Other("the container gave no layer".to_owned()))?;
+        Ok(Written {
+            path: format!("/proc/self/fd/{}", copy.as_raw_fd()).into(),
+            _copy: Some((connection, copy)),
+        })
+    }
+
+    /// `written`: files are to be made in it.
+    pub(super) fn open_container(&self, entry: &Entry, written: bool) -> Result<Opened> {
         if let Some(connection) = entry.connect()? {
             let (_, mut descriptors) = connection.request(&Ask::Root)?;
             let root = descriptors
@@ -58,7 +108,7 @@ impl Engine {
                     message: format!("cannot read the ids of `{}`", entry.name),
                     source,
                 })?,
-                _held: None,
+                standing: None,
             });
         }
         let Some(held) = entry.catalog.files.hold(entry.id())? else {
@@ -70,15 +120,20 @@ impl Engine {
         let base = entry.definition.snapshot.as_deref();
         let base = base.and_then(SnapshotId::parse);
         let top = top(entry)?;
-        let root = self.executor.open_root(base.as_ref(), &top);
-        let root = root.map_err(|error| Error::Io {
+        let failed = |source: std::io::Error| Error::Io {
             message: format!("cannot mount the root of `{}`", entry.name),
-            source: std::io::Error::other(error),
-        })?;
+            source,
+        };
+        let root = self.executor.open_root(base.as_ref(), &top, written);
+        let root = root.map_err(|error| failed(std::io::Error::other(error)))?;
         Ok(Opened {
-            root,
+            root: root.root.try_clone().map_err(failed)?,
             ids: None,
-            _held: Some(held),
+            standing: Some(Standing {
+                root,
+                top,
+                _held: held,
+            }),
         })
     }
 }

@@ -44,6 +44,7 @@ pub enum Front {
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) catalog: Catalog,
+    pub(super) store: Arc<rbuild_cache::Store>,
     pub(super) definition: Definition,
     pub(super) hub: Arc<Hub>,
     now: Mutex<Now>,
@@ -244,6 +245,7 @@ impl Engine {
             changed: Condvar::new(),
             address: Mutex::default(),
             catalog,
+            store: Arc::clone(self.store()),
             definition,
         });
         let _listening = serve::listen(&life)?;
@@ -393,8 +395,9 @@ impl Engine {
         };
         let exec = {
             let life = Arc::clone(life);
+            let bare = !self.executor.has_namespaces();
             brief(move || {
-                let mut exec = prepare::exec(&life.catalog, &life.definition, network)?;
+                let mut exec = prepare::exec(&life.catalog, &life.definition, network, bare)?;
                 exec.limits = life.request().limits;
                 Ok::<_, Error>(exec)
             })

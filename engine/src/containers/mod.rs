@@ -11,7 +11,7 @@
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
 //! * `neighbours`: how containers reach one another; `ports`: what of it the host can be spoken to for;
 //! * `output`, [`log`]: what it writes; `volumes`: what outlives it; `inspect`: all of it, as Docker shows it;
-//! * `update`: changing what it may use while it is there.
+//! * `update`: changing what it may use while it is there; `without`: where there are no namespaces.
 //!
 //! [`Engine::create`]: crate::Engine::create
 //! [`Engine::live`]: crate::Engine::live
@@ -41,6 +41,7 @@ mod state;
 pub mod time;
 mod update;
 mod volumes;
+mod without;
 
 pub use catalog::{Catalog, Entry};
 pub use commit::CommitRequest;

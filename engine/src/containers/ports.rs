@@ -58,7 +58,7 @@ impl Definition {
     }
 
     /// What `-p` names, and with `-P` everything else that is exposed.
-    fn ports_to_publish(&self) -> Vec<Publish> {
+    pub(super) fn ports_to_publish(&self) -> Vec<Publish> {
         let mut ports = self.request.publish.clone();
         if self.request.publish_all {
             for name in self.exposed_ports() {

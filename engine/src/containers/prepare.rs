@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rbuild_cache::RootDir;
 use rbuild_executor::Host;
+use rbuild_executor::host::Privilege;
 use rbuild_executor::network::{self, ADDRESS, Ahead, Private};
 use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Propagation, Security};
 
@@ -12,16 +13,17 @@ use super::catalog::{Catalog, Entry};
 use super::control::{Answer, Ask};
 use super::definition::{Definition, MountKind, MountPoint};
 use super::life::Life;
-use super::ports;
+use super::{ports, without};
 use crate::request::NetworkChoice;
 use crate::worker::{blocking, brief};
 use crate::{Error, Result};
 
-/// `network` where it is being made already.
+/// `network` where it is being made already; `bare`: there are no namespaces.
 pub(super) fn exec(
     catalog: &Catalog,
     definition: &Definition,
     network: Option<Network>,
+    bare: bool,
 ) -> Result<Exec> {
     let request = &definition.request;
     let bytes = |words: &[String]| words.iter().map(|word| word.clone().into_bytes()).collect();
@@ -50,6 +52,10 @@ pub(super) fn exec(
         mounts,
         network: match (network, &other) {
             (Some(network), _) => network,
+            (None, Some(other)) if bare => match other.definition.request.network {
+                NetworkChoice::None => Network::None,
+                NetworkChoice::Host | NetworkChoice::Default => Network::Host,
+            },
             (None, Some(other)) => shared(other)?,
             (None, None) => match request.network {
                 NetworkChoice::None => Network::None,
@@ -117,6 +123,12 @@ pub(super) async fn begin_network(
 ) -> Result<Option<Network>> {
     life.note_network(None, Vec::new());
     let request = &life.definition.request;
+    if host.privilege() == Privilege::Without {
+        if request.network_of.is_none() && request.network != NetworkChoice::None {
+            life.note_network(None, without::ports(&life.definition)?);
+        }
+        return Ok(None);
+    }
     if !request.has_private_network() {
         return Ok(None);
     }

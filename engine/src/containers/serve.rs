@@ -121,6 +121,7 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             }
             Err(message) => say(&failed(message)),
         },
+        Ask::Layer => layer(life, &stream),
         Ask::Freeze(frozen) => {
             let result = freeze(life, frozen);
             say(&done(result))
@@ -159,6 +160,29 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             let code = life.now().state.exit_code;
             say(&Answer::Ended(code))
         }
+    }
+}
+
+/// Hands out a copy of what it wrote, until nobody wants that any more.
+fn layer(life: &Life, stream: &UnixStream) -> io::Result<()> {
+    let made = || -> std::result::Result<_, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let directory = life.store.temporary_directory();
+        let directory = directory.map_err(|error| text(&error))?;
+        with_handle(life, |handle| handle.changes(directory.path()))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory.path(), flags, Mode::empty());
+        Ok((directory, opened.map_err(|errno| text(&errno))?))
+    };
+    match made() {
+        Ok((_directory, opened)) => {
+            wire::send(stream.as_fd(), &Answer::Done, &[opened.as_fd()])?;
+            // Nothing comes but the end.
+            let mut stream = stream;
+            let _ = stream.read(&mut [0]);
+            Ok(())
+        }
+        Err(message) => wire::send(stream.as_fd(), &failed(message), &[]),
     }
 }
 

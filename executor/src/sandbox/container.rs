@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
+use super::bare::{self, Bare, Live};
 use super::cgroup::Cgroup;
 use super::halted::Halted;
 use super::join;
@@ -21,7 +22,8 @@ use super::{Enter, Entered, ExecError, Signals, Usage, brief, stubs, wait};
 use crate::Executor;
 use crate::host::Host;
 use crate::mapped::Mapped;
-use crate::overlay::{self, Below, Durability};
+use crate::merged::{Files, Merged};
+use crate::overlay::{self, Below, Durability, Lowers};
 use crate::spec::{Exec, Exit, Limits, Stdio};
 
 /// Where what a command writes ends up.
@@ -87,6 +89,8 @@ struct Inner {
     task: Task,
     /// Under another runtime.
     foreign: Option<Mutex<Foreign>>,
+    /// Where there are no namespaces.
+    bare: Option<Arc<Live>>,
     cgroups: Mutex<Cgroups>,
     /// Where no cgroup halts it.
     halted: Mutex<Option<Halted>>,
@@ -133,6 +137,7 @@ impl Executor {
                         .announced
                         .take()
                         .map(|socket| Mutex::new(Foreign::Announced(socket))),
+                    bare: started.bare.as_ref().map(Bare::live),
                     cgroups: Mutex::new(Cgroups {
                         first: started
                             .cgroup
@@ -166,15 +171,55 @@ impl Executor {
     }
 }
 
+/// The root of a container that does not run.
+#[derive(Debug)]
+pub struct Standing {
+    pub root: RootDir,
+    /// Where nothing can be mounted: what is changed in it is kept when that is said.
+    merged: Option<Merged>,
+}
+
+impl Standing {
+    /// What was changed in it is the container's from here on. `top` is what it was opened with. Blocking.
+    pub fn keep(self, top: &Top) -> Result<(), ExecError> {
+        match (self.merged, top) {
+            (Some(merged), Top::Kept { upper, work, .. }) => bare::keep(upper, work, |layer| {
+                let made = merged.into_layer(layer);
+                made.map_err(|error| setup("keep what was changed", error))
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Executor {
-    /// The root of a container that does not run, with its own layer on top, detached from any namespace.
+    /// The root of a container that does not run, with its own layer on top, detached from any namespace. To be changed
+    /// only where it is `written`, and then [`Standing::keep`] is to be called.
     pub fn open_root(
         &self,
         base: Option<&SnapshotId>,
         top: &Top,
-    ) -> Result<RootDir, overlay::Error> {
-        top.mount(&self.store, base, (Below::Nothing, None))
-            .map(RootDir::from_fd)
+        written: bool,
+    ) -> Result<Standing, overlay::Error> {
+        let merged = match top {
+            Top::Kept { upper, .. } if !self.has_namespaces() => {
+                let files = if written {
+                    Files::Copied
+                } else {
+                    Files::Linked
+                };
+                let lowers = Lowers::of(&self.store, base, false)?;
+                Some(lowers.merged_with(&self.store, upper, files)?)
+            }
+            _ => None,
+        };
+        let root = match &merged {
+            Some(merged) => merged.root()?,
+            None => top
+                .mount(&self.store, base, (Below::Nothing, None))
+                .map(RootDir::from_fd)?,
+        };
+        Ok(Standing { root, merged })
     }
 }
 
@@ -196,11 +241,18 @@ impl Container {
     ) -> Result<Exit, ExecError> {
         let ended = self.started.finish(None, cancel, signals).await?;
         brief(move || {
-            if let Top::Kept { upper, .. } = &ended.top {
-                stubs::remove(upper, &ended.stubs, &ended.parents)
-                    .map_err(|errno| setup("remove the mount points", io::Error::from(errno)))?;
-            }
             let exit = ended.exit;
+            let mut ended = ended;
+            match (&ended.top, ended.bare.take()) {
+                (Top::Kept { upper, work, .. }, Some(bare)) => bare.keep(upper, work)?,
+                (Top::Kept { upper, .. }, None) => {
+                    let removed = stubs::remove(upper, &ended.stubs, &ended.parents);
+                    removed.map_err(|errno| {
+                        setup("remove the mount points", io::Error::from(errno))
+                    })?;
+                }
+                (Top::Own(_), _) => {}
+            }
             drop(ended);
             Ok(exit)
         })
@@ -303,14 +355,33 @@ impl Handle {
 
     /// Signals its first process. Errors: `ESRCH` when it has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let signal = match (&self.inner.bare, signal) {
+            // The first process is ours there, which ends all others before it ends itself, and hands on what can be
+            // waited for.
+            (Some(_), Signal::KILL) => self.inner.task.end(),
+            (Some(_), Signal::STOP) => return self.stop(),
+            (_, signal) => signal,
+        };
         Ok(rustix::process::pidfd_send_signal(
             &self.inner.pidfd,
             signal,
         )?)
     }
 
+    /// Stops the command itself.
+    fn stop(&self) -> io::Result<()> {
+        let processes = bare::below(self.inner.pid, 1)?;
+        let command = *processes.first().ok_or(rustix::io::Errno::SRCH)?;
+        let command = pidfd_of(command)?;
+        self.signal_probe()?;
+        Ok(rustix::process::pidfd_send_signal(&command, Signal::STOP)?)
+    }
+
     /// Its root, as it sees it itself, with all that is mounted in there.
     pub fn root(&self) -> io::Result<RootDir> {
+        if let Some(bare) = &self.inner.bare {
+            return bare.root();
+        }
         let seen = self.representative()?;
         let root = RootDir::open_ambient(format!("/proc/{seen}/root").as_ref())?;
         // The number may have gone to another process meanwhile.
@@ -335,6 +406,10 @@ impl Handle {
 
     /// Starts a process in all of its namespaces, with its capabilities, its filter and its limits. Blocking.
     pub fn enter(&self, enter: Enter) -> Result<Entered, ExecError> {
+        if let Some(bare) = &self.inner.bare {
+            let cgroups = self.cgroups().directories();
+            return bare::enter(&self.inner.host, &self.inner.task, bare, &cgroups, enter);
+        }
         let root = self
             .root()
             .map_err(|error| setup("enter the container, which has ended", error))?;
@@ -403,11 +478,23 @@ impl Handle {
 
     /// Its processes, as the host counts.
     pub fn processes(&self) -> io::Result<Vec<u32>> {
+        if let Some(bare) = &self.inner.bare {
+            return bare.processes(self.inner.pid);
+        }
         let mut processes = super::cgroup::processes_with(self.representative()?)?;
         if self.inner.task.runtime.is_none() && !processes.contains(&self.inner.pid) {
             processes.insert(0, self.inner.pid);
         }
         Ok(processes)
+    }
+
+    /// Copies what it has changed by now in its root into an empty directory, as a layer. Only where there are no
+    /// namespaces: elsewhere that is written where it is kept. Blocking.
+    pub fn changes(&self, layer: &Path) -> io::Result<()> {
+        match &self.inner.bare {
+            Some(bare) => bare.changes(layer),
+            None => Err(rustix::io::Errno::OPNOTSUPP.into()),
+        }
     }
 
     /// What it uses now.

@@ -56,6 +56,14 @@ pub struct Entered {
 }
 
 impl Entered {
+    pub(super) fn new(session: Session, pid: u32, master: Option<OwnedFd>) -> Self {
+        Self {
+            session,
+            pid,
+            master,
+        }
+    }
+
     /// As the host counts.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -168,11 +176,7 @@ pub(super) fn start(
     if !reported.ready {
         return Err(setup("enter the container", "it has ended"));
     }
-    Ok(Entered {
-        session,
-        pid,
-        master: reported.master,
-    })
+    Ok(Entered::new(session, pid, reported.master))
 }
 
 /// All but the pid namespace; those of users and of the network only where the sandbox is in another than this process.

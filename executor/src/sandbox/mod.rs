@@ -153,7 +153,10 @@ impl Executor {
         };
         let layer = match bare {
             None => layer,
-            Some(bare) => blocking(move || bare.end(layer)).await.map_err(lost)?,
+            Some(bare) => {
+                let ended = blocking(move || bare.end(layer.upper()).map(|()| layer));
+                ended.await.map_err(lost)?
+            }
         };
         match ended.exit {
             Exit::Code(0) => {}

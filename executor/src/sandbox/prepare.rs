@@ -46,6 +46,8 @@ pub(super) struct Kept {
     pub(super) _mounts: Vec<Mount>,
     _layers: Vec<ActiveSnapshot>,
     pub(super) _sockets: Vec<Forwarded>,
+    /// Of volumes that nobody else may write to meanwhile.
+    pub(super) _locks: Vec<OwnedFd>,
     _network: Option<Arc<crate::network::Private>>,
     /// Whose spawner ends what it started when it ends itself; so the next.
     _mapped: Option<Arc<Mapped>>,

@@ -49,6 +49,11 @@ impl Session {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
+        let signal = if signal == Signal::KILL {
+            self.end
+        } else {
+            signal
+        };
         if !self.ended {
             // It may just have ended.
             let _ = rustix::process::pidfd_send_signal(&*self.pidfd, signal);

@@ -37,7 +37,7 @@ pub(super) struct Started {
     pub(super) cgroup: Option<Cgroup>,
     pub(super) top: Top,
     /// Where nothing can be mounted.
-    bare: Option<Bare>,
+    pub(super) bare: Option<Bare>,
     kept: Kept,
     streams: Streams,
     program: String,
@@ -512,6 +512,9 @@ async fn finish(
         .await?;
     }
     if cut == Some(Cut::Cancelled) {
+        if let (Some(bare), Top::Kept { upper, work, .. }) = (bare, &top) {
+            bare.keep(upper, work)?;
+        }
         return Err(ExecError::Cancelled);
     }
     if let Some(failure) = reported.failure {

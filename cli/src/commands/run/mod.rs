@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use rbuild_engine as engine;
 use rbuild_engine::containers::{Catalog, Front, Lifetime, RunRequest};
+use rbuild_engine::executor::host::Privilege;
 use rbuild_engine::executor::network::Ahead;
 use rbuild_engine::executor::sandbox::ExecError;
 
@@ -117,9 +118,8 @@ fn live(
     let propagation = catalog.propagation_for(&request)?;
     let host = machine::enter_for(&catalog, &request, propagation)?;
     // It is made while the store is opened and the image looked up.
-    let network = request
-        .has_private_network()
-        .then(|| Ahead::begin(&host, request.users_on_machine()));
+    let private = request.has_private_network() && host.privilege() != Privilege::Without;
+    let network = private.then(|| Ahead::begin(&host, request.users_on_machine()));
     let engine = machine::open(host, options)?;
     let (lifetime, threads) = match front {
         Front::Own { .. } => (Lifetime::Foreground, Threads::One),

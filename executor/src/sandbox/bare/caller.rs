@@ -147,6 +147,15 @@ impl Caller<'_> {
         )))
     }
 
+    /// Opens the terminal that it has as its own.
+    pub(super) fn terminal(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process()?));
+        let stat = stat.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let number = terminal_of(&stat).ok_or(Errno::NXIO)?;
+        let path = format!("/dev/pts/{number}");
+        rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())
+    }
+
     pub(super) fn descriptors(&self) -> Result<Vec<u32>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = format!("/proc/{}/fd", self.pid);
@@ -160,5 +169,33 @@ impl Caller<'_> {
             }
             Ok(numbers)
         })
+    }
+}
+
+/// Which of the pseudo-terminals a process has as its own.
+fn terminal_of(stat: &str) -> Option<u32> {
+    // Of their first device number; the kernel has seven more.
+    const PSEUDO: std::ops::RangeInclusive<u32> = 136..=143;
+    // After the name, which may hold anything: the state, three numbers, and the terminal.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let device: i32 = fields.split_whitespace().nth(4)?.parse().ok()?;
+    let device = device.cast_unsigned();
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);
+    PSEUDO
+        .contains(&major)
+        .then(|| (major - PSEUDO.start()) << 20 | minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::terminal_of;
+
+    #[test]
+    fn a_terminal_is_known_by_its_number() {
+        let stat = |device: i32| format!("7 (a) b) S 1 7 7 {device} 7 0");
+        assert_eq!(terminal_of(&stat(0)), None);
+        assert_eq!(terminal_of(&stat(0x0500)), None);
+        assert_eq!(terminal_of(&stat(136 << 8 | 3)), Some(3));
+        assert_eq!(terminal_of(&stat(1 << 20 | 136 << 8)), Some(256));
     }
 }

@@ -5,14 +5,14 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
 use super::super::child::{self, Descriptors, Stop};
-use super::super::plan::{Bare, Report, Task};
+use super::super::plan::{Bare, Report, Stdio, Task};
 use super::super::step::{Failure, Result, Step};
-use super::super::{capabilities, seccomp, wire};
+use super::super::{capabilities, seccomp, terminal, wire};
 use crate::sys::{self, Forked, landlock};
 
 /// Ends the command and all that it started.
@@ -134,23 +134,63 @@ fn become_command(
     child::die_with_parent()?;
     sys::reset_signals().step("reset signals")?;
     rustix::process::setsid().step("make a session")?;
+    if let Some(score) = task.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .step(format!("set oom_score_adj to {score}"))?;
+    }
+    let terminal = match task.stdio {
+        Stdio::Terminal { rows, columns } => {
+            Some(open_terminal((rows, columns), task.terminal_owner())?)
+        }
+        Stdio::Streams(_) => None,
+    };
     let root = descriptors.get(task.root)?;
     let rules = landlock::below(root).step("make the rules that files are reached by")?;
     rustix::process::fchdir(root).step("enter the root")?;
     rustix::process::chroot(".").step("make the root the root")?;
     child::privileges::set_limits(task)?;
+    refuse_directories(task, descriptors)?;
     let ready = Report::Ready {
         stubs: Vec::new(),
         parents: Vec::new(),
     };
-    wire::send(status, &ready, &[]).step("report")?;
-    child::streams::take_streams(task, descriptors, None)?;
+    match &terminal {
+        Some(pair) => wire::send(status, &ready, &[pair.master.as_fd()]),
+        None => wire::send(status, &ready, &[]),
+    }
+    .step("report")?;
+    child::streams::take_streams(task, descriptors, terminal.as_ref())?;
     child::streams::own_null(Some(descriptors.get(bare.null)?))?;
     sys::close_on_exec_from(3).step("close descriptors")?;
     child::root::enter_cwd(descriptors.get(bare.cwd)?)?;
     drop_privileges(task, &rules, status)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Err(child::execute(task))
+}
+
+/// A pair of the surrounding container's, which is the command's alone.
+fn open_terminal(size: (u16, u16), owner: Option<u32>) -> Result<terminal::Inside> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let all = rustix::fs::open("/", flags, Mode::empty()).step("open the container's root")?;
+    terminal::open_pair(all.as_fd(), size, owner)
+}
+
+/// A directory as a stream would be a way out of the root: it is the user's own, whose files are reached by rules alone.
+fn refuse_directories(task: &Task, descriptors: &Descriptors) -> Result<()> {
+    let Stdio::Streams(slots) = task.stdio else {
+        return Ok(());
+    };
+    let step = "use a directory as a stream of the command";
+    for slot in slots {
+        let it = rustix::fs::fstat(descriptors.get(slot)?).step(step)?;
+        if FileType::from_raw_mode(it.st_mode) == FileType::Directory {
+            return Err(Failure {
+                step: step.into(),
+                errno: libc::EISDIR,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn drop_privileges(

@@ -13,18 +13,21 @@ pub(super) mod first;
 mod names;
 mod nodes;
 mod places;
+mod processes;
 mod shown;
+mod visitors;
 
 use std::ffi::CString;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rbuild_cache::root_dir::Resolve;
-use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, owners};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rbuild_cache::{RootDir, SnapshotId, owners};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
 use super::container::Top;
@@ -39,7 +42,10 @@ use crate::overlay::{self, Lowers};
 use crate::spec::{Exec, Mount, MountSource, Network, Security};
 use crate::sys::landlock;
 use places::{After, Places};
+pub(super) use processes::below;
 pub(crate) use shown::Shown;
+use visitors::Visitors;
+pub(super) use visitors::enter;
 
 /// What root needs for commands besides what it needs for files.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_CHROOT
@@ -82,41 +88,136 @@ pub(crate) fn possible() -> Result<(), String> {
     }
 }
 
-/// A command's root while it runs.
+/// A command's root while it runs. Dropping it takes away what is not kept.
 #[derive(Debug)]
 pub(super) struct Bare {
+    live: Arc<Live>,
+    ended: Over,
+}
+
+/// As others reach it: until it is over.
+#[derive(Debug)]
+pub(super) struct Live {
+    tree: Mutex<Option<Tree>>,
+    shown: Arc<Shown>,
+    visitors: Visitors,
+}
+
+#[derive(Debug)]
+struct Tree {
     // Dropped in this order: what is in the tree leaves it before it goes.
     places: Places,
     merged: Merged,
-    shown: Arc<Shown>,
+}
+
+/// A pipe: see [`plan::Bare::ended`].
+#[derive(Debug)]
+struct Over(OwnedFd);
+
+impl Over {
+    /// With the end that the first process has.
+    fn pipe() -> Result<(Self, OwnedFd), ExecError> {
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let (ended, inside) =
+            pipe.map_err(|errno| setup("make a pipe", std::io::Error::from(errno)))?;
+        Ok((Self(ended), inside))
+    }
+
+    /// Whether nothing is left of what a first process started, which has ended itself.
+    fn check(&self) -> Result<(), ExecError> {
+        let told = rustix::io::read(&self.0, &mut [0; 1][..]);
+        // Where its keeper was killed, nobody knows.
+        if told.is_ok_and(|length| length == 1) {
+            return Ok(());
+        }
+        Err(setup(
+            "see the command's processes to their end",
+            "the process that does so was killed",
+        ))
+    }
+}
+
+impl Live {
+    /// The root, as the command has it.
+    pub(super) fn root(&self) -> std::io::Result<RootDir> {
+        let tree = self.tree();
+        let tree = tree.as_ref().ok_or(Errno::SRCH)?;
+        tree.merged.root().map_err(std::io::Error::other)
+    }
+
+    /// Copies what the command has changed by now into an empty layer.
+    pub(super) fn changes(&self, layer: &Path) -> std::io::Result<()> {
+        let tree = self.tree();
+        let Tree { places, merged } = tree.as_ref().ok_or(Errno::SRCH)?;
+        let copied = merged.copy_changes(layer, &places.others()?);
+        copied.map_err(std::io::Error::other)
+    }
+
+    /// All processes in it: those below `first`, and those that entered.
+    pub(super) fn processes(&self, first: u32) -> std::io::Result<Vec<u32>> {
+        let mut all = below(first, usize::MAX)?;
+        for visitor in self.visitors.numbers() {
+            all.extend(below(visitor, usize::MAX)?);
+        }
+        Ok(all)
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Option<Tree>> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        if let Err(error) = self.live.visitors.end() {
+            tracing::warn!(%error, "a process that entered the command's root may be left");
+        }
+        drop(self.live.tree().take());
+    }
 }
 
 impl Bare {
     pub(super) fn shown(&self) -> Arc<Shown> {
-        Arc::clone(&self.shown)
+        Arc::clone(&self.live.shown)
     }
 
-    /// What the command changed becomes its layer. Nobody uses the tree any more.
-    pub(super) fn end(self, layer: ActiveSnapshot) -> Result<ActiveSnapshot, ExecError> {
-        let Self {
-            places,
-            mut merged,
-            shown,
-        } = self;
-        if !shown.is_over() {
-            return Err(setup(
-                "see the command's processes to their end",
-                "the process that does so was killed",
-            ));
-        }
+    pub(super) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+
+    /// What the command changed becomes the layer that is to hold it. Nobody uses the tree any more.
+    pub(super) fn end(self, layer: &Path) -> Result<(), ExecError> {
+        self.ended.check()?;
+        self.live.visitors.end()?;
+        let tree = self.live.tree().take();
+        let Some(Tree { places, mut merged }) = tree else {
+            return Ok(());
+        };
         places
             .take_out(&mut merged)
             .map_err(|error| setup("take out of the root what was only put there", error))?;
         merged
-            .into_layer(layer.upper())
-            .map_err(|error| setup("keep what the command changed", error))?;
-        Ok(layer)
+            .into_layer(layer)
+            .map_err(|error| setup("keep what the command changed", error))
     }
+
+    /// As [`Self::end`], in place of what was written earlier. `work` is used up.
+    pub(super) fn keep(self, upper: &Path, work: &Path) -> Result<(), ExecError> {
+        keep(upper, work, |layer| self.end(layer))
+    }
+}
+
+/// Puts a layer in place of `upper`.
+pub(super) fn keep(
+    upper: &Path,
+    work: &Path,
+    make: impl FnOnce(&Path) -> Result<(), ExecError>,
+) -> Result<(), ExecError> {
+    let made = work.join("layer");
+    let failed = |errno: Errno| setup("keep what was changed", std::io::Error::from(errno));
+    rustix::fs::mkdir(&made, Mode::RWXU).map_err(failed)?;
+    make(&made)?;
+    rustix::fs::renameat_with(CWD, &made, CWD, upper, RenameFlags::EXCHANGE).map_err(failed)
 }
 
 /// As [`prepare::prepare`].
@@ -127,14 +228,14 @@ pub(super) fn prepare(
     exec: Exec,
 ) -> Result<Prepared, ExecError> {
     possible().map_err(|why| setup(format!("run a command: {why}"), executor.host.reason()))?;
-    let Top::Own(layer) = top else {
-        return refuse("run a container");
-    };
     refuse_others(&exec)?;
     let store = &executor.store;
     let root_failed = |error: overlay::Error| setup("make the root", error);
     let merged = Lowers::of(store, base, false)
-        .and_then(|lowers| lowers.merged_over(store, layer, Files::Private))
+        .and_then(|lowers| match top {
+            Top::Own(layer) => lowers.merged_over(store, layer, Files::Private),
+            Top::Kept { upper, .. } => lowers.merged_with(store, upper, Files::Private),
+        })
         .map_err(root_failed)?;
     let root = merged.root().map_err(root_failed)?;
     let user = prepare::look_up_user(&root, &exec)?;
@@ -148,11 +249,9 @@ pub(super) fn prepare(
         secrets: Vec::new(),
         table: Vec::new(),
     };
-    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    let (ended, ended_inside) =
-        pipe.map_err(|errno| setup("make a pipe", std::io::Error::from(errno)))?;
-    let mut shown = Shown::new(&mut builder.places, root.as_fd(), merged.stand_ins(), ended)
-        .map_err(|error| {
+    let (ended, ended_inside) = Over::pipe()?;
+    let mut shown =
+        Shown::new(&mut builder.places, root.as_fd(), merged.stand_ins()).map_err(|error| {
             setup(
                 "make /proc, /sys and /dev, which must be directories",
                 error,
@@ -188,12 +287,8 @@ pub(super) fn prepare(
         ..
     } = builder;
 
-    let without: u64 = WITHOUT
-        .iter()
-        .filter_map(|name| capabilities::by_name(name))
-        .sum();
     let mask = capabilities::mask(
-        capabilities::DEFAULT & !without,
+        capabilities::DEFAULT & !without(),
         &exec.capabilities_add,
         &exec.capabilities_drop,
     );
@@ -202,11 +297,16 @@ pub(super) fn prepare(
             format!("give the capability `{name}`"),
             "there is none of that name",
         )
-    })? & !without;
+    })?;
     let root = root.into_fd();
     let null = shown
         .null()
         .map_err(|error| setup("open the null device", error))?;
+    let live = Live {
+        tree: Mutex::new(Some(Tree { places, merged })),
+        shown: Arc::new(shown),
+        visitors: Visitors::default(),
+    };
     let mut descriptors = vec![root, cwd, ended_inside, null];
     descriptors.extend(secrets);
     let task = Task {
@@ -259,9 +359,8 @@ pub(super) fn prepare(
         kept,
         mapped: None,
         bare: Some(Bare {
-            places,
-            merged,
-            shown: Arc::new(shown),
+            live: Arc::new(live),
+            ended,
         }),
     })
 }
@@ -277,7 +376,13 @@ fn refuse<T>(what: &str) -> Result<T, ExecError> {
 fn refuse_others(exec: &Exec) -> Result<(), ExecError> {
     let options = &exec.options;
     if exec.security == Security::Insecure {
-        return refuse("run a command with `--security=insecure`");
+        return refuse("run a command with `--security=insecure` or `--privileged`");
+    }
+    if let Some(name) = exec.capabilities_add.iter().find(|name| !is_given(name)) {
+        return refuse(&format!("give a command the capability `{name}`"));
+    }
+    if !exec.domainname.is_empty() {
+        return refuse("give a command a domain name");
     }
     if exec.runtime.is_some() {
         return refuse("use another runtime");
@@ -291,8 +396,8 @@ fn refuse_others(exec: &Exec) -> Result<(), ExecError> {
     {
         return refuse("give a command kernel parameters or devices");
     }
-    if exec.read_only_root || exec.init {
-        return refuse("give a command a read-only root or an init");
+    if exec.read_only_root {
+        return refuse("give a command a read-only root");
     }
     if exec.limits.shm_size.is_some() {
         return refuse("limit /dev/shm, which is no file system of its own,");
@@ -300,6 +405,36 @@ fn refuse_others(exec: &Exec) -> Result<(), ExecError> {
     match exec.network {
         Network::None | Network::Host => Ok(()),
         _ => refuse("give a command a network of its own"),
+    }
+}
+
+/// Whether a command has a capability without asking. What else the container has would reach what is shared.
+fn is_given(name: &str) -> bool {
+    let given = capabilities::DEFAULT & !without();
+    capabilities::mask(0, &[name.to_owned()], &[]).is_ok_and(|bits| bits & !given == 0)
+}
+
+fn without() -> u64 {
+    let bits = WITHOUT
+        .iter()
+        .filter_map(|name| capabilities::by_name(name));
+    bits.sum()
+}
+
+/// A volume is one command's at a time.
+fn lock(volume: &Path, target: &Path) -> Result<OwnedFd, ExecError> {
+    let step = format!("have the volume at {}", target.display());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(volume, flags, Mode::empty());
+    let lock = lock.map_err(|errno| setup(step.clone(), std::io::Error::from(errno)))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(setup(
+            step,
+            "another container has it. Without mounts, one at a time can write to a volume; read-only (`:ro`) it is a \
+             copy of what the last one left",
+        )),
+        Err(errno) => Err(setup(step, std::io::Error::from(errno))),
     }
 }
 
@@ -404,8 +539,11 @@ impl Builder<'_> {
                     .map_err(failed("copy the source"))?;
                 self.put(target, &name)?;
             }
-            MountSource::Directory { .. } | MountSource::Propagated { .. } => {
-                return refuse("mount a directory of the machine's");
+            MountSource::Propagated { .. } => {
+                return refuse("mount what travels between a command and the machine");
+            }
+            MountSource::Directory { root, path } => {
+                self.directory(root, path, mount.read_only, target)?;
             }
             MountSource::Cache {
                 throw_away: true, ..
@@ -489,6 +627,51 @@ impl Builder<'_> {
         self.table.push((target.to_owned(), kind, mount.read_only));
         self.kept._mounts.push(mount);
         Ok(())
+    }
+
+    /// A copy; of a volume, what becomes of it replaces that in the end.
+    fn directory(
+        &mut self,
+        root: &RootDir,
+        path: &Path,
+        read_only: bool,
+        target: &Path,
+    ) -> Result<(), ExecError> {
+        let failed = |what: &str| {
+            let step = format!("{what} for the mount at {}", target.display());
+            move |error: std::io::Error| setup(step, error)
+        };
+        let look = || -> std::io::Result<(PathBuf, PathBuf)> {
+            let found = in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)?;
+            Ok((shown_path(root.as_fd())?, shown_path(found.as_fd())?))
+        };
+        let (top, place) = look().map_err(failed("find the source"))?;
+        let store = self.executor.store.root();
+        let store = store.canonicalize().map_err(failed("find the store"))?;
+        if store.starts_with(&place) {
+            return refuse(&format!(
+                "copy `{}`, which holds the store,",
+                place.display()
+            ));
+        }
+        let after = if read_only {
+            After::Removed
+        } else {
+            let volume = top
+                .parent()
+                .filter(|it| it.starts_with(store.join("volumes")));
+            let Some(volume) = volume else {
+                return refuse(&format!("let a command write to `{}`", place.display()));
+            };
+            self.kept._locks.push(lock(volume, target)?);
+            After::Replaced(place.clone())
+        };
+        let name = self.places.fresh_name();
+        self.copy(root.as_fd(), path, &name)
+            .map_err(failed(&format!("copy `{}`", place.display())))?;
+        self.places
+            .put_then(target, &name, after)
+            .map_err(failed("put the copy there"))
     }
 
     /// A directory or file of the store is in the tree for a while, and nowhere else.

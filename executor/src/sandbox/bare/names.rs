@@ -149,6 +149,8 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 pub(super) enum Item {
     /// A device that everybody may use: one of [`Names::devices`].
     Device(usize),
+    /// The caller's, where it has one.
+    Terminal,
     /// For reading.
     Machine(CString),
     /// Of the caller.
@@ -355,8 +357,10 @@ impl Items {
             let number = rustix::fs::makedev(*major, *minor);
             let (kind, resolve) = (Kind::CharDevice, Resolve::Beneath);
             self.root.make_node(&path, kind, 0o666, number, resolve)?;
-            // The node itself cannot be opened where the store's file system has none; another's terminal is not the
-            // caller's.
+            // The node itself cannot be opened where the store's file system has none.
+            if *name == "tty" {
+                self.note(&path, Item::Terminal)?;
+            }
             if DEVICES.contains(name) {
                 self.note(&path, Item::Device(self.devices.len()))?;
                 self.devices.push(nodes::make(&places, name, number)?);

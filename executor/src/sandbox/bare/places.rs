@@ -14,13 +14,13 @@ use std::sync::Arc;
 use rbuild_cache::root_dir::{Metadata, remove_tree_at};
 use rbuild_cache::tree::Kind;
 use rbuild_cache::{RootDir, TemporaryDirectory};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::super::in_root::{MountPoints, shown_path};
 use super::super::plan::Stub;
 use super::super::stubs;
-use crate::merged::Merged;
+use crate::merged::{Merged, Others};
 
 /// What becomes of a thing afterwards.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) enum After {
     Removed,
     /// It goes back to where it was taken from.
     Returned(PathBuf),
+    /// It goes to where it was copied from, in place of that.
+    Replaced(PathBuf),
 }
 
 /// Everything that was put into one tree. Dropping it takes it out.
@@ -97,8 +99,13 @@ impl Places {
 
     /// Puts what has a name aside at a path of the tree.
     pub(super) fn put(&mut self, path: &Path, name: &str) -> io::Result<()> {
+        self.put_then(path, name, After::Removed)
+    }
+
+    /// As [`Self::put`], of what is not just removed.
+    pub(super) fn put_then(&mut self, path: &Path, name: &str, after: After) -> io::Result<()> {
         let from = Arc::clone(&self.aside_directory);
-        self.put_from(path, from.as_fd(), OsStr::new(name), After::Removed)
+        self.put_from(path, from.as_fd(), OsStr::new(name), after)
     }
 
     /// Puts something of a directory at a path of the tree.
@@ -200,6 +207,17 @@ impl Places {
         Ok(())
     }
 
+    /// What of the tree is not the command's, now.
+    pub(super) fn others(&self) -> io::Result<Others> {
+        let mut others = Others::default();
+        for thing in &self.things {
+            let it = Metadata::of_fd(thing.itself.as_fd())?;
+            others.put.insert((it.file_system, it.inode));
+        }
+        others.settled = self.changed.iter().filter_map(|it| it.settled).collect();
+        Ok(others)
+    }
+
     /// Takes everything out. Directories that the command did not change are for the tree what they were before.
     pub(super) fn take_out(mut self, merged: &mut Merged) -> io::Result<()> {
         self.leave(Some(merged))
@@ -247,10 +265,12 @@ impl Places {
             if moved {
                 self.put_away(thing, (CWD, at.as_os_str()))?;
             } else if let (After::Returned(path), Kind::Directory) = (&thing.after, itself.kind) {
-                std::fs::create_dir(path)?;
-                let made = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-                rbuild_cache::owners::set(made.as_fd(), itself.uid, itself.gid)?;
-                rustix::fs::fchmod(&made, Mode::from_raw_mode(itself.mode))?;
+                make_empty(path, &itself)?;
+            } else if let (After::Replaced(_), Kind::Directory) = (&thing.after, itself.kind) {
+                let empty = format!("empty-{}", self.things.len());
+                make_empty(&self.aside.path().join(&empty), &itself)?;
+                let aside = Arc::clone(&self.aside_directory);
+                self.put_away(thing, (aside.as_fd(), OsStr::new(&empty)))?;
             }
             if here.is_some() {
                 remove_tree_at(thing.parent.as_fd(), &thing.name)?;
@@ -275,12 +295,15 @@ impl Places {
         (directory, name): (BorrowedFd<'_>, &OsStr),
     ) -> io::Result<()> {
         match &thing.after {
-            After::Returned(path) => rustix::fs::renameat(directory, name, CWD, path)?,
-            After::Removed => {
-                let gone = format!("gone-{}", self.things.len());
-                rustix::fs::renameat(directory, name, &*self.aside_directory, gone)?;
+            After::Returned(path) => return Ok(rustix::fs::renameat(directory, name, CWD, path)?),
+            After::Replaced(path) => {
+                let flags = RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(directory, name, CWD, path, flags)?;
             }
+            After::Removed => {}
         }
+        let gone = format!("gone-{}", self.things.len());
+        rustix::fs::renameat(directory, name, &*self.aside_directory, gone)?;
         Ok(())
     }
 }
@@ -293,6 +316,14 @@ impl Drop for Places {
             tracing::warn!(%error, "what was put into a command's root could not be taken out");
         }
     }
+}
+
+fn make_empty(path: &Path, like: &Metadata) -> io::Result<()> {
+    std::fs::create_dir(path)?;
+    let made = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rbuild_cache::owners::set(made.as_fd(), like.uid, like.gid)?;
+    rustix::fs::fchmod(&made, Mode::from_raw_mode(like.mode))?;
+    Ok(())
 }
 
 fn set_mtime(directory: &OwnedFd, (seconds, nanoseconds): (i64, u32)) -> io::Result<()> {

@@ -43,8 +43,6 @@ pub(crate) struct Shown {
     /// later that it was lost.
     read_only: Vec<PathBuf>,
     devices: Arc<StandIns>,
-    /// A pipe: see [`super::super::plan::Bare`].
-    ended: OwnedFd,
 }
 
 /// Whose numbers calls have that are asked about files.
@@ -59,7 +57,6 @@ impl Shown {
         places: &mut Places,
         tree: BorrowedFd<'_>,
         devices: Arc<StandIns>,
-        ended: OwnedFd,
     ) -> io::Result<Self> {
         Ok(Self {
             tree: tree.try_clone_to_owned()?,
@@ -68,7 +65,6 @@ impl Shown {
             made_lists: AtomicUsize::new(0),
             read_only: Vec::new(),
             devices,
-            ended,
         })
     }
 
@@ -145,12 +141,6 @@ impl Shown {
         } else {
             Reply::Continue
         }
-    }
-
-    /// Whether nothing of the command is left. Where its keeper was killed, nobody knows.
-    pub(super) fn is_over(&self) -> bool {
-        let told = rustix::io::read(&self.ended, &mut [0; 1][..]);
-        told.is_ok_and(|length| length == 1)
     }
 
     /// For who would be root with the capability: a device in the layer, and for commands something that nobody can open.
@@ -353,6 +343,7 @@ impl Shown {
                 let device = self.names.devices.get(*index).ok_or(Errno::NODEV)?;
                 nodes::open(device, usual).map(Some)
             }
+            Item::Terminal => caller.terminal(usual).map(Some),
             Item::Machine(_) | Item::Network(_) if !reads => Err(Errno::ACCESS),
             Item::Machine(path) => {
                 let file = rustix::fs::open(path, usual, Mode::empty())?;
