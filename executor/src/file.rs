@@ -68,10 +68,8 @@ pub enum Owner {
     /// The source's own (the entries of a build context say 0:0), an archive's members' own, and 0:0 for what is
     /// made on the way.
     Default,
-    /// What `--chown` says, names looked up in the base's passwd and group.
+    /// What `--chown` says, or USER for WORKDIR, names looked up in the base's passwd and group.
     Chown(String),
-    /// The USER of the stage, as `crate::users::process_user` resolves it; root where that fails (WORKDIR).
-    User(String),
 }
 
 /// `--chmod`.

@@ -97,22 +97,24 @@ pub fn group(root: &RootDir, group: &str) -> Result<u32, Error> {
 }
 
 /// Resolves `--chown`'s value to (uid, gid): `5` means 5:5; an unknown user is 0; an unknown group, or none, becomes
-/// the user's own group: that of the passwd entry, or the uid. (Names on an empty root are refused by
+/// the user's own group: that of the passwd entry, or the uid. An empty group behind a colon is 0, other than chown(1)'s.
+/// `root` is 0
+/// whatever the image says. WORKDIR gives its directory to USER by the same rules, not by those of a process. (Names on an empty root are refused by
 /// [`crate::Executor::file`], as BuildKit does: there is no image to look them up in.)
 pub fn file_owner(root: &RootDir, owner: &str) -> Result<(u32, u32), Error> {
     let (user, group) = split(owner);
     let (uid, gid) = if user.is_empty() {
         (0, 0)
     } else {
-        match number(user)? {
+        match file_id(user)? {
             Some(uid) => (uid, uid),
             None => find_user(root, user)?.unwrap_or((0, 0)),
         }
     };
     if group.is_empty() {
-        return Ok((uid, gid));
+        return Ok((uid, if owner.ends_with(':') { 0 } else { gid }));
     }
-    let gid = match number(group)? {
+    let gid = match file_id(group)? {
         Some(gid) => gid,
         None => find_group(root, group)?.unwrap_or(gid),
     };
@@ -124,7 +126,17 @@ pub(crate) fn first_name(owner: &str) -> Option<&str> {
     let (user, group) = split(owner);
     [user, group]
         .into_iter()
-        .find(|part| !part.is_empty() && !is_number(part))
+        .find(|part| !part.is_empty() && *part != ROOT && !is_number(part))
+}
+
+const ROOT: &str = "root";
+
+/// What needs no look-up when it is said of a file.
+fn file_id(text: &str) -> Result<Option<u32>, Error> {
+    match text {
+        ROOT => Ok(Some(0)),
+        _ => number(text),
+    }
 }
 
 fn split(value: &str) -> (&str, &str) {

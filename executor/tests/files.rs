@@ -389,13 +389,15 @@ fn workdir_and_heredoc(kit: &Kit) -> Outcome {
     let mkdir = |path: &str, user: &str| Action::Mkdir {
         path: path.into(),
         mode: 0o755,
-        owner: Owner::User(user.to_owned()),
+        owner: Owner::Chown(user.to_owned()),
         mtime: Some(1_000_000_000),
     };
     let actions = [
         mkdir("/w", "app"),
         mkdir("/one/two", "app"),
         mkdir("/three", "ghost"),
+        mkdir("/four", "5"),
+        mkdir("/five", "12"),
         Action::Mkfile {
             destination: "/one/".into(),
             name: "EOT".to_owned(),
@@ -411,6 +413,8 @@ fn workdir_and_heredoc(kit: &Kit) -> Outcome {
     equal(
         &kit.added(&snapshot.id)?,
         &[
+            "five dir 755 12:12",
+            "four dir 755 5:5",
             "one dir 755 12:34",
             "one/EOT 644 0:0",
             "one/two dir 755 12:34",

@@ -385,6 +385,6 @@ fn copy(copy: &CopyOp) -> Value {
 fn owner(owner: &Owner) -> Value {
     match owner {
         Owner::Default => Value::Null,
-        Owner::Chown(name) | Owner::User(name) => json!({ "user": { "byName": { "name": name } } }),
+        Owner::Chown(name) => json!({ "user": { "byName": { "name": name } } }),
     }
 }

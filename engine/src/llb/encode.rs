@@ -445,27 +445,32 @@ fn rooted(path: &str) -> String {
 fn chown(owner: &Owner, base: i64) -> Option<Chown> {
     let text = match owner {
         Owner::Default => return None,
-        Owner::Chown(text) | Owner::User(text) if text.is_empty() => return None,
-        Owner::Chown(text) | Owner::User(text) => text,
+        Owner::Chown(text) if text.is_empty() => return None,
+        Owner::Chown(text) => text,
     };
     let who = |text: &str| {
-        let user = match text.parse() {
-            Ok(id) => Who::ById(id),
-            Err(_) => Who::ByName(Named {
-                name: text.to_owned(),
-                input: base,
-            }),
+        let id = match text {
+            "" | "root" => Some(0),
+            text => text.parse().ok(),
         };
+        let user = id.map_or_else(
+            || {
+                Who::ByName(Named {
+                    name: text.to_owned(),
+                    input: base,
+                })
+            },
+            Who::ById,
+        );
         User { user: Some(user) }
     };
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text.as_str(), None),
     };
-    let some = |text: &str| (!text.is_empty()).then(|| who(text));
     Some(Chown {
-        user: some(user),
-        group: group.and_then(some),
+        user: Some(who(user)),
+        group: group.map(who),
     })
 }
 

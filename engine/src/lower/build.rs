@@ -413,7 +413,7 @@ impl<'a> Lowering<'a> {
                 shell.pop();
                 Arc::new(Surroundings {
                     env: state.scope.environment(),
-                    cwd: state.cwd().to_owned(),
+                    cwd: state.cwd(),
                     user: state.config.config.user.clone(),
                     shell,
                     platform: state.platform.clone(),

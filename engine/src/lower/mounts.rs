@@ -172,7 +172,7 @@ impl Lowering<'_> {
 
 /// A mount point: absolute, and not the root itself.
 fn place(state: &State, target: &str, raw: &Text) -> Outcome<String> {
-    let target = paths::resolve(state.cwd(), target);
+    let target = paths::resolve(&state.cwd(), target);
     if target == "/" {
         return Err(Box::new(
             Diagnostic::error("bad-mount", "the root is no target for a mount", raw.span)

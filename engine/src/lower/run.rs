@@ -103,7 +103,7 @@ impl Lowering<'_> {
             argv,
             env,
             env_unkeyed,
-            cwd: state.cwd().to_owned(),
+            cwd: state.cwd(),
             user: state.config.config.user.clone(),
             mounts,
             network,

@@ -43,11 +43,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn cwd(&self) -> &str {
-        match self.config.config.working_dir.as_str() {
-            "" => "/",
-            cwd => cwd,
-        }
+    /// WORKDIR, cleaned: the config has it as it is written.
+    pub(crate) fn cwd(&self) -> String {
+        paths::resolve("/", &self.config.config.working_dir)
     }
 
     pub(crate) fn record(&mut self, created_by: impl Into<String>, layer: bool) {
@@ -72,7 +70,7 @@ impl State {
         for (name, value) in env.iter().filter_map(|variable| variable.split_once('=')) {
             self.scope.set(name, value);
         }
-        if !config.working_dir.is_empty() {
+        if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
             config.working_dir = paths::resolve("/", &config.working_dir);
         }
     }

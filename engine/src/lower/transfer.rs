@@ -62,7 +62,7 @@ impl Lowering<'_> {
             excludes.push(self.word(state, site, exclude)?);
         }
         let shared = Shared {
-            destination: paths::resolve(state.cwd(), &words.destination),
+            destination: paths::resolve(&state.cwd(), &words.destination),
             destination_is_directory: paths::names_directory(&words.destination),
             excludes,
             parents: switch(transfer.parents.as_ref()),
@@ -437,10 +437,15 @@ impl Lowering<'_> {
             );
         }
         state.own_workdir = true;
-        let path = paths::resolve(state.cwd(), &path);
-        state.config.config.working_dir.clone_from(&path);
-        let text = format!("WORKDIR {path}");
-        if path == "/" {
+        // One that is absolute is kept as it is written, with its trailing slash.
+        let written = match path.starts_with('/') {
+            true => path,
+            false => paths::resolve(&state.cwd(), &path),
+        };
+        let text = format!("WORKDIR {written}");
+        let path = paths::resolve("/", &written);
+        state.config.config.working_dir = written;
+        if state.config.config.working_dir == "/" {
             state.record(text, false);
             return Ok(());
         }
@@ -453,7 +458,7 @@ impl Lowering<'_> {
                 owner: if user.is_empty() {
                     Owner::Default
                 } else {
-                    Owner::User(user)
+                    Owner::Chown(user)
                 },
             }],
             refresh: self.is_refreshed(site),

@@ -117,7 +117,7 @@ impl Access {
 
 impl FileOp {
     pub(super) fn describe(&self) -> KeyWriter {
-        let mut key = KeyWriter::new("file.v3")
+        let mut key = KeyWriter::new("file.v4")
             .field("base", flag(self.base))
             .field(
                 "epoch",
@@ -155,7 +155,6 @@ impl Fields<'_> {
         match owner {
             Owner::Default => self.add("owner", "default"),
             Owner::Chown(name) => self.add("chown", name),
-            Owner::User(name) => self.add("owner user", name),
         }
     }
 

@@ -219,18 +219,6 @@ impl Run<'_> {
                 let (uid, gid) = users::file_owner(self.root, owner)?;
                 Ok(Some(Ids { uid, gid }))
             }
-            Owner::User(user) => match users::process_user(self.root, user) {
-                Ok(user) => Ok(Some(Ids {
-                    uid: user.uid,
-                    gid: user.gid,
-                })),
-                Err(users::Error::NoUser(_) | users::Error::NoGroup(_)) => {
-                    Ok(Some(Ids { uid: 0, gid: 0 }))
-                }
-                Err(error @ (users::Error::BadId(_) | users::Error::Io { .. })) => {
-                    Err(error.into())
-                }
-            },
         }
     }
 }

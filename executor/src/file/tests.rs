@@ -475,7 +475,10 @@ fn workdirs_and_heredocs() {
     let mkdir = |path: &str, user: &str, mtime| Action::Mkdir {
         path: path.into(),
         mode: 0o755,
-        owner: Owner::User(user.to_owned()),
+        owner: match user {
+            "" => Owner::Default,
+            user => Owner::Chown(user.to_owned()),
+        },
         mtime,
     };
     let mkfile = |destination: &str, mode| Action::Mkfile {

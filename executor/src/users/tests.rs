@@ -84,6 +84,8 @@ fn owners_of_files() {
     check(":users", (0, 100));
     check("whoisthis", (0, 0));
     check("5:nogroupofthat", (5, 5));
+    check("5:", (5, 0));
+    check("app:", (1234, 0));
     check("app:nogroupofthat", (1234, 4321));
     assert!(matches!(file_owner(&root, "-1"), Err(Error::BadId(_))));
 }
@@ -94,6 +96,8 @@ fn names_are_told_from_numbers() {
     assert_eq!(first_name("5:staff"), Some("staff"));
     assert_eq!(first_name("me"), Some("me"));
     assert_eq!(first_name(""), None);
+    assert_eq!(first_name("root:root"), None);
+    assert_eq!(first_name("root:me"), Some("me"));
 }
 
 #[test]
@@ -102,6 +106,18 @@ fn a_root_without_files() {
     assert_eq!(process_user(&root, "").unwrap().home, "/");
     assert!(matches!(process_user(&root, "me"), Err(Error::NoUser(_))));
     assert_eq!(file_owner(&root, "me:us").unwrap(), (0, 0));
+    assert_eq!(file_owner(&root, "0:root").unwrap(), (0, 0));
+}
+
+#[test]
+fn root_owns_files_as_0() {
+    let (_directory, root) = root_with(
+        Some(b"root:x:5:6::/:\nme:x:7:8::/:\n"),
+        Some(b"root:x:9:\n"),
+    );
+    assert_eq!(file_owner(&root, "root").unwrap(), (0, 0));
+    assert_eq!(file_owner(&root, "me:root").unwrap(), (7, 0));
+    assert_eq!(process_user(&root, "root").unwrap().uid, 5);
 }
 
 #[test]

@@ -125,6 +125,8 @@ SHELL ["/bin/ash", "-ec"]
 ONBUILD RUN x
 ENTRYPOINT ["e", "f \"g\""]
 CMD shell form
+WORKDIR /a/../b/
+WORKDIR c/../d/
 WORKDIR /
 "#)
     .arg("A", "1");
@@ -150,6 +152,8 @@ WORKDIR /
     e SHELL [/bin/ash -ec]
     e ENTRYPOINT ["e" "f \"g\""]
     e CMD ["/bin/ash" "-ec" "shell form"]
+    L WORKDIR /a/../b/
+    L WORKDIR /b/d
     e WORKDIR /
     "#);
 }
