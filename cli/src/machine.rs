@@ -34,7 +34,7 @@ pub(crate) fn enter() -> Result<Host> {
     enter_as(Entry::default())
 }
 
-/// As [`enter`], for a container: one that shares the network of another one an ordinary user may only have in the same
+/// As [`enter`], for a container: one that shares the network or other namespaces of another one must be in the same
 /// user namespace. `propagation`: of its mounts.
 pub(crate) fn enter_for(
     catalog: &Catalog,
@@ -43,6 +43,7 @@ pub(crate) fn enter_for(
 ) -> Result<Host> {
     enter_as(Entry {
         beside: catalog.user_namespace_for(request)?,
+        inside_of: catalog.inside_for(request)?,
         propagation,
     })
 }

@@ -27,6 +27,7 @@ pub struct Exec {
     pub groups: Vec<String>,
     pub mounts: Vec<Mount>,
     pub network: Network,
+    pub spaces: Spaces,
     pub security: Security,
     pub users: Users,
     pub options: SecurityOptions,
@@ -174,6 +175,47 @@ pub enum Network {
     },
     /// Whichever it turns out to be: waited for when all else is prepared.
     Later(Later),
+}
+
+/// Whose processes, System V IPC and names a command shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spaces {
+    pub processes: Space,
+    pub ipc: Space,
+    /// There is no /dev/shm.
+    pub no_shared_memory: bool,
+    /// The host's name and domain name are its own; otherwise the machine's.
+    pub names: Names,
+}
+
+/// Whose namespace of a kind a command is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Space {
+    #[default]
+    Own,
+    Host,
+    /// That of a process.
+    Process(u32),
+}
+
+/// Whose host name a command has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    #[default]
+    Own,
+    Host,
+}
+
+impl Spaces {
+    /// The processes whose namespaces it shares.
+    pub(crate) fn others(&self) -> impl Iterator<Item = u32> {
+        [self.processes, self.ipc]
+            .into_iter()
+            .filter_map(|space| match space {
+                Space::Process(pid) => Some(pid),
+                Space::Own | Space::Host => None,
+            })
+    }
 }
 
 /// A network that is being made on another thread.

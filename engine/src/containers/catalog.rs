@@ -91,7 +91,11 @@ impl Catalog {
     /// [`rbuild_executor::host::Entry`]. `None` where that is not needed, or cannot be had: why it cannot is
     /// told when the network is joined.
     pub fn user_namespace_for(&self, request: &RunRequest) -> Result<Option<OwnedFd>> {
-        let Some(other) = &request.network_of else {
+        let Some(other) = request
+            .network_of
+            .as_deref()
+            .or_else(|| request.others().next())
+        else {
             return Ok(None);
         };
         let Some(connection) = self.find(other)?.connect()? else {
@@ -99,6 +103,15 @@ impl Catalog {
         };
         let (_, mut descriptors) = connection.request(&Ask::UserNamespace)?;
         Ok(descriptors.pop())
+    }
+
+    /// A process of a container whose namespaces other than the network this request names, for
+    /// [`rbuild_executor::host::Entry::inside_of`].
+    pub fn inside_for(&self, request: &RunRequest) -> Result<Option<u32>> {
+        match request.others().next() {
+            None => Ok(None),
+            Some(other) => super::prepare::joined(self, other).map(Some),
+        }
     }
 
     /// What the mounts that a request asks for need of the process that the container lives in, for

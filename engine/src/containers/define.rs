@@ -219,6 +219,10 @@ fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
     let argv = arguments(&root.config, &request)?;
     let id = names::id()?;
     let hostname = match &request.hostname {
+        _ if request.spaces.machines_names => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
         Some(name) => name.clone(),
         None => id.chars().take(12).collect(),
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::catalog::Entry;
 use super::definition::{MountKind, MountPoint};
 use super::log::Keeping;
-use super::request::Restart;
+use super::request::{Ipc, Restart, Space};
 use super::state::Status;
 use crate::Result;
 use crate::request::NetworkChoice;
@@ -189,6 +189,20 @@ impl Entry {
                 MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), options_of(tmpfs))),
                 _ => None,
             }).collect::<serde_json::Map<_, _>>(),
+            "PidMode": match &request.spaces.processes {
+                Space::Own => String::new(),
+                Space::Host => "host".to_owned(),
+                Space::Container(other) => format!("container:{other}"),
+            },
+            "IpcMode": match &request.spaces.ipc {
+                Ipc::Private => "private".to_owned(),
+                Ipc::Shareable => "shareable".to_owned(),
+                Ipc::None => "none".to_owned(),
+                Ipc::Host => "host".to_owned(),
+                Ipc::Container(other) => format!("container:{other}"),
+            },
+            "UTSMode": if request.spaces.machines_names { "host" } else { "" },
+            "CgroupnsMode": "private",
             "UsernsMode": match request.users {
                 Users::Own => "",
                 Users::Host => "host",

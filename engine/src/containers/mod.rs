@@ -52,7 +52,7 @@ pub use diff::Change;
 pub use exec::ExecRequest;
 pub use life::Front;
 pub use ports::Publish;
-pub use request::{Pull, Restart, RunRequest, Tmpfs, VolumeSource};
+pub use request::{Ipc, Pull, Restart, RunRequest, Space, Spaces, Tmpfs, VolumeSource};
 pub use state::{Health, Probe, State, Status};
 pub use update::Changes;
 pub use volumes::{PrunedVolumes, Volume};

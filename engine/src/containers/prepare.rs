@@ -7,12 +7,15 @@ use rbuild_cache::RootDir;
 use rbuild_executor::Host;
 use rbuild_executor::host::Privilege;
 use rbuild_executor::network::{self, ADDRESS, Ahead, Private};
-use rbuild_executor::spec::{Exec, Later, Mount, MountSource, Network, Propagation, Security};
+use rbuild_executor::spec::{
+    Exec, Later, Mount, MountSource, Names, Network, Propagation, Security, Space, Spaces,
+};
 
 use super::catalog::{Catalog, Entry};
 use super::control::{Answer, Ask};
 use super::definition::{Definition, MountKind, MountPoint};
 use super::life::Life;
+use super::request::{self, Ipc};
 use super::{ports, without};
 use crate::request::NetworkChoice;
 use crate::worker::{blocking, brief};
@@ -62,6 +65,7 @@ pub(super) fn exec(
                 NetworkChoice::Host | NetworkChoice::Default => Network::Host,
             },
         },
+        spaces: spaces(catalog, &request.spaces)?,
         security: if request.privileged {
             Security::Insecure
         } else {
@@ -85,15 +89,62 @@ pub(super) fn exec(
     })
 }
 
+fn spaces(catalog: &Catalog, asked: &super::request::Spaces) -> Result<Spaces> {
+    let of = |other: &str, what: &str| {
+        let other = catalog.find(other)?;
+        require_alive(&other, what)?;
+        Ok::<_, Error>((Space::Process(inside(&other)?), other))
+    };
+    Ok(Spaces {
+        processes: match &asked.processes {
+            request::Space::Own => Space::Own,
+            request::Space::Host => Space::Host,
+            request::Space::Container(other) => of(other, "the processes")?.0,
+        },
+        ipc: match &asked.ipc {
+            Ipc::Private | Ipc::Shareable | Ipc::None => Space::Own,
+            Ipc::Host => Space::Host,
+            Ipc::Container(other) => {
+                let (space, other) = of(other, "the IPC")?;
+                if !matches!(other.definition.request.spaces.ipc, Ipc::Shareable) {
+                    return Err(Error::Other(format!(
+                        "cannot join the IPC of `{}`, which is its own: start that with `--ipc shareable`",
+                        other.name
+                    )));
+                }
+                space
+            }
+        },
+        no_shared_memory: asked.ipc == Ipc::None,
+        names: if asked.machines_names {
+            Names::Host
+        } else {
+            Names::Own
+        },
+    })
+}
+
+/// A process of a container whose namespaces another one is to be in.
+pub(super) fn joined(catalog: &Catalog, name: &str) -> Result<u32> {
+    let other = catalog.find(name)?;
+    require_alive(&other, "the namespaces")?;
+    inside(&other)
+}
+
+fn require_alive(other: &Entry, what: &str) -> Result<()> {
+    if other.state.status.is_alive() {
+        return Ok(());
+    }
+    Err(Error::Other(format!(
+        "cannot join {what} of `{}`: the container is {}",
+        other.name,
+        other.state.status.name()
+    )))
+}
+
 /// The network of another container.
 fn shared(other: &Entry) -> Result<Network> {
-    if !other.state.status.is_alive() {
-        return Err(Error::Other(format!(
-            "cannot join the network of `{}`: the container is {}",
-            other.name,
-            other.state.status.name()
-        )));
-    }
+    require_alive(other, "the network")?;
     let private = other.state.private_network;
     Ok(Network::Process {
         pid: inside(other)?,
@@ -103,11 +154,11 @@ fn shared(other: &Entry) -> Result<Network> {
 
 /// A process of the container that others may look at. Of one that another runtime made, the process that is waited for
 /// is rbuild's own, which shows nobody but root what it is in.
-fn inside(entry: &Entry) -> Result<u32> {
+pub(super) fn inside(entry: &Entry) -> Result<u32> {
     if entry.definition.request.runtime.is_none() {
         return Ok(entry.state.pid);
     }
-    let connection = entry.must_connect("join the network of")?;
+    let connection = entry.must_connect("join the namespaces of")?;
     match connection.request(&Ask::Processes)? {
         (Answer::Processes(pids), _) => Ok(pids.first().copied().unwrap_or(entry.state.pid)),
         _ => Ok(entry.state.pid),

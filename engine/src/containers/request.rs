@@ -50,6 +50,8 @@ pub struct RunRequest {
     pub users: Users,
     /// A container whose network it shares.
     pub network_of: Option<String>,
+    #[serde(default)]
+    pub spaces: Spaces,
     /// `80/tcp`, besides the image's.
     pub expose: Vec<String>,
     /// Ports of the host for ports of the container.
@@ -91,19 +93,64 @@ impl RunRequest {
         self.network_of.is_none() && self.network == NetworkChoice::Default
     }
 
+    /// The containers whose namespaces it is in, but for that whose network it has.
+    pub(super) fn others(&self) -> impl Iterator<Item = &str> {
+        let processes = match &self.spaces.processes {
+            Space::Container(other) => Some(other.as_str()),
+            Space::Own | Space::Host => None,
+        };
+        let ipc = match &self.spaces.ipc {
+            Ipc::Container(other) => Some(other.as_str()),
+            _ => None,
+        };
+        processes.into_iter().chain(ipc)
+    }
+
     /// Whoever has the machine's network or is privileged has the machine's users too: rights over a network are those
     /// of the user namespace that it belongs to, and with others no port below 1024 could be listened on. So has who gets
-    /// devices, which belong to those.
+    /// devices, processes or IPC of the machine's, which belong to those.
     pub fn users_on_machine(&self) -> Users {
         let has_network = self.network_of.is_none() && self.network == NetworkChoice::Host;
         let has_devices =
             !self.security.devices.is_empty() || !self.security.device_rules.is_empty();
-        if self.privileged || has_network || has_devices {
+        let has_spaces = self.spaces.processes == Space::Host || self.spaces.ipc == Ipc::Host;
+        if self.privileged || has_network || has_devices || has_spaces {
             Users::Host
         } else {
             self.users
         }
     }
+}
+
+/// Whose processes, IPC and host name a container has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spaces {
+    pub processes: Space,
+    pub ipc: Ipc,
+    /// It has the machine's host name.
+    pub machines_names: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Space {
+    #[default]
+    Own,
+    Host,
+    /// That of another container.
+    Container(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ipc {
+    #[default]
+    Private,
+    /// Private, and other containers may have it, too.
+    Shareable,
+    /// Private, without /dev/shm.
+    None,
+    Host,
+    /// That of another container, which must be shareable.
+    Container(String),
 }
 
 /// What becomes of a container that ended.

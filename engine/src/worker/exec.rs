@@ -133,6 +133,7 @@ impl Worker {
             init: false,
             runtime: None,
             timeout: None,
+            spaces: rbuild_executor::spec::Spaces::default(),
             followed: self.commands.another_follows(),
         };
         Ok((exec, mounted.absent))

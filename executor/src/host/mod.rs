@@ -85,6 +85,8 @@ pub struct Entry {
     /// An ordinary user's goes into a user namespace that there is, another such process's ([`user_namespace`]), and
     /// has all rights there that this one has.
     pub beside: Option<OwnedFd>,
+    /// Commands of root's are in the user namespace that this process is in, whoever's that is.
+    pub inside_of: Option<u32>,
     /// Mounts that the host makes later arrive in its mount namespace. Those of any that it makes itself do not leave
     /// it, but for what a command has from where the host's are ([`Propagation::Shared`]).
     pub propagation: Option<Propagation>,
@@ -94,6 +96,7 @@ pub struct Entry {
 pub fn init_for(entry: Entry) -> Result<Host, InitError> {
     single_threaded()?;
     recent_kernel()?;
+    let inside_of = entry.inside_of;
     let (privilege, reason, outer) = match enter(entry) {
         Err(error) => without(error)?,
         Ok(entered) => entered,
@@ -103,7 +106,7 @@ pub fn init_for(entry: Entry) -> Result<Host, InitError> {
         advice: "the limit of processes may be reached",
         source,
     })?;
-    Ok(Host {
+    let host = Host {
         privilege,
         reason: reason.into(),
         outer: outer.map(Arc::new),
@@ -112,7 +115,20 @@ pub fn init_for(entry: Entry) -> Result<Host, InitError> {
         masked_proc: Arc::default(),
         counted: None,
         running: Arc::default(),
-    })
+    };
+    if let (Some(pid), Privilege::Root) = (inside_of, privilege) {
+        let inside = match host.inside_of(pid) {
+            Ok(Some(inside)) => Ok(Arc::new(inside)),
+            Ok(None) => {
+                Err("it shares namespaces with one that has the machine's users".to_owned())
+            }
+            Err(error) => Err(format!(
+                "the user namespace of process {pid} cannot be entered: {error}"
+            )),
+        };
+        host.inside.get_or_init(|| inside.map_err(Arc::from));
+    }
+    Ok(host)
 }
 
 /// A second thread would stay outside of the namespaces, and would make forking unsafe.
@@ -340,7 +356,8 @@ impl Host {
             if leaves.is_empty() {
                 return Ok(());
             }
-            spawner::watch(self.lock().as_fd(), pidfd, leaves)
+            let kept = order.is_kept();
+            spawner::watch(self.lock().as_fd(), pidfd, leaves, kept)
         };
         let line = match (&self.counted, inside) {
             (Some(counted), _) => counted.line(),

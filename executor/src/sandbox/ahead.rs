@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
 
-use super::plan::Surroundings;
+use super::plan::{Spaces, Surroundings};
 use super::session::Session;
 use super::spawner::{self, Order};
 use crate::host::Privilege;
@@ -67,6 +67,7 @@ impl Line {
             unmasked: false,
             outer_proc: false,
             sysctls: Vec::new(),
+            spaces: Spaces::default(),
         };
         let (ours, theirs) = wire::pair()?;
         spawner::ahead(self.lock().as_fd(), &surroundings, theirs.as_fd())?;

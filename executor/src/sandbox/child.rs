@@ -22,9 +22,9 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use super::ceilings::Ceilings;
 use super::in_root::MountPoints;
 use super::kernel_files::KernelFiles;
-use super::plan::{Bytes, Network, Report, Slot, Stdio, Surroundings, Task};
+use super::plan::{Bytes, Network, Report, Slot, Space, Stdio, Surroundings, Task};
 use super::step::{Failure, Result, Step};
-use super::{bare, explain, foreign, outer_proc, program, reaper, terminal, wire};
+use super::{bare, explain, foreign, keeper, outer_proc, program, reaper, terminal, wire};
 use crate::sys;
 use root::Stage;
 
@@ -57,6 +57,9 @@ pub(super) fn main(task: &Task, descriptors: Vec<OwnedFd>) -> ! {
     report(task, &descriptors, || {
         be_first()?;
         join(task, &descriptors)?;
+        if task.is_kept() {
+            keeper::stay_behind()?;
+        }
         if let Some(runtime) = &task.runtime {
             return foreign::run(task, path_of(runtime), &descriptors);
         }
@@ -147,6 +150,10 @@ fn be_first() -> Result<()> {
 /// Into what others made for it.
 fn join(task: &Task, descriptors: &Descriptors) -> Result<()> {
     join_cgroups(task, descriptors)?;
+    if let Space::Join(slot) = task.spaces.ipc {
+        sys::join_namespaces(descriptors.get(slot)?, libc::CLONE_NEWIPC)
+            .step("join the IPC namespace")?;
+    }
     enter_network(task, descriptors)
 }
 
@@ -185,7 +192,9 @@ fn become_command(
     let root = stage.attach(descriptors.get(task.root)?, "root")?;
     let mut points = MountPoints::new(root.as_fd()).step("look at the root")?;
     root::note_own(task, &mut points, root.as_fd())?;
-    kernel_files.mount(task, &mut points, root.as_fd())?;
+    let shared_memory = task.shared_memory.map(|slot| descriptors.get(slot));
+    let shared_memory = shared_memory.transpose()?;
+    kernel_files.mount(task, shared_memory, &mut points, root.as_fd())?;
     root::mount_all(task, descriptors, &stage, &mut points)?;
     let master = match task.stdio {
         Stdio::Terminal { rows, columns } => Some(terminal::open_inside(
@@ -208,8 +217,10 @@ fn become_command(
         root::make_root_read_only()?;
     }
 
-    rustix::system::sethostname(task.hostname.as_bytes()).step("set the host name")?;
-    set_domainname(task)?;
+    if !task.spaces.machines_names {
+        rustix::system::sethostname(task.hostname.as_bytes()).step("set the host name")?;
+        set_domainname(task)?;
+    }
     privileges::set_limits(task)?;
     let ready = Report::Ready { stubs, parents };
     match &master {

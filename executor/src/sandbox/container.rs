@@ -356,9 +356,9 @@ impl Handle {
     /// Signals its first process. Errors: `ESRCH` when it has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let signal = match (&self.inner.bare, signal) {
-            // The first process is ours there, which ends all others before it ends itself, and hands on what can be
-            // waited for.
-            (Some(_), Signal::KILL) => self.inner.task.end(),
+            // A process of ours stays with the command where no namespace does; it ends all others before it ends itself,
+            // and hands on what can be waited for.
+            (_, Signal::KILL) => self.inner.task.end(),
             (Some(_), Signal::STOP) => return self.stop(),
             (_, signal) => signal,
         };
@@ -481,7 +481,13 @@ impl Handle {
         if let Some(bare) = &self.inner.bare {
             return bare.processes(self.inner.pid);
         }
-        let mut processes = super::cgroup::processes_with(self.representative()?)?;
+        let seen = self.representative()?;
+        if self.inner.task.is_kept() {
+            let mut processes = super::cgroup::processes_with(seen, "mnt")?;
+            processes.retain(|pid| *pid != self.inner.pid);
+            return Ok(processes);
+        }
+        let mut processes = super::cgroup::processes_with(seen, "pid")?;
         if self.inner.task.runtime.is_none() && !processes.contains(&self.inner.pid) {
             processes.insert(0, self.inner.pid);
         }

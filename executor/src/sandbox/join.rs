@@ -18,7 +18,7 @@ use super::prepare::setup;
 use super::session::Session;
 use super::spawner::Order;
 use super::step::{Result, Step};
-use super::{ExecError, capabilities, cgroup, outer_proc, terminal, wait, wire};
+use super::{ExecError, capabilities, cgroup, keeper, outer_proc, terminal, wait, wire};
 use crate::host::{Host, Privilege};
 use crate::spec::Exit;
 use crate::sys;
@@ -99,9 +99,26 @@ pub(super) struct Join {
     users: Option<Slot>,
     /// `CLONE_NEW*` of the target, without the pid namespace.
     namespaces: i32,
+    /// Its processes are not the machine's.
+    among_others: bool,
 }
 
 impl Join {
+    /// As [`Task::end`].
+    pub(super) fn end(&self) -> Signal {
+        self.task.end()
+    }
+
+    /// As [`Task::is_kept`].
+    pub(super) fn is_kept(&self) -> bool {
+        self.task.is_kept()
+    }
+
+    /// Whether it is to be born in another pid namespace than the spawner's.
+    pub(super) fn is_among_others(&self) -> bool {
+        self.among_others
+    }
+
     pub(super) fn target<'d>(&self, descriptors: &'d [OwnedFd]) -> io::Result<BorrowedFd<'d>> {
         descriptors
             .get(self.target)
@@ -147,6 +164,7 @@ pub(super) fn start(
     task.cgroups = (first..descriptors.len()).collect();
     let (identity, program) = (task.identity(), task.command.program());
     let namespaces = namespaces(host, pid).map_err(failed)?;
+    let among_others = is_other("pid", pid).map_err(failed)?;
     let users = match host.counted() {
         Some(counted) if namespaces & libc::CLONE_NEWUSER == 0 => {
             let namespace = counted.namespace().try_clone_to_owned();
@@ -159,6 +177,7 @@ pub(super) fn start(
         target: 1,
         users,
         namespaces,
+        among_others,
         task,
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -179,23 +198,30 @@ pub(super) fn start(
     Ok(Entered::new(session, pid, reported.master))
 }
 
-/// All but the pid namespace; those of users and of the network only where the sandbox is in another than this process.
+/// All but the pid namespace; those that may be the machine's only where they are not, for an ordinary user is in these
+/// already and has no right to enter them.
 fn namespaces(host: &Host, pid: u32) -> io::Result<i32> {
-    let mut kinds =
-        libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
-    let is_other = |kind: &str| -> io::Result<bool> {
-        let of = |whose: &str| std::fs::metadata(format!("/proc/{whose}/ns/{kind}"));
-        Ok(of("self")?.ino() != of(&pid.to_string())?.ino())
-    };
-    // An ordinary user has no right to enter the host's, where it is already.
-    if is_other("net")? {
-        kinds |= libc::CLONE_NEWNET;
+    let mut kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
+    for (kind, flag) in [
+        ("net", libc::CLONE_NEWNET),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+    ] {
+        if is_other(kind, pid)? {
+            kinds |= flag;
+        }
     }
     // With one id, a sandbox's own user namespace is how it appears as somebody else: each process makes its own.
-    if host.privilege() != Privilege::SingleId && is_other("user")? {
+    if host.privilege() != Privilege::SingleId && is_other("user", pid)? {
         kinds |= libc::CLONE_NEWUSER;
     }
     Ok(kinds)
+}
+
+/// Whether a process is in another namespace of a kind than this one.
+fn is_other(kind: &str, pid: u32) -> io::Result<bool> {
+    let of = |whose: &str| std::fs::metadata(format!("/proc/{whose}/ns/{kind}"));
+    Ok(of("self")?.ino() != of(&pid.to_string())?.ino())
 }
 
 /// Never returns: becomes the command or reports why not.
@@ -224,6 +250,9 @@ fn become_command(join: &Join, descriptors: &Descriptors) -> std::result::Result
         .step("enter the container")?;
     if join.namespaces & libc::CLONE_NEWUSER != 0 {
         become_root()?;
+    }
+    if task.is_kept() {
+        keeper::stay_behind()?;
     }
     let pair = match task.stdio {
         Stdio::Terminal { rows, columns } => {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::child::root::Stage;
 use super::in_root::{MountPoints, file_type};
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
-use super::plan::{self, Surroundings, Task};
+use super::plan::{self, Space, Surroundings, Task};
 use super::step::{Result, Step};
 use crate::host::Privilege;
 
@@ -30,7 +30,13 @@ impl KernelFiles {
         let proc = if surroundings.outer_proc {
             copy_of_outer("/proc", GUARDED)?
         } else {
-            mounts::make("proc", &[], GUARDED).step("make /proc")?
+            match mounts::make("proc", &[], GUARDED) {
+                // Of the machine's processes only its root makes one.
+                Err(Errno::PERM) if surroundings.spaces.processes == Space::Host => {
+                    copy_of_outer("/proc", GUARDED)?
+                }
+                made => made.step("make /proc")?,
+            }
         };
         let proc = stage.attach(proc.as_fd(), "proc")?;
         let dev = devices(surroundings, stage)?;
@@ -63,6 +69,7 @@ impl KernelFiles {
     pub(super) fn mount(
         mut self,
         task: &Task,
+        shared_memory: Option<BorrowedFd<'_>>,
         points: &mut MountPoints<'_>,
         root: BorrowedFd<'_>,
     ) -> Result<()> {
@@ -80,10 +87,15 @@ impl KernelFiles {
         for (path, name) in &task.devices {
             further_device(task, self.dev.as_fd(), path, name)?;
         }
-        let size = task.shm_size.to_string();
-        let shm = mounts::make("tmpfs", &[("mode", "1777"), ("size", &size)], GUARDED)
-            .step("make /dev/shm")?;
-        attach_in(&self.dev, "shm", &shm)?;
+        if let Some(shm) = shared_memory {
+            mounts::restrict(shm, true, GUARDED).step("set the options of /dev/shm")?;
+            attach_in(&self.dev, "shm", shm)?;
+        } else if task.spaces.ipc == Space::Own && !task.spaces.no_shared_memory {
+            let size = task.shm_size.to_string();
+            let shm = mounts::make("tmpfs", &[("mode", "1777"), ("size", &size)], GUARDED)
+                .step("make /dev/shm")?;
+            attach_in(&self.dev, "shm", shm.as_fd())?;
+        }
         if !task.unmasked {
             restrict("/sys/", sys.as_fd(), task.machines_root, &mut self.masks)?;
             for path in thermal_throttles(sys.as_fd()) {
@@ -224,9 +236,19 @@ fn devices(surroundings: &Surroundings, stage: &Stage) -> Result<OwnedFd> {
         pts_options.push(("gid", "5"));
     }
     let pts = mounts::make("devpts", &pts_options, NO_SUID | NO_EXEC).step("make /dev/pts")?;
-    attach_in(&dev, "pts", &pts)?;
+    attach_in(&dev, "pts", pts.as_fd())?;
     match mounts::make("mqueue", &[], GUARDED) {
-        Ok(mqueue) => attach_in(&dev, "mqueue", &mqueue)?,
+        Ok(mqueue) => attach_in(&dev, "mqueue", mqueue.as_fd())?,
+        // Of the machine's IPC only its root makes one.
+        Err(Errno::PERM) if surroundings.spaces.ipc == Space::Host => {
+            if Path::new("/dev/mqueue").is_dir() {
+                attach_in(
+                    &dev,
+                    "mqueue",
+                    copy_of_outer("/dev/mqueue", GUARDED)?.as_fd(),
+                )?;
+            }
+        }
         // Kernels can be built without message queues.
         Err(Errno::NODEV) => {}
         Err(errno) => return Err(errno).step("make /dev/mqueue"),
@@ -234,7 +256,7 @@ fn devices(surroundings: &Surroundings, stage: &Stage) -> Result<OwnedFd> {
     Ok(dev)
 }
 
-fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
+fn attach_in(dev: &OwnedFd, name: &str, tree: BorrowedFd<'_>) -> Result<()> {
     let step = || format!("mount /dev/{name}");
     rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step(step())?;
     let target = rustix::fs::openat(
@@ -244,7 +266,7 @@ fn attach_in(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<()> {
         Mode::empty(),
     )
     .step(step())?;
-    mounts::attach(tree.as_fd(), target.as_fd()).step(step())
+    mounts::attach(tree, target.as_fd()).step(step())
 }
 
 /// Binds a device of the host, by a descriptor that is verified to be that device.

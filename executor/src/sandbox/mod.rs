@@ -24,6 +24,7 @@ mod forward;
 mod halted;
 pub(crate) mod in_root;
 mod join;
+mod keeper;
 mod kernel_files;
 pub(crate) mod mounts;
 pub(crate) mod outer_proc;
@@ -226,7 +227,7 @@ impl Executor {
             let (host, whose, followed) = (&executor.host, exec.users, exec.followed);
             let users = users::choose(&executor, &exec)?;
             if host.counted().is_some() {
-                can_be_counted(host, &users, &exec.network)?;
+                can_be_counted(host, &users, &exec)?;
             }
             let below = (Below::MountPoints, users.mapped.as_deref());
             let root = top
@@ -316,11 +317,11 @@ impl Executor {
 }
 
 /// What has to be as the user namespace was made for.
-fn can_be_counted(host: &Host, users: &users::Chosen, network: &Network) -> Result<(), ExecError> {
+fn can_be_counted(host: &Host, users: &users::Chosen, exec: &Exec) -> Result<(), ExecError> {
     let refuse = |why: &str| Err(setup(cgroup::no_controller("pids"), why));
-    if matches!(network, Network::Process { .. }) {
+    if matches!(exec.network, Network::Process { .. }) || exec.spaces.others().next().is_some() {
         return refuse(
-            "and where the kernel counts the processes of a user namespace instead, the network has to belong to that, and cannot be another container's",
+            "and where the kernel counts the processes of a user namespace instead, network, processes and IPC have to belong to that, and cannot be another container's",
         );
     }
     if host.privilege() == Privilege::Root && users.mapped.is_none() {

@@ -86,6 +86,9 @@ pub(super) struct Task {
     /// Empty: it stays.
     pub(super) domainname: String,
     pub(super) network: Network,
+    pub(super) spaces: Spaces,
+    /// A detached mount of what is /dev/shm where that is another's.
+    pub(super) shared_memory: Option<Slot>,
     /// A detached mount.
     pub(super) root: Slot,
     pub(super) read_only_root: bool,
@@ -141,6 +144,40 @@ pub(super) struct Surroundings {
     pub(super) unmasked: bool,
     pub(super) outer_proc: bool,
     pub(super) sysctls: Vec<(String, String)>,
+    pub(super) spaces: Spaces,
+}
+
+/// Which namespaces are not its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Spaces {
+    pub(super) processes: Space,
+    pub(super) ipc: Space,
+    /// It has the machine's host name.
+    pub(super) machines_names: bool,
+    pub(super) no_shared_memory: bool,
+}
+
+/// Whose namespace of a kind it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Space {
+    #[default]
+    Own,
+    Host,
+    Join(Slot),
+}
+
+impl Spaces {
+    /// `CLONE_NEW*` of those that it is born in.
+    pub(super) fn namespaces(self) -> libc::c_int {
+        [
+            (self.processes == Space::Own, libc::CLONE_NEWPID),
+            (self.ipc == Space::Own, libc::CLONE_NEWIPC),
+            (!self.machines_names, libc::CLONE_NEWUTS),
+        ]
+        .into_iter()
+        .filter(|(new, _)| *new)
+        .fold(libc::CLONE_NEWNS, |all, (_, kind)| all | kind)
+    }
 }
 
 impl Task {
@@ -151,7 +188,13 @@ impl Task {
             unmasked: self.unmasked,
             outer_proc: self.outer_proc,
             sysctls: self.sysctls.clone(),
+            spaces: self.spaces,
         }
+    }
+
+    /// Whether a process of ours stays with the command and ends what that started: no namespace would.
+    pub(super) fn is_kept(&self) -> bool {
+        self.spaces.processes != Space::Own
     }
 
     /// Whose calls are answered, where some are.
@@ -175,7 +218,8 @@ impl Task {
     /// The signal that ends its first process and everything in the sandbox with that.
     pub(super) fn end(&self) -> rustix::process::Signal {
         match self.bare {
-            Some(_) => super::bare::first::END,
+            Some(_) => super::keeper::END,
+            None if self.is_kept() => super::keeper::END,
             None => rustix::process::Signal::KILL,
         }
     }

@@ -19,7 +19,7 @@ use super::users::Chosen;
 use super::{ExecError, capabilities};
 use crate::host::Privilege;
 use crate::mapped::Mapped;
-use crate::spec::{Device, Exec, Mount, Network, Security};
+use crate::spec::{Device, Exec, Mount, Names, Network, Security, Space};
 use crate::{Executor, users};
 use memory::Files;
 use sources::Builder;
@@ -130,6 +130,8 @@ pub(super) fn prepare(
         Network::Process { pid, .. } => builder.network_of(*pid)?,
         Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
     };
+    let spaces = builder.spaces(exec.spaces)?;
+    let shared_memory = builder.shared_memory(exec.spaces.ipc)?;
     let insecure = exec.security == Security::Insecure;
     let unfiltered = insecure || exec.options.no_filter || exec.options.profile.is_some();
     let sysctls = sysctls(&exec)?;
@@ -170,6 +172,8 @@ pub(super) fn prepare(
         hostname: exec.hostname,
         domainname: exec.domainname,
         network,
+        spaces,
+        shared_memory,
         root,
         read_only_root: exec.read_only_root,
         files,
@@ -265,6 +269,16 @@ fn sysctls(exec: &Exec) -> Result<Vec<(String, String)>, ExecError> {
                 return Err(setup(
                     format!("set {name}"),
                     "the container has no network of its own",
+                ));
+            }
+            let of_names = name == "kernel.domainname";
+            let shares_ipc =
+                exec.spaces.ipc != Space::Own && !of_names && !name.starts_with("net.");
+            if shares_ipc || (of_names && exec.spaces.names == Names::Host) {
+                let what = if of_names { "names" } else { "IPC" };
+                return Err(setup(
+                    format!("set {name}"),
+                    format!("the container has no {what} of its own"),
                 ));
             }
             Ok((name.replace('.', "/"), value.clone()))

@@ -16,13 +16,9 @@ use rustix::thread::UnshareFlags;
 
 use super::ceilings::{self, Ceilings};
 use super::join::{self, Join};
-use super::plan::{Bytes, Network, Reply, Surroundings, Task};
-use super::{child, own_users, seccomp, wire};
+use super::plan::{Bytes, Network, Reply, Space, Surroundings, Task};
+use super::{child, keeper, own_users, seccomp, wire};
 use crate::sys::{self, Cloned, Forked};
-
-/// The namespaces of every sandbox.
-const NAMESPACES: libc::c_int =
-    libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// What it is asked to do.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -50,8 +46,10 @@ enum What<'a> {
     InsideOf,
     /// A network namespace that belongs to the spawner's user namespace.
     Network,
-    /// Knows of a sandbox that another spawner started. No answer.
-    Watch,
+    /// Knows of a sandbox that another spawner started. No answer. `kept`: as [`Task::is_kept`].
+    Watch {
+        kept: bool,
+    },
     /// Takes away what this process leaves in a store where it has a lease, when all of it is gone. No answer.
     Bury {
         store: Bytes,
@@ -75,6 +73,11 @@ impl<'a> Order<'a> {
             What::Sandbox(task) => Some(task),
             _ => None,
         }
+    }
+
+    /// As [`Task::is_kept`].
+    pub(crate) fn is_kept(&self) -> bool {
+        self.task().is_some_and(Task::is_kept)
     }
 
     pub(super) fn join(join: &'a Join) -> Self {
@@ -146,9 +149,10 @@ pub(crate) fn watch(
     socket: BorrowedFd<'_>,
     pidfd: BorrowedFd<'_>,
     leaves: &[std::path::PathBuf],
+    kept: bool,
 ) -> io::Result<()> {
     let order = Order {
-        what: What::Watch,
+        what: What::Watch { kept },
         leaves: leaves.iter().map(|path| path.as_path().into()).collect(),
     };
     wire::send(socket, &order, &[pidfd])
@@ -297,9 +301,11 @@ impl Spawner {
         let is_ahead = matches!(order.what, What::Network);
         let done = match order.what {
             What::Sandbox(task) => self
-                .conceal(task.outer_proc)
+                .conceal(task.outer_proc || task.is_kept())
                 .and_then(|()| self.spawn(&task, descriptors, order.leaves)),
-            What::Join(join) => self.enter(&join, descriptors, order.leaves),
+            What::Join(join) => self
+                .conceal(join.is_kept())
+                .and_then(|()| self.enter(&join, descriptors, order.leaves)),
             What::Ahead(surroundings) => {
                 if let Some(child) = descriptors.pop() {
                     self.ahead(&surroundings, child);
@@ -322,11 +328,11 @@ impl Spawner {
                 Err(error) => Err(error),
             },
             What::Network => make_network().map(|network| vec![network]),
-            What::Watch => {
+            What::Watch { kept } => {
                 self.running.extend(descriptors.pop().map(|pidfd| Child {
                     pidfd,
                     leaves: order.leaves,
-                    end: Signal::KILL,
+                    end: if kept { keeper::END } else { Signal::KILL },
                 }));
                 return true;
             }
@@ -407,9 +413,11 @@ impl Spawner {
         Ok(vec![told])
     }
 
-    /// Where commands see the /proc that this process is in. What they are copies of has nothing to hide either.
-    fn conceal(&mut self, outer_proc: bool) -> io::Result<()> {
-        if outer_proc && !self.concealed {
+    /// Where commands, or others, see in /proc what are copies of this process: they have nothing to hide then.
+    fn conceal(&mut self, is_seen: bool) -> io::Result<()> {
+        if is_seen && !self.concealed {
+            // Otherwise what it writes to is not its own in a user namespace. Nobody who could look at it sees it.
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
             super::outer_proc::conceal()?;
             self.concealed = true;
         }
@@ -423,7 +431,7 @@ impl Spawner {
         descriptors: Vec<OwnedFd>,
         leaves: Vec<Bytes>,
     ) -> io::Result<Vec<OwnedFd>> {
-        let mut flags = NAMESPACES;
+        let mut flags = task.spaces.namespaces();
         if task.bare.is_some() {
             flags = 0;
         } else if task.network == Network::Own {
@@ -432,6 +440,17 @@ impl Spawner {
         if let Some(filter) = task.filter {
             // Here, so that the next one has it, too.
             seccomp::program(filter);
+        }
+        if let Space::Join(slot) = task.spaces.processes {
+            let Self { held, ceilings, .. } = self;
+            let processes = descriptors.get(slot).map(AsFd::as_fd);
+            let processes = processes.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+            let pidfd = born_among(processes.try_clone_to_owned()?, flags, move || {
+                held.clear();
+                ceilings.restore(&task.limits);
+                child::main(task, descriptors);
+            })?;
+            return self.keep(pidfd, leaves, task.end());
         }
         match sys::clone3_for_parent(flags as u64)? {
             Cloned::Parent(pidfd) => self.keep(pidfd, leaves, task.end()),
@@ -447,7 +466,7 @@ impl Spawner {
     fn ahead(&mut self, surroundings: &Surroundings, child: OwnedFd) {
         // Here, so that the next one has it, too.
         seccomp::program(seccomp::USUAL);
-        let told = match sys::clone3_for_parent(NAMESPACES as u64) {
+        let told = match sys::clone3_for_parent(surroundings.spaces.namespaces() as u64) {
             Ok(Cloned::Parent(pidfd)) => {
                 self.keep(pidfd, Vec::new(), Signal::KILL).and_then(|told| {
                     let told: Vec<BorrowedFd<'_>> = told.iter().map(AsFd::as_fd).collect();
@@ -476,29 +495,25 @@ impl Spawner {
         descriptors: Vec<OwnedFd>,
         leaves: Vec<Bytes>,
     ) -> io::Result<Vec<OwnedFd>> {
-        // It is visible inside before it can do anything about that.
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
         let held = &mut self.held;
-        let begin = move || -> io::Result<OwnedFd> {
-            let target = join.target(&descriptors)?;
-            sys::join_namespaces(target, libc::CLONE_NEWPID)?;
+        let end = join.end();
+        let target = join.target(&descriptors)?.try_clone_to_owned()?;
+        let pidfd = if join.is_among_others() {
+            born_among(target, 0, move || {
+                held.clear();
+                join::main(join, descriptors)
+            })?
+        } else {
+            // The machine's processes, among which this one is: it has no right to go there.
             match sys::clone3_for_parent(0)? {
-                Cloned::Parent(pidfd) => Ok(pidfd),
+                Cloned::Parent(pidfd) => pidfd,
                 Cloned::Child => {
                     held.clear();
                     join::main(join, descriptors);
                 }
             }
         };
-        // Where children are born is a thread's own affair, and there may be no way back: an ordinary user has no right
-        // to the namespace that this process is from. While the thread is there, this one only waits for it, so that
-        // the child finds nothing half done.
-        let pidfd = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, begin)?;
-            let failed = |_| io::Error::other("the thread that starts commands panicked");
-            thread.join().map_err(failed)?
-        })?;
-        self.keep(pidfd, leaves, Signal::KILL)
+        self.keep(pidfd, leaves, end)
     }
 
     /// Starts a second spawner in a user namespace of its own, or, with `most`, in one in that; returns its pidfd, its
@@ -595,6 +610,31 @@ impl Spawner {
         self.stores.clear();
         self.ceilings = ceilings;
     }
+}
+
+/// Has a child born in the pid namespace that a descriptor, a pidfd or the namespace itself, stands for.
+fn born_among(
+    processes: OwnedFd,
+    flags: libc::c_int,
+    become_it: impl FnOnce() -> std::convert::Infallible + Send,
+) -> io::Result<OwnedFd> {
+    // It is visible inside before it can do anything about that.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    let begin = move || -> io::Result<OwnedFd> {
+        sys::join_namespaces(processes.as_fd(), libc::CLONE_NEWPID)?;
+        match sys::clone3_for_parent(flags as u64)? {
+            Cloned::Parent(pidfd) => Ok(pidfd),
+            Cloned::Child => match become_it() {},
+        }
+    };
+    // Where children are born is a thread's own affair, and there may be no way back: an ordinary user has no right
+    // to the namespace that this process is from. While the thread is there, this one only waits for it, so that
+    // the child finds nothing half done.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, begin)?;
+        let failed = |_| io::Error::other("the thread that starts commands panicked");
+        thread.join().map_err(failed)?
+    })
 }
 
 /// In a user namespace that has no ids yet: has them given by whoever is outside, becomes its root, and says which

@@ -2,6 +2,7 @@
 //! machine's, where it asks for that or nothing else is possible.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -23,14 +24,24 @@ pub(super) struct Chosen {
 }
 
 pub(super) fn choose(executor: &Executor, exec: &Exec) -> Result<Chosen, ExecError> {
+    let network = match &exec.network {
+        Network::Process { pid, .. } => Some(*pid),
+        _ => None,
+    };
+    let mut others = network.into_iter().chain(exec.spaces.others());
+    let other = others.next();
+    if let Some(one) = other {
+        others.try_for_each(|another| same_users(one, another))?;
+    }
     let own = exec.users == Users::Own && exec.security == Security::Sandbox;
     if !own || executor.host.privilege() != Privilege::Root {
         return Ok(Chosen::default());
     }
-    let mapped = match &exec.network {
-        // Rights over a network are those of the user namespace that it belongs to.
-        Network::Process { pid, .. } => of_process(executor, *pid)?,
-        _ => executor.mapped().ok(),
+    // Rights over a namespace are those of the user namespace that it belongs to. This process was told beforehand where
+    // it is not the network's alone.
+    let mapped = match network {
+        Some(pid) => of_process(executor, pid)?,
+        None => executor.mapped().ok(),
     };
     let Some(mapped) = mapped else {
         return Ok(Chosen::default());
@@ -67,6 +78,21 @@ pub(super) fn choose(executor: &Executor, exec: &Exec) -> Result<Chosen, ExecErr
         mapped: Some(mapped),
         directories,
     })
+}
+
+/// One that this process may not look at is in a user namespace that it has no rights in.
+fn same_users(one: u32, another: u32) -> Result<(), ExecError> {
+    let namespace = |pid: u32| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|of| of.ino());
+    if let (Ok(one), Ok(another)) = (namespace(one), namespace(another))
+        && one == another
+    {
+        return Ok(());
+    }
+    Err(setup(
+        "join namespaces of several containers",
+        "they are in different user namespaces: join those of one container (root's may have the machine's users, with \
+         `--userns=host`)",
+    ))
 }
 
 fn of_process(executor: &Executor, pid: u32) -> Result<Option<Arc<Mapped>>, ExecError> {

@@ -309,6 +309,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         init: false,
         runtime: None,
         timeout: None,
+        spaces: rbuild_executor::spec::Spaces::default(),
         followed: false,
     }
 }

@@ -110,6 +110,19 @@ pub(crate) struct ContainerArgs {
     /// default, none, host, or container:NAME for that of another container
     #[arg(long, visible_alias = "net", value_name = "MODE")]
     pub(crate) network: Option<String>,
+    /// Whose processes it sees: host, or container:NAME (default: its own alone)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) pid: Option<String>,
+    /// Whose IPC and /dev/shm it has: private (default), shareable (others may have it, too), none (no /dev/shm), host,
+    /// or container:NAME
+    #[arg(long, value_name = "MODE")]
+    pub(crate) ipc: Option<String>,
+    /// host: the host name is the machine's
+    #[arg(long, value_name = "MODE")]
+    pub(crate) uts: Option<String>,
+    /// private, which it always is
+    #[arg(long, value_name = "MODE")]
+    pub(crate) cgroupns: Option<String>,
     /// The root file system cannot be written to
     #[arg(long)]
     pub(crate) read_only: bool,

@@ -12,6 +12,7 @@ mod ports;
 pub(crate) mod request;
 mod runtime;
 mod security;
+mod spaces;
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
 use super::args::ContainerArgs;
-use super::{environment, labels, logs, mounts, ports, runtime, security};
+use super::{environment, labels, logs, mounts, ports, runtime, security, spaces};
 use crate::error::{Error, Result};
 use crate::{render, stdio, values};
 
@@ -104,6 +104,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         network,
         users: values::users(args.userns.as_deref())?,
         network_of,
+        spaces: spaces::read(args)?,
         expose: args
             .expose
             .iter()

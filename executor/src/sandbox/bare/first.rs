@@ -7,16 +7,14 @@ use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions};
 
 use super::super::child::{self, Descriptors, Stop};
+use super::super::keeper::{END, attend, end_as};
 use super::super::plan::{Bare, Report, Stdio, Task};
 use super::super::step::{Failure, Result, Step};
 use super::super::{capabilities, seccomp, terminal, wire};
 use crate::sys::{self, Forked, landlock};
-
-/// Ends the command and all that it started.
-pub(in crate::sandbox) const END: Signal = Signal::POWER;
 
 /// Never returns.
 pub(in crate::sandbox) fn main(task: &Task, bare: &Bare, descriptors: Vec<OwnedFd>) -> ! {
@@ -78,35 +76,7 @@ fn stay(bare: &Bare, descriptors: Descriptors, child: Pid) -> ! {
         // rbuild, if it lives, takes the file itself away.
         let _ = rustix::fs::ftruncate(&secret, 0);
     }
-    match status {
-        Some(status) => match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => sys::exit_now(code),
-            (None, Some(signal)) => sys::die_by(signal),
-            (None, None) => sys::exit_now(1),
-        },
-        None => sys::die_by(libc::SIGKILL),
-    }
-}
-
-/// Until the command ends, or is to end: then `None`.
-fn attend(child: Pid) -> Option<WaitStatus> {
-    loop {
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let is_over = status.exited() || status.signaled();
-            if pid == child && is_over {
-                return Some(status);
-            }
-        }
-        let signal = sys::wait_for_signal();
-        if signal == END.as_raw() {
-            return None;
-        }
-        if signal != libc::SIGCHLD
-            && let Some(signal) = Signal::from_named_raw(signal)
-        {
-            let _ = rustix::process::kill_process(child, signal);
-        }
-    }
+    end_as(status)
 }
 
 /// To all that this process may signal: that is its domain, which is what it has started, and nobody else. The kernel

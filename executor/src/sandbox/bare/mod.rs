@@ -39,7 +39,7 @@ use super::{ExecError, cache_content, capabilities, socket};
 use crate::Executor;
 use crate::merged::{Files, Merged};
 use crate::overlay::{self, Lowers};
-use crate::spec::{Exec, Mount, MountSource, Network, Security};
+use crate::spec::{Exec, Mount, MountSource, Network, Security, Spaces};
 use crate::sys::landlock;
 use places::{After, Places};
 pub(super) use processes::below;
@@ -336,6 +336,8 @@ pub(super) fn prepare(
         sysctls: Vec::new(),
         devices: Vec::new(),
         opens_devices: false,
+        spaces: plan::Spaces::default(),
+        shared_memory: None,
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),
@@ -395,6 +397,9 @@ fn refuse_others(exec: &Exec) -> Result<(), ExecError> {
         || !options.device_rules.is_empty()
     {
         return refuse("give a command kernel parameters or devices");
+    }
+    if exec.spaces != Spaces::default() {
+        return refuse("choose whose processes, IPC or host name a command has");
     }
     if exec.read_only_root {
         return refuse("give a command a read-only root");

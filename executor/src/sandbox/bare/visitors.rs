@@ -14,8 +14,8 @@ use super::super::plan::{self, Command, Stdio, Task};
 use super::super::prepare::setup;
 use super::super::session::Session;
 use super::super::spawner::Order;
-use super::super::{ExecError, cgroup, in_root, wait, wire};
-use super::{Live, Over, first, refuse};
+use super::super::{ExecError, cgroup, in_root, keeper, wait, wire};
+use super::{Live, Over, refuse};
 use crate::emulation::Identity;
 use crate::host::Host;
 use crate::{sys, users};
@@ -61,7 +61,7 @@ impl Visitors {
         drop(known);
         for visitor in &visitors {
             // It may have ended.
-            let _ = rustix::process::pidfd_send_signal(&visitor.pidfd, first::END);
+            let _ = rustix::process::pidfd_send_signal(&visitor.pidfd, keeper::END);
         }
         for visitor in visitors {
             visitor.wait();

@@ -50,9 +50,9 @@ pub(in crate::sandbox) fn freeze(directories: &[PathBuf], frozen: bool) -> io::R
     Err(io::Error::from(io::ErrorKind::NotFound))
 }
 
-/// All processes that see the same ones as `pid` does, in the order of their numbers.
-pub(in crate::sandbox) fn processes_with(pid: u32) -> io::Result<Vec<u32>> {
-    let space = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/pid")).map(|of| of.ino());
+/// All processes in the same namespace of a kind as `pid`, in the order of their numbers.
+pub(in crate::sandbox) fn processes_with(pid: u32, kind: &str) -> io::Result<Vec<u32>> {
+    let space = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/{kind}")).map(|of| of.ino());
     let wanted = space(pid)?;
     let mut found: Vec<u32> = fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

@@ -47,6 +47,15 @@ impl Bundle {
         let files = stage.attach(descriptors.get(task.files)?, "files")?;
         let mut entries = config::kernel_mounts(task, fresh_sys(&stage)?.as_deref(), has_queues());
         let mut targets: Vec<PathBuf> = ["/proc", "/sys", "/dev"].map(PathBuf::from).into();
+        if let Some(slot) = task.shared_memory {
+            stage.attach_as(descriptors.get(slot)?, "shm", true)?;
+            let options = ["nodev", "nosuid", "noexec"];
+            entries.push(config::bind(
+                &path.join("shm"),
+                Path::new("/dev/shm"),
+                &options,
+            )?);
+        }
         for (path, name) in &task.devices {
             entries.push(config::device(path, name)?);
         }

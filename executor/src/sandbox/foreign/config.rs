@@ -7,7 +7,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use super::super::plan::{self, Bytes, Limit, Task};
+use super::super::plan::{self, Bytes, Limit, Space, Task};
 use super::super::step::{Failure, Result, Step};
 use super::super::{capabilities, child, kernel_files, seccomp};
 use crate::host::Privilege;
@@ -33,7 +33,17 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
     } else {
         (masked(), plan::READ_ONLY)
     };
-    let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
+    let spaces = task.spaces;
+    let namespaces: Vec<Value> = [
+        ("pid", spaces.processes == Space::Own),
+        ("ipc", spaces.ipc == Space::Own),
+        ("uts", !spaces.machines_names),
+        ("mount", true),
+    ]
+    .into_iter()
+    .filter(|(_, own)| *own)
+    .map(|(kind, _)| json!({ "type": kind }))
+    .collect();
     let mut process = json!({
         "terminal": matches!(task.stdio, plan::Stdio::Terminal { .. }),
         "user": { "uid": task.command.uid, "gid": task.command.gid, "umask": 0o022, "additionalGids": task.command.groups },
@@ -57,7 +67,6 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
         "ociVersion": VERSION,
         "process": process,
         "root": { "path": "rootfs", "readonly": task.read_only_root },
-        "hostname": task.hostname,
         "mounts": mounts,
         "linux": {
             // Of users, networks and cgroups it has those that the runtime is in.
@@ -68,6 +77,9 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
             "rootfsPropagation": "private",
         },
     });
+    if !spaces.machines_names {
+        config["hostname"] = json!(task.hostname);
+    }
     if let Some(filter) = seccomp::oci(task.filter, task.profile.as_ref()) {
         config["linux"]["seccomp"] = filter;
     }
@@ -131,8 +143,10 @@ pub(super) fn kernel_mounts(task: &Task, sys: Option<&Path>, queues: bool) -> Ve
         mount("proc", "/proc", &["nodev"]),
         mount("tmpfs", "/dev", &["strictatime", "mode=755", "size=65536k"]),
         mount("devpts", "/dev/pts", &pts),
-        mount("tmpfs", "/dev/shm", &["nodev", "mode=1777", &size]),
     ];
+    if task.spaces.ipc == Space::Own && !task.spaces.no_shared_memory {
+        mounts.push(mount("tmpfs", "/dev/shm", &["nodev", "mode=1777", &size]));
+    }
     if queues {
         mounts.push(mount("mqueue", "/dev/mqueue", &["nodev"]));
     }

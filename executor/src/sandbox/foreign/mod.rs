@@ -35,9 +35,15 @@ type Result<T> = std::result::Result<T, Stop>;
 /// Goes on from where the process has its namespaces, cgroups and network. Ends with the container.
 pub(super) fn run(task: &Task, runtime: &Path, descriptors: &Descriptors) -> Result<Infallible> {
     let status = descriptors.get(task.status)?;
+    if task.is_kept() {
+        // Otherwise it is the first of its pid namespace, which is that anyway.
+        sys::become_reaper().step("become the parent of the container")?;
+    }
     let bundle = Bundle::make(task, runtime, descriptors)?;
     // The runtime's namespace begins with it. The field of config.json is younger than many runtimes.
-    child::set_domainname(task)?;
+    if !task.spaces.machines_names {
+        child::set_domainname(task)?;
+    }
     for (path, value) in task
         .sysctls
         .iter()

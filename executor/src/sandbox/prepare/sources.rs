@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_cache::Store;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::memory::Files;
@@ -13,9 +13,10 @@ use super::{Kept, etc, setup};
 use crate::host::Host;
 use crate::mapped::Mapped;
 use crate::overlay;
-use crate::sandbox::plan::{self, Bytes, Slot, Source};
-use crate::sandbox::{ExecError, cache_content, in_root, mounts, propagation, socket};
-use crate::spec::{Exec, Mount, MountSource};
+use crate::sandbox::plan::{self, Bytes, Slot, Source, Space};
+use crate::sandbox::{ExecError, cache_content, container, in_root, mounts, propagation, socket};
+use crate::spec::{self, Exec, Mount, MountSource};
+use crate::sys;
 
 /// Collects the mounts of one command, with their descriptors and what keeps them alive.
 pub(super) struct Builder {
@@ -239,6 +240,44 @@ impl Builder {
     }
 
     pub(super) fn network_of(&mut self, pid: u32) -> Result<plan::Network, ExecError> {
+        Ok(match self.space_of(pid, "net", "network")? {
+            Space::Join(slot) => plan::Network::Join(slot),
+            Space::Own | Space::Host => plan::Network::Host,
+        })
+    }
+
+    pub(super) fn spaces(&mut self, asked: spec::Spaces) -> Result<plan::Spaces, ExecError> {
+        let mut space = |asked: spec::Space, kind: &str, what: &str| match asked {
+            spec::Space::Own => Ok(Space::Own),
+            spec::Space::Host => Ok(Space::Host),
+            spec::Space::Process(pid) => self.space_of(pid, kind, what),
+        };
+        Ok(plan::Spaces {
+            processes: space(asked.processes, "pid", "pid namespace")?,
+            ipc: space(asked.ipc, "ipc", "IPC namespace")?,
+            machines_names: asked.names == spec::Names::Host,
+            no_shared_memory: asked.no_shared_memory,
+        })
+    }
+
+    /// What is /dev/shm where that comes with the IPC namespace. A container may have none.
+    pub(super) fn shared_memory(&mut self, ipc: spec::Space) -> Result<Option<Slot>, ExecError> {
+        const PLACE: &str = "/dev/shm";
+        let copied = match ipc {
+            spec::Space::Own => return Ok(None),
+            spec::Space::Host => {
+                mounts::copy_of_host(Path::new(PLACE), true).map_err(std::io::Error::from)
+            }
+            spec::Space::Process(pid) => shared_memory_of(pid, Path::new(PLACE)),
+        };
+        match copied {
+            Ok(tree) => Ok(Some(self.slot(tree))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(setup("share /dev/shm", error)),
+        }
+    }
+
+    fn space_of(&mut self, pid: u32, kind: &str, what: &str) -> Result<Space, ExecError> {
         let open = |path: &str| {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             let namespace = rustix::fs::open(path, flags, Mode::empty())?;
@@ -246,7 +285,7 @@ impl Builder {
             Ok((namespace, (stat.st_dev, stat.st_ino)))
         };
         let failed = |errno: Errno| {
-            let step = format!("join the network of process {pid}");
+            let step = format!("join the {what} of process {pid}");
             if matches!(errno, Errno::ACCESS | Errno::PERM) {
                 return setup(
                     step,
@@ -256,14 +295,35 @@ impl Builder {
             }
             setup(step, std::io::Error::from(errno))
         };
-        let (namespace, theirs) = open(&format!("/proc/{pid}/ns/net")).map_err(failed)?;
-        let (_, ours) = open("/proc/self/ns/net").map_err(failed)?;
+        let (namespace, theirs) = open(&format!("/proc/{pid}/ns/{kind}")).map_err(failed)?;
+        let (_, ours) = open(&format!("/proc/self/ns/{kind}")).map_err(failed)?;
         // An ordinary user is in the host's, and has no right to go there.
         if theirs == ours {
-            return Ok(plan::Network::Host);
+            return Ok(Space::Host);
         }
-        Ok(plan::Network::Join(self.slot(namespace)))
+        Ok(Space::Join(self.slot(namespace)))
     }
+}
+
+/// A copy of a mount in another process's mount namespace, made on a thread that ends there.
+fn shared_memory_of(pid: u32, place: &Path) -> std::io::Result<OwnedFd> {
+    let process = container::pidfd_of(pid)?;
+    let there = || -> std::io::Result<OwnedFd> {
+        sys::unshare(rustix::thread::UnshareFlags::FS)?;
+        sys::join_namespaces(process.as_fd(), libc::CLONE_NEWNS)?;
+        // It has the root of that namespace now.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let found = openat2(CWD, place, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        if rustix::fs::fstatfs(&found)?.f_type != libc::TMPFS_MAGIC {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        Ok(mounts::copy(found.as_fd(), false)?)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, there)?;
+        let failed = |_| std::io::Error::other("the thread in the other mount namespace panicked");
+        thread.join().map_err(failed)?
+    })
 }
 
 /// Targets that would take away what the sandbox stands on.
