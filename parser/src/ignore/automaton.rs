@@ -148,8 +148,19 @@ impl Automaton {
         Some(Self { steps })
     }
 
-    /// Whether the path or a parent of it matches. One pass: where a name ends, the states tell of the parent.
+    /// Whether the path or a parent of it matches.
     pub(super) fn matches_or_parent(&self, path: &[u8]) -> bool {
+        let mut found = false;
+        self.walk(path, |matches| {
+            found |= matches;
+            found
+        });
+        found
+    }
+
+    /// Says of each parent of the path, from the top, and then of itself, whether it matches, until `done` says so. One
+    /// pass: where a name ends, the states tell of the parent.
+    pub(super) fn walk(&self, path: &[u8], mut done: impl FnMut(bool) -> bool) {
         // A state is a step yet to be taken; a second row is for being inside a `(.*/)?`.
         let count = self.steps.len() + 1;
         let mut current = vec![false; count * 2];
@@ -157,8 +168,8 @@ impl Automaton {
         self.reach(&mut current, 0, true);
         let mut rest = path;
         while let Some((c, length)) = decode(rest) {
-            if c == '/' && rest.len() < path.len() && current[count - 1] {
-                return true;
+            if c == '/' && rest.len() < path.len() && done(current[count - 1]) {
+                return;
             }
             rest = &rest[length..];
             next.fill(false);
@@ -181,7 +192,7 @@ impl Automaton {
             }
             std::mem::swap(&mut current, &mut next);
         }
-        current[count - 1]
+        done(current[count - 1]);
     }
 
     /// Marks a state and all that follow without a character.

@@ -109,19 +109,39 @@ impl Patterns {
         self.list.iter().map(Pattern::written)
     }
 
-    /// `path` is relative, with `/`, without a leading `./`; its parents count too, as in `MatchesOrParentMatches`.
+    /// `path` is relative, with `/`, without a leading `./`; its parents count too, as in `MatchesUsingParentResults`:
+    /// what matched a parent matches what is in it. But a pattern is only tried where it would change something, so that
+    /// `!dir` takes nothing back of a `dir` that no earlier pattern excludes: `dir/x` and then `!dir` exclude `dir/x`.
     pub fn verdict(&self, path: &[u8]) -> Verdict {
+        if !self.has_exceptions() {
+            let excluded = self.list.iter().find(|one| one.matches_or_parent(path));
+            return excluded.map_or(Verdict::Unmatched, |pattern| Verdict::Excluded {
+                line: pattern.line,
+            });
+        }
+        let depth = 1 + parents(path).count();
+        // Of each pattern that was tried, which of the path's parents, and whether itself, it matches.
+        let mut matches: Vec<Option<Vec<bool>>> = vec![None; self.list.len()];
+        let mut matched = vec![false; self.list.len()];
         let mut verdict = Verdict::Unmatched;
-        for pattern in &self.list {
-            // A pattern that would change nothing need not be tried.
-            let excluded = matches!(verdict, Verdict::Excluded { .. });
-            if pattern.reincludes == excluded && pattern.matches_or_parent(path) {
-                let line = pattern.line;
-                verdict = if pattern.reincludes {
-                    Verdict::Reincluded { line }
-                } else {
-                    Verdict::Excluded { line }
-                };
+        for level in 0..depth {
+            verdict = Verdict::Unmatched;
+            for (index, pattern) in self.list.iter().enumerate() {
+                if pattern.reincludes != matches!(verdict, Verdict::Excluded { .. }) {
+                    continue;
+                }
+                if !matched[index] {
+                    let at = matches[index].get_or_insert_with(|| pattern.matches(path));
+                    matched[index] = at.get(level) == Some(&true);
+                }
+                if matched[index] {
+                    let line = pattern.line;
+                    verdict = if pattern.reincludes {
+                        Verdict::Reincluded { line }
+                    } else {
+                        Verdict::Excluded { line }
+                    };
+                }
             }
         }
         verdict
@@ -181,12 +201,34 @@ impl Pattern {
             // `**/foo` is `foo` as well.
             Matcher::Suffix(suffix) => {
                 let name = suffix.strip_prefix(b"/");
-                let ends = path.iter().enumerate().skip(1).filter(|(_, c)| **c == b'/');
                 std::iter::once(path)
-                    .chain(ends.map(|(at, _)| &path[..at]))
+                    .chain(parents(path))
                     .any(|path| path.ends_with(suffix) || name == Some(path))
             }
             Matcher::Automaton(automaton) => automaton.matches_or_parent(path),
+        }
+    }
+
+    /// Of each parent of the path, from the top, and then of itself, whether this alone matches it.
+    fn matches(&self, path: &[u8]) -> Vec<bool> {
+        let levels = || parents(path).chain([path]);
+        match &self.matcher {
+            Matcher::Exact => levels().map(|path| path == self.text).collect(),
+            Matcher::Prefix(prefix) => levels().map(|path| path.starts_with(prefix)).collect(),
+            Matcher::Suffix(suffix) => {
+                let name = suffix.strip_prefix(b"/");
+                levels()
+                    .map(|path| path.ends_with(suffix) || name == Some(path))
+                    .collect()
+            }
+            Matcher::Automaton(automaton) => {
+                let mut found = Vec::new();
+                automaton.walk(path, |matches| {
+                    found.push(matches);
+                    false
+                });
+                found
+            }
         }
     }
 
@@ -223,6 +265,12 @@ impl Matcher {
             automaton::Kind::Expression => Self::Automaton(Automaton::new(&expression)?),
         })
     }
+}
+
+/// The directories that a path goes through, from the top.
+fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, c)| **c == b'/');
+    ends.map(|(at, _)| &path[..at])
 }
 
 /// Takes blanks off both ends.
