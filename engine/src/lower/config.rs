@@ -145,7 +145,10 @@ impl Lowering<'_> {
         ports: &[Text],
     ) -> Outcome<()> {
         let mut found = Vec::new();
-        for port in ports {
+        // The history has them as BuildKit has them: sorted as they are written, before variables mean anything.
+        let mut sorted: Vec<&Text> = ports.iter().collect();
+        sorted.sort_by(|one, other| one.value.cmp(&other.value));
+        for port in sorted {
             let words = expand::words(&port.value, self.file.escape, &state.scope)
                 .map_err(|error| Box::new(expansion_mistake(port, &error)))?;
             for word in words {

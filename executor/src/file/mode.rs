@@ -18,10 +18,11 @@ impl ModeChange {
         }
     }
 
-    /// The mode of a directory that is made for the destination: octal modes hold for it, symbolic ones do not.
+    /// The mode of a directory that is made for the destination: octal modes hold for it, under a umask of 022 as
+    /// everything that is made; symbolic ones do not.
     pub(super) fn of_made_directory(change: Option<&Self>) -> u32 {
         match change {
-            Some(Self::Set(bits)) => bits & 0o777,
+            Some(Self::Set(bits)) => bits & 0o755,
             Some(Self::Symbolic(_)) | None => 0o755,
         }
     }
@@ -87,6 +88,10 @@ mod tests {
         assert_eq!(
             ModeChange::of_made_directory(Some(&ModeChange::Set(0o2750))),
             0o750
+        );
+        assert_eq!(
+            ModeChange::of_made_directory(Some(&ModeChange::Set(0o777))),
+            0o755
         );
         assert_eq!(ModeChange::of_made_directory(None), 0o755);
     }

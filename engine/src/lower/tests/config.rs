@@ -115,7 +115,7 @@ RUN echo   hello   && \
 RUN ["echo", "exec  form"]
 ENV A=3
 RUN true
-EXPOSE 80 90/udp
+EXPOSE 90/udp 80-81 443 ${P:-9}
 VOLUME /v ["/w"]
 USER u
 STOPSIGNAL 9
@@ -143,7 +143,7 @@ WORKDIR /
     L RUN |1 A=1 echo exec  form # buildkit
     e ENV A=3
     L RUN |1 A=3 /bin/sh -c true # buildkit
-    e EXPOSE [80/tcp 90/udp]
+    e EXPOSE [9/tcp 443/tcp 80/tcp 81/tcp 90/udp]
     e VOLUME [/v [/w]]
     e USER u
     e STOPSIGNAL 9
