@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rbuild_cache::{RootDir, Snapshot, SnapshotId, Store};
 use rbuild_engine::context::{Context, Wanted};
 use rbuild_engine::select::{Request, select};
-use rbuild_executor::file::{Action, Copy, Owner, Unpacker};
+use rbuild_executor::file::{Action, Base, Copy, Owner, Unpacker};
 use rbuild_executor::{Executor, host};
 use rbuild_parser::ignore::Patterns;
 
@@ -174,9 +174,13 @@ impl Kit {
             unpack: false,
         };
         let inputs = [context.input(tree)];
-        let _: Snapshot =
-            self.executor
-                .file(base, &[Action::Copy(copy)], &inputs, &NoArchives, 0)?;
+        let base = Base {
+            id: base,
+            ..Base::default()
+        };
+        let _: Snapshot = self
+            .executor
+            .file(base, &[Action::Copy(copy)], &inputs, &NoArchives)?;
         Ok(start.elapsed())
     }
 }

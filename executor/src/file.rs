@@ -12,6 +12,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod twins;
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use attributes::Attributes;
 use data::Cloning;
 pub use packed::{Least, Packing, Reader};
 use run::Run;
+use twins::Twins;
 
 use crate::host;
 use crate::merged::Files;
@@ -183,11 +185,15 @@ pub enum Made {
     Packing(Box<Packing>),
 }
 
-/// What an operation stands on, and its time.
-#[derive(Clone, Copy)]
-struct Base<'a> {
-    id: Option<&'a SnapshotId>,
-    created: i64,
+/// What an operation stands on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Base<'a> {
+    /// `None`: nothing.
+    pub id: Option<&'a SnapshotId>,
+    /// The time of the snapshot that is made, in Unix seconds.
+    pub created: i64,
+    /// A result that is likely to have many of the same files: they are shared with it. It may be gone.
+    pub like: Option<&'a SnapshotId>,
 }
 
 impl Action {
@@ -226,16 +232,13 @@ fn has_names(root: &RootDir, lowers: &Lowers) -> bool {
 
 impl Executor {
     /// Does the actions in order on `base` and commits one snapshot. Blocking.
-    /// `created` is the snapshot's time in Unix seconds.
     pub fn file(
         &self,
-        base: Option<&SnapshotId>,
+        base: Base<'_>,
         actions: &[Action],
         inputs: &[Input],
         unpacker: &dyn Unpacker,
-        created: i64,
     ) -> Result<Snapshot, Error> {
-        let base = Base { id: base, created };
         match self.make(base, actions, inputs, unpacker, None)? {
             Made::Snapshot(snapshot) => Ok(snapshot),
             Made::Packing(_) => Err(Error::Refused("there is no layer to write to".to_owned())),
@@ -246,14 +249,12 @@ impl Executor {
     /// write into a layer. Blocking.
     pub fn file_to_pack(
         &self,
-        base: Option<&SnapshotId>,
+        base: Base<'_>,
         actions: &Arc<[Action]>,
         inputs: &[Input],
         unpacker: &dyn Unpacker,
-        created: i64,
         least: Least,
     ) -> Result<Made, Error> {
-        let base = Base { id: base, created };
         self.make(base, actions, inputs, unpacker, Some((actions, least)))
     }
 
@@ -293,7 +294,7 @@ impl Executor {
         unpacker: &dyn Unpacker,
         pack: Option<(&Arc<[Action]>, Least)>,
     ) -> Result<Option<Made>, Error> {
-        let Base { id, created } = base;
+        let Base { id, created, like } = base;
         let files = match pack {
             Some(_) => 0,
             None => actions.iter().map(Action::entries).sum(),
@@ -365,7 +366,12 @@ impl Executor {
         if let Some(merged) = merged {
             merged.into_layer(active.upper())?;
         }
-        let written = direct.map(direct::Direct::copy).transpose()?;
+        let twins = match (&direct, like) {
+            (Some(direct), Some(like)) => Twins::of(&self.store, like, direct.at()),
+            _ => None,
+        };
+        let written = direct.map(|direct| direct.copy(twins.as_ref()));
+        let written = written.transpose()?;
         let written = written.unwrap_or_default();
         if !lowers.has_outlines() {
             let made = active.commit_written(id, created, &written)?;
@@ -407,6 +413,7 @@ impl Executor {
                 shown: Path::new("/"),
                 attributes,
                 cloning: &Cloning::default(),
+                twins: None,
             })?;
             if let Some(top) = top {
                 root.node(Path::new(""), rbuild_cache::root_dir::Resolve::Beneath)

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_cache::root_dir::RootDir;
 use rbuild_cache::tree::{Kind, Tree};
 use rbuild_cache::{Snapshot, SnapshotId, Store};
-use rbuild_executor::file::{Action, Copy, Error, Input, Least, Made, Owner, Source, Unpacker};
+use rbuild_executor::file::{
+    Action, Base, Copy, Error, Input, Least, Made, Owner, Source, Unpacker,
+};
 use rbuild_executor::{Executor, host};
 
 /// Copies that were listed without being made.
@@ -27,6 +29,7 @@ const TESTS: &[(&str, Test)] = &[
     ("working directories and heredocs", workdir_and_heredoc),
     ("a copy of a snapshot's view", from_a_snapshot),
     ("a tree becomes a snapshot", materialised),
+    ("what an earlier result has is shared", twins),
 ];
 
 fn main() -> ExitCode {
@@ -116,7 +119,9 @@ impl Kit {
     ) -> Result<SnapshotId, Error> {
         let actions: Vec<Action> = copies.into_iter().map(Action::Copy).collect();
         let inputs = std::slice::from_ref(input);
-        let snapshot = self.executor.file(base, &actions, inputs, &NoArchives, 0)?;
+        let snapshot = self
+            .executor
+            .file(on(base), &actions, inputs, &NoArchives)?;
         self.same_when_packed(base, actions, inputs, &snapshot);
         Ok(snapshot.id)
     }
@@ -133,7 +138,7 @@ impl Kit {
         let actions = Arc::from(actions);
         let made = self
             .executor
-            .file_to_pack(base, &actions, inputs, &NoArchives, 0, none);
+            .file_to_pack(on(base), &actions, inputs, &NoArchives, none);
         let Made::Packing(packing) = made.unwrap() else {
             return;
         };
@@ -174,6 +179,13 @@ impl Kit {
     fn text(&self, id: &SnapshotId, path: &str) -> Result<String, Box<dyn std::error::Error>> {
         let view = self.executor.view(Some(id))?;
         Ok(std::io::read_to_string(view.open_file(Path::new(path))?)?)
+    }
+}
+
+fn on(base: Option<&SnapshotId>) -> Base<'_> {
+    Base {
+        id: base,
+        ..Base::default()
     }
 }
 
@@ -409,7 +421,7 @@ fn workdir_and_heredoc(kit: &Kit) -> Outcome {
     ];
     let snapshot = kit
         .executor
-        .file(Some(&base), &actions, &[], &NoArchives, 0)?;
+        .file(on(Some(&base)), &actions, &[], &NoArchives)?;
     equal(
         &kit.added(&snapshot.id)?,
         &[
@@ -480,4 +492,60 @@ fn materialised(kit: &Kit) -> Outcome {
     } else {
         Err("the snapshot differs from the tree".into())
     }
+}
+
+fn twins(kit: &Kit) -> Outcome {
+    use std::os::unix::fs::MetadataExt;
+    let script = "mkdir -p d/s; for i in $(seq 40); do echo $i >d/s/$i; done; ln d/s/1 d/s/one; : >d/s/empty";
+    let before = kit.context("before", script)?;
+    let edit = "cp -a ../before/d .; touch d/s/2; echo 33 >d/s/3; chmod 600 d/s/4; echo five >d/s/5; rm d/s/6; \
+                mv d/s/7 d/s/77; rm d/s/8; ln -s 9 d/s/8";
+    let after = kit.context("after", edit)?;
+    let copied = |input: &Input, like: Option<&SnapshotId>, owner: Owner| {
+        let mut copy = to("/app", source(input, "d"));
+        copy.owner = owner;
+        let base = Base {
+            like,
+            ..Base::default()
+        };
+        let inputs = std::slice::from_ref(input);
+        let actions = [Action::Copy(copy)];
+        kit.executor.file(base, &actions, inputs, &NoArchives)
+    };
+    let store = kit.executor.store();
+    let inode = |id: &SnapshotId, name: &str| -> Result<u64, Box<dyn std::error::Error>> {
+        let path = store.snapshot_directory(id)?.join("app/s").join(name);
+        Ok(std::fs::symlink_metadata(path)?.ino())
+    };
+    let first = copied(&before, None, Owner::Default)?;
+    let alone = copied(&after, None, Owner::Default)?;
+    let shared = copied(&after, Some(&first.id), Owner::Default)?;
+    let listing = |id: &SnapshotId| store.tree(id).map(|tree| (list(&tree), tree.digest()));
+    assert_eq!(listing(&shared.id)?, listing(&alone.id)?);
+    let own = ["1", "2", "3", "4", "5", "77", "8"];
+    for name in own {
+        let new = inode(&shared.id, name)?;
+        assert!(
+            !inode(&first.id, name).is_ok_and(|old| old == new),
+            "{name}"
+        );
+    }
+    for name in ["9", "10", "40", "empty"] {
+        assert_eq!(inode(&shared.id, name)?, inode(&first.id, name)?, "{name}");
+    }
+    // Another owner is another file.
+    let owned = copied(&after, Some(&first.id), Owner::Chown("5:6".to_owned()))?;
+    assert!(list(&*store.tree(&owned.id)?).contains("app/s/9 644 5:6"));
+    assert_ne!(inode(&owned.id, "9")?, inode(&first.id, "9")?);
+    let again = copied(&after, Some(&owned.id), Owner::Chown("5:6".to_owned()))?;
+    assert_eq!(inode(&owned.id, "9")?, inode(&again.id, "9")?);
+    assert_eq!(listing(&owned.id)?, listing(&again.id)?);
+    // What is not as it was listed is left.
+    let damaged = store.snapshot_directory(&first.id)?.join("app/s/10");
+    std::fs::write(damaged, "something else\n")?;
+    let anew = copied(&after, Some(&first.id), Owner::Default)?;
+    assert_eq!(listing(&anew.id)?, listing(&alone.id)?);
+    assert_ne!(inode(&anew.id, "10")?, inode(&first.id, "10")?);
+    assert_eq!(kit.text(&anew.id, "app/s/10")?, "10\n");
+    Ok(())
 }

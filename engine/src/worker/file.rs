@@ -4,8 +4,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_cache::{RootDir, Snapshot, Store};
-use rbuild_executor::file::{Action, Copy, Input, Least, Made, Packing, Reader, Unpacker};
+use rbuild_cache::{RootDir, Snapshot, SnapshotId, Store};
+use rbuild_executor::file::{
+    Action, Base, Copy, Input, Least, Made, Packing, Reader, Source, Unpacker,
+};
 use rbuild_image::layer::{self, Files, FilesReader, LayerOptions};
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
@@ -129,17 +131,26 @@ impl Worker {
         let executor = Arc::clone(&self.executor);
         let file = file.clone();
         let packs = self.packs.as_ref().and_then(|packs| packs.of(vertex));
+        let info = self.vertices.get(&vertex);
+        let step = info.map(|info| info.record_step.clone());
         let snapshot = blocking(move || {
             let (actions, sources) = actions(&executor, &file, &inputs)?;
             let failed = |error| failed(error, base.is_some());
-            let (base, unpacker) = (base.as_ref(), &Archives);
+            let unpacker = &Archives;
+            let like = step.filter(|_| actions.iter().any(has_many_files));
+            let like = like.and_then(|step| last_result(executor.store(), &step));
+            let on = Base {
+                id: base.as_ref(),
+                created: now(),
+                like: like.as_ref(),
+            };
             let Some(options) = packs else {
-                let made = executor.file(base, &actions, &sources, unpacker, now());
+                let made = executor.file(on, &actions, &sources, unpacker);
                 return made.map_err(failed);
             };
             let actions = Arc::from(actions);
             let least = Least::default();
-            let made = executor.file_to_pack(base, &actions, &sources, unpacker, now(), least);
+            let made = executor.file_to_pack(on, &actions, &sources, unpacker, least);
             match made.map_err(failed)? {
                 Made::Snapshot(snapshot) => Ok(snapshot),
                 Made::Packing(packing) => pack(executor.store(), *packing, &options, &cancel),
@@ -147,6 +158,21 @@ impl Worker {
         });
         Ok(Output::Snapshot(Some(snapshot.await?)))
     }
+}
+
+/// Of fewer it is not worth a look whether they are there already.
+const MANY_FILES: usize = 32;
+
+fn has_many_files(action: &Action) -> bool {
+    let many = |source: &Source| source.entries.len() >= MANY_FILES;
+    matches!(action, Action::Copy(copy) if copy.sources.iter().any(many))
+}
+
+/// What the step came to when it was done last: most of its files are the same now.
+fn last_result(store: &Store, step: &str) -> Option<SnapshotId> {
+    let records = store.records_of_step(step, 1);
+    // It saves work where it is there, and no more.
+    records.ok()?.into_iter().next()?.snapshot
 }
 
 /// What the executor is to do, and with which inputs.

@@ -4,7 +4,7 @@
 //! The directories are made through the overlay, which marks them as it must. Once it is gone the files are made in
 //! them: nothing below hides or shows through, so the result is the same.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_cache::RootDir;
@@ -15,6 +15,7 @@ use super::attributes::Attributes;
 use super::destination::{self, Making};
 use super::run::{Run, set_time};
 use super::tree::{self, Directory};
+use super::twins::Twins;
 use super::{Action, Cloning, Copy, Error, Input, Source, io_error};
 
 /// Fewer entries are not worth it.
@@ -99,10 +100,20 @@ pub(super) fn prepare<'a>(
 }
 
 impl<'a> Direct<'a> {
+    /// Where the files come, from the root of the snapshot, as trees name it.
+    pub(super) fn at(&self) -> PathBuf {
+        let path = destination::clean(&self.copy.destination);
+        path.strip_prefix("/").unwrap_or(&path).to_owned()
+    }
+
     /// Only when nothing is mounted on the upper directory any more.
-    pub(super) fn copy(self) -> Result<Written, Error> {
+    pub(super) fn copy(self, twins: Option<&Twins>) -> Result<Written, Error> {
         let written = Mutex::default();
-        tree::fill(&self.request(&self.to, Some(&written)), &self.directories)?;
+        let request = tree::Request {
+            twins,
+            ..self.request(&self.to, Some(&written))
+        };
+        tree::fill(&request, &self.directories)?;
         // The directory itself keeps mode and owner; its time becomes the source's.
         let top = self.source.entries.first();
         let mtime = top.map_or((0, 0), |top| top.mtime);
@@ -126,6 +137,7 @@ impl<'a> Direct<'a> {
             attributes: self.request.attributes,
             cloning: self.request.cloning,
             written,
+            twins: None,
         }
     }
 }

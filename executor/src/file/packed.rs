@@ -228,6 +228,7 @@ fn directory(
         attributes,
         cloning: run.cloning,
         written: None,
+        twins: None,
     };
     let failed = |action| move |error| io_error(action, &copy.destination, error);
     let mut old: HashMap<&Path, HashSet<OsString>> = HashMap::new();

@@ -106,6 +106,7 @@ impl Run<'_> {
                 attributes,
                 cloning: self.cloning,
                 written: None,
+                twins: None,
             })?;
             // The directory itself keeps mode and owner; its time becomes the source's.
             let mtime = copy.mtime.map_or(top.mtime, |seconds| (seconds, 0));

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::attributes::Attributes;
 use super::data::{self, Cloning};
+use super::twins::Twins;
 use super::{Error, Input, io_error};
 
 /// So many files are one piece of work. Each piece holds four descriptors at most.
@@ -40,6 +41,8 @@ pub(super) struct Request<'a> {
     pub(super) cloning: &'a Cloning,
     /// Where `to` is no overlay: takes down which files need not be read again.
     pub(super) written: Option<&'a Mutex<Written>>,
+    /// Files that are shared instead of copied; with `written`.
+    pub(super) twins: Option<&'a Twins>,
 }
 
 /// A directory of the copy.
@@ -151,7 +154,7 @@ impl Request<'_> {
     }
 
     fn batch(&self, files: &[&Entry], buffer: &mut Vec<u8>) -> Result<(), Error> {
-        let mut parents: Option<(&[u8], RootDir, RootDir)> = None;
+        let mut parents: Option<(&[u8], RootDir, RootDir, Option<RootDir>)> = None;
         let mut written = Vec::new();
         for entry in files {
             let (parent, name) = split(&entry.path);
@@ -168,9 +171,10 @@ impl Request<'_> {
                     .to
                     .directory(shown, Resolve::Beneath)
                     .map_err(|error| io_error("open", &self.shown.join(shown), error))?;
-                parents = Some((parent, from, to));
+                let twins = self.twins.and_then(|twins| twins.directory(shown));
+                parents = Some((parent, from, to, twins));
             }
-            let Some((_, from, to)) = &parents else {
+            let Some((_, from, to, twins)) = &parents else {
                 continue;
             };
             let one = One {
@@ -182,8 +186,21 @@ impl Request<'_> {
                 attributes: &self.attributes,
                 cloning: self.cloning,
             };
-            let copied =
-                copy_one(&one, buffer).map_err(|failure| failure.at(entry, &self.shown(entry)))?;
+            let shared = self.twins.zip(twins.as_ref()).and_then(|(all, directory)| {
+                let what = (*entry, one.attributes);
+                all.link(
+                    self.relative(entry),
+                    directory.as_fd(),
+                    one.to,
+                    one.name,
+                    what,
+                )
+            });
+            let copied = match shared {
+                Some(metadata) => is_plain(&one).then_some(metadata),
+                None => copy_one(&one, buffer)
+                    .map_err(|failure| failure.at(entry, &self.shown(entry)))?,
+            };
             if let Some(metadata) = copied
                 && self.written.is_some()
             {
@@ -382,11 +399,13 @@ fn copy_file(one: &One<'_>, buffer: &mut Vec<u8>) -> Result<Option<Metadata>, Fa
         .map_err(|error| Failure::Target("set the attributes of", error))?;
     // What can change is hashed on the way only where it is small.
     let is_certain = !is_mutable || metadata.size <= data::SMALL_BYTES;
-    // An owner that is written down is an attribute, too.
+    Ok((is_certain && is_plain(one)).then_some(made))
+}
+
+/// Whether a file has no attributes on the disk. An owner that is written down is one, too.
+fn is_plain(one: &One<'_>) -> bool {
     let ids = one.attributes.owner_of(one.entry);
-    let is_plain =
-        one.entry.xattrs.is_empty() && !(owners::recorded() && (ids.uid, ids.gid) != (0, 0));
-    Ok((is_certain && is_plain).then_some(made))
+    one.entry.xattrs.is_empty() && !(owners::recorded() && (ids.uid, ids.gid) != (0, 0))
 }
 
 impl One<'_> {

@@ -1,7 +1,7 @@
 //! The threads between a tar's writer and its blob: one writes the tar, one hashes it, one feeds the compressor
 //! (whose members other threads make) and writes the blob. Channels are short, so memory stays bounded.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -24,18 +24,20 @@ pub(super) fn run<W: Write + Send>(
     write: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<(Compressor<W>, Option<Digest>)> {
     let is_hashed = !matches!(compressor, Compressor::None(_));
-    if !threads && !is_hashed {
-        write(&mut compressor)?;
-        return Ok((compressor, None));
-    }
     if !threads {
         let mut tee = Tee {
-            hasher: sha2::Sha256::new(),
+            hasher: is_hashed.then(sha2::Sha256::new),
             compressor: &mut compressor,
         };
-        write(&mut tee)?;
-        let digest = Digest::from_bytes(tee.hasher.finalize().into());
-        return Ok((compressor, Some(digest)));
+        // Headers, small files and padding come one by one.
+        let mut output = BufWriter::with_capacity(CHUNK_BYTES, &mut tee);
+        write(&mut output)?;
+        output.flush().map_err(failed)?;
+        drop(output);
+        let digest = tee
+            .hasher
+            .map(|hasher| Digest::from_bytes(hasher.finalize().into()));
+        return Ok((compressor, digest));
     }
     std::thread::scope(|scope| {
         let (to_hasher, hasher_input) = sync_channel::<Chunk>(CHUNKS_UNDER_WAY);
@@ -88,13 +90,15 @@ fn compress<W: Write>(input: &Receiver<Chunk>, compressor: &mut Compressor<W>) -
 }
 
 struct Tee<'a, W: Write> {
-    hasher: sha2::Sha256,
+    hasher: Option<sha2::Sha256>,
     compressor: &'a mut Compressor<W>,
 }
 
 impl<W: Write> Write for Tee<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         self.compressor.write_all(bytes)?;
         Ok(bytes.len())
     }
