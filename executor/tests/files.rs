@@ -30,6 +30,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a copy of a snapshot's view", from_a_snapshot),
     ("a tree becomes a snapshot", materialised),
     ("what an earlier result has is shared", twins),
+    ("new directories between old ones", mixed),
 ];
 
 fn main() -> ExitCode {
@@ -547,5 +548,66 @@ fn twins(kit: &Kit) -> Outcome {
     assert_eq!(listing(&anew.id)?, listing(&alone.id)?);
     assert_ne!(inode(&anew.id, "10")?, inode(&first.id, "10")?);
     assert_eq!(kit.text(&anew.id, "app/s/10")?, "10\n");
+    Ok(())
+}
+
+/// Where only some directories are new, the result is what the overlay alone makes of it.
+fn mixed(kit: &Kit) -> Outcome {
+    let base = kit.base(
+        "mkdir -p app/old/in app/node; echo 1 >app/old/a; echo 1 >app/top; ln -s old app/link; chmod 700 app/old; \
+         chown 3:4 app/old app/node; touch -d @99 app/old app/node app",
+    )?;
+    let script = "mkdir -p d/new/below d/old/in/deep d/only; for i in $(seq 40); do echo $i >d/new/$i; done; \
+        echo 2 >d/top; echo 2 >d/old/a; echo 2 >d/old/b; echo x >d/new/below/x; ln d/new/1 d/old/one; \
+        ln d/new/2 d/new/two; echo y >d/old/in/deep/y; ln -s /etc d/new/etc; mkfifo d/new/pipe; chmod 4755 d/new/3; \
+        touch -d @5 d d/new d/old d/old/in d/old/in/deep d/new/below d/only";
+    let input = kit.context("mixed", script)?;
+    for destination in ["/app", "/app/link", "/", "/app/old/in"] {
+        let copy = Action::Copy(to(destination, source(&input, "d")));
+        let nothing = Action::Mkdir {
+            path: "/".into(),
+            mode: 0o755,
+            owner: Owner::Default,
+            mtime: None,
+        };
+        let inputs = std::slice::from_ref(&input);
+        let made = |actions: &[Action]| -> Result<_, Box<dyn std::error::Error>> {
+            let snapshot = kit
+                .executor
+                .file(on(Some(&base)), actions, inputs, &NoArchives)?;
+            let tree = kit.executor.store().tree(&snapshot.id)?;
+            Ok((list(&tree), tree.digest()))
+        };
+        // Several actions go through the overlay.
+        let expected = made(&[nothing, copy.clone()])?;
+        let got = made(&[copy])?;
+        assert_eq!(got.0, expected.0, "{destination}");
+        assert_eq!(got.1, expected.1, "{destination}");
+    }
+    // And it is made in the way in which files can be shared.
+    let actions = [Action::Copy(to("/app", source(&input, "d")))];
+    let made = |like: Option<&SnapshotId>| {
+        let base = Base {
+            like,
+            ..on(Some(&base))
+        };
+        let inputs = std::slice::from_ref(&input);
+        kit.executor.file(base, &actions, inputs, &NoArchives)
+    };
+    let first = made(None)?;
+    let second = made(Some(&first.id))?;
+    let file = |id: &SnapshotId, name: &str| -> Result<_, Box<dyn std::error::Error>> {
+        use std::os::unix::fs::MetadataExt;
+        let path = kit.executor.store().snapshot_directory(id)?.join(name);
+        Ok(std::fs::metadata(path)?.ino())
+    };
+    assert_eq!(
+        file(&first.id, "app/new/9")?,
+        file(&second.id, "app/new/9")?
+    );
+    assert_ne!(
+        file(&first.id, "app/old/b")?,
+        file(&second.id, "app/old/b")?
+    );
     Ok(())
 }

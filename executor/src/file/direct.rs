@@ -1,20 +1,22 @@
-//! Copies a directory that lands where nothing is yet beside the overlay: into the upper directory itself, which is
+//! Copies the files of directories that are new beside the overlay: into the upper directory itself, which is
 //! half the work for the kernel. Knows its bytes then, so that they are not read again for the snapshot's tree.
 //!
-//! The directories are made through the overlay, which marks them as it must. Once it is gone the files are made in
-//! them: nothing below hides or shows through, so the result is the same.
+//! The directories are made through the overlay, which marks them as it must, and so are the files of those that were
+//! there before. Once it is gone the other files are made: nothing below hides or shows through, so the result is the
+//! same.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_cache::RootDir;
 use rbuild_cache::root_dir::{Resolve, read_dir};
-use rbuild_cache::tree::{Kind, Written};
+use rbuild_cache::tree::{Entry, Kind, Written};
 
 use super::attributes::Attributes;
 use super::destination::{self, Making};
 use super::run::{Run, set_time};
-use super::tree::{self, Directory};
+use super::tree::{self, Directory, Work};
 use super::twins::Twins;
 use super::{Action, Cloning, Copy, Error, Input, Source, io_error};
 
@@ -26,6 +28,8 @@ pub(super) struct Direct<'a> {
     copy: &'a Copy,
     source: &'a Source,
     request: Parts<'a>,
+    /// What is in new directories, and those.
+    work: Work<'a>,
     directories: Vec<Directory>,
     /// The destination.
     to: RootDir,
@@ -65,9 +69,7 @@ pub(super) fn prepare<'a>(
     let there = destination
         .try_clone()
         .and_then(|directory| read_dir(std::os::fd::AsFd::as_fd(&directory)));
-    if !there.map_err(failed("list"))?.is_empty() {
-        return Ok(None);
-    }
+    let is_new = there.map_err(failed("list"))?.is_empty();
     // If it is a lower layer's, it becomes one of the upper layer too. What was just made needs nothing.
     let mtime = copy.mtime.map_or(top.mtime, |seconds| (seconds, 0));
     set_time(&destination, mtime).map_err(failed("set the time of"))?;
@@ -92,14 +94,46 @@ pub(super) fn prepare<'a>(
         copy,
         source,
         request,
+        work: Work::of(below),
         directories: Vec::new(),
         to,
     };
     direct.directories = direct.request(&destination, None).make_directories()?;
+    if !is_new {
+        let (work, old) = direct.split_off_old(below);
+        tree::fill(&direct.request(&destination, None), &work, &old)?;
+    }
     Ok(Some(direct))
 }
 
 impl<'a> Direct<'a> {
+    /// Takes away what has to be made through the overlay: directories that were there before (the destination is one)
+    /// and what comes into them; also all files of several names, which may be on both sides.
+    fn split_off_old(&mut self, entries: &'a [Entry]) -> (Work<'a>, Vec<Directory>) {
+        let mut old_paths = HashSet::from([self.source.path.as_slice()]);
+        let (old, new) = std::mem::take(&mut self.directories)
+            .into_iter()
+            .partition(|directory| directory.is_old);
+        self.directories = new;
+        let old: Vec<Directory> = old;
+        let places = old
+            .iter()
+            .filter_map(|directory| entries.get(directory.place));
+        old_paths.extend(places.map(|entry| entry.path.as_slice()));
+        let comes_later = |entry: &&Entry| {
+            entry.hard_link == 0 && !old_paths.contains(tree::split(&entry.path).0)
+        };
+        let (later, now) = std::mem::take(&mut self.work.files)
+            .into_iter()
+            .partition(comes_later);
+        self.work.files = later;
+        let now = Work {
+            files: now,
+            links: std::mem::take(&mut self.work.links),
+        };
+        (now, old)
+    }
+
     /// Where the files come, from the root of the snapshot, as trees name it.
     pub(super) fn at(&self) -> PathBuf {
         let path = destination::clean(&self.copy.destination);
@@ -113,7 +147,7 @@ impl<'a> Direct<'a> {
             twins,
             ..self.request(&self.to, Some(&written))
         };
-        tree::fill(&request, &self.directories)?;
+        tree::fill(&request, &self.work, &self.directories)?;
         // The directory itself keeps mode and owner; its time becomes the source's.
         let top = self.source.entries.first();
         let mtime = top.map_or((0, 0), |top| top.mtime);

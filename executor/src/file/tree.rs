@@ -48,41 +48,56 @@ pub(super) struct Request<'a> {
 /// A directory of the copy.
 pub(super) struct Directory {
     /// In the request's entries.
-    place: usize,
+    pub(super) place: usize,
     is_implied: bool,
     /// It was there before.
-    is_old: bool,
+    pub(super) is_old: bool,
+}
+
+/// What is to be made in directories that are there.
+#[derive(Default)]
+pub(super) struct Work<'a> {
+    pub(super) files: Vec<&'a Entry>,
+    /// Further names, each with the first.
+    pub(super) links: Vec<(&'a Entry, &'a Entry)>,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn of(entries: &'a [Entry]) -> Self {
+        let mut work = Self::default();
+        let mut first_names = HashMap::new();
+        for entry in entries {
+            if entry.kind == Kind::Directory {
+                continue;
+            }
+            if entry.kind == Kind::File && entry.hard_link != 0 {
+                let first: &Entry = first_names.entry(entry.hard_link).or_insert(entry);
+                if !std::ptr::eq(first, entry) {
+                    work.links.push((first, entry));
+                    continue;
+                }
+            }
+            work.files.push(entry);
+        }
+        work
+    }
 }
 
 pub(super) fn copy(request: &Request<'_>) -> Result<(), Error> {
     let directories = request.make_directories()?;
-    fill(request, &directories)
+    fill(request, &Work::of(request.entries), &directories)
 }
 
-/// Copies what is in directories that are there.
-pub(super) fn fill(request: &Request<'_>, directories: &[Directory]) -> Result<(), Error> {
-    let mut first_names = HashMap::new();
-    let mut links = Vec::new();
-    let files: Vec<&Entry> = request
-        .entries
-        .iter()
-        .filter(|entry| entry.kind != Kind::Directory)
-        .filter(|entry| {
-            if entry.kind != Kind::File || entry.hard_link == 0 {
-                return true;
-            }
-            let first = *first_names.entry(entry.hard_link).or_insert(*entry);
-            let is_first = std::ptr::eq(first, *entry);
-            if !is_first {
-                links.push((first, *entry));
-            }
-            is_first
-        })
-        .collect();
-    files
+/// Does the work, and gives directories that will not change any more their attributes.
+pub(super) fn fill(
+    request: &Request<'_>,
+    work: &Work<'_>,
+    directories: &[Directory],
+) -> Result<(), Error> {
+    work.files
         .par_chunks(BATCH_FILES)
         .try_for_each_init(Vec::new, |buffer, files| request.batch(files, buffer))?;
-    for (first, entry) in links {
+    for (first, entry) in &work.links {
         request.link(first, entry)?;
     }
     // What is below first: making things in a directory changes its time.
