@@ -2,7 +2,7 @@
 //! ordinary sockets of the host's network, as root and as an ordinary user alike.
 //!
 //! ```text
-//! command ── eth0 ═ veth ═ peer (in a namespace of our own) ── packets ── stack ── sockets ── the host's network
+//! command ── eth0 (a TAP device, or a veth pair's end) ── packets ── stack ── sockets ── the host's network
 //! ```
 //! Nothing of it is on the host: no bridge, no address, no rule, no forwarding. When this process dies, however, the
 //! namespaces go and everything with them.
@@ -149,7 +149,8 @@ impl Private {
             .map_err(|errno| Error::new("make a descriptor to stop the network by", errno))?;
         let stop = Arc::new(stop);
         let stopped = Arc::clone(&stop);
-        // The last of a packet socket to be closed waits for the whole kernel to have seen it: the spawner does.
+        // The last of a device or a packet socket to be closed waits for the whole kernel to have seen it: the
+        // spawner does.
         let (until, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|errno| Error::new("make a pipe to hold the network by", errno))?;
         if let Err(error) = host.hold(packets.as_fd(), until.as_fd()) {

@@ -22,23 +22,24 @@ fn interface_call(
         check(i64::from(fd))?;
         OwnedFd::from_raw_fd(fd)
     };
-    // SAFETY: all-zero is a valid `ifreq`; the ioctl reads and writes only that structure, and what `fill` makes it
-    // point to.
-    unsafe {
-        let mut call: libc::ifreq = std::mem::zeroed();
-        // The last byte stays zero.
-        let most = call.ifr_name.len() - 1;
-        for (to, from) in call.ifr_name.iter_mut().take(most).zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        fill(&mut call);
-        check(i64::from(libc::ioctl(
-            socket.as_raw_fd(),
-            request as _,
-            &raw mut call,
-        )))?;
-        Ok(call)
+    let mut call = request_about(name);
+    fill(&mut call);
+    // SAFETY: the ioctl reads and writes only that structure, and what `fill` made it point to.
+    check(i64::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), request as _, &raw mut call)
+    }))?;
+    Ok(call)
+}
+
+fn request_about(name: &str) -> libc::ifreq {
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut call: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let most = call.ifr_name.len() - 1;
+    for (to, from) in call.ifr_name.iter_mut().take(most).zip(name.bytes()) {
+        *to = from as libc::c_char;
     }
+    call
 }
 
 pub(crate) fn interface_up(name: &str) -> io::Result<()> {
@@ -109,6 +110,42 @@ pub(crate) fn default_route(gateway: std::net::Ipv4Addr) -> io::Result<()> {
             &raw const route,
         )))
     }
+}
+
+pub(crate) fn interface_mtu(name: &str, bytes: usize) -> io::Result<()> {
+    interface_call(name, libc::SIOCSIFMTU as _, |call| {
+        call.ifr_ifru.ifru_mtu = bytes as libc::c_int;
+    })
+    .map(drop)
+}
+
+pub(crate) fn interface_hardware_address(name: &str, address: [u8; 6]) -> io::Result<()> {
+    interface_call(name, libc::SIOCSIFHWADDR as _, |call| {
+        let mut bytes = [0; 14];
+        for (to, from) in bytes.iter_mut().zip(address) {
+            *to = from as libc::c_char;
+        }
+        call.ifr_ifru.ifru_hwaddr = libc::sockaddr {
+            sa_family: libc::ARPHRD_ETHER,
+            sa_data: bytes,
+        };
+    })
+    .map(drop)
+}
+
+/// A new TAP device of this thread's network namespace: a descriptor that has every frame of it, without waiting. The
+/// device goes when the last copy of the descriptor is closed.
+pub(crate) fn tap(name: &str) -> io::Result<OwnedFd> {
+    let flags =
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/net/tun", flags, rustix::fs::Mode::empty())?;
+    let mut call = request_about(name);
+    call.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the ioctl reads and writes only that structure.
+    check(i64::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &raw mut call)
+    }))?;
+    Ok(device)
 }
 
 /// A socket that has every frame of an interface, without waiting.
