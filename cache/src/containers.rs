@@ -173,6 +173,12 @@ impl Containers {
 
     /// Removes a container's directory and its name. Nothing of it may be mounted or running.
     pub fn remove_directory(&self, id: &str) -> Result<()> {
+        remove_hidden(&self.hide(id)?)
+    }
+
+    /// As [`Containers::remove_directory`] where the directory is removed later, by [`remove_hidden`]: nobody finds it
+    /// any more. What nobody removes, [`Containers::sweep`] does.
+    fn hide(&self, id: &str) -> Result<PathBuf> {
         let directory = self.directory(id)?;
         if let Some(name) = self
             .read(id, "name")?
@@ -187,7 +193,7 @@ impl Containers {
             Err(rustix::io::Errno::NOENT) => {}
             result => result.at("remove", &directory)?,
         }
-        remove_beside_others(&doomed)
+        Ok(doomed)
     }
 
     fn addresses(&self) -> PathBuf {
@@ -266,7 +272,7 @@ impl Containers {
                 .strip_prefix('.')
                 .is_some_and(|id| is_hex(id, ID_DIGITS))
             {
-                remove_beside_others(&all.join(name))?;
+                remove_hidden(&all.join(name))?;
             }
         }
         Ok(())
@@ -296,8 +302,9 @@ fn is_at(file: &impl std::os::fd::AsFd, path: &Path) -> bool {
     }
 }
 
-/// Others may be removing the same: what is gone already is no failure.
-fn remove_beside_others(path: &Path) -> Result<()> {
+/// Removes what is left of a container that was hidden. Others may be removing the same: what is gone already is no
+/// failure.
+pub fn remove_hidden(path: &Path) -> Result<()> {
     loop {
         match lease::remove(path) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -365,6 +372,13 @@ impl Store {
         let removed = self.forget_container(id)?;
         self.container_files().remove_directory(id)?;
         Ok(removed || known)
+    }
+
+    /// As [`Store::remove_container`]; what is left of it is where this returns, and somebody else's to remove
+    /// ([`remove_hidden`]).
+    pub fn hide_container(&self, id: &str) -> Result<PathBuf> {
+        self.forget_container(id)?;
+        self.container_files().hide(id)
     }
 
     /// The snapshot that a container stood on may go.

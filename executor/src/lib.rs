@@ -78,6 +78,16 @@ impl Executor {
         &self.store
     }
 
+    /// Removes what is left of a container that nobody finds any more: later, beside this process or after it, if it
+    /// can be.
+    pub fn remove_later(&self, hidden: &std::path::Path) -> rbuild_cache::store::Result<()> {
+        if let Err(error) = self.host.remove(hidden) {
+            tracing::debug!(%error, "what is left of a container is removed at once");
+            return rbuild_cache::containers::remove_hidden(hidden);
+        }
+        Ok(())
+    }
+
     /// What this machine has for sandboxes: name, and what there is of it or why there is none. Tries each; blocking.
     pub fn features(&self) -> Vec<(&'static str, Result<String, String>)> {
         if self.host.privilege() == host::Privilege::Without {

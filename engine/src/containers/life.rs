@@ -616,7 +616,7 @@ fn end(executor: &rbuild_executor::Executor, life: &Life, held: File) -> Result<
     let _ = std::fs::remove_file(directory.join(super::control::SOCKET));
     if life.definition.request.remove {
         volumes::remove_anonymous(executor.store().root(), &life.definition)?;
-        executor.store().remove_container(&life.definition.id)?;
+        executor.remove_later(&executor.store().hide_container(&life.definition.id)?)?;
     }
     drop(held);
     Ok(())

@@ -421,6 +421,11 @@ impl Host {
         spawner::bury_in(self.lock().as_fd(), store)
     }
 
+    /// Has the spawner remove what is left of a container.
+    pub(crate) fn remove(&self, hidden: &std::path::Path) -> std::io::Result<()> {
+        spawner::remove(self.lock().as_fd(), hidden)
+    }
+
     /// Has the spawner hold a duplicate of a descriptor until nobody holds the other end of the pipe `until`.
     pub(crate) fn hold(
         &self,
