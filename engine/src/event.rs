@@ -12,6 +12,13 @@ use crate::error::Located;
 /// Hears events; called from many threads.
 pub trait Sink: Send + Sync {
     fn event(&self, event: Event);
+
+    /// What happened at once, one after the other.
+    fn events(&self, events: Vec<Event>) {
+        for event in events {
+            self.event(event);
+        }
+    }
 }
 
 impl<F: Fn(Event) + Send + Sync> Sink for F {

@@ -359,9 +359,7 @@ impl<W: Worker> Run<W> {
         found.push(vertex);
         // In the order of the graph, which is that of what it was made from: inputs before their users.
         found.sort_unstable();
-        for vertex in found {
-            self.observer.vertex(vertex, Status::Cached);
-        }
+        self.observer.found(&found);
     }
 
     fn checked<T>(&self, vertex: VertexId, result: Result<T, W::Error>) -> Result<T, Stopped> {

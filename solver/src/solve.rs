@@ -25,6 +25,13 @@ pub trait Observer: Send + Sync {
     /// `status` of a vertex changed.
     fn vertex(&self, vertex: VertexId, status: Status);
 
+    /// Vertices that were found together: [`Status::Cached`] of one after the other.
+    fn found(&self, vertices: &[VertexId]) {
+        for vertex in vertices {
+            self.vertex(*vertex, Status::Cached);
+        }
+    }
+
     /// The definition key of a needed vertex and what it is made of; told of each before anything runs, handles
     /// excepted.
     fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {

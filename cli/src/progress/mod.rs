@@ -32,6 +32,12 @@ pub(crate) enum Mode {
 /// One way of drawing events.
 trait Draw: Send {
     fn event(&mut self, event: Event);
+    /// What happened at once.
+    fn events(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.event(event);
+        }
+    }
     /// Why the steps ran; called once the last event was heard, where that was asked for.
     fn explained(&mut self, explanation: &Explanation) {
         let _ = explanation;
@@ -106,6 +112,19 @@ impl Sink for Renderer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .event(event);
+    }
+
+    fn events(&self, events: Vec<Event>) {
+        if let Some(trace) = &self.trace {
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in &events {
+                trace.event(event);
+            }
+        }
+        self.draw
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .events(events);
     }
 }
 

@@ -21,6 +21,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Plain<W> {
     write: W,
+    /// What is written together, while it is gathered.
+    gathered: Option<Vec<u8>>,
     names: HashMap<StepId, String>,
     running: HashMap<StepId, Running>,
 }
@@ -48,20 +50,28 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
     pub(super) fn new(write: W) -> Self {
         Self {
             write,
+            gathered: None,
             names: HashMap::new(),
             running: HashMap::new(),
         }
     }
 
+    fn put(&mut self, text: &[u8]) {
+        match &mut self.gathered {
+            Some(gathered) => gathered.extend_from_slice(text),
+            None => (self.write)(text),
+        }
+    }
+
     fn line(&mut self, step: StepId, words: &str) {
-        (self.write)(format!("#{} {words}\n", number(step)).as_bytes());
+        self.put(format!("#{} {words}\n", number(step)).as_bytes());
     }
 
     /// A step is named when it is first heard of.
     fn start(&mut self, step: StepId) {
         if !self.running.contains_key(&step) {
             let name = self.name(step);
-            (self.write)(name.as_bytes());
+            self.put(name.as_bytes());
             self.running.insert(step, Running::new());
         }
     }
@@ -85,7 +95,7 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
         let mut text = Vec::with_capacity(bytes.len() + 32);
         lines.feed(bytes, |line| log_line(&mut text, step, since, line));
         if !text.is_empty() {
-            (self.write)(&text);
+            self.put(&text);
         }
     }
 
@@ -106,7 +116,7 @@ impl<W: FnMut(&[u8]) + Send> Plain<W> {
             }
         }
         text.extend_from_slice(format!("#{} {words}\n\n", number(step)).as_bytes());
-        (self.write)(&text);
+        self.put(&text);
     }
 }
 
@@ -173,12 +183,22 @@ impl<W: FnMut(&[u8]) + Send> Draw for Plain<W> {
                 located: None,
                 message,
             } => {
-                (self.write)(render::warning(&message, false).as_bytes());
+                self.put(render::warning(&message, false).as_bytes());
             }
             // With a place, it is drawn with its excerpt when the build is done.
             Event::Warning {
                 located: Some(_), ..
             } => {}
+        }
+    }
+
+    fn events(&mut self, events: Vec<Event>) {
+        self.gathered = Some(Vec::new());
+        for event in events {
+            self.event(event);
+        }
+        if let Some(text) = self.gathered.take().filter(|text| !text.is_empty()) {
+            (self.write)(&text);
         }
     }
 
@@ -203,6 +223,13 @@ mod tests {
         let mut plain = Plain::new(move |bytes: &[u8]| copy.lock().unwrap().push(bytes.to_vec()));
         plain.event(Event::Cached { step: StepId(0) });
         assert_eq!(*writes.lock().unwrap(), [b"#1 \n#1 CACHED\n\n"]);
+        let cached = |number| Event::Cached {
+            step: StepId(number),
+        };
+        plain.events(vec![cached(1), cached(2)]);
+        plain.events(Vec::new());
+        let together = "#2 \n#2 CACHED\n\n#3 \n#3 CACHED\n\n";
+        assert_eq!(writes.lock().unwrap().split_off(1), [together.as_bytes()]);
     }
 
     #[test]

@@ -64,6 +64,18 @@ impl Observer for Steps {
             Status::Cancelled => Event::Cancelled { step },
         });
     }
+
+    fn found(&self, vertices: &[VertexId]) {
+        let mut events = Vec::with_capacity(vertices.len());
+        for vertex in vertices {
+            self.notebook.status(*vertex, Status::Cached);
+            if let Some(info) = self.vertices.get(vertex) {
+                events.push(Event::Cached { step: info.step });
+            }
+        }
+        self.cached.fetch_add(events.len(), Ordering::Relaxed);
+        self.events.events(events);
+    }
 }
 
 /// A build that was solved, and what its targets came to, in their order.
