@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -193,7 +193,16 @@ impl RootDir {
 
     /// Metadata of the thing at `path`; a link is not followed.
     pub fn metadata(&self, path: &Path, resolve: Resolve) -> io::Result<Metadata> {
-        self.node(path, resolve)?.metadata()
+        let mut names = path.components();
+        match (names.next(), names.next()) {
+            // One name in the root: on the way there is nothing that could lead elsewhere.
+            (Some(Component::Normal(name)), None)
+                if name.as_bytes() == path.as_os_str().as_bytes() =>
+            {
+                Metadata::at(self.fd.as_fd(), name)
+            }
+            _ => self.node(path, resolve)?.metadata(),
+        }
     }
 
     /// Metadata of what `path` leads to, links followed in root.

@@ -1,6 +1,6 @@
 //! From patterns to what must be looked at.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 
 use rbuild_cache::root_dir::{Resolve, is_absence, path_of, read_dir};
@@ -32,6 +32,13 @@ pub(super) fn find(context: &Context, wanted: &[Wanted]) -> Result<Vec<Found>, E
     let Finder {
         mut found, whole, ..
     } = finder;
+    // What is no directory has nothing below.
+    let others = found.iter().filter(|it| it.entry.kind != Kind::Directory);
+    let others: HashSet<&[u8]> = others.map(|it| it.entry.path.as_slice()).collect();
+    let whole: Vec<Vec<u8>> = whole
+        .into_iter()
+        .filter(|path| !others.contains(path.as_slice()))
+        .collect();
     for directory in &whole {
         // A directory that lies in another one of them is walked with that one.
         let is_part = whole
