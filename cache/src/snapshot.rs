@@ -352,8 +352,10 @@ impl Store {
         self.write_chains(&[(id, chain)])
     }
 
-    /// As [`Store::set_chain`] for those of which no snapshot is known. Where all are, nothing is written: that a stack
-    /// is looked for here does not mean that it is used.
+    /// As [`Store::set_chain`] for those of which no snapshot is known; each one lies on the one before. Where all are
+    /// known, nothing is written: that a stack is looked for here does not mean that it is used. All are where the
+    /// last one is: they are remembered together, and what collection takes of those below is unpacked again when
+    /// somebody asks for it.
     pub fn set_chains_once(&self, stacks: &[(&SnapshotId, ChainId)]) -> Result<()> {
         let action = "look for unpacked images";
         let unknown = {
@@ -361,10 +363,13 @@ impl Store {
             // All are looked up in one.
             let reading = connection.unchecked_transaction().doing(action)?;
             let mut unknown = Vec::new();
-            for (id, chain) in stacks {
+            for (place, (id, chain)) in stacks.iter().enumerate().rev() {
                 let is_here = find_chain(&reading, chain)
                     .doing(action)?
                     .is_some_and(|(known, _)| self.shared.snapshot_holder(&known.id).exists());
+                if is_here && place + 1 == stacks.len() {
+                    return Ok(());
+                }
                 if !is_here {
                     unknown.push((*id, chain));
                 }
@@ -422,6 +427,33 @@ impl Store {
             .optional()
             .doing(action)
             .map(Option::flatten)
+    }
+
+    /// All known layer blobs of some snapshots, each with its variant ([`Store::layer_blob`]), read together.
+    pub fn layer_blobs(&self, ids: &[&SnapshotId]) -> Result<Vec<Vec<(String, LayerBlob)>>> {
+        let action = "look up layers";
+        let connection = self.index();
+        let reading = connection.unchecked_transaction().doing(action)?;
+        let mut statement = reading
+            .prepare_cached(
+                "SELECT digest, size, media_type, diff_id, sum, variant FROM layers
+                 WHERE snapshot = ?1",
+            )
+            .doing(action)?;
+        let of = |id: &&SnapshotId| {
+            let rows = statement.query_map([&id.0], |row| {
+                let sum: Option<Vec<u8>> = row.get(4)?;
+                let variant: String = row.get(5)?;
+                let blob = read_layer(row)?;
+                let is_whole = index::is_sum(sum.as_deref(), &blob.fields(id, &variant));
+                Ok(is_whole.then_some((variant, blob)))
+            })?;
+            rows.filter_map(Result::transpose).collect()
+        };
+        ids.iter()
+            .map(of)
+            .collect::<rusqlite::Result<_>>()
+            .doing(action)
     }
 
     pub fn set_layer_blob(&self, id: &SnapshotId, variant: &str, blob: &LayerBlob) -> Result<()> {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::{ChainId, SnapshotId, Store};
 use rbuild_image::config::History;
-use rbuild_image::layer::{LayerOptions, merged};
+use rbuild_image::layer::{LayerOptions, merged, of_known};
 use rbuild_solver::{Graph, VertexId};
 
 use crate::assemble::{Form, Solved};
@@ -111,6 +111,9 @@ pub(crate) fn layers(
     // `None` as soon as a blob says something else than its snapshot.
     let mut chain = Some(None);
     let mut stacks = Vec::new();
+    // Most layers of most builds are.
+    let ids: Vec<&SnapshotId> = solved.layers.iter().map(|layer| &layer.id).collect();
+    let known = store.layer_blobs(&ids)?;
     for group in groups {
         let snapshots = solved.layers.get(group.clone()).unwrap_or_default();
         let Some(top) = snapshots.last() else {
@@ -129,7 +132,11 @@ pub(crate) fn layers(
         };
         let force = form.force_compression || clamp_mtime.is_some();
         let ids: Vec<SnapshotId> = snapshots.iter().map(|layer| layer.id.clone()).collect();
-        let blob = merged(store, &ids, group.start == 0, &options, force);
+        let alone = known.get(group.start).filter(|_| ids.len() == 1);
+        let blob = match alone.and_then(|known| of_known(known, &options, force)) {
+            Some(blob) => Ok(blob),
+            None => merged(store, &ids, group.start == 0, &options, force),
+        };
         let blob = blob.map_err(|error| match error {
             // The step that made it was found, not run: it would have said so itself.
             rbuild_image::Error::RemovalName { .. } => {

@@ -114,6 +114,24 @@ pub fn layer(
     layer_while(store, snapshot, options, force, &AtomicBool::new(true))
 }
 
+/// The layer of a snapshot, of those that are known of it ([`Store::layer_blobs`]); as [`layer`] without making one.
+pub fn of_known(
+    known: &[(String, LayerBlob)],
+    options: &LayerOptions,
+    force: bool,
+) -> Option<LayerBlob> {
+    let of = |variant: &str| known.iter().find(|(name, _)| name == variant);
+    if !force && let Some((_, blob)) = of(IMAGE_VARIANT) {
+        let mut blob = blob.clone();
+        blob.media_type = media_type_in(&blob.media_type, options.oci_media_types);
+        return Some(blob);
+    }
+    let (_, blob) = of(&options.variant())?;
+    let mut blob = blob.clone();
+    options.media_type().clone_into(&mut blob.media_type);
+    Some(blob)
+}
+
 /// As [`layer`]; ends with an error, and leaves nothing, soon after it is not wanted any more.
 pub fn layer_while(
     store: &Store,
