@@ -1,8 +1,8 @@
-//! The allocator, and how long it keeps what was freed.
+//! The allocator, how long it keeps what was freed, and the C library's, which SQLite and threads' beginnings use.
 
 #![expect(
     unsafe_code,
-    reason = "the allocator's options are set by a call of its C interface"
+    reason = "the allocators' options are set by calls of their C interfaces"
 )]
 
 use libmimalloc_sys::{mi_option_set, mi_option_t};
@@ -15,6 +15,16 @@ const PURGE_DELAY: mi_option_t = 15;
 /// Of version 2, where version 3 waits for a second: a build of many small stages holds a fifth less, and takes no
 /// longer.
 const MILLISECONDS: std::ffi::c_long = 10;
+
+/// Has the C library's allocator make no arena for each thread, which would be 128 MiB of addresses, four system calls
+/// and two pages for the few bytes that a thread asks of it.
+pub(crate) fn keep_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: stores a number of that allocator's, before there are threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
 
 /// Has it give memory back to the system soon after it was freed.
 pub(crate) fn give_back_soon() {

@@ -111,7 +111,8 @@ where
         Threads::One => tokio::runtime::Builder::new_current_thread(),
         Threads::Several => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(rbuild_engine::cores().clamp(2, 8));
+            // This thread is one more.
+            builder.worker_threads(rbuild_engine::cores().saturating_sub(1).clamp(1, 8));
             builder
         }
     };

@@ -53,6 +53,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     allocator::give_back_soon();
+    allocator::keep_one_arena();
     let arguments = commands::with_default_command(std::env::args_os().collect::<Vec<OsString>>());
     let parsed = match commands::narrow::parse(&arguments) {
         Some(cli) => Ok(cli),
