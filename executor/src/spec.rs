@@ -453,6 +453,17 @@ pub struct Limits {
     /// -1000 to 1000: how willingly the kernel kills it when memory is short.
     #[serde(default)]
     pub oom_score_adj: Option<i16>,
+    /// It waits for memory at its limit, and nothing of it is killed.
+    #[serde(default)]
+    pub no_oom_kill: bool,
+    /// Of a hundred: how willingly its memory is swapped.
+    #[serde(default)]
+    pub memory_swappiness: Option<u8>,
+    /// 10 to 1000: its share of the use of devices.
+    #[serde(default)]
+    pub blkio_weight: Option<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<BlockLimit>,
     /// `u64::MAX` is no limit; 4096 where not given and a cgroup can be made. Where none can, see
     /// [`crate::Executor::counting`].
     pub pids: Option<u64>,
@@ -461,6 +472,26 @@ pub struct Limits {
     /// (name, soft, hard), `nofile` and so on; `u64::MAX` is unlimited.
     pub ulimits: Vec<(String, u64, u64)>,
     pub cgroup_parent: Option<String>,
+}
+
+/// How much of a block device is used.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BlockLimit {
+    /// On the host.
+    pub device: PathBuf,
+    pub kind: BlockLimitKind,
+    pub value: u64,
+}
+
+/// What is limited; all but the weight in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum BlockLimitKind {
+    /// As [`Limits::blkio_weight`], of one device.
+    Weight,
+    ReadBytes,
+    ReadOperations,
+    WrittenBytes,
+    WriteOperations,
 }
 
 impl Limits {
@@ -503,6 +534,7 @@ impl Limits {
             cpuset_cpus: others.cpuset_cpus.or(own.cpuset_cpus),
             cpuset_mems: others.cpuset_mems.or(own.cpuset_mems),
             pids: others.pids.or(own.pids),
+            blkio_weight: others.blkio_weight.or(own.blkio_weight),
             ..own
         }
     }

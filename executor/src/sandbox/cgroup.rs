@@ -71,7 +71,7 @@ impl Cgroup {
             pids: Some(DEFAULT_PIDS),
             ..limits.clone()
         };
-        let shown = settings(limits)
+        let shown = settings(limits)?
             .iter()
             .any(|setting| setting.controller != "pids");
         let made = Self::make_asked(&usual, accounted);
@@ -93,7 +93,7 @@ impl Cgroup {
         limits: &Limits,
         accounted: bool,
     ) -> Result<Option<(Self, Vec<OwnedFd>)>, ExecError> {
-        let settings = settings(limits);
+        let settings = settings(limits)?;
         if settings.is_empty() && limits.cgroup_parent.is_none() && !accounted {
             return Ok(None);
         }
@@ -162,7 +162,7 @@ impl Cgroup {
         };
         let cgroup = match limits {
             Some((controllers, limits)) => {
-                let mut settings = settings(limits);
+                let mut settings = settings(limits)?;
                 settings.retain(|setting| controllers.contains(&setting.controller));
                 Self::with(&settings, limits.cgroup_parent.as_deref(), false)?
             }
@@ -207,7 +207,7 @@ impl Cgroup {
 
     /// Places where use is counted and processes can be halted, as far as they can be had.
     fn account(&mut self, hierarchies: &Hierarchies, parent: Option<&str>, name: &str) {
-        let counted = ["memory", "cpu", "cpuacct", "pids", "blkio", "io"];
+        let counted = ["memory", "cpu", "cpuacct", "pids", "blkio"];
         let places = counted
             .iter()
             .filter_map(|controller| hierarchies.place(controller, parent, name).ok())
@@ -405,12 +405,15 @@ impl Hierarchies {
             io::ErrorKind::NotFound,
             "no cgroup file system with it is mounted",
         );
+        let newer = if controller == "blkio" {
+            "io"
+        } else {
+            controller
+        };
         if let Some((point, own)) = &self.unified
-            && controllers_of(point)
-                .iter()
-                .any(|known| known == controller)
+            && controllers_of(point).iter().any(|known| known == newer)
         {
-            match place_unified(point, own, Some(controller), parent, name) {
+            match place_unified(point, own, Some(newer), parent, name) {
                 Ok(directory) => {
                     return Ok(Place {
                         directory,

@@ -2,7 +2,7 @@
 
 use rbuild_engine::containers::Changes;
 
-use crate::commands::run::request;
+use crate::commands::run::{blocks, request};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -13,6 +13,9 @@ use crate::limits::CgroupArgs;
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
     limits: CgroupArgs,
+    /// Relative weight of what they read from and write to devices, 10 to 1000
+    #[arg(long, value_name = "N")]
+    blkio_weight: Option<u16>,
     /// What becomes of the containers when they end: no, on-failure[:N], always, unless-stopped
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
@@ -21,8 +24,10 @@ pub(crate) struct UpdateArgs {
 }
 
 pub(crate) fn execute(args: &UpdateArgs, global: &GlobalArgs) -> Result<Exit> {
+    let mut limits = args.limits.limits()?;
+    limits.blkio_weight = blocks::weight("--blkio-weight", args.blkio_weight)?;
     let changes = Changes {
-        limits: args.limits.limits()?,
+        limits,
         restart: match args.restart.as_deref() {
             None => None,
             text => Some(request::restart(text)?),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::blocks::BlockArgs;
 use crate::limits::LimitArgs;
 
 /// Run a command in a container of an image
@@ -156,6 +157,8 @@ pub(crate) struct ContainerArgs {
     pub(crate) userns: Option<String>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) blocks: BlockArgs,
     /// How willingly the kernel kills it when memory is short: -1000 (never; root only) to 1000
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-1000..=1000))]
     pub(crate) oom_score_adj: Option<i16>,
@@ -207,6 +210,15 @@ pub(crate) struct ContainerArgs {
     /// Do not probe, whatever the image says
     #[arg(long)]
     pub(crate) no_healthcheck: bool,
+    /// Images are not verified by Docker's Notary; that they are is not supported
+    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true"])]
+    disable_content_trust: Option<String>,
+    /// `default`, the only one that there is on Linux
+    #[arg(long, value_name = "WHICH", hide = true, value_parser = ["", "default"])]
+    isolation: Option<String>,
+    /// `local`, the only one there is
+    #[arg(long, value_name = "DRIVER", hide = true, value_parser = ["", "local"])]
+    volume_driver: Option<String>,
     /// When to ask the registry: always, missing or never
     #[arg(long, value_name = "WHEN")]
     pub(crate) pull: Option<String>,

@@ -3,6 +3,7 @@
 
 mod args;
 pub(super) mod behind;
+pub(crate) mod blocks;
 mod cidfile;
 pub(crate) mod environment;
 mod labels;

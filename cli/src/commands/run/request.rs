@@ -16,6 +16,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
     let mut limits = args.limits.limits()?;
     limits.oom_score_adj = args.oom_score_adj;
+    args.blocks.add_to(&mut limits)?;
     let mut dns = Vec::new();
     for text in &args.dns {
         let address: std::net::IpAddr = text

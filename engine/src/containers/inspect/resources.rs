@@ -1,6 +1,6 @@
 //! The fields of `HostConfig` that are about what a container may use.
 
-use rbuild_executor::spec::Limits;
+use rbuild_executor::spec::{BlockLimitKind, Limits};
 use serde_json::{Map, Value, json};
 
 pub(super) fn of(limits: &Limits) -> Map<String, Value> {
@@ -10,7 +10,21 @@ pub(super) fn of(limits: &Limits) -> Map<String, Value> {
         Some(swap) => swap.cast_signed(),
         None => memory.saturating_mul(2).cast_signed(),
     };
+    let blocks = |kind: BlockLimitKind, value: &str| -> Vec<Value> {
+        let limited = limits.blocks.iter().filter(|block| block.kind == kind);
+        limited
+            .map(|block| json!({"Path": block.device, value: block.value}))
+            .collect()
+    };
     let value = json!({
+        "BlkioWeight": limits.blkio_weight.unwrap_or(0),
+        "BlkioWeightDevice": blocks(BlockLimitKind::Weight, "Weight"),
+        "BlkioDeviceReadBps": blocks(BlockLimitKind::ReadBytes, "Rate"),
+        "BlkioDeviceReadIOps": blocks(BlockLimitKind::ReadOperations, "Rate"),
+        "BlkioDeviceWriteBps": blocks(BlockLimitKind::WrittenBytes, "Rate"),
+        "BlkioDeviceWriteIOps": blocks(BlockLimitKind::WriteOperations, "Rate"),
+        "MemorySwappiness": limits.memory_swappiness,
+        "OomKillDisable": limits.no_oom_kill,
         "CgroupParent": limits.cgroup_parent.as_deref().unwrap_or_default(),
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::write;
 use crate::sandbox::ExecError;
 use crate::sandbox::prepare::setup;
-use crate::spec::Limits;
+use crate::spec::{BlockLimit, BlockLimitKind, Limits};
 
 /// Of a processor's time, in microseconds.
 const PERIOD: u64 = 100_000;
@@ -18,16 +19,26 @@ pub(super) struct Setting {
     pub(super) controller: &'static str,
     unified: (&'static str, String),
     legacy: (&'static str, String),
+    /// Where the kernel has no such file.
+    otherwise: Option<Otherwise>,
+}
+
+/// As in [`Setting`].
+#[derive(Debug, PartialEq, Eq)]
+struct Otherwise {
+    unified: (&'static str, String),
+    legacy: (&'static str, String),
 }
 
 /// What is to be written for some limits.
-pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
+pub(super) fn settings(limits: &Limits) -> Result<Vec<Setting>, ExecError> {
     let mut settings = Vec::new();
     let mut add = |controller, unified: (&'static str, String), legacy: (&'static str, String)| {
         settings.push(Setting {
             controller,
             unified,
             legacy,
+            otherwise: None,
         });
     };
     if let Some(memory) = limits.memory {
@@ -103,7 +114,71 @@ pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
             ("pids.max", pids.to_string()),
         );
     }
-    settings
+    if limits.no_oom_kill {
+        // Version 2 has no such thing, nor the next.
+        let file = ("memory.oom_control", "1".to_owned());
+        add("memory", file.clone(), file);
+    }
+    if let Some(swappiness) = limits.memory_swappiness {
+        let file = ("memory.swappiness", swappiness.to_string());
+        add("memory", file.clone(), file);
+    }
+    if let Some(weight) = limits.blkio_weight {
+        settings.push(of_weight("", weight.into()));
+    }
+    for block in &limits.blocks {
+        settings.push(of_block(block)?);
+    }
+    Ok(settings)
+}
+
+/// Of one device, as `254:0 `, or of all. Which file there is depends on what schedules them.
+fn of_weight(device: &str, weight: u64) -> Setting {
+    // 10..1000 onto 1..10000, as everybody does.
+    let other = 1 + weight.saturating_sub(10) * 9999 / 990;
+    let value = |weight: u64| format!("{device}{weight}");
+    let (own, others) = if device.is_empty() {
+        ("blkio.bfq.weight", "blkio.weight")
+    } else {
+        ("blkio.bfq.weight_device", "blkio.weight_device")
+    };
+    Setting {
+        controller: "blkio",
+        unified: ("io.bfq.weight", value(weight)),
+        legacy: (own, value(weight)),
+        otherwise: Some(Otherwise {
+            unified: ("io.weight", value(other)),
+            legacy: (others, value(weight)),
+        }),
+    }
+}
+
+fn of_block(block: &BlockLimit) -> Result<Setting, ExecError> {
+    let number = fs::metadata(&block.device).map(|found| found.rdev());
+    let number = number.map_err(|error| {
+        setup(
+            format!("limit the use of {}", block.device.display()),
+            error,
+        )
+    })?;
+    let device = format!(
+        "{}:{} ",
+        rustix::fs::major(number),
+        rustix::fs::minor(number)
+    );
+    let (file, key) = match block.kind {
+        BlockLimitKind::Weight => return Ok(of_weight(&device, block.value)),
+        BlockLimitKind::ReadBytes => ("blkio.throttle.read_bps_device", "rbps"),
+        BlockLimitKind::ReadOperations => ("blkio.throttle.read_iops_device", "riops"),
+        BlockLimitKind::WrittenBytes => ("blkio.throttle.write_bps_device", "wbps"),
+        BlockLimitKind::WriteOperations => ("blkio.throttle.write_iops_device", "wiops"),
+    };
+    Ok(Setting {
+        controller: "blkio",
+        unified: ("io.max", format!("{device}{key}={}", block.value)),
+        legacy: (file, format!("{device}{}", block.value)),
+        otherwise: None,
+    })
 }
 
 /// Writes limits into cgroups that something is in already. Returns the controllers of which there is none.
@@ -111,13 +186,14 @@ pub(in crate::sandbox) fn change(
     directories: &[PathBuf],
     limits: &Limits,
 ) -> Result<Vec<&'static str>, ExecError> {
-    let mut settings = settings(limits);
+    let mut settings = settings(limits)?;
     if limits.pids == Some(u64::MAX) {
         let unlimited = ("pids.max", "max".to_owned());
         settings.push(Setting {
             controller: "pids",
             unified: unlimited.clone(),
             legacy: unlimited,
+            otherwise: None,
         });
     }
     let mut missing = Vec::new();
@@ -152,6 +228,7 @@ fn home<'d>(directories: &'d [PathBuf], controller: &str) -> Option<(&'d Path, b
         "memory" => ("memory.max", "memory.limit_in_bytes"),
         "cpu" => ("cpu.max", "cpu.shares"),
         "cpuset" => ("cpuset.cpus", "cpuset.cpus"),
+        "blkio" => ("io.max", "blkio.throttle.read_bps_device"),
         _ => ("pids.max", "pids.max"),
     };
     directories.iter().find_map(|directory| {
@@ -176,9 +253,20 @@ impl Setting {
         }
         if !value.is_empty() {
             return match write(&directory.join(file), value) {
-                // Kernels without accounting of swap: then nothing is swapped beyond what is limited by others.
-                Err(error) if file.contains("sw") && error.kind() == io::ErrorKind::NotFound => {
-                    Ok(())
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if let Some(otherwise) = &self.otherwise {
+                        let (file, value) = if unified {
+                            &otherwise.unified
+                        } else {
+                            &otherwise.legacy
+                        };
+                        return write(&directory.join(file), value);
+                    }
+                    // Kernels without accounting of swap: then nothing is swapped beyond what is limited by others.
+                    if matches!(file, "memory.swap.max" | "memory.memsw.limit_in_bytes") {
+                        return Ok(());
+                    }
+                    Err(error)
                 }
                 result => result,
             };
@@ -193,7 +281,14 @@ impl Setting {
 
     pub(super) fn cannot(&self, unified: bool, error: io::Error) -> ExecError {
         let (file, value) = self.of(unified);
-        setup(format!("set the limit {file} to {value}"), error)
+        let step = format!("set the limit {file} to {value}");
+        if error.raw_os_error() == Some(libc::EOPNOTSUPP) && file.contains("weight") {
+            return setup(
+                step,
+                "the device is not scheduled by weight: /sys/block/*/queue/scheduler has to be bfq",
+            );
+        }
+        setup(step, error)
     }
 }
 
@@ -223,7 +318,7 @@ mod tests {
             ..Limits::default()
         };
         let written = |limits: &Limits, unified: bool| -> String {
-            let settings = settings(limits);
+            let settings = settings(limits).expect("devices that there are");
             let files = settings.iter().map(|setting| setting.of(unified));
             let said = files.filter(|(file, _)| !file.is_empty());
             let texts: Vec<String> = said
@@ -249,6 +344,19 @@ mod tests {
             written(&limits, true),
             "memory.low=1048576 cpu.max=max 50000 cpuset.cpus=0-1 cpuset.mems="
         );
-        assert!(settings(&Limits::default()).is_empty());
+        assert!(settings(&Limits::default()).expect("none").is_empty());
+        let limits = Limits {
+            memory_swappiness: Some(10),
+            blkio_weight: Some(505),
+            ..Limits::default()
+        };
+        assert_eq!(
+            written(&limits, false),
+            "memory.swappiness=10 blkio.bfq.weight=505"
+        );
+        let weights = settings(&limits).expect("none of a device");
+        let otherwise = weights.last().and_then(|weight| weight.otherwise.as_ref());
+        let otherwise = otherwise.expect("another file");
+        assert_eq!(otherwise.unified, ("io.weight", "5000".to_owned()));
     }
 }
