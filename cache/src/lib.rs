@@ -46,6 +46,7 @@ mod stack;
 pub mod stat_cache;
 pub mod store;
 pub mod tree;
+mod unchanged;
 pub mod volumes;
 pub mod whole;
 

@@ -24,6 +24,7 @@ use crate::lease;
 use crate::root_dir::RootDir;
 use crate::store::{Error, Result, Shared, Store, make_directory};
 use crate::tree::{Tree, Written};
+use crate::unchanged;
 
 /// Random; only ever made by this module, so it is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -498,9 +499,17 @@ impl ActiveSnapshot {
     }
 
     /// Scans the upper directory, writes its tree, moves it to its place and makes it known. Nothing may be mounted
-    /// on it any more.
+    /// on it any more. What is in it because of a change that changed nothing is taken out.
     pub fn commit(self, parent: Option<&SnapshotId>, created: i64) -> Result<Snapshot> {
-        self.commit_written(parent, created, &Written::default())
+        let root = RootDir::open_ambient(&self.upper).at("open", &self.upper)?;
+        let (mut tree, copied_up) = Tree::scan_changes(root.as_fd())?;
+        if let Some(parent) = parent {
+            let store = Store {
+                shared: Arc::clone(&self.shared),
+            };
+            unchanged::remove(&store, parent, &root, &mut tree, &copied_up)?;
+        }
+        self.commit_with_tree(parent, created, tree)
     }
 
     /// As [`ActiveSnapshot::commit`], without reading the files in `written` again.

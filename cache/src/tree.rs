@@ -112,12 +112,18 @@ impl Tree {
     /// Walks an overlay upper directory, hashing files in parallel. Nothing is followed and nothing but regular
     /// files is opened for reading.
     pub fn scan(directory: BorrowedFd<'_>) -> Result<Self> {
-        scan::scan(directory, &Written::default())
+        Self::scan_written(directory, &Written::default())
     }
 
     /// As [`Tree::scan`], but the files in `written` are not read.
     pub fn scan_written(directory: BorrowedFd<'_>, written: &Written) -> Result<Self> {
-        scan::scan(directory, written)
+        Ok(scan::scan(directory, written)?.0)
+    }
+
+    /// As [`Tree::scan`], with the places in the tree of files and links that overlay copied up and that have one name:
+    /// what was changed in them may have been nothing.
+    pub(crate) fn scan_changes(directory: BorrowedFd<'_>) -> Result<(Self, Vec<usize>)> {
+        scan::scan(directory, &Written::default())
     }
 
     /// The identity of the list: equal content gives equal keys on any machine.

@@ -39,6 +39,8 @@ struct Found {
     /// Where the file has more than one name.
     inode: Option<Inode>,
     large: bool,
+    /// Overlay copied it up from below, and it has one name.
+    copied_up: bool,
 }
 
 struct Scan<'a> {
@@ -48,7 +50,8 @@ struct Scan<'a> {
     error: Mutex<Option<crate::Error>>,
 }
 
-pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<Tree> {
+/// The tree, and the places in it of what overlay copied up.
+pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<(Tree, Vec<usize>)> {
     let root = directory
         .try_clone_to_owned()
         .at("open", Path::new("the snapshot's directory"))?;
@@ -76,11 +79,13 @@ pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<Tree>
         let path = path_of(&file.entry.path);
         file.entry.content = hash_large(&root, path).at("read", path)?;
     }
+    let copied_up = found.iter().enumerate().filter(|(_, file)| file.copied_up);
+    let copied_up = copied_up.map(|(index, _)| index).collect();
     let mut entries = number_hard_links(found);
     if owners::devices_recorded() {
         owners::apply(&mut entries, owners::recorded());
     }
-    Ok(Tree { entries })
+    Ok((Tree { entries }, copied_up))
 }
 
 /// A part of the walk.
@@ -186,6 +191,7 @@ impl Scan<'_> {
             entry,
             inode: None,
             large: false,
+            copied_up: false,
         });
         // Portions are added after the sub-directories, so that they are taken before them: what is listed is
         // finished before more is listed.
@@ -247,6 +253,7 @@ impl Scan<'_> {
             },
             inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
             large: false,
+            copied_up: false,
         }))
     }
 
@@ -279,6 +286,8 @@ struct Marks {
     whiteout: bool,
     /// What is made in here gets attributes that nobody gave it.
     inherited: bool,
+    /// Of what is no directory: it comes from below.
+    origin: bool,
 }
 
 /// A name in a directory that is not a directory's.
@@ -311,6 +320,7 @@ fn file(
         entry: entry_of(path, &metadata),
         inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
         large: false,
+        copied_up: false,
     };
     let entry = &mut found.entry;
     match (metadata.kind, &open) {
@@ -338,6 +348,7 @@ fn file(
                 |name, buffer| rustix::fs::fgetxattr(file, name, buffer),
             )
             .during("read attributes of")?;
+            found.copied_up = own.origin && found.inode.is_none();
             become_whiteout(&mut found, marks, own);
             return Ok(found);
         }
@@ -364,6 +375,7 @@ fn file(
         |name, buffer| rustix::fs::lgetxattr(&route, name, buffer),
     )
     .during("read attributes of")?;
+    found.copied_up = own.origin && found.inode.is_none();
     become_whiteout(&mut found, marks, own);
     Ok(found)
 }
@@ -449,6 +461,7 @@ fn xattrs_of(
                 _ => {}
             },
             Some(b"whiteout") => marks.whiteout = true,
+            Some(b"origin") => marks.origin = true,
             Some(_) => {}
             None if is_content_xattr(&name) || is_record(&name) => {
                 // Gone between list and get: as if never listed.

@@ -302,3 +302,35 @@ fn keys_of_files_are_served_as_by_an_agent() {
         assert!(refused.stderr.contains(words), "{refused}");
     }
 }
+
+/// `chown` and `chmod` that set what was there copy a file up in an overlay; its bytes must not be in the layer again.
+#[test]
+fn a_change_that_changes_nothing_is_in_no_layer() {
+    require_machine!();
+    let kit = Kit::new();
+    let all = "chown -R 0:0 /d && chmod 644 /d/* && touch -r /d/a /d/a";
+    // What is moved back into a directory that is new is not what was below.
+    let moved = "mv /d/keep /keep && rm -r /d && mkdir /d && mv /keep /d/keep";
+    let dockerfile = format!(
+        "FROM scratch\nCOPY --from=busybox /bin /bin\nRUN mkdir /d && cd /d && echo a > a && echo b > b && echo k > keep\n\
+         RUN {all}\nRUN chmod 600 /d/b && ln /d/a /d/c\nRUN {all}; chmod 600 /d/b\nRUN {moved}\nRUN cat /d/keep && ! ls /d/a\n"
+    );
+    kit.must_build(&dockerfile, &["-o", "type=oci,dest=image.tar"]);
+    let image = Archive::read(&kit.path("image.tar"));
+    let files: Vec<Vec<&str>> = image.layers[2..]
+        .iter()
+        .map(|layer| {
+            let below = layer.iter().filter_map(|(path, text)| {
+                let name = path.strip_prefix("d/")?;
+                (!text.starts_with('d')).then_some(name)
+            });
+            below.collect()
+        })
+        .collect();
+    // A file with a second name is in the layer with both.
+    assert_eq!(files[0], [""; 0]);
+    assert_eq!(files[1], ["a", "b", "c"]);
+    assert_eq!(files[2], ["a", "c"]);
+    assert!(files[3].contains(&"keep"), "{files:?}");
+    kit.store_is_whole();
+}

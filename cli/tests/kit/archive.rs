@@ -14,6 +14,8 @@ pub(crate) struct Archive {
     pub(crate) manifest: Value,
     /// Of all layers, bottom first: path → kind, mode and content, as in `-644 hi`. Whiteouts are as written.
     pub(crate) files: BTreeMap<String, String>,
+    /// The same, layer by layer.
+    pub(crate) layers: Vec<BTreeMap<String, String>>,
 }
 
 impl Archive {
@@ -30,6 +32,7 @@ impl Archive {
         let manifest: Value = serde_json::from_slice(blob(&index["manifests"][0])).unwrap();
         let config: Value = serde_json::from_slice(blob(&manifest["config"])).unwrap();
         let mut files = BTreeMap::new();
+        let mut of_layers = Vec::new();
         let diff_ids = config["rootfs"]["diff_ids"]
             .as_array()
             .cloned()
@@ -44,12 +47,15 @@ impl Archive {
                 .read_to_end(&mut tar)
                 .unwrap();
             assert_eq!(Digest::of(&tar).to_string(), diff_id.as_str().unwrap());
-            files.extend(members_text(&tar));
+            let members = members_text(&tar);
+            files.extend(members.clone());
+            of_layers.push(members);
         }
         Self {
             config,
             manifest,
             files,
+            layers: of_layers,
         }
     }
 }
