@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
+use crate::docker::{Docker, Inside};
+use crate::kit::programs::has;
 use crate::kit::{Kit, is_root, skipped};
 use crate::require_machine;
 
@@ -19,12 +21,27 @@ struct Line {
     code: i32,
     /// Why it is not the same under another runtime.
     embedded_only: Option<String>,
+    /// Why it is not the same where there are no namespaces.
+    not_bare: Option<String>,
 }
 
 #[derive(Debug)]
 struct Group {
     name: String,
     lines: Vec<Line>,
+    /// As of a line.
+    not_bare: Option<String>,
+}
+
+/// Where the script runs.
+#[derive(Clone, Copy)]
+enum Where<'p> {
+    Here {
+        /// That says which runtime, if one is to be said.
+        programs: &'p Path,
+    },
+    /// In a container without namespaces, which has this name.
+    Bare(&'p Inside<'p>, &'p str),
 }
 
 fn parse(text: &str) -> Vec<Group> {
@@ -34,6 +51,7 @@ fn parse(text: &str) -> Vec<Group> {
             groups.push(Group {
                 name: name.to_owned(),
                 lines: Vec::new(),
+                not_bare: None,
             });
             continue;
         }
@@ -51,11 +69,15 @@ fn parse(text: &str) -> Vec<Group> {
                 last.code = code.parse().unwrap();
             } else if let Some(reason) = line.strip_prefix("~ ") {
                 last.embedded_only = Some(reason.to_owned());
+            } else if let Some(reason) = line.strip_prefix("% ") {
+                last.not_bare = Some(reason.to_owned());
             } else if let Some(text) = line.strip_prefix("! ") {
                 last.stderr.push(text.to_owned());
             } else if !line.is_empty() {
                 writeln!(last.stdout, "{line}").unwrap();
             }
+        } else if let Some(reason) = line.strip_prefix("% ") {
+            group.not_bare = Some(reason.to_owned());
         }
     }
     groups
@@ -130,18 +152,33 @@ fn programs(kit: &Kit, runtime: Option<&str>) -> PathBuf {
     directory
 }
 
-fn run(kit: &Kit, programs: &Path, directory: &Path, line: &Line) -> Result<(), String> {
-    let path = format!(
-        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        programs.display()
-    );
-    let output = Command::new("timeout")
+fn run(kit: &Kit, at: Where<'_>, directory: &Path, line: &Line) -> Result<(), String> {
+    let path = |programs: &Path| {
+        format!(
+            "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            programs.display()
+        )
+    };
+    let mut command = match at {
+        Where::Here { programs } => {
+            let mut command = Command::new("timeout");
+            command
+                .env_clear()
+                .env("PATH", path(programs))
+                .env("HOME", kit.path(""))
+                .env("RBUILD_ROOT", kit.path("store"))
+                .current_dir(directory);
+            command
+        }
+        Where::Bare(inside, name) => {
+            let programs = Path::new(env!("CARGO_BIN_EXE_rbuild")).parent().unwrap();
+            let mut command = inside.within(name, directory, &path(programs));
+            command.arg("timeout");
+            command
+        }
+    };
+    let output = command
         .args(["300", "sh", "-c", &line.command])
-        .env_clear()
-        .env("PATH", path)
-        .env("HOME", kit.path(""))
-        .env("RBUILD_ROOT", kit.path("store"))
-        .current_dir(directory)
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -164,7 +201,13 @@ fn run(kit: &Kit, programs: &Path, directory: &Path, line: &Line) -> Result<(), 
 #[test]
 fn the_script_of_commands_does_what_it_says() {
     require_machine!();
-    script("the_script_of_commands_does_what_it_says", None);
+    let kit = Kit::new();
+    let programs = programs(&kit, None);
+    let groups = groups("the_script_of_commands_does_what_it_says");
+    let at = Where::Here {
+        programs: &programs,
+    };
+    script(&kit, at, &groups);
 }
 
 /// Runs it again under a runtime of the machine's.
@@ -176,7 +219,22 @@ fn script_under(test: &str, runtime: &str) {
     if Kit::new().must(&["info"]).stdout.contains("with one id") {
         return skipped(test, "with one id, only rbuild's own sandbox knows users");
     }
-    script(test, Some(runtime));
+    let mut groups = groups(test);
+    for group in &mut groups {
+        for line in group
+            .lines
+            .extract_if(.., |line| line.embedded_only.is_some())
+        {
+            let reason = line.embedded_only.unwrap_or_default();
+            skipped(test, &format!("`{}`: {reason}", line.command));
+        }
+    }
+    let kit = Kit::new();
+    let programs = programs(&kit, Some(runtime));
+    let at = Where::Here {
+        programs: &programs,
+    };
+    script(&kit, at, &groups);
 }
 
 #[test]
@@ -191,30 +249,55 @@ fn the_script_of_commands_does_the_same_under_runc() {
     script_under("the_script_of_commands_does_the_same_under_runc", "runc");
 }
 
-fn script(test: &str, runtime: Option<&str>) {
-    let text = include_str!("../../../testdata/containers/commands.txt");
-    let mut groups = parse(text);
+#[test]
+fn the_script_of_commands_does_what_it_can_without_namespaces() {
+    const TEST: &str = "the_script_of_commands_does_what_it_can_without_namespaces";
+    require_machine!();
+    if !has("dockerd") || !has("docker") || !is_root() {
+        return skipped(TEST, "this needs root and Docker");
+    }
+    let kit = Kit::new();
+    let Some(docker) = Docker::start(&kit) else {
+        return;
+    };
+    let inside = Inside::new(&kit, &docker);
+    let info = inside.rbuild(&["info"]).success();
+    if !info.stdout.contains("\nCommands: of RUN") {
+        return skipped(
+            TEST,
+            "this kernel has no Landlock of version 6 (Linux 6.12)",
+        );
+    }
+    let mut groups = groups(TEST);
+    for group in &mut groups {
+        let of_group = group.not_bare.clone();
+        let lines = group
+            .lines
+            .extract_if(.., |line| of_group.is_some() || line.not_bare.is_some());
+        for line in lines {
+            let reason = line.not_bare.as_ref().or(of_group.as_ref());
+            let reason = reason.map_or("", String::as_str);
+            skipped(TEST, &format!("`{}`: {reason}", line.command));
+        }
+    }
+    script(&kit, Where::Bare(&inside, inside.stay()), &groups);
+}
+
+/// Those of the script that this user can run.
+fn groups(test: &str) -> Vec<Group> {
+    let mut groups = parse(include_str!("../../../testdata/containers/commands.txt"));
     if !is_root() {
         for group in groups.extract_if(.., |group| group.name.ends_with("(root)")) {
             skipped(test, &format!("only root has it: {}", group.name));
         }
     }
-    if runtime.is_some() {
-        for group in &mut groups {
-            for line in group
-                .lines
-                .extract_if(.., |line| line.embedded_only.is_some())
-            {
-                let reason = line.embedded_only.unwrap_or_default();
-                skipped(test, &format!("`{}`: {reason}", line.command));
-            }
-        }
-    }
+    groups
+}
+
+fn script(kit: &Kit, at: Where<'_>, groups: &[Group]) {
     let commands: usize = groups.iter().map(|group| group.lines.len()).sum();
     assert!(commands >= 150, "{commands} commands");
-    let kit = Kit::new();
-    images(&kit);
-    let programs = programs(&kit, runtime);
+    images(kit);
     let failures = Mutex::new(Vec::new());
     let waiting = Mutex::new(groups.iter());
     std::thread::scope(|scope| {
@@ -227,7 +310,7 @@ fn script(test: &str, runtime: Option<&str>) {
                     let directory = kit.path(&group.name.replace([' ', ':', ',', '(', ')'], "-"));
                     std::fs::create_dir(&directory).unwrap();
                     for line in &group.lines {
-                        if let Err(failure) = run(&kit, &programs, &directory, line) {
+                        if let Err(failure) = run(kit, at, &directory, line) {
                             let mut failures = failures.lock().unwrap();
                             failures.push(format!("[{}] {failure}", group.name));
                         }

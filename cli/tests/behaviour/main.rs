@@ -1,5 +1,7 @@
 //! How the binary behaves, seen from outside: exit codes, what it prints, what it leaves. By topic.
 
+#[path = "../kit/docker.rs"]
+mod docker;
 #[path = "../kit/mod.rs"]
 mod kit;
 #[path = "../kit/pty.rs"]

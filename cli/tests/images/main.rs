@@ -1,6 +1,8 @@
 //! What travels: images to registries, archives, other tools and back; names, lists and indexes; and the forms that a
 //! build's result can have.
 
+#[path = "../kit/docker.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
 mod docker;
 #[path = "../kit/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "other tests use more of it")]

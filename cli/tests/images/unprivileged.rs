@@ -1,69 +1,9 @@
 //! Builds inside of a container as Docker starts it: no options, so neither namespaces nor mounts.
 
-use std::path::Path;
-
-use crate::docker::Docker;
+use crate::docker::{Docker, Inside};
 use crate::kit::programs::{has, run_in};
-use crate::kit::{Kit, Output, skipped};
+use crate::kit::{Kit, skipped};
 use crate::require_machine;
-
-const IMAGE: &str = "plain:1";
-
-/// A container's image that has next to nothing of its own: programs and libraries are the machine's.
-fn import(kit: &Kit, docker: &Docker) {
-    let root = kit.path("image");
-    for name in [
-        "bin", "etc", "proc", "sys", "dev", "tmp", "usr", "lib", "lib64",
-    ] {
-        std::fs::create_dir_all(root.join(name)).unwrap();
-    }
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    run_in(&root, "tar", &["-cf", "../image.tar", "."]);
-    let archive = kit.path("image.tar");
-    docker.run(&["import", archive.to_str().unwrap(), IMAGE]);
-}
-
-struct Inside<'k> {
-    kit: &'k Kit,
-    docker: &'k Docker,
-}
-
-impl Inside<'_> {
-    /// Runs a script of busybox in a fresh container; `$RBUILD` is the builder, and the kit's directory the same.
-    fn sh(&self, script: &str, arguments: &[&str]) -> Output {
-        let kit = self.kit.path("");
-        let kit = kit.to_str().unwrap();
-        let plain = self.kit.command([""]);
-        let binary = Path::new(plain.get_program());
-        let beside = binary.parent().unwrap().to_str().unwrap();
-        let temporary = std::env::temp_dir();
-        let temporary = temporary.to_str().unwrap();
-        let mut command = std::process::Command::new("docker");
-        command.args(["-H", self.docker.host(), "run", "--rm", "--network=none"]);
-        for (from, to) in [
-            ("/lib", ":ro"),
-            ("/lib64", ":ro"),
-            ("/usr", ":ro"),
-            (beside, ":ro"),
-        ] {
-            command.args(["-v", &format!("{from}:{from}{to}")]);
-        }
-        command
-            .args(["-v", &format!("{temporary}:{temporary}"), "-w", kit])
-            .args(["-e", &format!("RBUILD={}", binary.display())])
-            .args(["-e", &format!("RBUILD_ROOT={kit}/inside")])
-            .args([IMAGE, "/bin/busybox", "sh", "-c", script, "sh"])
-            .args(arguments)
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        self.kit.finish(command.spawn().unwrap())
-    }
-
-    fn rbuild(&self, arguments: &[&str]) -> Output {
-        self.sh("\"$RBUILD\" \"$@\"", arguments)
-    }
-}
 
 /// What changes a root in many ways; the layers are to be those of every other machine.
 const CHANGES: &str = r#"FROM busybox AS base
@@ -112,11 +52,7 @@ fn commands_run_in_a_container_without_options() {
     let Some(docker) = Docker::start(&kit) else {
         return;
     };
-    import(&kit, &docker);
-    let inside = Inside {
-        kit: &kit,
-        docker: &docker,
-    };
+    let inside = Inside::new(&kit, &docker);
     let info = inside.rbuild(&["info"]).success();
     assert!(
         info.stdout.contains("\nPrivilege: without namespaces\n"),
@@ -244,6 +180,8 @@ rbuild exec -d two sleep 2000; until ps -o args | grep -q '^sleep 2000'; do slee
 rbuild pause two; rbuild ps --format '{{.State}}'; rbuild unpause two
 rbuild stop two; ps -o args | grep '^sleep 2000'; rbuild wait two; rbuild logs two; rbuild diff two; rbuild rm two
 run --rm -v vol:/v app cat /v/a
+rbuild run -q -d --name three --network-alias 3rd -p 81:81 app sleep 1000 > /dev/null; rbuild port three
+rbuild ps --format '{{.Ports}}'; rbuild run -q --rm app grep -c 'three$\|3rd$' /etc/hosts; rbuild rm -f three
 run --rm -h x app true; rbuild run -q --rm -p 8080:80 app true; run --rm -v /usr:/x app true; run --rm --cap-add SYS_ADMIN app true
 run -t --rm app sh -c 'test -t 0 && stty size && echo to the terminal > /dev/tty'
 run -i --rm app ls / < /; echo "ended: $?"
@@ -289,6 +227,10 @@ A /entered
 A /live
 two
 1
+81/tcp -> 0.0.0.0:81
+0.0.0.0:81->81/tcp
+2
+three
 24 80\r
 to the terminal\r
 ended: 125
@@ -322,11 +264,7 @@ fn what_a_command_does_with_what_it_is_given_happens_to_nobody_else() {
     let Some(docker) = Docker::start(&kit) else {
         return;
     };
-    import(&kit, &docker);
-    let inside = Inside {
-        kit: &kit,
-        docker: &docker,
-    };
+    let inside = Inside::new(&kit, &docker);
     let info = inside.rbuild(&["info"]).success();
     if !info.stdout.contains("\nCommands: of RUN") {
         skipped(TEST, "this kernel has no Landlock of version 6");

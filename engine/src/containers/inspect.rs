@@ -257,7 +257,7 @@ impl Entry {
 
     /// What is exposed, and where it is published.
     fn ports(&self) -> Value {
-        if !self.state.private_network {
+        if !self.state.private_network && self.state.ports.is_empty() {
             return json!({});
         }
         let exposed = self.definition.exposed_ports().into_iter();

@@ -46,6 +46,10 @@ pub(super) fn exec(
     let of_network = other.as_ref().map_or(definition, |other| &other.definition);
     let hostname = &of_network.hostname;
     let (hosts, dns) = (&of_network.request.hosts, &of_network.request.dns);
+    let mut hosts = hosts.clone();
+    if bare && request.network != NetworkChoice::None {
+        hosts.extend(without::names(catalog, definition)?);
+    }
     Ok(Exec {
         argv: bytes(&definition.argv),
         env: bytes(&definition.env),
@@ -75,7 +79,7 @@ pub(super) fn exec(
         options: request.security.clone(),
         hostname: hostname.clone(),
         domainname: of_network.request.domainname.clone(),
-        hosts: hosts.clone(),
+        hosts,
         dns: dns.clone(),
         limits: request.limits.clone(),
         read_only_root: request.read_only,

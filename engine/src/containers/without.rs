@@ -1,8 +1,11 @@
 //! Containers where there are no namespaces and no mounts: what of a request cannot be had is refused before there is
 //! a container, and what is the surrounding container's is said to be so.
 
+use std::net::Ipv4Addr;
+
 use rbuild_executor::network::{Port, Protocol};
 
+use super::catalog::Catalog;
 use super::definition::{Definition, MountKind};
 use super::ports::Publish;
 use crate::request::NetworkChoice;
@@ -103,9 +106,26 @@ fn port(asked: &Publish) -> Result<Port> {
     )))
 }
 
+/// The names of a container and of those that run by now, which all have one network: lines for /etc/hosts.
+pub(super) fn names(catalog: &Catalog, definition: &Definition) -> Result<Vec<(String, String)>> {
+    let mut names = Vec::new();
+    for entry in catalog.all()? {
+        let (other, is_own) = (&entry.definition, entry.id() == definition.id);
+        let is_there =
+            entry.state.status.is_alive() && other.request.network != NetworkChoice::None;
+        if is_own || is_there {
+            names.push(entry.name.clone());
+            names.push(other.short_id().to_owned());
+            names.extend(other.request.aliases.iter().cloned());
+        }
+    }
+    let local = |name| (name, Ipv4Addr::LOCALHOST.to_string());
+    Ok(names.into_iter().map(local).collect())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::IpAddr;
 
     use super::*;
 

@@ -370,10 +370,17 @@ impl Handle {
 
     /// Stops the command itself.
     fn stop(&self) -> io::Result<()> {
-        let processes = bare::below(self.inner.pid, 1)?;
-        let command = *processes.first().ok_or(rustix::io::Errno::SRCH)?;
-        let command = pidfd_of(command)?;
+        let oldest = || -> io::Result<u32> {
+            let processes = bare::below(self.inner.pid, 1)?;
+            Ok(*processes.first().ok_or(rustix::io::Errno::SRCH)?)
+        };
+        let pid = oldest()?;
+        let command = pidfd_of(pid)?;
+        // The number may have gone to another process meanwhile.
         self.signal_probe()?;
+        if oldest()? != pid {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
         Ok(rustix::process::pidfd_send_signal(&command, Signal::STOP)?)
     }
 

@@ -140,9 +140,14 @@ pub fn copy_entry(
             rustix::fs::symlinkat(target, to, new)?;
         }
         FileType::RegularFile => {
-            let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let source = rustix::fs::openat(from, name, read, Mode::empty())?;
+            // A command that runs may have put something else there, which would have to be waited for.
+            let opened = rustix::fs::fstat(&source)?;
+            if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
+                return Err(Errno::AGAIN);
+            }
             let copy = rustix::fs::openat(to, new, write, Mode::from_raw_mode(0o600))?;
             let (mut source, mut copy) = (std::fs::File::from(source), std::fs::File::from(copy));
             std::io::copy(&mut source, &mut copy).map_err(|error| errno_of(&error))?;

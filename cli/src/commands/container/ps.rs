@@ -221,7 +221,7 @@ fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
 /// `0.0.0.0:8080->80/tcp, 53/udp`
 fn ports(entry: &Entry) -> String {
     let state = &entry.state;
-    if !state.private_network {
+    if !state.private_network && state.ports.is_empty() {
         return String::new();
     }
     let mut shown = Vec::new();

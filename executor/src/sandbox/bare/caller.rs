@@ -149,11 +149,21 @@ impl Caller<'_> {
 
     /// Opens the terminal that it has as its own.
     pub(super) fn terminal(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let number = self.terminal_number()?;
+        let path = format!("/dev/pts/{number}");
+        let opened = rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        // A number goes to another terminal only when nobody has the one any more.
+        if self.terminal_number()? == number {
+            Ok(opened)
+        } else {
+            Err(Errno::NXIO)
+        }
+    }
+
+    fn terminal_number(&self) -> Result<u32, Errno> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process()?));
         let stat = stat.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        let number = terminal_of(&stat).ok_or(Errno::NXIO)?;
-        let path = format!("/dev/pts/{number}");
-        rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())
+        terminal_of(&stat).ok_or(Errno::NXIO)
     }
 
     pub(super) fn descriptors(&self) -> Result<Vec<u32>, Errno> {
