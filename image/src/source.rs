@@ -8,6 +8,7 @@
 mod docker;
 mod gather;
 mod layers;
+mod verify;
 mod walk;
 
 use std::path::PathBuf;

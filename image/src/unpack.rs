@@ -6,6 +6,7 @@
 //! * an entry for the root itself must be a directory;
 //! * hard links lead to files inside the root, never through links at their end;
 //! * a stream that grows more than [`Limits`] allow ends with an error, holes of sparse files counted;
+//! * extended attributes of all entries together have a limit;
 //! * overlay's own extended attributes and all `trusted.*` are dropped;
 //! * character devices 0:0 are refused: overlay takes them for removals.
 //!
@@ -36,6 +37,10 @@ pub(crate) use settle::settle;
 
 /// What is written to a file at once, at most.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// What all extended attributes of an archive may come to. They are part of the listing that is kept of its files, in
+/// memory while it is made.
+const ATTRIBUTES_LIMIT_BYTES: usize = 64 << 20;
 
 /// A layer that is in its directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +192,7 @@ fn unpack_entries(
     what: &str,
     crossing: Crossing<'_>,
 ) -> Result<()> {
-    let mut claimed = 0_u64;
+    let (mut claimed, mut attributes) = (0_u64, 0_usize);
     while let Some(mut entry) = reader.next().map_err(|error| tar_error(what, error))? {
         if entry.segments.is_some() {
             claimed = claimed.saturating_add(entry.size);
@@ -195,6 +200,16 @@ fn unpack_entries(
                 what: format!("{what}, `{}`", shown(&entry.path)),
                 reason,
             })?;
+        }
+        let sizes = entry.xattrs.iter();
+        attributes += sizes.map(|(_, value)| value.len()).sum::<usize>();
+        if attributes > ATTRIBUTES_LIMIT_BYTES {
+            return Err(Error::BadArchive {
+                what: format!("{what}, `{}`", shown(&entry.path)),
+                reason: format!(
+                    "the extended attributes up to here come to more than {ATTRIBUTES_LIMIT_BYTES} bytes"
+                ),
+            });
         }
         cross(&mut entry, crossing, what)?;
         placer.place(&entry, reader)?;

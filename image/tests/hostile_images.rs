@@ -317,3 +317,86 @@ async fn archives_that_name_what_is_outside() {
     };
     pull(&kit, &location).await.unwrap_err();
 }
+
+/// What is loaded gets a name, and may be saved again without ever being unpacked.
+#[tokio::test]
+async fn loading_reads_layers() {
+    let kit = Kit::new();
+    let layer = TarFile::new().file("x", b"content").done();
+    let other = TarFile::new().file("x", b"another").done();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer).to_string()]},
+    });
+    let listed = json!([{"Config": "c.json", "RepoTags": ["x:1"], "Layers": ["l.tar"]}]);
+    for (bytes, is_it) in [
+        (layer.clone(), true),
+        (gzip(&layer), true),
+        (other.clone(), false),
+        (gzip(&other), false),
+        (gzip(&gzip(&layer)), false),
+        (gzip(&layer)[..60].to_vec(), false),
+        (config.to_string().into_bytes(), false),
+        (Vec::new(), false),
+    ] {
+        let archive = PaxArchive::new()
+            .file("c.json", config.to_string().as_bytes())
+            .file("manifest.json", listed.to_string().as_bytes())
+            .file("l.tar", &bytes)
+            .end();
+        let path = kit.path("docker.tar");
+        std::fs::write(&path, archive).unwrap();
+        let location = Location::DockerArchive { path, tag: None };
+        assert_eq!(
+            gather(&kit, &location).await.is_ok(),
+            is_it,
+            "{} bytes",
+            bytes.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn loading_a_layout_reads_layers() {
+    for (compress, wrong) in [(false, true), (true, true), (false, false), (true, false)] {
+        let bent = Bent::new();
+        let layer = TarFile::new().file("x", b"content").done();
+        let of = match wrong {
+            true => Digest::of(b"another"),
+            false => Digest::of(&layer),
+        };
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [of.to_string()]},
+        });
+        let mut manifest = bent.manifest.clone();
+        manifest["config"] = bent.document(&config, "application/vnd.oci.image.config.v1+json");
+        manifest["layers"][0] = match compress {
+            true => bent.blob(&gzip(&layer), "application/vnd.oci.image.layer.v1.tar+gzip"),
+            false => bent.blob(&layer, "application/vnd.oci.image.layer.v1.tar"),
+        };
+        bent.publish(bent.document(&manifest, MANIFEST));
+        let location = Location::OciLayout {
+            path: bent.root.clone(),
+            tag: None,
+            digest: None,
+        };
+        let loaded = gather(&bent.kit, &location).await;
+        assert_eq!(loaded.is_err(), wrong, "{compress}: {loaded:?}");
+    }
+}
+
+async fn gather(kit: &Kit, location: &Location) -> Result<(), Error> {
+    let quiet: Progress = std::sync::Arc::new(|_, _, _| {});
+    let all = source::Platforms::All;
+    source::gather(&kit.store, &kit.client, location, &all, quiet)
+        .await
+        .map(drop)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}

@@ -429,6 +429,28 @@ fn overlay_attributes_of_an_archive_are_dropped() {
 }
 
 #[test]
+fn attributes_have_limits() {
+    // More names than a file can have.
+    let names: Vec<String> = (0..9000)
+        .map(|n| format!("SCHILY.xattr.user.{n}"))
+        .collect();
+    let pairs: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    let tar = PaxArchive::new().pax(&pairs).file("f", b"x").end();
+    let error = Ground::new().layer(&tar).unwrap_err().to_string();
+    assert!(error.contains("no file can have"), "{error}");
+    // More altogether than a listing is to hold; dropped ones count, so that no file system needs to take them.
+    let value = "v".repeat(1 << 19);
+    let mut tar = PaxArchive::new();
+    for n in 0..140 {
+        tar = tar
+            .pax(&[("SCHILY.xattr.trusted.other", &value)])
+            .file(&format!("f{n}"), b"");
+    }
+    let error = Ground::new().layer(&tar.end()).unwrap_err().to_string();
+    assert!(error.contains("attributes up to here"), "{error}");
+}
+
+#[test]
 fn metadata_is_kept() {
     let ground = Ground::new();
     let tar = PaxArchive::new()

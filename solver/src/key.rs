@@ -42,8 +42,8 @@ pub(crate) fn of<O: Operation>(operation: &O, inputs: &[InputKey]) -> Keyed {
 pub(crate) fn join(definition: &Keyed, content: &Keyed) -> Vec<Ingredient> {
     let mut joined = definition.ingredients.clone();
     for ingredient in &content.ingredients {
-        let known = definition.ingredients.contains(ingredient);
-        if ingredient.name.starts_with("input[") && !known {
+        // A step may have a hundred thousand fields, and a few inputs: only these are looked for.
+        if ingredient.name.starts_with("input[") && !definition.ingredients.contains(ingredient) {
             joined.push(ingredient.clone());
         }
     }

@@ -4,7 +4,7 @@
 //! `input[0].definition`, which keys are made of, and `input[0].from`, which says where it came from and is in no
 //! key. Neither is `instruction`, the step's text. Definitions are not compared: where only those differ, the content decided.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rbuild_cache::record::INSTRUCTION;
 use rbuild_cache::{Ingredient, Key, KeyWriter};
@@ -125,26 +125,32 @@ fn alike(one: &[Ingredient], other: &[Ingredient]) -> usize {
         .unwrap_or(1000)
 }
 
+/// All values of each name: of thousands of fields none is looked for among all others.
+fn by_name(list: &[Ingredient]) -> HashMap<&str, Vec<&str>> {
+    let mut values: HashMap<&str, Vec<&str>> = HashMap::new();
+    for ingredient in list {
+        let of = values.entry(&ingredient.name).or_default();
+        of.push(&ingredient.value);
+    }
+    values
+}
+
 /// The operation's own fields that differ, in the order of `now`, those that are gone last.
 pub(super) fn own_differences(before: &[Ingredient], now: &[Ingredient]) -> Vec<Difference> {
-    let values = |list: &[Ingredient], name: &str| -> Vec<String> {
-        list.iter()
-            .filter(|ingredient| ingredient.name == name)
-            .map(|ingredient| ingredient.value.clone())
-            .collect()
-    };
+    let (old_values, new_values) = (by_name(before), by_name(now));
     let mut differences: Vec<Difference> = Vec::new();
+    let mut known: HashSet<&str> = HashSet::new();
     for ingredient in now.iter().chain(before) {
-        let name = &ingredient.name;
-        let known = differences.iter().any(|known| known.name == *name);
-        if known || !is_own(name) || is_place(name) {
+        let name = ingredient.name.as_str();
+        if !is_own(name) || is_place(name) || !known.insert(name) {
             continue;
         }
-        let (old, new) = (values(before, name), values(now, name));
+        let values = |of: &HashMap<&str, Vec<&str>>| of.get(name).cloned().unwrap_or_default();
+        let (old, new) = (values(&old_values), values(&new_values));
         if old != new {
-            let text = |values: Vec<String>| (!values.is_empty()).then(|| values.join(", "));
+            let text = |values: Vec<&str>| (!values.is_empty()).then(|| values.join(", "));
             differences.push(Difference {
-                name: name.clone(),
+                name: name.to_owned(),
                 before: text(old),
                 after: text(new),
             });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rbuild_cache::{Digest, Store};
 
 use super::walk::{self, Found, Origin};
-use super::{Gathered, Location, Platforms, Progress, Resolved, blocking, layers};
+use super::{Gathered, Location, Platforms, Progress, Resolved, blocking, layers, verify};
 use crate::manifest::{
     ABOUT, CONFIG_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, Descriptor, DescriptorPlatform, Document,
 };
@@ -24,6 +24,8 @@ pub(super) async fn gather(
 ) -> Result<Gathered> {
     if let Location::DockerArchive { .. } = location {
         let image = super::resolve(store, client, location, &Platform::host()).await?;
+        let layers = verify::layers_of(store, std::slice::from_ref(&image.manifest)).await?;
+        verify::layers(store, layers).await?;
         let mut blobs = vec![image.digest, image.manifest.config.digest];
         blobs.extend(image.manifest.layers.iter().map(|layer| layer.digest));
         return Ok(Gathered {
@@ -50,6 +52,11 @@ pub(super) async fn gather(
     let quiet: Progress = Arc::new(|_, _, _| {});
     layers::fetch(store, &origin, found.configs, quiet).await?;
     layers::fetch(store, &origin, found.layers, progress).await?;
+    if let Origin::Layout(_) = origin {
+        let manifests: Vec<_> = found.images.iter().map(|it| it.manifest.clone()).collect();
+        let layers = verify::layers_of(store, &manifests).await?;
+        verify::layers(store, layers).await?;
+    }
     let image = match first {
         Some(image) => image,
         None => best(store, &origin, location, &root, found.images).await?,

@@ -2,6 +2,9 @@
 
 use super::{Error, number};
 
+/// Linux lists the names of one file's attributes in no more than this.
+const XATTR_NAMES_LIMIT_BYTES: usize = 64 << 10;
+
 /// What one extended header says about the entry after it; unknown keys are not kept.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Pax {
@@ -12,6 +15,8 @@ pub(super) struct Pax {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bytes of their names, with the zero behind each.
+    xattr_names: usize,
     pub(super) sparse: SparseKeys,
 }
 
@@ -122,6 +127,13 @@ impl Pax {
                 name,
                 "cannot be the name of an extended attribute",
             ));
+        }
+        self.xattr_names += name.len() + 1;
+        if self.xattr_names > XATTR_NAMES_LIMIT_BYTES {
+            return Err(Error::Malformed(format!(
+                "the names of an entry's extended attributes come to more than {XATTR_NAMES_LIMIT_BYTES} bytes, which \
+                 no file can have"
+            )));
         }
         match self.xattrs.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => *known = value.to_vec(),
