@@ -100,7 +100,7 @@ pub(crate) fn ignore(
         let mut beside = path.clone().into_os_string();
         beside.push(".dockerignore");
         let beside = PathBuf::from(beside);
-        match std::fs::File::open(&beside) {
+        match regular(&beside) {
             Ok(file) => return read(&beside.display().to_string(), file).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => {
@@ -131,6 +131,18 @@ pub(crate) fn ignore(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Opens a file, and waits for nothing: what lies beside a Dockerfile came with it, and may be a pipe.
+fn regular(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// Says so early where a context is no directory.
@@ -171,4 +183,31 @@ fn bounded(file: std::fs::File) -> std::io::Result<Vec<u8>> {
         )));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_beside_a_dockerfile_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let dockerfile = directory.path().join("D");
+        let beside = directory.path().join("D.dockerignore");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &beside,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o644),
+            0,
+        )
+        .unwrap();
+        let location = DockerfileLocation::Path(dockerfile);
+        let error = ignore(directory.path(), Some(&location)).unwrap_err();
+        assert!(error.to_string().contains("D.dockerignore"), "{error}");
+        std::fs::remove_file(&beside).unwrap();
+        std::fs::write(&beside, "secret").unwrap();
+        let ignore = ignore(directory.path(), Some(&location)).unwrap().unwrap();
+        assert!(!ignore.patterns.is_empty());
+    }
 }

@@ -363,3 +363,15 @@ fn wildcards_match_as_in_go() {
         );
     }
 }
+
+/// Of thousands of stars each can be nothing; none of them is followed again for each one before it.
+#[test]
+fn stars_in_a_row_cost_what_others_do() {
+    let path = "d/".repeat(100) + "file";
+    for stars in ["**".repeat(1500), "**/".repeat(1500)] {
+        let patterns = Patterns::from_file(format!("{stars}x").as_bytes()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(patterns.verdict(path.as_bytes()), Verdict::Unmatched);
+        }
+    }
+}

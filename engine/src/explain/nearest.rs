@@ -145,10 +145,10 @@ pub(super) fn own_differences(before: &[Ingredient], now: &[Ingredient]) -> Vec<
         if !is_own(name) || is_place(name) || !known.insert(name) {
             continue;
         }
-        let values = |of: &HashMap<&str, Vec<&str>>| of.get(name).cloned().unwrap_or_default();
-        let (old, new) = (values(&old_values), values(&new_values));
+        let old = old_values.get(name).map(Vec::as_slice).unwrap_or_default();
+        let new = new_values.get(name).map(Vec::as_slice).unwrap_or_default();
         if old != new {
-            let text = |values: Vec<&str>| (!values.is_empty()).then(|| values.join(", "));
+            let text = |values: &[&str]| (!values.is_empty()).then(|| values.join(", "));
             differences.push(Difference {
                 name: name.to_owned(),
                 before: text(old),

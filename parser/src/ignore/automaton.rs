@@ -195,12 +195,15 @@ impl Automaton {
         done(current[count - 1]);
     }
 
-    /// Marks a state and all that follow without a character.
+    /// Marks a state and all that follow without a character. One that is marked already has been followed: thousands of
+    /// stars in a row take a pass for each character, not one for each pair of them.
     fn reach(&self, states: &mut [bool], from: usize, at_start: bool) {
         let count = self.steps.len() + 1;
         let mut index = from;
         loop {
-            states[index] = true;
+            if std::mem::replace(&mut states[index], true) {
+                return;
+            }
             match self.steps.get(index) {
                 Some(Step::Many(_)) => index += 1,
                 Some(Step::Directories) => {
