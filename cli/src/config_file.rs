@@ -28,7 +28,7 @@ use rbuild_engine::image::registry::RegistryOptions;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::{human, values};
+use crate::{files, human, values};
 
 /// What the file says, each thing where it is used.
 #[derive(Debug, Default)]
@@ -100,7 +100,9 @@ struct Registry {
 
 impl ConfigFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let bytes = files::read_list(path)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))?;
         Self::of(path, &text)
     }
 

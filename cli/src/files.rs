@@ -1,6 +1,6 @@
-//! Small files that commands write for their callers: whole or not at all.
+//! Small files that commands read and write for their callers: whole or not at all.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_engine::cache::whole::WholeFile;
@@ -17,6 +17,25 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| Error::io("write", path, error))
 }
 
+/// What a list that a person writes may have at most.
+const LIST_LIMIT_BYTES: u64 = 16 << 20;
+
+/// Reads a list such as `--env-file`'s; a device or a pipe that has no end is refused instead of filling memory.
+pub(crate) fn read_list(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(LIST_LIMIT_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Error::io("read", path, error))?;
+    if bytes.len() as u64 > LIST_LIMIT_BYTES {
+        return Err(Error::failed(format!(
+            "`{}` has more than {} MiB",
+            path.display(),
+            LIST_LIMIT_BYTES >> 20
+        )));
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +50,18 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
         write_whole(Path::new("/dev/null"), b"x").unwrap();
         assert!(write_whole(&directory.path().join("missing/id"), b"x").is_err());
+    }
+
+    #[test]
+    fn lists_have_an_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("list");
+        std::fs::write(&path, "A=1\n").unwrap();
+        assert_eq!(read_list(&path).unwrap(), b"A=1\n");
+        let error = read_list(Path::new("/dev/zero")).unwrap_err();
+        assert!(
+            format!("{error:?}").contains("more than 16 MiB"),
+            "{error:?}"
+        );
     }
 }

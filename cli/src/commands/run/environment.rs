@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::commands::build::environment;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Returns `K=V` in the order in which later ones win: files first, then flags. A name alone is taken from the
 /// environment, and left out where it is not set.
 pub(crate) fn read(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in files {
-        let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
+        let bytes = files::read_list(path)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))?;
         file(path, &text, &mut all)?;

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Returns names and values, those of files first.
 pub(super) fn read(flags: &[String], files: &[PathBuf]) -> Result<Vec<(String, String)>> {
     let mut labels = Vec::new();
     for path in files {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        let text = String::from_utf8(files::read_list(path)?)
+            .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))?;
         for line in text.lines().map(str::trim) {
             if !line.is_empty() && !line.starts_with('#') {
                 labels.push(label(line)?);

@@ -127,7 +127,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         )?,
         capabilities_add: args.cap_add.clone(),
         capabilities_drop: args.cap_drop.clone(),
-        groups: args.group_add.clone(),
+        groups: words("--group-add", &args.group_add)?,
         stop_signal: args.stop_signal.clone(),
         stop_timeout: args.stop_timeout,
         restart,
@@ -139,7 +139,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     })
 }
 
-/// Each a word of a line of resolv.conf.
+/// Each a word, as of a line of resolv.conf.
 fn words(flag: &str, texts: &[String]) -> Result<Vec<String>> {
     let is_word = |text: &String| {
         !text.is_empty()
