@@ -22,8 +22,29 @@ use crate::error::{Error, IndexContext as _, IoContext as _, Result};
 /// The format of the index and of everything it points at. Raise it when an older program would misread.
 pub(crate) const VERSION: i64 = 3;
 
-/// How long a process waits for others that write. Each holds the write lock for well under a millisecond.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Waits for others that write, of which each holds the write lock for well under a millisecond; `tries`: how often it
+/// was waited before. False after a minute. SQLite by itself sleeps for a millisecond at least, then for 2, 5, 10 and more.
+fn wait_for_others(tries: i32) -> bool {
+    const LIMIT: Duration = Duration::from_secs(60);
+    const STEPS: [(i32, Duration); 3] = [
+        (50, Duration::from_micros(100)),
+        (100, Duration::from_millis(1)),
+        (i32::MAX, Duration::from_millis(10)),
+    ];
+    let (mut before, mut waited) = (0, Duration::ZERO);
+    for (until, pause) in STEPS {
+        if tries < until {
+            waited += pause.saturating_mul(u32::try_from(tries - before).unwrap_or(0));
+            if waited < LIMIT {
+                std::thread::sleep(pause);
+            }
+            break;
+        }
+        waited += pause.saturating_mul(u32::try_from(until - before).unwrap_or(0));
+        before = until;
+    }
+    waited < LIMIT
+}
 
 /// Tables whose rows may carry a mark.
 pub(crate) const MARKED: [&str; 7] = [
@@ -159,8 +180,8 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
     }
     let mut connection = Connection::open_with_flags(&path, flags).doing("open it")?;
     connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .doing("set the time to wait for others")?;
+        .busy_handler(Some(wait_for_others))
+        .doing("set how it waits for others")?;
     connection.set_prepared_statement_cache_capacity(64);
     let version: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -361,4 +382,16 @@ pub(crate) fn durably_in_log(
     std::fs::File::open(&log)
         .and_then(|log| log.sync_data())
         .at("sync", &log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wait_for_others;
+
+    #[test]
+    fn others_are_waited_for_a_minute() {
+        // 5 ms, 50 ms, and then 10 ms each.
+        assert!(wait_for_others(0) && wait_for_others(99) && wait_for_others(100 + 5993));
+        assert!(!wait_for_others(100 + 5995) && !wait_for_others(i32::MAX));
+    }
 }
