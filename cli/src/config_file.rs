@@ -100,10 +100,7 @@ struct Registry {
 
 impl ConfigFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = files::read_list(path)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))?;
-        Self::of(path, &text)
+        Self::of(path, &files::read_list(path)?)
     }
 
     /// Reads those of the files that are there; a later one wins over an earlier one.

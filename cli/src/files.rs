@@ -20,8 +20,9 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// What a list that a person writes may have at most.
 const LIST_LIMIT_BYTES: u64 = 16 << 20;
 
-/// Reads a list such as `--env-file`'s; a device or a pipe that has no end is refused instead of filling memory.
-pub(crate) fn read_list(path: &Path) -> Result<Vec<u8>> {
+/// Reads a list such as `--env-file`'s, which is text; a device or a pipe that has no end is refused instead of filling
+/// memory.
+pub(crate) fn read_list(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(LIST_LIMIT_BYTES + 1).read_to_end(&mut bytes));
@@ -33,7 +34,8 @@ pub(crate) fn read_list(path: &Path) -> Result<Vec<u8>> {
             LIST_LIMIT_BYTES >> 20
         )));
     }
-    Ok(bytes)
+    String::from_utf8(bytes)
+        .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))
 }
 
 #[cfg(test)]
@@ -57,7 +59,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("list");
         std::fs::write(&path, "A=1\n").unwrap();
-        assert_eq!(read_list(&path).unwrap(), b"A=1\n");
+        assert_eq!(read_list(&path).unwrap(), "A=1\n");
         let error = read_list(Path::new("/dev/zero")).unwrap_err();
         assert!(
             format!("{error:?}").contains("more than 16 MiB"),

@@ -15,6 +15,7 @@ mod global;
 mod human;
 mod limits;
 mod machine;
+mod no_effect;
 mod progress;
 mod prompt;
 mod render;

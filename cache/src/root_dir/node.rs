@@ -81,13 +81,6 @@ impl Metadata {
         Ok(Self::of(&stat))
     }
 
-    /// Of a name in a directory, which is not followed if it is a link.
-    pub fn of_name(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Self> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let stat = rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)?;
-        Ok(Self::of(&stat))
-    }
-
     /// Of an open descriptor of any kind.
     pub fn of_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;

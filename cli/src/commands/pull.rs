@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
+use crate::no_effect::TrustArgs;
 use crate::progress::Transfer;
 use crate::{machine, stdio, values};
 
 /// Bring an image from its registry into the store
 #[derive(Debug, clap::Args)]
 pub(crate) struct PullArgs {
-    /// Images are not verified by Docker's Notary; that they are is not supported
-    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true"])]
-    disable_content_trust: Option<String>,
+    #[command(flatten)]
+    _trust: TrustArgs,
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     image: String,
     /// Print only the name

@@ -12,15 +12,15 @@ use super::sign;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
+use crate::no_effect::TrustArgs;
 use crate::progress::Transfer;
 use crate::{machine, stdio, values};
 
 /// Send an image of the store to the registry of its name
 #[derive(Debug, clap::Args)]
 pub(crate) struct PushArgs {
-    /// Images are not verified by Docker's Notary; that they are is not supported
-    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true"])]
-    disable_content_trust: Option<String>,
+    #[command(flatten)]
+    _trust: TrustArgs,
     #[arg(value_name = "NAME[:TAG]")]
     image: String,
     /// Push all tags of the name

@@ -102,6 +102,19 @@ impl<'k> Inside<'k> {
         Self { kit, docker }
     }
 
+    /// Whether commands run in there; says so where the kernel does not let them.
+    pub(crate) fn has_commands(&self, test: &str) -> bool {
+        let info = self.rbuild(&["info"]).success();
+        let has = info.stdout.contains("\nCommands: of RUN");
+        if !has {
+            crate::kit::skipped(
+                test,
+                "this kernel has no Landlock of version 6 (Linux 6.12)",
+            );
+        }
+        has
+    }
+
     /// `docker run` with what the container is to have.
     fn start(&self, more: &[&str]) -> Command {
         let kit = self.kit.path("");

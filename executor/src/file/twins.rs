@@ -77,7 +77,7 @@ impl Twins {
             // It has as many names as it can have, or is gone, or something has the name.
             Err(_) => return None,
         }
-        let made = Metadata::of_name(to, name).ok();
+        let made = Metadata::at(to, name).ok();
         // The store may be damaged.
         let made = made.filter(|made| {
             made.kind == Kind::File

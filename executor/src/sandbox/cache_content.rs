@@ -1,9 +1,10 @@
 //! The first content of a new cache mount or volume: mode, owner, and a copy of what is elsewhere.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rbuild_cache::mounts::CacheMount;
 use rbuild_cache::{SnapshotId, Store, owners};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -13,7 +14,28 @@ use super::prepare::setup;
 use super::{ExecError, in_root};
 use crate::overlay;
 
-pub(super) fn fill(
+/// The directory of a cache mount, with its first content if it is new.
+pub(super) fn open(
+    store: &Arc<Store>,
+    cache: &CacheMount,
+    from: Option<&(Option<SnapshotId>, PathBuf)>,
+    mode: u32,
+    owner: (u32, u32),
+) -> Result<OwnedFd, ExecError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(cache.path(), flags, Mode::empty()).map_err(|errno| {
+        setup(
+            format!("open the cache mount `{}`", cache.path().display()),
+            std::io::Error::from(errno),
+        )
+    })?;
+    if cache.is_new() {
+        fill(store, directory.as_fd(), from, mode, owner)?;
+    }
+    Ok(directory)
+}
+
+fn fill(
     store: &Arc<Store>,
     directory: BorrowedFd<'_>,
     from: Option<&(Option<SnapshotId>, PathBuf)>,

@@ -55,11 +55,18 @@ fn stay(child: Pid, proc: &OwnedFd) -> ! {
 /// Kills its children until it has none; whatever those leave become its children, too.
 fn end_all(proc: &OwnedFd) {
     let this = rustix::process::getpid();
-    loop {
+    bury_all(|| {
         // Nobody else waits for them, so that a number is still theirs.
         for child in children(proc, this).unwrap_or_default() {
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
+    });
+}
+
+/// Kills and waits, again and again, until this process has no children.
+pub(super) fn bury_all(kill: impl Fn()) {
+    loop {
+        kill();
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -67,6 +74,7 @@ fn end_all(proc: &OwnedFd) {
                 Err(_) => return,
             }
         }
+        // Those that were killed are dying, or what they left has just become a child.
         std::thread::sleep(std::time::Duration::from_micros(200));
     }
 }

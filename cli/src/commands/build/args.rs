@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::limits::LimitArgs;
+use crate::no_effect::{IsolationArgs, TrustArgs};
 
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]
@@ -99,9 +100,8 @@ pub(crate) struct BuildArgs {
     /// How to show progress: auto, tty, plain, quiet or rawjson
     #[arg(long, value_name = "MODE", env = "BUILDKIT_PROGRESS", hide_env = true)]
     pub(crate) progress: Option<String>,
-    /// Images are not verified by Docker's Notary; that they are is not supported
-    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true"])]
-    disable_content_trust: Option<String>,
+    #[command(flatten)]
+    _trust: TrustArgs,
     /// Containers of steps are always removed
     #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true"])]
     rm: Option<String>,
@@ -111,9 +111,8 @@ pub(crate) struct BuildArgs {
     /// The context is sent to no daemon, compressed or not
     #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true", "false"])]
     compress: Option<String>,
-    /// `default`, the only one that there is on Linux
-    #[arg(long, value_name = "WHICH", hide = true, value_parser = ["", "default"])]
-    isolation: Option<String>,
+    #[command(flatten)]
+    _isolation: IsolationArgs,
     /// Print only the image ID
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::blocks::BlockArgs;
 use crate::limits::LimitArgs;
+use crate::no_effect::{IsolationArgs, TrustArgs};
 
 /// Run a command in a container of an image
 #[derive(Debug, clap::Args)]
@@ -210,12 +211,10 @@ pub(crate) struct ContainerArgs {
     /// Do not probe, whatever the image says
     #[arg(long)]
     pub(crate) no_healthcheck: bool,
-    /// Images are not verified by Docker's Notary; that they are is not supported
-    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = ["true"])]
-    disable_content_trust: Option<String>,
-    /// `default`, the only one that there is on Linux
-    #[arg(long, value_name = "WHICH", hide = true, value_parser = ["", "default"])]
-    isolation: Option<String>,
+    #[command(flatten)]
+    _trust: TrustArgs,
+    #[command(flatten)]
+    _isolation: IsolationArgs,
     /// `local`, the only one there is
     #[arg(long, value_name = "DRIVER", hide = true, value_parser = ["", "local"])]
     volume_driver: Option<String>,

@@ -11,10 +11,7 @@ use crate::files;
 pub(crate) fn read(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in files {
-        let bytes = files::read_list(path)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))?;
-        file(path, &text, &mut all)?;
+        file(path, &files::read_list(path)?, &mut all)?;
     }
     for flag in flags {
         if flag.is_empty() || flag.starts_with('=') {

@@ -9,8 +9,7 @@ use crate::files;
 pub(super) fn read(flags: &[String], files: &[PathBuf]) -> Result<Vec<(String, String)>> {
     let mut labels = Vec::new();
     for path in files {
-        let text = String::from_utf8(files::read_list(path)?)
-            .map_err(|_| Error::failed(format!("`{}` is not valid UTF-8", path.display())))?;
+        let text = files::read_list(path)?;
         for line in text.lines().map(str::trim) {
             if !line.is_empty() && !line.starts_with('#') {
                 labels.push(label(line)?);

@@ -6,11 +6,10 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid};
 
 use super::super::child::{self, Descriptors, Stop};
-use super::super::keeper::{END, attend, end_as};
+use super::super::keeper::{END, attend, bury_all, end_as};
 use super::super::plan::{Bare, Report, Stdio, Task};
 use super::super::step::{Failure, Result, Step};
 use super::super::{capabilities, seccomp, terminal, wire};
@@ -82,17 +81,8 @@ fn stay(bare: &Bare, descriptors: Descriptors, child: Pid) -> ! {
 /// To all that this process may signal: that is its domain, which is what it has started, and nobody else. The kernel
 /// does it at one stroke, so that no process is made meanwhile.
 fn end_all() {
-    loop {
-        let _ = sys::signal_all(libc::SIGKILL);
-        loop {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => break,
-                Err(_) => return,
-            }
-        }
-        std::thread::sleep(std::time::Duration::from_micros(200));
-    }
+    // Where there is nobody left to signal, that is an error.
+    bury_all(|| drop(sys::signal_all(libc::SIGKILL)));
 }
 
 fn become_command(

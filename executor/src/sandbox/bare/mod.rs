@@ -562,19 +562,8 @@ impl Builder<'_> {
                 gid,
                 throw_away: false,
             } => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let directory = rustix::fs::open(cache.path(), flags, Mode::empty())
-                    .map_err(|errno| failed("open the cache")(errno.into()))?;
-                if cache.is_new() {
-                    let store = &self.executor.store;
-                    cache_content::fill(
-                        store,
-                        directory.as_fd(),
-                        from.as_ref(),
-                        *mode,
-                        (*uid, *gid),
-                    )?;
-                }
+                let (store, owner) = (&self.executor.store, (*uid, *gid));
+                let directory = cache_content::open(store, cache, from.as_ref(), *mode, owner)?;
                 let place = || -> std::io::Result<PathBuf> {
                     let found =
                         in_root::open(directory.as_fd(), &in_root::clean(path), OFlags::PATH)?;

@@ -148,18 +148,9 @@ impl Builder {
                 gid,
                 throw_away,
             } => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let directory = rustix::fs::open(cache.path(), flags, Mode::empty())
-                    .map_err(failed("open the cache"))?;
-                if cache.is_new() {
-                    cache_content::fill(
-                        &self.store,
-                        directory.as_fd(),
-                        from.as_ref(),
-                        *mode,
-                        (*uid, *gid),
-                    )?;
-                }
+                let owner = (*uid, *gid);
+                let directory =
+                    cache_content::open(&self.store, cache, from.as_ref(), *mode, owner)?;
                 let tree = if *throw_away {
                     let layer = self.store.prepare()?;
                     let tree = overlay::over(&self.store, cache.path(), &layer, self.mapped());
