@@ -52,6 +52,8 @@ pub struct PruneOptions {
     pub kinds: Vec<Kind>,
     /// Only things whose ids begin so; all where there are none.
     pub ids: Vec<String>,
+    /// Whatever else is meant: also what was unpacked of images, where no name and no container holds it.
+    pub unpacked: bool,
     /// Say what would go, and leave it.
     pub dry_run: bool,
 }

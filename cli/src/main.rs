@@ -5,6 +5,7 @@
 //! owns the terminal.
 
 mod allocator;
+mod chosen;
 mod commands;
 mod config_file;
 mod error;

@@ -101,6 +101,7 @@ impl<'a> Candidate<'a> {
 
     fn is_chosen(self, options: &PruneOptions) -> bool {
         match self {
+            Self::Chain(_) if options.unpacked => true,
             Self::Result(_) | Self::Chain(_) => {
                 let mut ids = self.snapshots().iter().map(SnapshotId::as_str);
                 options.allows(Kind::Regular)

@@ -131,6 +131,7 @@ fn random_options(random: &mut Random, contents: &Contents) -> PruneOptions {
         until: random.one_in(4).then(|| random.used() / 1000),
         kinds,
         ids,
+        unpacked: random.one_in(4),
         dry_run: false,
     }
 }
@@ -284,7 +285,9 @@ impl Slow<'_> {
         let mut add = |choice, held: Vec<SnapshotId>, used: i64, worth: f64| {
             let named = held.iter().any(|id| options.names(id.as_str()));
             let free = !held.is_empty() && held.iter().all(|id| for_good.contains(id));
-            if regular && used < self.limit() && (options.ids.is_empty() || named) && !free {
+            let unpacked = options.unpacked && matches!(choice, Choice::Chain(_));
+            let meant = unpacked || (regular && (options.ids.is_empty() || named));
+            if meant && used < self.limit() && !free {
                 candidates.push((choice, held, used, worth));
             }
         };

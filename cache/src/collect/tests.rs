@@ -50,6 +50,7 @@ const ALL: PruneOptions = PruneOptions {
     until: None,
     kinds: Vec::new(),
     ids: Vec::new(),
+    unpacked: false,
     dry_run: false,
 };
 

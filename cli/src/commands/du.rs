@@ -60,7 +60,7 @@ pub(crate) fn execute(args: &DuArgs, global: &GlobalArgs) -> Result<Exit> {
             "Active": used.active,
             "Size": human::size(used.bytes),
             "Bytes": used.bytes,
-            "Reclaimable": reclaimable(used),
+            "Reclaimable": reclaimable(used.bytes, used.reclaimable),
             "ReclaimableBytes": used.reclaimable,
         })
         .as_object()
@@ -84,10 +84,10 @@ pub(crate) fn execute(args: &DuArgs, global: &GlobalArgs) -> Result<Exit> {
 }
 
 /// `1.2GB (60%)`, as `docker system df` has it.
-fn reclaimable(used: Used) -> String {
-    match (used.reclaimable * 100).checked_div(used.bytes) {
-        Some(percent) => format!("{} ({percent}%)", human::size(used.reclaimable)),
-        None => human::size(used.reclaimable),
+pub(crate) fn reclaimable(of: u64, bytes: u64) -> String {
+    match (bytes * 100).checked_div(of) {
+        Some(percent) => format!("{} ({percent}%)", human::size(bytes)),
+        None => human::size(bytes),
     }
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn row(item: &Item) -> Option<Row> {
         let time = jiff::Timestamp::from_second(seconds?).ok()?;
         Some(time.to_string())
     };
-    let last_used = time(Some(item.last_used));
+    let (created, last_used) = (time(item.created), time(Some(item.last_used)));
     json!({
         "ID": item.id,
         "ShortID": item.id.get(..12).unwrap_or(&item.id),
@@ -127,7 +127,8 @@ pub(crate) fn row(item: &Item) -> Option<Row> {
         "Shared": item.shared,
         "Size": human::size(item.bytes),
         "Bytes": item.bytes,
-        "CreatedAt": time(item.created),
+        "CreatedSince": human::since(created.as_deref()),
+        "CreatedAt": created,
         "LastUsed": human::since(last_used.as_deref()),
         "LastUsedAt": last_used,
     })

@@ -91,7 +91,7 @@ pub(crate) fn execute(args: &ImagesArgs, global: &GlobalArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn row(image: &ImageSummary, id: &str) -> Option<Row> {
+pub(crate) fn row(image: &ImageSummary, id: &str) -> Option<Row> {
     let created = image.created.as_deref();
     let size = human::size(image.size);
     // The fields that Docker has, also those that it knows only where it was asked for them at length.
@@ -112,7 +112,7 @@ fn row(image: &ImageSummary, id: &str) -> Option<Row> {
     .cloned()
 }
 
-fn filter(text: &str) -> Result<ImageFilter> {
+pub(crate) fn filter(text: &str) -> Result<ImageFilter> {
     let Some((key, value)) = text.split_once('=') else {
         return Err(Error::usage(format!(
             "--filter `{text}`: expected `KEY=VALUE`"
@@ -129,10 +129,16 @@ fn filter(text: &str) -> Result<ImageFilter> {
             check_pattern(&value)?;
             ImageFilter::Reference(value)
         }
-        "label" => match value.split_once('=') {
-            Some((key, value)) => ImageFilter::Label(key.to_owned(), Some(value.to_owned())),
-            None => ImageFilter::Label(value, None),
-        },
+        "label" | "label!" => {
+            let (name, of) = match value.split_once('=') {
+                Some((name, of)) => (name.to_owned(), Some(of.to_owned())),
+                None => (value, None),
+            };
+            match key {
+                "label" => ImageFilter::Label(name, of),
+                _ => ImageFilter::NotLabel(name, of),
+            }
+        }
         "before" => ImageFilter::Before(value),
         "since" => ImageFilter::Since(value),
         "until" => ImageFilter::Until(human::until(&value).ok_or_else(|| {

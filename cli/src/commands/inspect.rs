@@ -27,9 +27,10 @@ pub(crate) struct InspectArgs {
 }
 
 /// Shows all that can be found, and fails where one could not.
-pub(crate) fn execute(args: &InspectArgs, global: &GlobalArgs) -> Result<Exit> {
+/// `default`: what is looked for where it is not said.
+pub(crate) fn execute(args: &InspectArgs, default: Kind, global: &GlobalArgs) -> Result<Exit> {
     let kind = match args.kind.as_deref() {
-        None | Some("") => Kind::Any,
+        None | Some("") => default,
         Some("image") => Kind::Image,
         Some("container") => Kind::Container,
         Some("volume") => Kind::Volume,

@@ -2,6 +2,7 @@
 //! engine, and prints.
 
 mod build;
+mod builder;
 mod cache;
 mod completions;
 mod container;
@@ -13,6 +14,7 @@ mod graph;
 mod history;
 mod image_diff;
 mod image_layers;
+mod image_prune;
 mod images;
 mod import;
 mod info;
@@ -34,6 +36,7 @@ mod run;
 mod save;
 mod sign;
 mod store;
+mod system;
 mod tag;
 mod version;
 mod volume;
@@ -71,7 +74,19 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    Inspect(inspect::InspectArgs),
     Volume(volume::VolumeArgs),
+    /// What the store as a whole takes, and removing what is not in use
+    System {
+        #[command(subcommand)]
+        command: system::SystemCommand,
+    },
+    /// The commands on builds under the names that Docker has for them
+    #[command(visible_alias = "builder")]
+    Buildx {
+        #[command(subcommand)]
+        command: builder::BuilderCommand,
+    },
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Manifest(manifest::ManifestArgs),
@@ -131,7 +146,6 @@ pub(crate) enum OnImage {
     Build(Box<build::BuildArgs>),
     Tag(tag::TagArgs),
     History(history::HistoryArgs),
-    Inspect(inspect::InspectArgs),
     Save(save::SaveArgs),
     Load(load::LoadArgs),
     Import(import::ImportArgs),
@@ -144,6 +158,7 @@ pub(crate) enum ContainerCommand {
     #[command(visible_aliases = ["list", "ps"])]
     Ls(ps::PsArgs),
     Prune(rm::PruneArgs),
+    Inspect(inspect::InspectArgs),
     /// `rm` by its other name
     #[command(hide = true)]
     Remove(rm::RmArgs),
@@ -157,6 +172,8 @@ pub(crate) enum ImageCommand {
     Ls(images::ImagesArgs),
     #[command(visible_alias = "remove")]
     Rm(rmi::RmiArgs),
+    Inspect(inspect::InspectArgs),
+    Prune(image_prune::ImagePruneArgs),
     Diff(image_diff::ImageDiffArgs),
     Layers(image_layers::ImageLayersArgs),
     #[command(flatten)]
@@ -185,7 +202,10 @@ impl Command {
             Self::Rmi(args) => rmi::execute(&args, global),
             Self::Container { command } => command.execute(global),
             Self::Image { command } => command.execute(global),
+            Self::Inspect(args) => inspect::execute(&args, inspect::Kind::Any, global),
             Self::Volume(args) => volume::execute(&args, global),
+            Self::System { command } => command.execute(global),
+            Self::Buildx { command } => command.execute(global),
             Self::Login(args) => login::execute(&args, global),
             Self::Logout(args) => logout::execute(&args),
             Self::Manifest(args) => manifest::execute(&args, global),
@@ -247,7 +267,6 @@ impl OnImage {
             Self::Build(args) => build::execute(&args, global),
             Self::Tag(args) => tag::execute(&args, global),
             Self::History(args) => history::execute(&args, global),
-            Self::Inspect(args) => inspect::execute(&args, global),
             Self::Save(args) => save::execute(&args, global),
             Self::Load(args) => load::execute(&args, global),
             Self::Import(args) => import::execute(&args, global),
@@ -262,6 +281,7 @@ impl ContainerCommand {
         match self {
             Self::Ls(args) => ps::execute(&args, global),
             Self::Prune(args) => rm::prune(&args, global),
+            Self::Inspect(args) => inspect::execute(&args, inspect::Kind::Container, global),
             Self::Remove(args) => rm::execute(&args, global),
             Self::OnContainer(command) => command.execute(global),
         }
@@ -273,6 +293,8 @@ impl ImageCommand {
         match self {
             Self::Ls(args) => images::execute(&args, global),
             Self::Rm(args) => rmi::execute(&args, global),
+            Self::Inspect(args) => inspect::execute(&args, inspect::Kind::Image, global),
+            Self::Prune(args) => image_prune::execute(&args, global),
             Self::Diff(args) => image_diff::execute(&args, global),
             Self::Layers(args) => image_layers::execute(&args, global),
             Self::OnImage(command) => command.execute(global),
@@ -351,7 +373,6 @@ pub(crate) const NAMES: &[&str] = &[
     "b",
     "tag",
     "history",
-    "inspect",
     "save",
     "load",
     "import",
@@ -362,7 +383,11 @@ pub(crate) const NAMES: &[&str] = &[
     "rmi",
     "container",
     "image",
+    "inspect",
     "volume",
+    "system",
+    "buildx",
+    "builder",
     "login",
     "logout",
     "manifest",

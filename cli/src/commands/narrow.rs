@@ -31,7 +31,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Option<Cli> {
         "images" => only(arguments, name, Command::Images),
         "tag" => only(arguments, name, OnImage::Tag),
         "rmi" => only(arguments, name, Command::Rmi),
-        "inspect" => only(arguments, name, OnImage::Inspect),
+        "inspect" => only(arguments, name, Command::Inspect),
         "save" => only(arguments, name, OnImage::Save),
         "load" => only(arguments, name, OnImage::Load),
         "pull" => only(arguments, name, OnImage::Pull),

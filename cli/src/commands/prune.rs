@@ -1,7 +1,8 @@
-//! `rbuild prune`.
+//! `rbuild prune` and `builder prune`; and what all commands that remove what is not in use have in common.
 
 use std::io::BufRead;
 
+use rbuild_engine::Engine;
 use rbuild_engine::cache::collect::{Kind, PruneOptions, Pruned};
 
 use super::du;
@@ -45,6 +46,21 @@ pub(crate) struct PruneArgs {
 }
 
 pub(crate) fn execute(args: &PruneArgs, global: &GlobalArgs) -> Result<Exit> {
+    let options = options(args)?;
+    let what = if options.all {
+        "the whole build cache and all images without a name"
+    } else {
+        "all dangling images and unused cache"
+    };
+    sure(args.force || args.dry_run, what)?;
+    let pruned = machine::engine(global.options()?)?
+        .store()
+        .prune(&options)?;
+    tell(args, &pruned)?;
+    Ok(Exit::Success)
+}
+
+fn options(args: &PruneArgs) -> Result<PruneOptions> {
     let mut options = PruneOptions {
         all: args.all,
         keep_storage: args
@@ -62,16 +78,107 @@ pub(crate) fn execute(args: &PruneArgs, global: &GlobalArgs) -> Result<Exit> {
                 .help("choose those, or leave out `type=blob`"),
         );
     }
-    if !args.force && !args.dry_run && !confirmed(&options)? {
-        return Err(
-            Error::failed("nothing was removed").help("to remove without being asked, use --force")
-        );
+    Ok(options)
+}
+
+/// Remove the build cache that is not in use
+///
+/// Results of steps, cache mounts, and what is remembered of build contexts. Images stay, with what they hold.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CachePruneArgs {
+    /// As Docker's; there is no cache that goes only with it
+    #[arg(short, long)]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Remove only as much as it takes to come down to this size
+    #[arg(
+        long,
+        value_name = "SIZE",
+        visible_alias = "max-used-space",
+        alias = "reserved-space"
+    )]
+    keep_storage: Option<String>,
+    /// `until=24h` or `unused-for=24h`: only what was not used since; `type=regular|exec.cachemount|source.local`;
+    /// `id=…`, as `du -v` tells them
+    #[arg(long, value_name = "FILTER")]
+    filter: Vec<String>,
+    /// Say of each thing what it was
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// What `builder prune` may take.
+const CACHE: [Kind; 3] = [Kind::Regular, Kind::CacheMount, Kind::Context];
+
+/// `builder prune`
+pub(crate) fn cache(args: &CachePruneArgs, global: &GlobalArgs) -> Result<Exit> {
+    let mut options = options(&PruneArgs {
+        all: true,
+        force: args.force,
+        keep_storage: args.keep_storage.clone(),
+        filter: args.filter.clone(),
+        dry_run: false,
+        verbose: args.verbose,
+    })?;
+    if options.kinds.contains(&Kind::Quarantine) {
+        return Err(Error::usage("--filter `type=quarantine`: that is no cache")
+            .help("`rbuild prune` takes that, too"));
     }
-    let pruned = machine::engine(global.options()?)?
-        .store()
-        .prune(&options)?;
-    tell(args, &pruned)?;
+    // With it or without, all that is not in use goes.
+    let _ = args.all;
+    sure(args.force, "all build cache that is not in use")?;
+    let engine = machine::engine(global.options()?)?;
+    let mut told = Removed::default();
+    let pruned = remove_cache(&engine, &mut options, &mut told)?;
+    if args.verbose && !pruned.items.is_empty() {
+        let rows: Vec<Row> = pruned.items.iter().filter_map(du::row).collect();
+        Format::Table.print(du::PRUNED_COLUMNS, &rows)?;
+    }
+    told.total();
     Ok(Exit::Success)
+}
+
+/// Removes cache that is not in use, of the kinds that are meant.
+pub(crate) fn remove_cache(
+    engine: &Engine,
+    options: &mut PruneOptions,
+    told: &mut Removed,
+) -> Result<Pruned> {
+    if options.kinds.is_empty() {
+        options.kinds = CACHE.to_vec();
+    }
+    let pruned = engine.store().prune(options)?;
+    // Blobs are theirs.
+    let things = pruned.items.iter().filter(|item| item.kind != Kind::Blob);
+    let ids: Vec<String> = things.map(|item| item.id.clone()).collect();
+    told.add("Deleted build cache objects", &ids, pruned.bytes);
+    Ok(pruned)
+}
+
+/// What was removed, told as Docker does.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    bytes: u64,
+}
+
+impl Removed {
+    /// Tells of things of one kind, if there are any.
+    pub(crate) fn add(&mut self, title: &str, names: &[String], bytes: u64) {
+        self.bytes += bytes;
+        if !names.is_empty() {
+            stdio::out(format!("{title}:\n{}\n\n", names.join("\n")));
+        }
+    }
+
+    /// The last line.
+    pub(crate) fn total(&self) {
+        stdio::out(format!(
+            "Total reclaimed space: {}\n",
+            human::size(self.bytes)
+        ));
+    }
 }
 
 fn tell(args: &PruneArgs, pruned: &Pruned) -> Result<()> {
@@ -151,18 +258,26 @@ pub(crate) fn filters(texts: &[String], options: &mut PruneOptions) -> Result<()
     Ok(())
 }
 
-fn confirmed(options: &PruneOptions) -> Result<bool> {
-    confirm(if options.all {
-        "the whole build cache and all images without a name"
-    } else {
-        "all dangling images and unused cache"
-    })
+/// Asks whether `what` is to be removed, unless that is said already.
+pub(crate) fn sure(is_said: bool, what: &str) -> Result<()> {
+    sure_of_all(is_said, &[what])
 }
 
-/// Asks whether `what` is to be removed.
-pub(super) fn confirm(what: &str) -> Result<bool> {
+/// As [`sure`], of several things.
+pub(crate) fn sure_of_all(is_said: bool, what: &[&str]) -> Result<()> {
+    if is_said || confirm(what)? {
+        return Ok(());
+    }
+    Err(Error::failed("nothing was removed").help("to remove without being asked, use --force"))
+}
+
+fn confirm(what: &[&str]) -> Result<bool> {
+    let what = match what {
+        [one] => format!(" {one}."),
+        all => format!(":\n  - {}\n", all.join("\n  - ")),
+    };
     stdio::err(format!(
-        "This will remove {what}.\nAre you sure you want to continue? [y/N] "
+        "This will remove{what}\nAre you sure you want to continue? [y/N] "
     ));
     let mut answer = String::new();
     std::io::stdin()

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_engine::containers::Volume;
+use rbuild_engine::containers::{Catalog, Volume};
 use serde_json::json;
 
 use super::container::catalog;
 use super::inspect::{self, Kind};
+use super::prune::{self, Removed};
+use crate::chosen::Chosen;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::table::{Columns, Format, Row};
-use crate::{human, machine, render, stdio};
+use crate::{machine, render, stdio};
 
 /// Directories that outlive the containers which use them
 #[derive(Debug, clap::Args)]
@@ -72,7 +74,7 @@ enum VolumeCommand {
         /// Do not ask
         #[arg(short, long)]
         force: bool,
-        /// `label=K[=V]`
+        /// `label=K[=V]`, `label!=K[=V]`
         #[arg(long, value_name = "FILTER")]
         filter: Vec<String>,
     },
@@ -198,35 +200,33 @@ fn has_label(volume: &Volume, label: &str) -> bool {
 }
 
 fn prune(all: bool, force: bool, filters: &[String], global: &GlobalArgs) -> Result<Exit> {
-    let mut labels = Vec::new();
-    for filter in filters {
-        match filter.split_once('=') {
-            Some(("label", label)) => labels.push(label),
-            _ => {
-                return Err(Error::usage(format!(
-                    "--filter `{filter}`: there is no such filter"
-                )));
-            }
-        }
+    let chosen = Chosen::read(filters)?;
+    if chosen.has_until() {
+        return Err(Error::usage(
+            "--filter `until`: volumes are not removed by their age",
+        ));
     }
     let what = if all {
         "all volumes that no container holds"
     } else {
         "all anonymous volumes that no container holds"
     };
-    if !force && !super::prune::confirm(what)? {
-        return Err(
-            Error::failed("nothing was removed").help("to remove without being asked, use --force")
-        );
-    }
-    let wanted = |volume: &Volume| labels.iter().all(|label| has_label(volume, label));
-    let pruned = catalog(global)?.prune_volumes(all, wanted)?;
-    if !pruned.names.is_empty() {
-        stdio::out(format!("Deleted Volumes:\n{}\n\n", pruned.names.join("\n")));
-    }
-    stdio::out(format!(
-        "Total reclaimed space: {}\n",
-        human::size(pruned.bytes)
-    ));
+    prune::sure(force, what)?;
+    let mut told = Removed::default();
+    remove_unused(&catalog(global)?, all, &chosen, &mut told)?;
+    told.total();
     Ok(Exit::Success)
+}
+
+/// Removes those that no container holds.
+pub(crate) fn remove_unused(
+    catalog: &Catalog,
+    all: bool,
+    chosen: &Chosen,
+    told: &mut Removed,
+) -> Result<()> {
+    let wanted = |volume: &Volume| chosen.takes(&volume.labels, &volume.created);
+    let pruned = catalog.prune_volumes(all, wanted)?;
+    told.add("Deleted Volumes", &pruned.names, pruned.bytes);
+    Ok(())
 }

@@ -116,6 +116,11 @@ impl Catalog {
         Ok(self.volume_files().data(name)?)
     }
 
+    /// Bytes of its files.
+    pub fn volume_size(&self, name: &str) -> Result<u64> {
+        Ok(size_of_tree(&self.volume_path(name)?))
+    }
+
     /// Names of the containers that hold a volume.
     pub fn users_of_volume(&self, name: &str) -> Result<Vec<String>> {
         let holds = |definition: &Definition| {
@@ -159,7 +164,7 @@ impl Catalog {
         for volume in self.volumes()? {
             let may_go = (all || volume.anonymous) && wanted(&volume);
             if may_go && self.users_of_volume(&volume.name)?.is_empty() {
-                pruned.bytes += size_of_tree(&self.volume_path(&volume.name)?);
+                pruned.bytes += self.volume_size(&volume.name)?;
                 self.volume_files().remove(&volume.name)?;
                 pruned.names.push(volume.name);
             }

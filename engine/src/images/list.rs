@@ -30,6 +30,8 @@ pub enum ImageFilter {
     Reference(String),
     /// `KEY`, or `KEY=VALUE`.
     Label(String, Option<String>),
+    /// Not as [`ImageFilter::Label`].
+    NotLabel(String, Option<String>),
     /// Made before this image.
     Before(String),
     /// Made after this image.
@@ -43,6 +45,7 @@ enum Test<'a> {
     Dangling(bool),
     References(Vec<&'a str>),
     Label(&'a str, Option<&'a str>),
+    NotLabel(&'a str, Option<&'a str>),
     Before(i128),
     Since(i128),
 }
@@ -62,6 +65,18 @@ impl Engine {
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
+    /// The rows of the store that all filters let through.
+    pub(super) fn chosen(&self, filters: &[ImageFilter]) -> Result<Vec<StoredImage>> {
+        let tests = self.tests(filters)?;
+        let mut chosen = Vec::new();
+        for image in self.store().images()? {
+            if self.row(&image, &tests)?.is_some() {
+                chosen.push(image);
+            }
+        }
+        Ok(chosen)
+    }
+
     fn tests<'a>(&self, filters: &'a [ImageFilter]) -> Result<Vec<Test<'a>>> {
         let mut references = Vec::new();
         let mut tests = Vec::new();
@@ -77,6 +92,7 @@ impl Engine {
                     continue;
                 }
                 ImageFilter::Label(key, value) => Test::Label(key, value.as_deref()),
+                ImageFilter::NotLabel(key, value) => Test::NotLabel(key, value.as_deref()),
                 ImageFilter::Before(name) => Test::Before(made(name)?),
                 ImageFilter::Since(name) => Test::Since(made(name)?),
                 ImageFilter::Until(seconds) => Test::Before(i128::from(*seconds) * 1_000_000_000),
@@ -101,16 +117,20 @@ impl Engine {
         let created = config.as_ref().and_then(|config| config.created.clone());
         let labels = config.as_ref().and_then(|it| it.config.labels.as_ref());
         let when = moment(created.as_deref());
+        let is_labelled = |key: &str, value: Option<&str>| {
+            labels.is_some_and(|labels| {
+                let label = labels.get(key);
+                label.is_some_and(|label| value.is_none_or(|value| value == label))
+            })
+        };
         for test in tests {
             let passes = match test {
                 Test::Dangling(dangling) => image.name.is_empty() == *dangling,
                 Test::References(patterns) => patterns
                     .iter()
                     .any(|pattern| is_named(&image.name, pattern)),
-                Test::Label(key, value) => labels.is_some_and(|labels| {
-                    let label = labels.get(*key);
-                    label.is_some_and(|label| value.is_none_or(|value| value == label))
-                }),
+                Test::Label(key, value) => is_labelled(key, *value),
+                Test::NotLabel(key, value) => !is_labelled(key, *value),
                 Test::Before(other) => when < *other,
                 Test::Since(other) => when > *other,
             };

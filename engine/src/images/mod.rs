@@ -1,5 +1,6 @@
 //! The images of the store: finding and naming them. `list`: Docker's `images`; `remove`: `rmi`; `describe`: `history`
-//! and `inspect`; `transfer`: `save`, `load`, `import` and `pull`; `push`; `join`: indexes over images that are in
+//! and `inspect`; `transfer`: `save`, `load`, `import` and `pull`; `usage`: what
+//! room they take; `push`; `join`: indexes over images that are in
 //! registries.
 
 pub(crate) mod compare;
@@ -12,13 +13,15 @@ mod remove;
 pub(crate) mod roots;
 mod sign;
 pub(crate) mod transfer;
+mod usage;
 
 pub use compare::{ConfigDifference, ImageDifferences};
 pub use join::{Joined, Member, Platform as MemberPlatform};
 pub use layers::{LayerFile, LayerSummary};
 pub use list::{ImageFilter, ImageSummary, check_pattern};
 pub use push::Pushed;
-pub use remove::Removed;
+pub use remove::{PrunedImages, Removed};
+pub use usage::{ImageUse, ImagesUsage};
 
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::snapshot::LayerBlob;
@@ -134,15 +137,25 @@ impl Engine {
         }
     }
 
-    /// Bytes of each layer, bottom first: of its files where it is unpacked, else of its blob.
+    /// Bytes of each layer, bottom first.
     fn sizes(&self, image: &StoredImage) -> Result<Vec<u64>> {
+        let layers = self.layers_of(image)?.into_iter();
+        Ok(layers.map(|(_, bytes)| bytes).collect())
+    }
+
+    /// Each layer, bottom first, by a name that it has in every image, and its bytes: of its files where it is unpacked,
+    /// else of its blob.
+    fn layers_of(&self, image: &StoredImage) -> Result<Vec<(String, u64)>> {
         if let Some(top) = self.top_of(image)?
             && let Ok(chain) = self.store().chain(&top)
         {
-            return Ok(chain.iter().map(|layer| layer.size_bytes).collect());
+            let layer = |layer: Snapshot| (layer.id.as_str().to_owned(), layer.size_bytes);
+            return Ok(chain.into_iter().map(layer).collect());
         }
-        let manifest = self.manifest_of(image)?;
-        Ok(manifest.layers.iter().map(|layer| layer.size).collect())
+        let layers = self.manifest_of(image)?.layers.into_iter();
+        Ok(layers
+            .map(|layer| (layer.digest.to_string(), layer.size))
+            .collect())
     }
 }
 

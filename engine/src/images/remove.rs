@@ -1,10 +1,13 @@
-//! `rmi`: names go, and an image with its last name, as Docker does it.
+//! `rmi` and `image prune`: names go, and an image with its last name, as Docker does it.
+
+use std::collections::HashSet;
 
 use rbuild_cache::Digest;
+use rbuild_cache::collect::{Kind, PruneOptions};
 use rbuild_cache::images::StoredImage;
 use rbuild_image::Reference;
 
-use super::familiar;
+use super::{ImageFilter, familiar};
 use crate::{Engine, Error, Result};
 
 /// What `rmi` did.
@@ -14,7 +17,55 @@ pub enum Removed {
     Deleted(Digest),
 }
 
+/// What `image prune` took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrunedImages {
+    pub removed: Vec<Removed>,
+    /// Blocks given back, in bytes.
+    pub bytes: u64,
+}
+
 impl Engine {
+    /// Removes the images without a name that no container is of; with `all` those with names, too. What the build cache
+    /// holds of them stays.
+    pub fn prune_images(&self, all: bool, filters: &[ImageFilter]) -> Result<PrunedImages> {
+        let containers = self.catalog().all()?;
+        let held: HashSet<String> = containers
+            .into_iter()
+            .filter_map(|entry| entry.definition.image_id)
+            .collect();
+        let mut removed = Vec::new();
+        for image in self.chosen(filters)? {
+            let may_go =
+                (all || image.name.is_empty()) && !held.contains(&image.config.to_string());
+            if !may_go
+                || self
+                    .store()
+                    .remove_image(&image.name, &image.manifest)?
+                    .is_none()
+            {
+                continue;
+            }
+            if !image.name.is_empty() {
+                removed.push(Removed::Untagged(familiar(&image.name)));
+            }
+            let rest = self.store().images()?;
+            if rest.iter().all(|other| other.config != image.config) {
+                removed.push(Removed::Deleted(image.config));
+            }
+        }
+        let pruned = self.store().prune(&PruneOptions {
+            // No image, record or cache mount: what nobody holds any more.
+            kinds: vec![Kind::Blob],
+            unpacked: all,
+            ..PruneOptions::default()
+        })?;
+        Ok(PrunedImages {
+            removed,
+            bytes: pruned.bytes,
+        })
+    }
+
     /// Takes a name away, and the image with its last name. An ID that has several names goes only with `force`; so
     /// does what a stopped container stands on. What a running one stands on does not go.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Vec<Removed>> {

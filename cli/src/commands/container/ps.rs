@@ -167,7 +167,7 @@ fn quoted(text: &str) -> String {
     all
 }
 
-fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
+pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
     let definition = &entry.definition;
     let command = shown(&definition.argv);
     let command = if whole {

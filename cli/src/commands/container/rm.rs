@@ -1,11 +1,14 @@
 //! `rbuild rm` and `container prune`.
 
+use rbuild_engine::Engine;
 use rbuild_engine::containers::Status;
 
-use crate::error::{Error, Result};
+use crate::chosen::Chosen;
+use crate::commands::prune::{self, Removed};
+use crate::error::Result;
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::{human, machine, stdio};
+use crate::machine;
 
 /// Remove containers
 #[derive(Debug, clap::Args)]
@@ -26,7 +29,7 @@ pub(crate) struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// `label=K[=V]`, `until=DURATION`
+    /// `label=K[=V]`, `label!=K[=V]`, `until=DURATION`
     #[arg(long, value_name = "FILTER")]
     filter: Vec<String>,
 }
@@ -51,37 +54,22 @@ pub(crate) fn execute(args: &RmArgs, global: &GlobalArgs) -> Result<Exit> {
 }
 
 pub(crate) fn prune(args: &PruneArgs, global: &GlobalArgs) -> Result<Exit> {
-    let mut labels = Vec::new();
-    let mut until = None;
-    for filter in &args.filter {
-        match filter.split_once('=') {
-            Some(("label", label)) => labels.push(label),
-            Some(("until", text)) => {
-                until = Some(human::moment_or_duration("--filter until", text)?);
-            }
-            _ => {
-                return Err(Error::usage(format!(
-                    "--filter `{filter}`: there is no such filter"
-                )));
-            }
-        }
-    }
-    if !args.force && !crate::commands::prune::confirm("all containers that do not run")? {
-        return Err(
-            Error::failed("nothing was removed").help("to remove without being asked, use --force")
-        );
-    }
+    let chosen = Chosen::read(&args.filter)?;
+    prune::sure(args.force, "all containers that do not run")?;
     let engine = machine::engine(global.options()?)?;
+    let mut told = Removed::default();
+    remove_idle(&engine, &chosen, &mut told)?;
+    told.total();
+    Ok(Exit::Success)
+}
+
+/// Removes those that do not run.
+pub(crate) fn remove_idle(engine: &Engine, chosen: &Chosen, told: &mut Removed) -> Result<()> {
     let mut bytes = 0;
     let mut removed = Vec::new();
     for entry in engine.catalog().all()? {
-        let own = entry.definition.labels();
-        let wanted = labels.iter().all(|label| match label.split_once('=') {
-            Some((name, value)) => own.get(name).is_some_and(|own| own == value),
-            None => own.contains_key(*label),
-        }) && until
-            .as_ref()
-            .is_none_or(|until| entry.definition.created < *until);
+        let definition = &entry.definition;
+        let wanted = chosen.takes(&definition.labels(), &definition.created);
         let idle = !entry.state.status.is_alive() || entry.state.status == Status::Created;
         if wanted && idle {
             let size = entry.size()?;
@@ -91,9 +79,6 @@ pub(crate) fn prune(args: &PruneArgs, global: &GlobalArgs) -> Result<Exit> {
             }
         }
     }
-    if !removed.is_empty() {
-        stdio::out(format!("Deleted Containers:\n{}\n\n", removed.join("\n")));
-    }
-    stdio::out(format!("Total reclaimed space: {}\n", human::size(bytes)));
-    Ok(Exit::Success)
+    told.add("Deleted Containers", &removed, bytes);
+    Ok(())
 }
