@@ -4,10 +4,11 @@
 //! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
-//! One request: `transport`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
+//! One request: `transport`; what refuses it: `answer`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
 //! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`], `upload` and `standby`. Files behind
 //! any address, for ADD: [`file`]. Which tags there are: `tags`.
 
+mod answer;
 mod auth;
 mod certificates;
 pub mod credentials;

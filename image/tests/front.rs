@@ -145,7 +145,7 @@ async fn identity_tokens_go_to_the_token_server_alone() {
     }
 }
 
-/// Twenty ways to be refused for a while.
+/// Ways to be refused for a while.
 fn refusals() -> Vec<(&'static str, Box<Hook>)> {
     fn answer(status: u16, headers: &'static [&'static str]) -> Fate {
         Fate::Answer(status, headers.iter().map(|it| (*it).to_owned()).collect())
@@ -206,6 +206,16 @@ fn refusals() -> Vec<(&'static str, Box<Hook>)> {
         (
             "a 429 PUT of a manifest",
             first("PUT", "manifests", 2, || answer(429, NOW)),
+        ),
+        (
+            "a doubted digest of a manifest",
+            first("PUT", "manifests", 2, || Fate::Refuse(400, "DIGEST_INVALID")),
+        ),
+        (
+            "a blob that is known a little later",
+            first("PUT", "manifests", 1, || {
+                Fate::Refuse(404, "MANIFEST_BLOB_UNKNOWN")
+            }),
         ),
         (
             "a 500 HEAD of a blob",

@@ -255,7 +255,7 @@ impl Client {
         };
         let status = response.status();
         if !status.is_success() {
-            let refused = super::transport::refused(&url, asked.reference, response).await;
+            let refused = super::answer::refused(&url, asked.reference, response).await;
             if !refused.is(status) || refused.passing {
                 return Err(refused);
             }

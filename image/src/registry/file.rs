@@ -12,15 +12,15 @@ use futures_util::StreamExt as _;
 use rbuild_cache::Digest;
 use reqwest::header::{
     ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
-    LOCATION, RETRY_AFTER,
+    LOCATION,
 };
 use reqwest::{Response, StatusCode};
 use sha2::Digest as _;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use url::Url;
 
 use super::Client;
+use super::answer::{passes, retry_after};
 use super::transport::{Failure, TRIES, failed, is_redirect, shown_url, unreachable};
 use crate::error::{Error, Result};
 use crate::source::blocking;
@@ -184,9 +184,7 @@ impl Client {
         }
         request.send().await.map_err(|error| Failure {
             passing: !error.is_builder(),
-            error: unreachable(url, error),
-            retry_after: None,
-            status: None,
+            ..Failure::lasting(unreachable(url, error))
         })
     }
 }
@@ -272,18 +270,10 @@ fn too_large(url: &Url, limit: u64) -> Error {
 
 fn refused(url: &Url, response: &Response) -> Failure {
     let status = response.status();
-    let passing = status.is_server_error()
-        || matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-        );
-    let retry_after = response.headers().get(RETRY_AFTER);
     Failure {
-        error: failed(url, format!("it answers {status}")),
-        passing,
-        retry_after: retry_after
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs),
+        passing: passes(status),
+        retry_after: retry_after(response.headers()),
         status: Some(status),
+        ..Failure::lasting(failed(url, format!("it answers {status}")))
     }
 }

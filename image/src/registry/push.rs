@@ -10,13 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use rbuild_cache::{Digest, Store};
-use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, Response};
 
 use super::Client;
 use super::auth::Access;
 use super::pull::header;
-use super::transport::{Call, failed};
+use super::transport::{Call, TRIES, failed};
 use crate::error::{Error, Result, shown};
 use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, Document};
 use crate::reference::Reference;
@@ -28,6 +28,9 @@ const CONCURRENT_BLOBS: usize = 4;
 const DEPTH_LIMIT: u32 = 8;
 /// Repositories that one push asks leave to read from. Addresses do not grow without end.
 const MOUNT_SOURCES_LIMIT: usize = 8;
+
+/// What registries say of a document where they do not know yet, or not for the moment, what they have.
+const DOUBTS: [&str; 3] = ["DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"];
 
 /// What became of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +167,14 @@ impl Client {
         bytes: Bytes,
         name: &str,
     ) -> Result<()> {
+        let actual = Digest::of(&bytes);
+        if actual != descriptor.digest {
+            return Err(rbuild_cache::Error::DigestMismatch {
+                expected: descriptor.digest,
+                actual,
+            }
+            .into());
+        }
         let path = format!("manifests/{name}");
         let mut headers = HeaderMap::new();
         headers.extend(
@@ -179,7 +190,7 @@ impl Client {
             headers,
             body: Some(bytes),
         };
-        let response = self.send(&call).await.map_err(|failure| failure.error)?;
+        let response = self.put_again(&call).await?;
         let theirs = header(&response, "docker-content-digest");
         if let Some(theirs) = theirs
             && theirs.parse::<Digest>().ok() != Some(descriptor.digest)
@@ -189,6 +200,26 @@ impl Client {
             return Err(failed(&call.url, reason));
         }
         Ok(())
+    }
+
+    /// Puts a document, again where the registry doubts what has been verified: its blobs are there, and its bytes have
+    /// the digest that they are said to have. The `distribution` registry on a file system (before version 3) writes
+    /// over a blob's link in place when somebody else brings the same blob, and answers `DIGEST_INVALID` to a document
+    /// that it checks in that moment. Registries that keep their blobs in several places know of one a little later.
+    async fn put_again(&self, call: &Call<'_>) -> Result<Response> {
+        let mut tries = 0;
+        loop {
+            let failure = match self.send(call).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            tries += 1;
+            if !DOUBTS.contains(&failure.code.as_str()) || tries >= TRIES {
+                return Err(failure.error);
+            }
+            tracing::debug!(error = %failure.error, tries, "putting a document again");
+            failure.pause(tries).await;
+        }
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{HeaderMap, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
+use super::answer::refused;
 use super::auth::Access;
 use super::certificates::Certificates;
-use super::pull::read_body;
 use super::{Client, Options};
 use crate::error::{Error, Result, shown};
 use crate::reference::Reference;
@@ -108,6 +108,8 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// Of an answer that refuses.
     pub(super) status: Option<StatusCode>,
+    /// The error's name in the answer, as the distribution specification has them; empty where it says none.
+    pub(super) code: String,
 }
 
 impl Failure {
@@ -121,6 +123,7 @@ impl Failure {
             passing: false,
             retry_after: None,
             status: None,
+            code: String::new(),
         }
     }
 
@@ -130,6 +133,7 @@ impl Failure {
             passing: true,
             retry_after: None,
             status: None,
+            code: String::new(),
         }
     }
 
@@ -284,10 +288,8 @@ impl Client {
         request.send().await.map_err(|error| {
             let passing = !error.is_builder();
             Failure {
-                error: unreachable(url, error),
                 passing,
-                retry_after: None,
-                status: None,
+                ..Failure::lasting(unreachable(url, error))
             }
         })
     }
@@ -455,71 +457,4 @@ pub(super) fn challenges(response: &Response) -> Vec<String> {
 
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// What a registry may say about a refusal, in bytes.
-const REFUSAL_LIMIT_BYTES: u64 = 64 << 10;
-
-pub(super) async fn refused(url: &Url, reference: &Reference, response: Response) -> Failure {
-    let status = response.status();
-    let passing = status.is_server_error()
-        || matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-        );
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| retry_after(value.to_str().ok()?));
-    let said = match read_body(response, url, REFUSAL_LIMIT_BYTES).await {
-        Ok(body) => said(&body),
-        Err(_) => None,
-    };
-    let with_words = |mut reason: String| {
-        if let Some(said) = &said {
-            reason.push_str(": ");
-            reason.push_str(said);
-        }
-        failed(url, reason)
-    };
-    let error = match status {
-        StatusCode::NOT_FOUND => Error::NotFound(reference.familiar()),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => with_words(format!(
-            "access to `{}` is denied: it may not exist, or need a login (`rbuild login {}`)",
-            reference.familiar(),
-            reference.registry
-        )),
-        StatusCode::TOO_MANY_REQUESTS => {
-            with_words("it asks to wait: too many requests".to_owned())
-        }
-        other => with_words(format!("it answers {other}")),
-    };
-    Failure {
-        error,
-        passing,
-        retry_after,
-        status: Some(status),
-    }
-}
-
-/// Seconds, or a time (RFC 9110, 10.2.3); a time that is past is no pause.
-fn retry_after(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let time = super::date::parse(text)?;
-    let now = std::time::SystemTime::now();
-    Some(time.duration_since(now).unwrap_or_default())
-}
-
-/// The first error's message, as the distribution specification has them.
-fn said(body: &[u8]) -> Option<String> {
-    let response: oci_spec::distribution::ErrorResponse = serde_json::from_slice(body).ok()?;
-    let first = response.detail().first()?;
-    let message = first.message().as_deref().filter(|text| !text.is_empty());
-    Some(message.map_or_else(
-        || first.code().to_string(),
-        |message| shown(message.as_bytes()),
-    ))
 }

@@ -18,9 +18,10 @@ use sha2::Digest as _;
 use url::Url;
 
 use super::Client;
+use super::answer::refused;
 use super::pull::header;
 use super::push::{Progress, State, Target};
-use super::transport::{Call, Failure, TRIES, failed, refused};
+use super::transport::{Call, Failure, TRIES, failed};
 use crate::error::{Error, Result};
 use crate::manifest::Descriptor;
 use crate::reference::Reference;

@@ -26,6 +26,8 @@ impl Asked {
 pub(crate) enum Fate {
     /// Status and headers, with an empty body.
     Answer(u16, Vec<String>),
+    /// Status and error code, in the specification's form.
+    Refuse(u16, &'static str),
     /// The connection ends without an answer.
     Reset,
     /// It goes on, a little later.
@@ -112,6 +114,10 @@ impl State {
             Some(Fate::Reset) => return Ok(()),
             Some(Fate::Answer(status, headers)) => {
                 return answer(&mut client, status, &headers, b"");
+            }
+            Some(Fate::Refuse(status, code)) => {
+                let body = format!(r#"{{"errors":[{{"code":"{code}","message":"so"}}]}}"#);
+                return answer(&mut client, status, &[], body.as_bytes());
             }
             Some(Fate::Late(by)) => std::thread::sleep(by),
             None => {}
