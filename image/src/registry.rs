@@ -4,11 +4,12 @@
 //! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
-//! One request: `transport`; what refuses it: `answer`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
+//! One request: `transport`; what refuses it: `answer`; how long is waited: `arriving`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
 //! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`], `upload` and `standby`. Files behind
 //! any address, for ADD: [`file`]. Which tags there are: `tags`.
 
 mod answer;
+mod arriving;
 mod auth;
 mod certificates;
 pub mod credentials;
@@ -22,9 +23,9 @@ mod tags;
 mod transport;
 mod upload;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use auth::{Access, Authorizations};
@@ -34,14 +35,16 @@ use transport::{Call, Transport};
 
 use crate::reference::Reference;
 use crate::{Error, Result};
-pub(crate) use pull::{body, into_store};
+pub(crate) use answer::passes;
+pub(crate) use arriving::{Patience, Pulse};
+pub(crate) use transport::{Failure, TRIES};
 
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Hosts that may be spoken to without TLS, besides loopback.
     pub insecure: Vec<String>,
-    /// Total time a request may stall.
+    /// How long a server may be silent. A minute where nothing is said.
     pub idle_timeout: Option<Duration>,
     /// Files of the form of `~/.docker/config.json`; the first that knows a host counts. Missing ones are empty.
     pub credential_files: Vec<PathBuf>,
@@ -75,6 +78,8 @@ struct Inner {
     transport: OnceLock<Transport>,
     authorizations: Authorizations,
     credentials: OnceLock<Arc<Credentials>>,
+    /// Mirrors that failed: who waits for one once does not wait for each layer.
+    done_without: Mutex<HashSet<String>>,
     /// Used instead of all that files know.
     login: Option<Login>,
 }
@@ -125,10 +130,19 @@ impl Client {
         &self.inner.options
     }
 
+    /// Does not ask a mirror again.
+    fn do_without(&self, mirror: &Reference) {
+        let done_without = self.inner.done_without.lock();
+        let mut done_without = done_without.unwrap_or_else(PoisonError::into_inner);
+        done_without.insert(mirror.registry.clone());
+    }
+
     /// The same image where mirrors of its registry have it.
     fn mirrors(&self, reference: &Reference) -> Vec<Reference> {
         let options = self.inner.options.registries.get(&reference.registry);
         let mirrors = options.map(|options| options.mirrors.as_slice());
+        let done_without = self.inner.done_without.lock();
+        let done_without = done_without.unwrap_or_else(PoisonError::into_inner);
         mirrors
             .unwrap_or_default()
             .iter()
@@ -145,6 +159,7 @@ impl Client {
                     ..reference.clone()
                 }
             })
+            .filter(|mirror| !done_without.contains(&mirror.registry))
             .collect()
     }
 }

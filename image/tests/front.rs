@@ -89,6 +89,7 @@ async fn tokens_that_expire_while_a_blob_is_sent() {
         let tokens = Tokens {
             live: Duration::from_secs(2),
             said_seconds,
+            one_scope_each: false,
         };
         // Long enough for several tokens.
         let slow = |asked: &Asked, _| {
@@ -114,6 +115,7 @@ async fn identity_tokens_go_to_the_token_server_alone() {
     let tokens = Tokens {
         live: Duration::from_secs(60),
         said_seconds: Some(60),
+        one_scope_each: false,
     };
     let front = Front::start(registry.port, Some(tokens), nothing());
     let host = format!("127.0.0.1:{}", front.port);
@@ -209,7 +211,9 @@ fn refusals() -> Vec<(&'static str, Box<Hook>)> {
         ),
         (
             "a doubted digest of a manifest",
-            first("PUT", "manifests", 2, || Fate::Refuse(400, "DIGEST_INVALID")),
+            first("PUT", "manifests", 2, || {
+                Fate::Refuse(400, "DIGEST_INVALID")
+            }),
         ),
         (
             "a blob that is known a little later",
@@ -277,6 +281,7 @@ async fn uploads_sent_elsewhere_get_no_credentials() {
     let tokens = Tokens {
         live: Duration::from_secs(60),
         said_seconds: Some(60),
+        one_scope_each: false,
     };
     let front = Front::start(registry.port, Some(tokens), Box::new(sends_away));
     let host = format!("127.0.0.1:{}", front.port);
@@ -371,6 +376,7 @@ async fn mirrors_are_asked_first_and_never_trusted() {
     let tokens = Tokens {
         live: Duration::from_secs(60),
         said_seconds: Some(60),
+        one_scope_each: false,
     };
     let origin = Front::start(registry.port, Some(tokens), nothing());
     let mirror = Front::start(registry.port, None, nothing());
@@ -443,6 +449,89 @@ async fn blobs_go_from_repository_to_repository() {
         assert!(sent - before >= moved && sent - before < moved + (64 << 10));
         pulls(&kit.client, &push.to.canonical()).await.unwrap();
     }
+}
+
+/// Registries that know half of the protocol, and what an upload to them needs.
+#[tokio::test]
+async fn uploads_without_what_they_are_told() {
+    if !installed("docker-registry") {
+        return;
+    }
+    let kit = Kit::new();
+    let registry = Registry::start(&kit, "");
+    let root = image(&kit, 3 << 20).await;
+    let hooks: [(&str, Box<Hook>); 4] = [
+        (
+            "no HEAD",
+            Box::new(|asked, _| (asked.method == "HEAD").then(|| Fate::Answer(405, Vec::new()))),
+        ),
+        (
+            "no length in a HEAD",
+            Box::new(|asked, _| {
+                (asked.method == "HEAD").then_some(Fate::Without("content-length"))
+            }),
+        ),
+        (
+            "no range",
+            Box::new(|asked, _| (asked.method == "PATCH").then_some(Fate::Without("range"))),
+        ),
+        (
+            "no digest of a manifest",
+            Box::new(|asked, _| {
+                (asked.method == "PUT").then_some(Fate::Without("docker-content-digest"))
+            }),
+        ),
+    ];
+    for (number, (what, hook)) in hooks.into_iter().enumerate() {
+        let front = Front::start(registry.port, None, hook);
+        let name = format!("127.0.0.1:{}/half{number}:1", front.port);
+        for _ in 0..2 {
+            let pushed = push(&kit, &kit.client, &root, &name).await;
+            pushed.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        }
+        pulls(&kit.client, &name).await.unwrap();
+    }
+    // Nowhere to go on: told as that.
+    let front = Front::start(
+        registry.port,
+        None,
+        Box::new(|asked, _| (asked.method == "POST").then_some(Fate::Without("location"))),
+    );
+    let name = format!("127.0.0.1:{}/nowhere:1", front.port);
+    let error = push(&kit, &kit.client, &root, &name).await.unwrap_err();
+    let words = error.to_string();
+    assert!(
+        words.contains("/v2/nowhere/blobs/uploads/: it does not say where"),
+        "{words}"
+    );
+}
+
+#[tokio::test]
+async fn issuers_that_give_no_leave_to_mount() {
+    if !installed("docker-registry") {
+        return;
+    }
+    let kit = Kit::new();
+    let registry = Registry::start(&kit, "");
+    let root = image(&kit, 1 << 20).await;
+    let tokens = Tokens {
+        live: Duration::from_secs(60),
+        said_seconds: Some(60),
+        one_scope_each: true,
+    };
+    let front = Front::start(registry.port, Some(tokens), nothing());
+    let document = kit.store.read_blob(&root.digest, 1 << 20).unwrap();
+    let manifest: rbuild_image::Manifest = serde_json::from_slice(&document).unwrap();
+    let others = |layer: &Descriptor| (layer.digest, vec!["others/image".to_owned()]);
+    let push = Push {
+        root: root.clone(),
+        to: format!("127.0.0.1:{}/mine:1", front.port).parse().unwrap(),
+        mounts: manifest.layers.iter().map(others).collect(),
+        from: None,
+        there: std::collections::HashSet::new(),
+    };
+    kit.client.push(&kit.store, &push, &quiet()).await.unwrap();
+    pulls(&kit.client, &push.to.canonical()).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,13 +7,15 @@ use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
-use super::pull::read_body;
+use super::Client;
 use super::transport::{Failure, failed};
 use crate::error::{Error, shown};
 use crate::reference::Reference;
 
 /// What a registry may say about a refusal, in bytes.
 const REFUSAL_LIMIT_BYTES: u64 = 64 << 10;
+/// How long is waited for that: without it, the refusal is as clear.
+const WORDS_TIME: Duration = Duration::from_secs(5);
 
 /// As the distribution specification has it; codes that it does not know are as good.
 #[derive(Deserialize)]
@@ -29,7 +31,7 @@ struct Said {
 }
 
 /// Whether the same request may be answered otherwise a little later.
-pub(super) fn passes(status: StatusCode) -> bool {
+pub(crate) fn passes(status: StatusCode) -> bool {
     let never = [
         StatusCode::NOT_IMPLEMENTED,
         StatusCode::HTTP_VERSION_NOT_SUPPORTED,
@@ -53,40 +55,49 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(time.duration_since(now).unwrap_or_default())
 }
 
-pub(super) async fn refused(url: &Url, reference: &Reference, response: Response) -> Failure {
-    let status = response.status();
-    let retry_after = retry_after(response.headers());
-    let said = match read_body(response, url, REFUSAL_LIMIT_BYTES).await {
-        Ok(body) => said(&body),
-        Err(_) => Said::default(),
-    };
-    let words = said.message.filter(|text| !text.is_empty());
-    let words = words.unwrap_or_else(|| said.code.clone());
-    let with_words = |mut reason: String| {
-        if !words.is_empty() {
-            reason.push_str(": ");
-            reason.push_str(&shown(words.as_bytes()));
+impl Client {
+    /// What a refusal is, with the registry's own words.
+    pub(super) async fn refused(
+        &self,
+        url: &Url,
+        reference: &Reference,
+        response: Response,
+    ) -> Failure {
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let read = self.read_body(response, url, REFUSAL_LIMIT_BYTES);
+        let said = match tokio::time::timeout(WORDS_TIME, read).await {
+            Ok(Ok(body)) => said(&body),
+            Ok(Err(_)) | Err(_) => Said::default(),
+        };
+        let words = said.message.filter(|text| !text.is_empty());
+        let words = words.unwrap_or_else(|| said.code.clone());
+        let with_words = |mut reason: String| {
+            if !words.is_empty() {
+                reason.push_str(": ");
+                reason.push_str(&shown(words.as_bytes()));
+            }
+            failed(url, reason)
+        };
+        let error = match status {
+            StatusCode::NOT_FOUND => Error::NotFound(reference.familiar()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => with_words(format!(
+                "access to `{}` is denied: it may not exist, or need a login (`rbuild login {}`)",
+                reference.familiar(),
+                reference.registry
+            )),
+            StatusCode::TOO_MANY_REQUESTS => {
+                with_words("it asks to wait: too many requests".to_owned())
+            }
+            other => with_words(format!("it answers {other}")),
+        };
+        Failure {
+            error,
+            passing: passes(status),
+            retry_after,
+            status: Some(status),
+            code: said.code.into(),
         }
-        failed(url, reason)
-    };
-    let error = match status {
-        StatusCode::NOT_FOUND => Error::NotFound(reference.familiar()),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => with_words(format!(
-            "access to `{}` is denied: it may not exist, or need a login (`rbuild login {}`)",
-            reference.familiar(),
-            reference.registry
-        )),
-        StatusCode::TOO_MANY_REQUESTS => {
-            with_words("it asks to wait: too many requests".to_owned())
-        }
-        other => with_words(format!("it answers {other}")),
-    };
-    Failure {
-        error,
-        passing: passes(status),
-        retry_after,
-        status: Some(status),
-        code: said.code,
     }
 }
 
@@ -109,18 +120,31 @@ mod tests {
                 "DIGEST_INVALID",
                 Some("no"),
             ),
-            (r#"{"errors":[{"code":"SOME_NEW_ONE"}]}"#, "SOME_NEW_ONE", None),
+            (
+                r#"{"errors":[{"code":"SOME_NEW_ONE"}]}"#,
+                "SOME_NEW_ONE",
+                None,
+            ),
             (r#"{"errors":[]}"#, "", None),
             ("<html>", "", None),
         ] {
             let said = said(body.as_bytes());
-            assert_eq!((said.code.as_str(), said.message.as_deref()), (code, message));
+            assert_eq!(
+                (said.code.as_str(), said.message.as_deref()),
+                (code, message)
+            );
         }
     }
 
     #[test]
     fn what_passes() {
-        for (status, passing) in [(429, true), (503, true), (501, false), (400, false), (404, false)] {
+        for (status, passing) in [
+            (429, true),
+            (503, true),
+            (501, false),
+            (400, false),
+            (404, false),
+        ] {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(passes(status), passing, "{status}");
         }

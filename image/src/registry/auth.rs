@@ -13,8 +13,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
 use super::Client;
+use super::arriving::Patience;
 use super::credentials::Login;
-use super::pull::read_body;
 use super::transport::{Failure, failed};
 use crate::reference::Reference;
 
@@ -36,6 +36,10 @@ pub(super) enum Access {
 }
 
 impl Access {
+    fn is_more_than_needed(&self) -> bool {
+        matches!(self, Self::Push { from } if !from.is_empty())
+    }
+
     /// What is needed and no more, whatever the registry suggests.
     fn scopes(&self, repository: &str) -> Vec<String> {
         match self {
@@ -137,7 +141,7 @@ impl Client {
         challenges: &[String],
         refused: Option<&str>,
     ) -> Result<(), Failure> {
-        let parsed: Vec<Challenge> = challenges.iter().filter_map(|text| parse(text)).collect();
+        let parsed: Vec<Challenge> = challenges.iter().flat_map(|text| parse(text)).collect();
         let is_bearer = |challenge: &&Challenge| matches!(challenge, Challenge::Bearer { .. });
         let challenge = parsed.iter().find(is_bearer).or(parsed.first());
         let _renewing = self.inner.authorizations.renewing.lock().await;
@@ -172,7 +176,16 @@ impl Client {
                     realm,
                     service: service.as_deref(),
                 };
-                let (header, until) = self.token(&asked, login.as_ref()).await?;
+                let token = match self.token(&asked, login.as_ref()).await {
+                    // Leave to read elsewhere only spares sending; some issuers refuse all where they refuse a part.
+                    Err(failure) if access.is_more_than_needed() && failure.is_refusal() => {
+                        let access = &Access::Push { from: Vec::new() };
+                        let asked = Asked { access, ..asked };
+                        self.token(&asked, login.as_ref()).await
+                    }
+                    token => token,
+                };
+                let (header, until) = token?;
                 Authorization {
                     header,
                     renewal: Some((until, challenge.clone())),
@@ -229,7 +242,9 @@ impl Client {
                 let mut headers = HeaderMap::new();
                 let form = HeaderValue::from_static("application/x-www-form-urlencoded");
                 headers.insert(CONTENT_TYPE, form);
-                self.request(&Method::POST, &url, &headers, None, Some(body.into()))
+                let patience = Patience::ForBytes(body.len() as u64);
+                let body = Some(body.into());
+                self.request(&Method::POST, &url, &headers, None, body, &patience)
                     .await?
             }
             other => {
@@ -249,13 +264,14 @@ impl Client {
                     &HeaderMap::new(),
                     basic.as_deref(),
                     None,
+                    &Patience::ForBytes(0),
                 )
                 .await?
             }
         };
         let status = response.status();
         if !status.is_success() {
-            let refused = super::answer::refused(&url, asked.reference, response).await;
+            let refused = self.refused(&url, asked.reference, response).await;
             if !refused.is(status) || refused.passing {
                 return Err(refused);
             }
@@ -266,7 +282,7 @@ impl Client {
             let error = failed(&url, format!("no token for `{who}`: {status}"));
             return Err(Failure { error, ..refused });
         }
-        let body = read_body(response, &url, TOKEN_LIMIT_BYTES).await?;
+        let body = self.read_body(response, &url, TOKEN_LIMIT_BYTES).await?;
         let answer: Answer =
             serde_json::from_slice(&body).map_err(|_| lasting(&url, "its token cannot be read"))?;
         let token = answer
@@ -315,50 +331,76 @@ fn refresh_form(service: Option<&str>, scopes: &[String], token: &str) -> String
     form.append_pair("refresh_token", token).finish()
 }
 
-/// `Scheme key="value", key=value` (RFC 9110, 11.6.1); one challenge a header.
-fn parse(header: &str) -> Option<Challenge> {
-    let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
+/// `Scheme key="value", key=value, Scheme …` (RFC 9110, 11.6.1): those that can be answered.
+fn parse(header: &str) -> Vec<Challenge> {
+    let mut found: Vec<(String, HashMap<String, String>)> = Vec::new();
+    for part in parts(header) {
+        let (before, value) = match part.split_once('=') {
+            Some((before, value)) => (before.trim(), Some(value.trim())),
+            None => (part.trim(), None),
+        };
+        // A scheme stands before its first parameter, or alone, or before a word of its own.
+        let (scheme, name) = match (before.rsplit_once(char::is_whitespace), value) {
+            (Some((scheme, name)), Some(_)) => (Some(scheme.trim()), name),
+            (Some((scheme, _)), None) => (Some(scheme.trim()), ""),
+            (None, Some(_)) => (None, before),
+            (None, None) => (Some(before), ""),
+        };
+        if let Some(scheme) = scheme {
+            found.push((scheme.to_ascii_lowercase(), HashMap::new()));
+        }
+        if let (Some((_, parameters)), Some(value)) = (found.last_mut(), value) {
+            parameters.insert(name.to_ascii_lowercase(), unquoted(value));
+        }
     }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let mut parameters = parameters(rest);
-    Some(Challenge::Bearer {
-        realm: parameters.remove("realm")?,
-        service: parameters.remove("service"),
-    })
+    let challenges = found.into_iter().filter_map(|(scheme, mut parameters)| {
+        Some(match scheme.as_str() {
+            "basic" => Challenge::Basic,
+            "bearer" => Challenge::Bearer {
+                realm: parameters.remove("realm")?,
+                service: parameters.remove("service"),
+            },
+            _ => return None,
+        })
+    });
+    challenges.collect()
 }
 
-fn parameters(text: &str) -> HashMap<String, String> {
-    let mut found = HashMap::new();
-    let mut rest = text;
-    while let Some((name, after)) = rest.split_once('=') {
-        let name = name.trim_matches([' ', ',', '\t']).to_ascii_lowercase();
-        let mut value = String::new();
-        if let Some(quoted) = after.strip_prefix('"') {
-            let mut characters = quoted.char_indices();
-            let mut end = quoted.len();
-            while let Some((at, character)) = characters.next() {
-                match character {
-                    '"' => {
-                        end = at + 1;
-                        break;
-                    }
-                    '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
-                    other => value.push(other),
-                }
+/// What stands between commas that are not in quotes.
+fn parts(header: &str) -> Vec<&str> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, character) in header.char_indices() {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => {
+                parts.push(header.get(start..at).unwrap_or_default());
+                start = at + 1;
             }
-            rest = quoted.get(end..).unwrap_or_default();
-        } else {
-            let (plain, after) = after.split_once(',').unwrap_or((after, ""));
-            plain.trim().clone_into(&mut value);
-            rest = after;
+            _ => {}
         }
-        found.insert(name, value);
     }
-    found
+    parts.push(header.get(start..).unwrap_or_default());
+    parts.retain(|part| !part.trim().is_empty());
+    parts
+}
+
+fn unquoted(value: &str) -> String {
+    let Some(quoted) = value.strip_prefix('"') else {
+        return value.to_owned();
+    };
+    let mut text = String::new();
+    let mut characters = quoted.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => break,
+            '\\' => text.extend(characters.next()),
+            other => text.push(other),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -367,12 +409,11 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer {
-                realm: realm.to_owned(),
-                service: service.map(str::to_owned),
-            })
+        let one = |realm: &str, service: Option<&str>| Challenge::Bearer {
+            realm: realm.to_owned(),
+            service: service.map(str::to_owned),
         };
+        let bearer = |realm: &str, service: Option<&str>| vec![one(realm, service)];
         let table = [
             (
                 r#"Bearer realm="https://a/token",service="b",scope="repository:x:pull,push""#,
@@ -386,11 +427,24 @@ mod tests {
                 "Bearer realm=https://a/t, service=b",
                 bearer("https://a/t", Some("b")),
             ),
-            (r#"Basic realm="x""#, Some(Challenge::Basic)),
-            ("Bearer", None),
-            ("Negotiate abc", None),
+            (r#"Basic realm="x""#, vec![Challenge::Basic]),
+            ("Bearer", vec![]),
+            ("Negotiate abc", vec![]),
             (r#"Bearer realm="open"#, bearer("open", None)),
-            ("", None),
+            ("", vec![]),
+            (
+                r#"Negotiate, NTLM abc==, Basic realm="a, Bearer b", Bearer realm="https://a/t" , service=s"#,
+                vec![Challenge::Basic, one("https://a/t", Some("s"))],
+            ),
+            (
+                r#"Bearer realm="https://a/t",Basic realm=x"#,
+                vec![one("https://a/t", None), Challenge::Basic],
+            ),
+            (
+                "Bearer realm = \"r\" ,, Basic",
+                vec![one("r", None), Challenge::Basic],
+            ),
+            ("=,==\"\\", vec![]),
         ];
         for (header, expected) in table {
             assert_eq!(parse(header), expected, "{header}");

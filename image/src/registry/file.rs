@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{Seek as _, Write as _};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use rbuild_cache::Digest;
 use reqwest::header::{
     ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
@@ -21,6 +20,7 @@ use url::Url;
 
 use super::Client;
 use super::answer::{passes, retry_after};
+use super::arriving::{Arriving, Patience};
 use super::transport::{Failure, TRIES, failed, is_redirect, shown_url, unreachable};
 use crate::error::{Error, Result};
 use crate::source::blocking;
@@ -114,7 +114,7 @@ impl Client {
             tokio::spawn(blocking(move || write(&mut file, receiver, &url)))
         };
         let fed = feed(
-            response,
+            self.arriving(response, &url),
             &url,
             request.limit_bytes,
             total,
@@ -174,7 +174,7 @@ impl Client {
     ) -> Result<Response, Failure> {
         let transport = self.transport().map_err(Failure::lasting)?;
         let client = if url.scheme() == "http" && self.is_lax(url) {
-            &transport.lax
+            transport.lax(url)
         } else {
             &transport.usual
         };
@@ -182,7 +182,11 @@ impl Client {
         if let Some(authorization) = authorization {
             request = request.header(reqwest::header::AUTHORIZATION, authorization);
         }
-        request.send().await.map_err(|error| Failure {
+        let sent = Patience::ForBytes(0).wait(self.idle(), request.send());
+        let Some(sent) = sent.await else {
+            return Err(Failure::passing(failed(url, "it does not answer in time")));
+        };
+        sent.map_err(|error| Failure {
             passing: !error.is_builder(),
             ..Failure::lasting(unreachable(url, error))
         })
@@ -210,7 +214,7 @@ fn text(response: &Response, name: HeaderName) -> Option<String> {
 
 /// Passes chunks on until the body ends or breaks.
 async fn feed(
-    response: Response,
+    mut body: Arriving,
     url: &Url,
     limit: u64,
     total: u64,
@@ -218,15 +222,8 @@ async fn feed(
     progress: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<(), Failure> {
     let mut done = 0_u64;
-    let mut body = response.bytes_stream();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| {
-            Failure::passing(Error::Registry {
-                url: shown_url(url),
-                reason: "the connection broke".to_owned(),
-                source: Some(Box::new(error.without_url())),
-            })
-        })?;
+        let chunk = chunk?;
         done = done.saturating_add(chunk.len() as u64);
         if done > limit {
             return Err(Failure::lasting(too_large(url, limit)));

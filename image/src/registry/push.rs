@@ -189,6 +189,7 @@ impl Client {
             url: self.address(target.reference, &path).await?,
             headers,
             body: Some(bytes),
+            tries: TRIES,
         };
         let response = self.put_again(&call).await?;
         let theirs = header(&response, "docker-content-digest");
@@ -214,7 +215,7 @@ impl Client {
                 Err(failure) => failure,
             };
             tries += 1;
-            if !DOUBTS.contains(&failure.code.as_str()) || tries >= TRIES {
+            if !DOUBTS.contains(&&*failure.code) || tries >= TRIES {
                 return Err(failure.error);
             }
             tracing::debug!(error = %failure.error, tries, "putting a document again");

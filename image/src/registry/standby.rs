@@ -19,9 +19,10 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use super::Client;
+use super::arriving::Patience;
 use super::push::Target;
 use super::transport::{Failure, failed};
-use super::upload::octets;
+use super::upload::{CHUNK_LIMIT_BYTES, octets};
 
 /// Requests that stand ready for one part.
 const STANDBYS: usize = 3;
@@ -78,7 +79,14 @@ impl Client {
             let body = reqwest::Body::wrap_stream(body);
             let authorization = authorization.as_deref();
             client
-                .request(&Method::PATCH, &url, &octets(), authorization, Some(body))
+                .request(
+                    &Method::PATCH,
+                    &url,
+                    &octets(),
+                    authorization,
+                    Some(body),
+                    &Patience::ForBytes(CHUNK_LIMIT_BYTES),
+                )
                 .await
         });
         Standby {
@@ -90,10 +98,17 @@ impl Client {
 
 impl Standby {
     /// Sends the part by this request.
-    pub(super) async fn send(self, url: &Url, bytes: Bytes) -> Result<Response, Failure> {
+    pub(super) async fn send(
+        self,
+        url: &Url,
+        bytes: Bytes,
+        idle: Duration,
+    ) -> Result<Response, Failure> {
         let gone = || Failure::passing(failed(url, "the connection broke"));
+        let patience = Patience::ForBytes(bytes.len() as u64);
         // It may have broken while it stood by.
         self.body.send(bytes).map_err(|_| gone())?;
-        self.answer.await.map_err(|_| gone())?
+        let answer = patience.wait(idle, self.answer).await;
+        answer.ok_or_else(gone)?.map_err(|_| gone())?
     }
 }

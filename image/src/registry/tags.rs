@@ -5,7 +5,7 @@ use reqwest::header::LINK;
 use serde::Deserialize;
 
 use super::Client;
-use super::pull::{header, read_body};
+use super::pull::header;
 use super::transport::{Call, failed};
 use crate::error::Result;
 use crate::manifest::DOCUMENT_LIMIT_BYTES;
@@ -13,6 +13,8 @@ use crate::reference::Reference;
 
 /// Pages of one list; a registry that never ends is one that goes in circles.
 const PAGES: usize = 10_000;
+/// All pages of one list together.
+const LIST_LIMIT_BYTES: usize = 64 << 20;
 
 #[derive(Deserialize)]
 struct Page {
@@ -24,14 +26,19 @@ impl Client {
     pub async fn tags(&self, repository: &Reference) -> Result<Vec<String>> {
         let mut url = self.address(repository, "tags/list").await?;
         let mut tags = Vec::new();
+        let mut left_bytes = LIST_LIMIT_BYTES;
         for _ in 0..PAGES {
             let call = Call::read(Method::GET, repository, url);
             let response = self.send(&call).await.map_err(|failure| failure.error)?;
             let from = response.url().clone();
             let next = header(&response, LINK.as_str()).and_then(|link| next(&link));
-            let body = read_body(response, &from, DOCUMENT_LIMIT_BYTES)
+            let body = self
+                .read_body(response, &from, DOCUMENT_LIMIT_BYTES)
                 .await
                 .map_err(|failure| failure.error)?;
+            left_bytes = left_bytes
+                .checked_sub(body.len())
+                .ok_or_else(|| failed(&from, "its list of tags does not end"))?;
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|error| failed(&from, format!("its list of tags: {error}")))?;
             tags.extend(page.tags.into_iter().flatten());

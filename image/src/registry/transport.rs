@@ -1,19 +1,19 @@
 //! One request to a registry: which scheme, which redirects, which failures are worth another try.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, LOCATION, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode};
-use url::Url;
+use url::{Host, Url};
 
-use super::answer::refused;
+use super::Client;
+use super::answer::{passes, retry_after};
+use super::arriving::{Arriving, Patience};
 use super::auth::Access;
 use super::certificates::Certificates;
-use super::{Client, Options};
 use crate::error::{Error, Result, shown};
 use crate::reference::Reference;
 
@@ -23,7 +23,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const REDIRECT_LIMIT: u32 = 10;
 /// Tries of one request, the first counted.
-pub(super) const TRIES: u32 = 5;
+pub(crate) const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,20 +32,26 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Transport {
     /// With the system's proxy and verified certificates.
     pub(super) usual: reqwest::Client,
-    /// For hosts that need no valid certificate; on this machine, so without a proxy.
-    pub(super) lax: reqwest::Client,
+    /// For hosts that need no valid certificate, elsewhere.
+    lax: reqwest::Client,
+    /// The same on this machine, so without a proxy.
+    local: reqwest::Client,
     /// For hosts that certificates were found for, by host and port; `None` where there are none.
     own: Mutex<HashMap<String, Option<reqwest::Client>>>,
     schemes: Mutex<HashMap<String, &'static str>>,
 }
 
 impl Transport {
-    fn new(options: &Options) -> Result<Self> {
+    fn new() -> Result<Self> {
         // An embedder may have installed a provider already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
-            usual: builder(options).build().map_err(unusable)?,
-            lax: builder(options)
+            usual: builder().build().map_err(unusable)?,
+            lax: builder()
+                .tls_danger_accept_invalid_certs(true)
+                .build()
+                .map_err(unusable)?,
+            local: builder()
                 .no_proxy()
                 .tls_danger_accept_invalid_certs(true)
                 .build()
@@ -56,12 +62,25 @@ impl Transport {
     }
 }
 
-fn builder(options: &Options) -> reqwest::ClientBuilder {
+impl Transport {
+    /// For a host that needs no valid certificate.
+    pub(super) fn lax(&self, url: &Url) -> &reqwest::Client {
+        match is_loopback(url) {
+            true => &self.local,
+            false => &self.lax,
+        }
+    }
+}
+
+/// How long is waited, `arriving` knows: a client's own limit on reading would end uploads that take longer.
+fn builder() -> reqwest::ClientBuilder {
+    // What is encoded on the way has another digest.
+    let encodings = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     reqwest::Client::builder()
+        .default_headers(HeaderMap::from_iter([encodings]))
         .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(options.idle_timeout.unwrap_or(IDLE_TIMEOUT))
 }
 
 fn unusable(error: reqwest::Error) -> Error {
@@ -81,6 +100,8 @@ pub(super) struct Call<'a> {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Bytes>,
+    /// At most, the first counted.
+    pub(super) tries: u32,
 }
 
 impl<'a> Call<'a> {
@@ -93,6 +114,7 @@ impl<'a> Call<'a> {
             url,
             headers: HeaderMap::new(),
             body: None,
+            tries: TRIES,
         }
     }
 
@@ -102,14 +124,14 @@ impl<'a> Call<'a> {
 }
 
 /// A request that did not bring what was asked for, and whether another try may.
-pub(super) struct Failure {
+pub(crate) struct Failure {
     pub(super) error: Error,
     pub(super) passing: bool,
     pub(super) retry_after: Option<Duration>,
     /// Of an answer that refuses.
     pub(super) status: Option<StatusCode>,
     /// The error's name in the answer, as the distribution specification has them; empty where it says none.
-    pub(super) code: String,
+    pub(super) code: Box<str>,
 }
 
 impl Failure {
@@ -117,23 +139,28 @@ impl Failure {
         self.status == Some(status)
     }
 
-    pub(super) fn lasting(error: Error) -> Self {
+    /// Whether the server understood, and does not do it.
+    pub(super) fn is_refusal(&self) -> bool {
+        !self.passing && self.status.is_some_and(|status| status.is_client_error())
+    }
+
+    pub(crate) fn lasting(error: Error) -> Self {
         Self {
             error,
             passing: false,
             retry_after: None,
             status: None,
-            code: String::new(),
+            code: Box::default(),
         }
     }
 
-    pub(super) fn passing(error: Error) -> Self {
+    pub(crate) fn passing(error: Error) -> Self {
         Self {
             error,
             passing: true,
             retry_after: None,
             status: None,
-            code: String::new(),
+            code: Box::default(),
         }
     }
 
@@ -183,7 +210,7 @@ impl Client {
         if let Some(transport) = self.inner.transport.get() {
             return Ok(transport);
         }
-        let transport = Transport::new(&self.inner.options)?;
+        let transport = Transport::new()?;
         Ok(self.inner.transport.get_or_init(|| transport))
     }
 
@@ -203,7 +230,7 @@ impl Client {
                 Err(failure) => failure,
             };
             tries += 1;
-            if !failure.passing || tries >= TRIES {
+            if !failure.passing || tries >= call.tries {
                 return Err(failure);
             }
             tracing::debug!(error = %failure.error, tries, "trying again");
@@ -234,6 +261,7 @@ impl Client {
                     &call.headers,
                     authorization.as_deref(),
                     call.body.clone().map(reqwest::Body::from),
+                    &Patience::ForBytes(call.body.as_ref().map_or(0, |body| body.len() as u64)),
                 )
                 .await?;
             let status = response.status();
@@ -250,7 +278,7 @@ impl Client {
                 redirects += 1;
                 let keeps_method = matches!(status.as_u16(), 307 | 308);
                 if !keeps_method && call.method != Method::GET && call.method != Method::HEAD {
-                    return Err(refused(&url, reference, response).await);
+                    return Err(self.refused(&url, reference, response).await);
                 }
                 let target = response.headers().get(LOCATION);
                 let target = target.and_then(|value| value.to_str().ok());
@@ -262,7 +290,7 @@ impl Client {
             if status.is_success() {
                 return Ok(response);
             }
-            return Err(refused(&url, reference, response).await);
+            return Err(self.refused(&url, reference, response).await);
         }
     }
 
@@ -274,6 +302,7 @@ impl Client {
         headers: &HeaderMap,
         authorization: Option<&str>,
         body: Option<reqwest::Body>,
+        patience: &Patience,
     ) -> Result<Response, Failure> {
         let client = self.http(url).map_err(Failure::lasting)?;
         let mut request = client
@@ -285,13 +314,37 @@ impl Client {
         if let Some(body) = body {
             request = request.body(body);
         }
-        request.send().await.map_err(|error| {
+        let Some(sent) = patience.wait(self.idle(), request.send()).await else {
+            return Err(Failure::passing(failed(url, "it does not answer in time")));
+        };
+        sent.map_err(|error| {
             let passing = !error.is_builder();
             Failure {
                 passing,
                 ..Failure::lasting(unreachable(url, error))
             }
         })
+    }
+
+    /// How long a server may be silent.
+    pub(super) fn idle(&self) -> Duration {
+        self.inner.options.idle_timeout.unwrap_or(IDLE_TIMEOUT)
+    }
+
+    /// The body of an answer, as it comes.
+    pub(super) fn arriving(&self, response: Response, url: &Url) -> Arriving {
+        Arriving::new(response, url, self.idle())
+    }
+
+    /// Asks once for what is at an address that has its own authority. Answers are the caller's to judge.
+    pub(crate) async fn plain_once(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let patience = Patience::ForBytes(0);
+        self.request(&Method::GET, url, headers, None, None, &patience)
+            .await
     }
 
     /// A request to an address that has its own authority, again where that may help. `body` gives it anew for each
@@ -301,20 +354,20 @@ impl Client {
         method: &Method,
         url: &Url,
         headers: &HeaderMap,
-        body: &(dyn Fn() -> Option<reqwest::Body> + Sync),
+        body: &(dyn Fn() -> (Option<reqwest::Body>, Patience) + Sync),
     ) -> Result<Response> {
         let mut tries = 0;
         loop {
-            let sent = self.request(method, url, headers, None, body()).await;
+            let (bytes, patience) = body();
+            let sent = self
+                .request(method, url, headers, None, bytes, &patience)
+                .await;
             tries += 1;
             let failure = match sent {
-                Ok(response)
-                    if response.status().is_server_error()
-                        && response.status() != StatusCode::NOT_IMPLEMENTED
-                        && tries < TRIES =>
-                {
-                    Failure::passing(failed(url, "it has trouble"))
-                }
+                Ok(response) if passes(response.status()) && tries < TRIES => Failure {
+                    retry_after: retry_after(response.headers()),
+                    ..Failure::passing(failed(url, "it has trouble"))
+                },
                 Ok(response) => return Ok(response),
                 Err(failure) if failure.passing && tries < TRIES => failure,
                 Err(failure) => return Err(failure.error),
@@ -328,7 +381,7 @@ impl Client {
     fn http(&self, url: &Url) -> Result<reqwest::Client> {
         let transport = self.transport()?;
         if self.is_lax(url) {
-            return Ok(transport.lax.clone());
+            return Ok(transport.lax(url).clone());
         }
         let Some(host) = host_and_port(url).filter(|_| url.scheme() == "https") else {
             return Ok(transport.usual.clone());
@@ -340,7 +393,7 @@ impl Client {
             None => {
                 let found = Certificates::find(&self.inner.options, url)?;
                 let client = found
-                    .map(|found| found.apply(builder(&self.inner.options)).build())
+                    .map(|found| found.apply(builder()).build())
                     .transpose()
                     .map_err(unusable)?;
                 own().insert(host, client.clone());
@@ -407,7 +460,8 @@ impl Client {
             return parse(scheme);
         }
         let probe = https.join("/v2/").unwrap_or_else(|_| https.clone());
-        let answer = transport.lax.get(probe).timeout(PROBE_TIMEOUT).send().await;
+        let answer = transport.lax(&probe).get(probe).timeout(PROBE_TIMEOUT);
+        let answer = answer.send().await;
         let scheme = if answer.is_ok() { "https" } else { "http" };
         let mut schemes = transport
             .schemes
@@ -422,11 +476,6 @@ impl Client {
         let Some(host) = url.host_str() else {
             return false;
         };
-        let name = host.trim_start_matches('[').trim_end_matches(']');
-        let loopback = name == "localhost"
-            || name
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
         let insecure = self.inner.options.insecure.iter().any(|known| {
             known == host
                 || url
@@ -434,7 +483,16 @@ impl Client {
                     .is_some_and(|port| *known == format!("{host}:{port}"))
         });
         // Who gives a registry on this machine certificates wants them looked at.
-        insecure || (loopback && !Certificates::are_set(&self.inner.options, url))
+        insecure || (is_loopback(url) && !Certificates::are_set(&self.inner.options, url))
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

@@ -18,8 +18,7 @@ use sha2::Digest as _;
 use url::Url;
 
 use super::Client;
-use super::answer::refused;
-use super::pull::header;
+use super::pull::{header, knows_no_head};
 use super::push::{Progress, State, Target};
 use super::transport::{Call, Failure, TRIES, failed};
 use crate::error::{Error, Result};
@@ -34,7 +33,7 @@ const SMALLEST_CHUNK_BYTES: u64 = 64 << 10;
 /// The largest, once a connection broke: what broke one will break others.
 const LARGEST_ROUGH_CHUNK_BYTES: u64 = 1 << 20;
 /// What a registry may ask for as its smallest chunk; it is held in memory.
-const CHUNK_LIMIT_BYTES: u64 = 64 << 20;
+pub(super) const CHUNK_LIMIT_BYTES: u64 = 64 << 20;
 /// So many chunks that came through make the next ones larger.
 const SMOOTH_CHUNKS: u32 = 4;
 /// How often one blob is begun from its start, where the registry keeps nothing of what broke off: so often in a row
@@ -197,18 +196,23 @@ impl Client {
         match self.send(&call(target, Method::HEAD, url)).await {
             Ok(response) => {
                 let size = header(&response, CONTENT_LENGTH.as_str());
-                let size = size.and_then(|text| text.parse().ok());
+                let size = size.and_then(|text| text.parse::<u64>().ok());
                 match size {
-                    Some(size) if size != blob.size => Err(rbuild_cache::Error::SizeMismatch {
-                        digest: blob.digest,
-                        expected: blob.size,
-                        actual: size,
+                    // 0 is what some proxies make of an answer without a body.
+                    Some(size) if size != blob.size && size != 0 => {
+                        let reason = format!(
+                            "it has {size} bytes under this digest, and the blob has {}: what the registry keeps is \
+                             damaged; have the blob removed there, or push to another repository",
+                            blob.size
+                        );
+                        Err(failed(response.url(), reason))
                     }
-                    .into()),
                     _ => Ok(true),
                 }
             }
             Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(false),
+            // Then it is sent; a registry that has it will say so.
+            Err(failure) if failure.status.is_some_and(knows_no_head) => Ok(false),
             Err(failure) => Err(failure.error),
         }
     }
@@ -251,8 +255,10 @@ impl Client {
     /// Where an upload goes on.
     fn next(&self, response: &Response) -> Result<Url> {
         let from = response.url();
-        let target = header(response, LOCATION.as_str());
-        let mut target = target.and_then(|target| from.join(&target).ok());
+        let Some(target) = header(response, LOCATION.as_str()) else {
+            return Err(failed(from, "it does not say where the upload goes on"));
+        };
+        let mut target = from.join(&target).ok();
         if let Some(target) = &mut target
             && (from.scheme(), target.scheme()) == ("https", "http")
             && target.host() == from.host()
@@ -354,13 +360,13 @@ impl Client {
             && let Some(standby) = standbys.pop()
         {
             tracing::debug!(error = %failure.error, at = session.offset, "a standby sends a part again");
-            match standby.send(&session.url, body.clone()).await {
+            match standby.send(&session.url, body.clone(), self.idle()).await {
                 Ok(response) if response.status().is_success() => {
                     let next = self.after(session, &response, body.len() as u64)?;
                     return Ok(Some((next, true)));
                 }
                 Ok(response) => {
-                    return Err(refused(&session.url, target.reference, response).await);
+                    return Err(self.refused(&session.url, target.reference, response).await);
                 }
                 Err(later) => failure = later,
             }
@@ -409,8 +415,13 @@ impl Client {
             Some(known) => known,
             None => end,
         };
+        let url = match response.headers().contains_key(LOCATION) {
+            true => self.next(response).map_err(Failure::lasting)?,
+            // Where it was.
+            false => session.url.clone(),
+        };
         Ok(Session {
-            url: self.next(response).map_err(Failure::lasting)?,
+            url,
             offset,
             smallest_chunk: session.smallest_chunk,
             pause: session.pause,
@@ -492,6 +503,7 @@ fn call<'a>(target: &'a Target<'_>, method: Method, url: Url) -> Call<'a> {
         url,
         headers: HeaderMap::new(),
         body: None,
+        tries: TRIES,
     }
 }
 

@@ -20,7 +20,7 @@ use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use url::Url;
 
 use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor};
-use crate::registry::Client;
+use crate::registry::{Client, Failure, Patience, Pulse, TRIES, passes};
 use crate::source::{Progress, blocking};
 use crate::{Error, Result};
 
@@ -31,7 +31,8 @@ const OBJECT_LIMIT_BYTES: u64 = 5 << 30;
 const CHUNK_BYTES: usize = 1 << 20;
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 const OLD_NAMESPACE: &str = "http://doc.s3.amazonaws.com/2006-03-01/";
-const TRIES: u32 = 5;
+/// What a server may say about a refusal.
+const WORDS_LIMIT_BYTES: u64 = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(30);
 /// Parts of a document that are read at once, and at all: writers make many one.
 const CONCURRENT_PARTS: usize = 8;
@@ -130,7 +131,7 @@ impl S3 {
         };
         let answer = self
             .client
-            .plain(&method, &url, &HeaderMap::new(), &|| None)
+            .plain(&method, &url, &HeaderMap::new(), &nothing)
             .await?;
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(None),
@@ -142,7 +143,9 @@ impl S3 {
     async fn refused(&self, key: &str, answer: Response) -> Error {
         let status = answer.status();
         let mut reason = format!("it answers {status}");
-        if let Ok(body) = answer.text().await {
+        let address = answer.url().clone();
+        let body = self.client.body(answer, &address, WORDS_LIMIT_BYTES).await;
+        if let Ok(body) = body.map(|body| String::from_utf8_lossy(&body).into_owned()) {
             // `<Error><Code>…</Code><Message>…</Message>`
             for tag in ["Code", "Message"] {
                 let words = body.split_once(&format!("<{tag}>"));
@@ -199,13 +202,16 @@ impl S3 {
             let url = action.sign(SIGNED);
             let answer = self
                 .client
-                .plain(&Method::GET, &url, &HeaderMap::new(), &|| None)
+                .plain(&Method::GET, &url, &HeaderMap::new(), &nothing)
                 .await?;
             if !answer.status().is_success() {
                 return Err(self.refused(&prefix, answer).await);
             }
             let address = answer.url().clone();
-            let bytes = crate::registry::body(answer, &address, DOCUMENT_LIMIT_BYTES).await?;
+            let bytes = self
+                .client
+                .body(answer, &address, DOCUMENT_LIMIT_BYTES)
+                .await?;
             // As servers that follow the first edition of the protocol call it.
             let text = String::from_utf8_lossy(&bytes).replace(OLD_NAMESPACE, NAMESPACE);
             let parsed = rusty_s3::actions::ListObjectsV2::parse_response(&text);
@@ -234,7 +240,7 @@ impl S3 {
                     return Ok(None);
                 };
                 let url = answer.url().clone();
-                let body = crate::registry::body(answer, &url, DOCUMENT_LIMIT_BYTES).await;
+                let body = self.client.body(answer, &url, DOCUMENT_LIMIT_BYTES).await;
                 body.map(Some)
             };
             let read = read.await;
@@ -255,14 +261,15 @@ impl S3 {
         let key = format!("{}/{}", self.document_key(), digest.hex());
         let action = self.bucket.put_object(Some(&self.credentials), &key);
         let body = Bytes::from(bytes);
-        let again = || Some(body.clone().into());
+        let patience = Patience::ForBytes(body.len() as u64);
+        let again = || (Some(body.clone().into()), patience.clone());
         self.done(Method::PUT, &key, action.sign(SIGNED), &again)
             .await
     }
 
     pub(super) async fn remove_part(&self, name: &str) -> Result<()> {
         let action = self.bucket.delete_object(Some(&self.credentials), name);
-        self.done(Method::DELETE, name, action.sign(SIGNED), &|| None)
+        self.done(Method::DELETE, name, action.sign(SIGNED), &nothing)
             .await
     }
 
@@ -271,7 +278,7 @@ impl S3 {
         method: Method,
         key: &str,
         url: Url,
-        body: &(dyn Fn() -> Option<reqwest::Body> + Sync),
+        body: &(dyn Fn() -> (Option<reqwest::Body>, Patience) + Sync),
     ) -> Result<()> {
         let answer = self
             .client
@@ -289,7 +296,7 @@ impl S3 {
             return Ok(None);
         };
         let url = answer.url().clone();
-        crate::registry::body(answer, &url, limit).await.map(Some)
+        self.client.body(answer, &url, limit).await.map(Some)
     }
 
     pub(super) async fn size(&self, digest: &Digest) -> Result<Option<u64>> {
@@ -309,12 +316,34 @@ impl S3 {
         progress: &Progress,
     ) -> Result<bool> {
         let key = self.blob_key(&blob.digest);
-        let Some(answer) = self.ask(Method::GET, &key).await? else {
-            return Ok(false);
+        let ask = |headers: HeaderMap| {
+            let key = key.as_str();
+            async move { self.ask_for_part(key, &headers).await }
         };
-        let url = answer.url().clone();
-        crate::registry::into_store(answer, &url, store, blob, progress).await?;
-        Ok(true)
+        let brought = self.client.in_parts(store, blob, progress, TRIES, ask);
+        match brought.await {
+            Err(Error::NotFound(_)) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    async fn ask_for_part(&self, key: &str, headers: &HeaderMap) -> Result<Response, Failure> {
+        let action = self.bucket.get_object(Some(&self.credentials), key);
+        let answer = self
+            .client
+            .plain_once(&action.sign(SIGNED), headers)
+            .await?;
+        match answer.status() {
+            StatusCode::NOT_FOUND => Err(Failure::lasting(Error::NotFound(key.to_owned()))),
+            status if status.is_success() => Ok(answer),
+            status => {
+                let error = self.refused(key, answer).await;
+                Err(match passes(status) {
+                    true => Failure::passing(error),
+                    false => Failure::lasting(error),
+                })
+            }
+        }
     }
 
     pub(super) async fn put(
@@ -344,8 +373,10 @@ impl S3 {
         blocking(move || crate::export::verify_blob(&verified, &known.digest)).await?;
         let (source, digest) = (Arc::clone(store), blob.digest);
         let body = move || {
-            let file = source.open_blob(&digest).ok()?;
-            Some(reqwest::Body::wrap_stream(chunks(file)))
+            let pulse = Pulse::new();
+            let file = source.open_blob(&digest).ok();
+            let stream = file.map(|file| reqwest::Body::wrap_stream(chunks(file, pulse.clone())));
+            (stream, Patience::WhileItMoves(pulse))
         };
         let answer = self
             .client
@@ -359,13 +390,20 @@ impl S3 {
     }
 }
 
+/// The body of a request without one.
+fn nothing() -> (Option<reqwest::Body>, Patience) {
+    (None, Patience::ForBytes(0))
+}
+
 /// A file in pieces, each read on a thread that may block.
 fn chunks(
     file: std::fs::File,
+    pulse: Pulse,
 ) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     let file = Arc::new(file);
     futures_util::stream::try_unfold(0_u64, move |at| {
         let file = Arc::clone(&file);
+        pulse.beat();
         async move {
             let read = tokio::task::spawn_blocking(move || {
                 let mut buffer = vec![0; CHUNK_BYTES];

@@ -15,6 +15,9 @@ use crate::platform::Platform;
 use crate::registry::Client;
 use crate::{Error, Result};
 
+/// Manifests and indexes below one name. The largest that are known have some hundreds.
+const DOCUMENTS_LIMIT: usize = 4000;
+
 pub(super) async fn gather(
     store: &Arc<Store>,
     client: &Client,
@@ -118,12 +121,17 @@ impl Tree {
         let mut seen: HashSet<Digest> = HashSet::new();
         let mut queue: VecDeque<(Descriptor, Vec<Digest>)> = VecDeque::new();
         queue.push_back((root.clone(), Vec::new()));
+        let mut documents = 0;
         while let Some((descriptor, mut indexes)) = queue.pop_front() {
             if !seen.insert(descriptor.digest) {
                 continue;
             }
             if indexes.len() > walk::DEPTH_LIMIT {
                 return Err(walk::too_deep(&descriptor.digest));
+            }
+            documents += 1;
+            if documents > DOCUMENTS_LIMIT {
+                return Err(walk::too_many(&root.digest.to_string(), DOCUMENTS_LIMIT));
             }
             let read = origin
                 .document(store, &descriptor, DOCUMENT_LIMIT_BYTES)

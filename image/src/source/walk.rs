@@ -21,6 +21,9 @@ use crate::{Error, Result};
 /// Indexes that lead to indexes; nobody nests more than twice.
 pub(super) const DEPTH_LIMIT: usize = 8;
 
+/// Documents that are read on the way to one image: what names more is there to keep somebody busy.
+const DOCUMENTS_LIMIT: usize = 200;
+
 /// Where documents and blobs are read from.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
@@ -59,14 +62,24 @@ impl Origin {
                 .await
             }
             Location::Registry(reference) => {
-                // A digest means the same everywhere.
-                let here = match reference.digest {
-                    Some(digest) => blocking(move || Ok(stored(&store, &digest).ok())).await?,
-                    None => None,
-                };
+                let (local, asked) = (Arc::clone(&store), reference.clone());
+                let (here, is_known) = blocking(move || {
+                    // A digest means the same everywhere.
+                    let here = asked.digest.and_then(|digest| stored(&local, &digest).ok());
+                    let named = local.image_by_name(&asked.canonical())?;
+                    Ok((here, named.is_some()))
+                })
+                .await?;
                 let root = match here {
                     Some(root) => root,
-                    None => client.head(&reference).await?,
+                    // What is known may have stayed what it is: then its bytes are not needed.
+                    None => {
+                        let named = client.named(&reference, !is_known).await?;
+                        if let Some(bytes) = named.bytes {
+                            blocking(move || Ok(store.put_blob(&bytes)?)).await?;
+                        }
+                        named.descriptor
+                    }
                 };
                 Ok((Self::Registry(client.clone(), reference), root))
             }
@@ -161,6 +174,13 @@ pub(super) fn too_deep(digest: &Digest) -> Error {
         digest,
         format!("indexes are nested more than {DEPTH_LIMIT} deep"),
     )
+}
+
+pub(super) fn too_many(what: &str, limit: usize) -> Error {
+    Error::BadDocument {
+        document: what.to_owned(),
+        reason: format!("it leads to more than {limit} manifests and indexes"),
+    }
 }
 
 fn bad(digest: &Digest, reason: String) -> Error {
@@ -291,6 +311,9 @@ async fn walk(
         }
         if indexes.len() > DEPTH_LIMIT {
             return Err(too_deep(&descriptor.digest));
+        }
+        if seen.len() > DOCUMENTS_LIMIT {
+            return Err(too_many(what, DOCUMENTS_LIMIT));
         }
         let bytes = origin
             .document(store, &descriptor, DOCUMENT_LIMIT_BYTES)

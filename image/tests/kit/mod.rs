@@ -1,6 +1,7 @@
 //! What tests build with: a store in a temporary directory, tars and layouts written by other code than ours.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod fake;
 pub(crate) mod raw;
 
 use std::path::{Path, PathBuf};

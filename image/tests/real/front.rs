@@ -34,7 +34,12 @@ pub(crate) enum Fate {
     Late(Duration),
     /// It goes on, and the last byte of what comes back is another.
     Lie,
+    /// It goes on, and what comes back lacks a header.
+    Without(&'static str),
 }
+
+/// What becomes of the registry's answer.
+type Change = dyn Fn(&mut Vec<u8>);
 
 /// Called with the request and how many came before it.
 pub(crate) type Hook = dyn Fn(&Asked, usize) -> Option<Fate> + Send + Sync;
@@ -45,6 +50,8 @@ pub(crate) struct Tokens {
     pub(crate) live: Duration,
     /// What is said of that.
     pub(crate) said_seconds: Option<u64>,
+    /// No token at all is given to who wants more than one repository.
+    pub(crate) one_scope_each: bool,
 }
 
 pub(crate) struct Front {
@@ -108,9 +115,18 @@ impl State {
             log.push(asked.clone());
             log.len() - 1
         };
-        let mut lies = false;
+        let mut changes: Option<Box<Change>> = None;
         match (self.hook)(&asked, before) {
-            Some(Fate::Lie) => lies = true,
+            Some(Fate::Lie) => {
+                changes = Some(Box::new(|answer| {
+                    if let Some(last) = answer.last_mut() {
+                        *last ^= 1;
+                    }
+                }));
+            }
+            Some(Fate::Without(header)) => {
+                changes = Some(Box::new(|answer| without(answer, header)));
+            }
             Some(Fate::Reset) => return Ok(()),
             Some(Fate::Answer(status, headers)) => {
                 return answer(&mut client, status, &headers, b"");
@@ -124,6 +140,9 @@ impl State {
         }
         if let Some(tokens) = self.tokens {
             if asked.path.starts_with("/token") {
+                if tokens.one_scope_each && asked.path.matches("scope=").count() > 1 {
+                    return answer(&mut client, 403, &[], b"{}");
+                }
                 let mut issued = self.issued.lock().unwrap();
                 let token = format!("token-{}", issued.len());
                 issued.push((token.clone(), Instant::now() + tokens.live));
@@ -145,10 +164,15 @@ impl State {
                 return answer(&mut client, 401, &[challenge], b"{}");
             }
         }
-        self.pass_on(client, &asked, lies)
+        self.pass_on(client, &asked, changes.as_deref())
     }
 
-    fn pass_on(&self, mut client: TcpStream, asked: &Asked, lies: bool) -> std::io::Result<()> {
+    fn pass_on(
+        &self,
+        mut client: TcpStream,
+        asked: &Asked,
+        changes: Option<&Change>,
+    ) -> std::io::Result<()> {
         let mut registry = TcpStream::connect(("127.0.0.1", self.registry))?;
         let mut head = format!("{} {} HTTP/1.1\r\n", asked.method, asked.path);
         for (name, value) in &asked.headers {
@@ -159,17 +183,26 @@ impl State {
         head.push_str("connection: close\r\n\r\n");
         registry.write_all(head.as_bytes())?;
         registry.write_all(&asked.body)?;
-        if lies {
+        if let Some(changes) = changes {
             let mut answer = Vec::new();
             registry.read_to_end(&mut answer)?;
-            if let Some(last) = answer.last_mut() {
-                *last ^= 1;
-            }
+            changes(&mut answer);
             return client.write_all(&answer);
         }
         std::io::copy(&mut registry, &mut client)?;
         Ok(())
     }
+}
+
+fn without(answer: &mut Vec<u8>, header: &str) {
+    let text = String::from_utf8_lossy(answer).into_owned();
+    let (head, _) = text.split_once("\r\n\r\n").unwrap();
+    let kept: Vec<&str> = head
+        .split("\r\n")
+        .filter(|line| !line.to_ascii_lowercase().starts_with(header))
+        .collect();
+    let kept = kept.join("\r\n").into_bytes();
+    answer.splice(..head.len(), kept);
 }
 
 fn read(client: &TcpStream) -> std::io::Result<Asked> {
