@@ -57,6 +57,8 @@ pub struct ActiveSnapshot {
     holder: PathBuf,
     upper: PathBuf,
     work: PathBuf,
+    /// When nothing was in it yet.
+    since: (i64, u32),
     /// The holder has its final name.
     committed: bool,
 }
@@ -223,6 +225,7 @@ impl Store {
             shared: Arc::clone(&self.shared),
             upper: holder.join("fs"),
             work: PathBuf::new(),
+            since: unchanged::now(),
             holder,
             committed: false,
         };
@@ -502,12 +505,12 @@ impl ActiveSnapshot {
     /// on it any more. What is in it because of a change that changed nothing is taken out.
     pub fn commit(self, parent: Option<&SnapshotId>, created: i64) -> Result<Snapshot> {
         let root = RootDir::open_ambient(&self.upper).at("open", &self.upper)?;
-        let (mut tree, copied_up) = Tree::scan_changes(root.as_fd())?;
+        let mut tree = Tree::scan(root.as_fd())?;
         if let Some(parent) = parent {
             let store = Store {
                 shared: Arc::clone(&self.shared),
             };
-            unchanged::remove(&store, parent, &root, &mut tree, &copied_up)?;
+            unchanged::remove(&store, parent, &root, &mut tree, self.since)?;
         }
         self.commit_with_tree(parent, created, tree)
     }

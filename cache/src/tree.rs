@@ -117,13 +117,7 @@ impl Tree {
 
     /// As [`Tree::scan`], but the files in `written` are not read.
     pub fn scan_written(directory: BorrowedFd<'_>, written: &Written) -> Result<Self> {
-        Ok(scan::scan(directory, written)?.0)
-    }
-
-    /// As [`Tree::scan`], with the places in the tree of files and links that overlay copied up and that have one name:
-    /// what was changed in them may have been nothing.
-    pub(crate) fn scan_changes(directory: BorrowedFd<'_>) -> Result<(Self, Vec<usize>)> {
-        scan::scan(directory, &Written::default())
+        scan::scan(directory, written)
     }
 
     /// The identity of the list: equal content gives equal keys on any machine.

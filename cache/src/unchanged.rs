@@ -1,26 +1,35 @@
-//! What overlay copied up for nothing: `chown`, `chmod` and `touch -r` that set what was there copy a file up all the
+//! What a command wrote for nothing: `chown`, `chmod` and `touch -r` that set what was there have overlay copy a file up all the
 //! same, and its bytes would be in the layer once more. Such files are taken out of a new snapshot, as BuildKit leaves
 //! them out of its layers; below they are as they were.
+//!
+//! They are told by what they are, not by overlay's marks: those are not on files of several names in a lower layer, nor on
+//! links in an overlay of an ordinary user's, and where nothing can be mounted there are none. A layer must not depend
+//! on that.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{IoContext as _, Result};
 use crate::root_dir::{Resolve, RootDir, path_of};
 use crate::snapshot::SnapshotId;
 use crate::store::Store;
 use crate::tree::{Entry, Kind, Tree};
 
-/// `copied_up` are places in `tree`, which is what is in `root`. A file that cannot be removed stays.
+/// `tree` is what is in `root`, which was empty at a time `since` then. A file that cannot be removed stays.
 pub(crate) fn remove(
     store: &Store,
     parent: &SnapshotId,
     root: &RootDir,
     tree: &mut Tree,
-    copied_up: &[usize],
+    since: (i64, u32),
 ) -> Result<()> {
-    if copied_up.is_empty() {
+    // What is below was there before, so whatever has a later time is new. This spares most commands the look.
+    let until = now();
+    let is_old = |entry: &Entry| {
+        matches!(entry.kind, Kind::File | Kind::Symlink)
+            && entry.hard_link == 0
+            && (entry.mtime <= since || entry.mtime > until)
+    };
+    if !tree.entries.iter().any(is_old) {
         return Ok(());
     }
     // From the top.
@@ -28,13 +37,32 @@ pub(crate) fn remove(
     let below = chain.iter().rev().map(|snapshot| store.tree(&snapshot.id));
     let below: Vec<Arc<Tree>> = below.collect::<Result<_>>()?;
     let mut unchanged = Vec::new();
-    for index in copied_up {
-        if let Some(entry) = tree.entries.get(*index)
-            && !is_hidden(tree, &entry.path)
-            && find(&below, &entry.path).is_some_and(|old| is_same(old, entry))
-            && take_out(root, entry, tree).is_ok()
+    let mut shown: Option<(&[u8], Vec<&Tree>)> = None;
+    for (index, entry) in tree.entries.iter().enumerate() {
+        if !is_old(entry) {
+            continue;
+        }
+        let directory = directory_of(&entry.path);
+        if shown.as_ref().is_none_or(|(last, _)| *last != directory) {
+            let trees = if is_hidden(tree, &entry.path) {
+                Vec::new()
+            } else {
+                showing(&below, &entry.path)
+            };
+            shown = Some((directory, trees));
+        }
+        let trees = shown.iter().flat_map(|(_, trees)| trees);
+        if find(trees, &entry.path).is_some_and(|old| is_same(old, entry))
+            && root
+                .remove_file(path_of(&entry.path), Resolve::Beneath)
+                .is_ok()
         {
-            unchanged.push(*index);
+            unchanged.push(index);
+        }
+    }
+    for index in &unchanged {
+        if let Some(entry) = tree.entries.get(*index) {
+            give_time_back(root, &entry.path, tree)?;
         }
     }
     let mut gone = unchanged.into_iter().peekable();
@@ -42,6 +70,13 @@ pub(crate) fn remove(
     tree.entries
         .retain(|_| gone.next_if_eq(&place.next().unwrap_or_default()).is_none());
     Ok(())
+}
+
+/// No file that is there has a later time, unless somebody gave it one. (By the clock that files get their times of, which
+/// goes in steps, some would.)
+pub(crate) fn now() -> (i64, u32) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    (now.tv_sec, now.tv_nsec as u32)
 }
 
 fn is_same(old: &Entry, new: &Entry) -> bool {
@@ -52,16 +87,33 @@ fn is_same(old: &Entry, new: &Entry) -> bool {
     matches!(old.kind, Kind::File | Kind::Symlink) && old == *new
 }
 
-/// Looks a path up in trees that lie on one another.
-fn find<'a>(from_the_top: &'a [Arc<Tree>], path: &[u8]) -> Option<&'a Entry> {
+/// Those of trees which lie on one another that show what they have in the path's directory.
+fn showing<'a>(from_the_top: &'a [Arc<Tree>], path: &[u8]) -> Vec<&'a Tree> {
+    let directory = directory_of(path);
+    let mut showing = Vec::new();
     for tree in from_the_top {
-        match tree.get(path) {
-            Some(entry) => return Some(entry),
-            None if is_hidden(tree, path) => return None,
-            None => {}
+        let is_hidden = is_hidden(tree, path);
+        let has_it = |entry: &Entry| entry.kind == Kind::Directory;
+        if directory.is_empty() || tree.get(directory).is_some_and(has_it) {
+            showing.push(&**tree);
+        }
+        if is_hidden {
+            break;
         }
     }
-    None
+    showing
+}
+
+fn find<'a, 't: 'a>(
+    from_the_top: impl IntoIterator<Item = &'a &'t Tree>,
+    path: &[u8],
+) -> Option<&'t Entry> {
+    from_the_top.into_iter().find_map(|tree| tree.get(path))
+}
+
+fn directory_of(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte == b'/');
+    path.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 /// Whether a directory on the way to the path hides what lies below the tree. (A file may have been moved into one.)
@@ -71,16 +123,16 @@ fn is_hidden(tree: &Tree, path: &[u8]) -> bool {
         .any(|above| above.opaque || above.kind != Kind::Directory)
 }
 
-/// Removes the file, and gives its directory back its time.
-fn take_out(root: &RootDir, entry: &Entry, tree: &Tree) -> std::io::Result<()> {
-    let path = path_of(&entry.path);
-    root.remove_file(path, Resolve::Beneath)?;
-    let directory = path.parent().unwrap_or(Path::new(""));
-    if let Some(was) = tree.get(directory.as_os_str().as_bytes()) {
-        let directory = root.node(directory, Resolve::Beneath)?;
-        directory.set_times(was.mtime, was.mtime)?;
-    }
-    Ok(())
+/// Of the directory that something was taken out of.
+fn give_time_back(root: &RootDir, path: &[u8], tree: &Tree) -> Result<()> {
+    let directory = directory_of(path);
+    let Some(was) = tree.get(directory) else {
+        return Ok(());
+    };
+    let path = path_of(directory);
+    root.node(path, Resolve::Beneath)
+        .and_then(|directory| directory.set_times(was.mtime, was.mtime))
+        .at("set the time of", path)
 }
 
 #[cfg(test)]
@@ -136,7 +188,8 @@ mod tests {
             ("l", Some(Symlink)),
             ("nowhere", None),
         ] {
-            let found = find(&below, path.as_bytes()).map(|entry| entry.kind);
+            let trees = showing(&below, path.as_bytes());
+            let found = find(&trees, path.as_bytes()).map(|entry| entry.kind);
             assert_eq!(found, expected, "{path}");
         }
     }

@@ -25,6 +25,7 @@ use rbuild_cache::{ActiveSnapshot, RootDir, Snapshot, SnapshotId};
 use crate::Executor;
 use attributes::Attributes;
 use data::Cloning;
+pub(crate) use data::copy_with_holes;
 pub use packed::{Least, Packing, Reader};
 use run::Run;
 use twins::Twins;

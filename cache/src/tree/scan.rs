@@ -39,8 +39,6 @@ struct Found {
     /// Where the file has more than one name.
     inode: Option<Inode>,
     large: bool,
-    /// Overlay copied it up from below, and it has one name.
-    copied_up: bool,
 }
 
 struct Scan<'a> {
@@ -50,8 +48,7 @@ struct Scan<'a> {
     error: Mutex<Option<crate::Error>>,
 }
 
-/// The tree, and the places in it of what overlay copied up.
-pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<(Tree, Vec<usize>)> {
+pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<Tree> {
     let root = directory
         .try_clone_to_owned()
         .at("open", Path::new("the snapshot's directory"))?;
@@ -79,13 +76,11 @@ pub(super) fn scan(directory: BorrowedFd<'_>, written: &Written) -> Result<(Tree
         let path = path_of(&file.entry.path);
         file.entry.content = hash_large(&root, path).at("read", path)?;
     }
-    let copied_up = found.iter().enumerate().filter(|(_, file)| file.copied_up);
-    let copied_up = copied_up.map(|(index, _)| index).collect();
     let mut entries = number_hard_links(found);
     if owners::devices_recorded() {
         owners::apply(&mut entries, owners::recorded());
     }
-    Ok((Tree { entries }, copied_up))
+    Ok(Tree { entries })
 }
 
 /// A part of the walk.
@@ -191,7 +186,6 @@ impl Scan<'_> {
             entry,
             inode: None,
             large: false,
-            copied_up: false,
         });
         // Portions are added after the sub-directories, so that they are taken before them: what is listed is
         // finished before more is listed.
@@ -253,7 +247,6 @@ impl Scan<'_> {
             },
             inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
             large: false,
-            copied_up: false,
         }))
     }
 
@@ -286,8 +279,6 @@ struct Marks {
     whiteout: bool,
     /// What is made in here gets attributes that nobody gave it.
     inherited: bool,
-    /// Of what is no directory: it comes from below.
-    origin: bool,
 }
 
 /// A name in a directory that is not a directory's.
@@ -320,7 +311,6 @@ fn file(
         entry: entry_of(path, &metadata),
         inode: (metadata.links > 1).then_some((metadata.file_system, metadata.inode)),
         large: false,
-        copied_up: false,
     };
     let entry = &mut found.entry;
     match (metadata.kind, &open) {
@@ -348,7 +338,6 @@ fn file(
                 |name, buffer| rustix::fs::fgetxattr(file, name, buffer),
             )
             .during("read attributes of")?;
-            found.copied_up = own.origin && found.inode.is_none();
             become_whiteout(&mut found, marks, own);
             return Ok(found);
         }
@@ -375,7 +364,6 @@ fn file(
         |name, buffer| rustix::fs::lgetxattr(&route, name, buffer),
     )
     .during("read attributes of")?;
-    found.copied_up = own.origin && found.inode.is_none();
     become_whiteout(&mut found, marks, own);
     Ok(found)
 }
@@ -461,7 +449,6 @@ fn xattrs_of(
                 _ => {}
             },
             Some(b"whiteout") => marks.whiteout = true,
-            Some(b"origin") => marks.origin = true,
             Some(_) => {}
             None if is_content_xattr(&name) || is_record(&name) => {
                 // Gone between list and get: as if never listed.

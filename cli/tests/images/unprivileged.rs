@@ -7,10 +7,11 @@ use crate::require_machine;
 
 /// What changes a root in many ways; the layers are to be those of every other machine.
 const CHANGES: &str = r#"FROM busybox AS base
-RUN mkdir -p /a/b /c && echo 1 > /a/one && echo 2 > /a/two && echo 3 > /a/b/three && ln -s one /a/link && mkfifo /a/pipe
+RUN mkdir -p /a/b /c && truncate -s 33554432 /c/holes && echo 1 > /a/one && echo 2 > /a/two && echo 3 > /a/b/three && ln -s one /a/link && mkfifo /a/pipe
 FROM base
 COPY a /a/copied
 RUN echo more >> /a/one && rm /a/two && mv /a/b /a/moved && ln /a/copied /c/linked && chown -h 5:6 /a/link
+RUN chown -Rh 0:0 /c /bin && test "$(du -k /c/holes | cut -f 1)" -lt 1024
 RUN chmod 4750 /a/one && mkdir /a/b && echo new > /a/b/new && rm -r /a/moved && mknod -m 640 /c/device c 1 3
 RUN test ! -e /a/b/three && chown 7:8 /c/device && mv /c/device /c/renamed && touch -d @1000000000 /c
 RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/memory --mount=type=bind,target=/context \

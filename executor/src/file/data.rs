@@ -74,6 +74,12 @@ pub(super) fn copy(
     Ok(())
 }
 
+/// Copies what there is of a file that may change meanwhile to the empty file `to`, and no hole.
+pub(crate) fn copy_with_holes(from: &File, to: &File) -> io::Result<()> {
+    let now = Metadata::of_fd(from.as_fd())?;
+    copy_large(from, to, &now, &Cloning::default(), &mut Vec::new()).map(drop)
+}
+
 /// False if the file ended early, or its bytes are not those that were listed.
 fn copy_small(
     mut from: &File,

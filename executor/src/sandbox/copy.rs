@@ -13,6 +13,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::file::copy_with_holes;
+
 /// Whose the copies are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
@@ -150,7 +152,12 @@ pub fn copy_entry(
             }
             let copy = rustix::fs::openat(to, new, write, Mode::from_raw_mode(0o600))?;
             let (mut source, mut copy) = (std::fs::File::from(source), std::fs::File::from(copy));
-            std::io::copy(&mut source, &mut copy).map_err(|error| errno_of(&error))?;
+            let copied = if (opened.st_blocks as i64) < opened.st_size / 512 {
+                copy_with_holes(&source, &copy)
+            } else {
+                std::io::copy(&mut source, &mut copy).map(drop)
+            };
+            copied.map_err(|error| errno_of(&error))?;
             attributes(source.as_fd(), copy.as_fd(), how)?;
         }
         FileType::CharacterDevice | FileType::BlockDevice if how.inert => {
