@@ -35,8 +35,8 @@ pub(crate) fn jobs(asked: Option<usize>, executor: &Arc<Executor>) -> Jobs {
     }
 }
 
-/// Answers with true when, since it was last asked, at least one core's time went by idle. The first time it only
-/// begins to look: what is cached never asks.
+/// Answers with how many cores' time went by idle since it was last asked. The first time it only begins to look: what
+/// is cached never asks.
 fn probe() -> Idle {
     let last = Mutex::new(None);
     Arc::new(move || {
@@ -45,21 +45,17 @@ fn probe() -> Idle {
             Some(last) => last,
             first => {
                 *first = Some((Instant::now(), idle_seconds()));
-                return false;
+                return None;
             }
         };
         let elapsed = last.0.elapsed();
         if elapsed < SHORTEST {
-            return false;
+            return None;
         }
         let now = idle_seconds();
-        let idle = match (last.1, now) {
-            (Some(before), Some(now)) => now - before,
-            _ => 0.0,
-        };
+        let idle = now? - last.1?;
         *last = (Instant::now(), now);
-        // A tenth is for what is rounded away.
-        idle >= elapsed.as_secs_f64() * 0.9
+        Some(idle / elapsed.as_secs_f64())
     })
 }
 

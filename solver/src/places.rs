@@ -1,10 +1,13 @@
 //! How many operations execute at once: a fixed number of places, or as many as there are cores, and more for as long
 //! as cores stand idle, or steps only wait. A step that sleeps or waits for a network takes a place but no core; without
 //! the second kind eight such steps would take four times as long on two cores as they must.
+//!
+//! How many more is reckoned from those that execute: if they keep a quarter of the cores busy, four times as many would
+//! keep all. That is a guess about steps that nobody has seen, so that their number at most doubles between two looks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -15,8 +18,8 @@ const LOOK: Duration = Duration::from_millis(30);
 /// Places beyond the cores, for each core: what sleeps still takes memory and processes.
 const EXTRA_PER_PLACE: usize = 8;
 
-/// Returns whether at least one core was idle since it was last asked; `false` when too little time has passed to say.
-pub type Idle = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Returns how many cores' time went by idle since it was last asked; `None` when too little time has passed to say.
+pub type Idle = Arc<dyn Fn() -> Option<f64> + Send + Sync>;
 
 /// Returns how many of the steps that execute use no core and want none, also where others keep the cores busy.
 pub type Waiting = Arc<dyn Fn() -> usize + Send + Sync>;
@@ -45,9 +48,12 @@ impl fmt::Debug for Jobs {
 
 pub(crate) struct Places {
     regular: Semaphore,
+    cores: usize,
     room: Option<(Idle, Waiting)>,
-    looking: Once,
+    /// Taken beyond the cores.
     extra: AtomicUsize,
+    /// So many may be, by what was last seen of the cores.
+    extra_by_cores: AtomicUsize,
     extra_limit: usize,
 }
 
@@ -84,37 +90,56 @@ impl Places {
         let places = places.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             regular: Semaphore::new(places),
+            cores: places,
             room,
-            looking: Once::new(),
             extra: AtomicUsize::new(0),
+            extra_by_cores: AtomicUsize::new(0),
             extra_limit: places.saturating_mul(EXTRA_PER_PLACE),
         }
     }
 
     /// Waits for a place. `None` where no place will ever be free again.
     pub(crate) async fn take(&self) -> Option<Place<'_>> {
-        let regular = self.regular.acquire();
         let Some((idle, waiting)) = &self.room else {
-            return regular.await.ok().map(Place::regular);
+            return self.regular.acquire().await.ok().map(Place::regular);
         };
+        if let Ok(permit) = self.regular.try_acquire() {
+            return Some(Place::regular(permit));
+        }
+        // What went by before anybody waited says nothing about those that execute now.
+        idle();
+        let regular = self.regular.acquire();
         tokio::pin!(regular);
-        // From the first step on it is looked at whether cores are idle.
-        self.looking.call_once(|| {
-            idle();
-        });
         loop {
             tokio::select! {
                 biased;
                 permit = &mut regular => return permit.ok().map(Place::regular),
                 () = tokio::time::sleep(LOOK) => {
+                    if let Some(idle) = idle() {
+                        self.extra_by_cores.store(self.room_by(idle), Ordering::Relaxed);
+                    }
+                    let by_cores = self.extra_by_cores.load(Ordering::Relaxed);
                     // Each that waits makes room for one.
-                    let room = if idle() { usize::MAX } else { waiting() };
-                    if let Some(place) = self.beyond(room) {
-                        return Some(place);
+                    let place = self.beyond(by_cores).or_else(|| self.beyond(waiting()));
+                    if place.is_some() {
+                        return place;
                     }
                 }
             }
         }
+    }
+
+    /// How many places beyond the cores would keep all cores busy, when `idle` of them were not, if whoever gets one does
+    /// as those that have one.
+    fn room_by(&self, idle: f64) -> usize {
+        // A tenth is for what is rounded away.
+        if idle < 0.9 {
+            return 0;
+        }
+        let taken = self.cores + self.extra.load(Ordering::Relaxed);
+        let busy = self.cores as f64 - idle;
+        let wanted = (taken as f64 * self.cores as f64 / busy.max(f64::MIN_POSITIVE)) as usize;
+        wanted.min(taken.saturating_mul(2)).saturating_sub(self.cores)
     }
 
     /// A place, if fewer than `room` are taken of those beyond the cores.
@@ -147,10 +172,10 @@ mod tests {
         held.len()
     }
 
-    fn adaptive(idle: bool, waiting: usize) -> Places {
+    fn adaptive(idle: f64, waiting: usize) -> Places {
         Places::new(&Jobs::Adaptive {
             cores: 2,
-            idle: Arc::new(move || idle),
+            idle: Arc::new(move || Some(idle)),
             waiting: Arc::new(move || waiting),
         })
     }
@@ -163,18 +188,18 @@ mod tests {
 
     #[test]
     fn busy_cores_get_no_more_than_their_number() {
-        assert_eq!(runtime().block_on(taken_at_once(&adaptive(false, 0))), 2);
+        assert_eq!(runtime().block_on(taken_at_once(&adaptive(0.0, 0))), 2);
     }
 
     #[test]
     fn who_waits_makes_room_for_as_many_though_cores_are_busy() {
-        assert_eq!(runtime().block_on(taken_at_once(&adaptive(false, 1))), 3);
-        assert_eq!(runtime().block_on(taken_at_once(&adaptive(false, 5))), 7);
+        assert_eq!(runtime().block_on(taken_at_once(&adaptive(0.0, 1))), 3);
+        assert_eq!(runtime().block_on(taken_at_once(&adaptive(0.0, 5))), 7);
     }
 
     #[test]
     fn idle_cores_get_more_up_to_a_bound_and_give_it_back() {
-        let places = adaptive(true, 0);
+        let places = adaptive(2.0, 0);
         for _ in 0..2 {
             assert_eq!(
                 runtime().block_on(taken_at_once(&places)),
@@ -182,5 +207,24 @@ mod tests {
             );
         }
         assert_eq!(places.extra.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_as_would_keep_the_cores_busy() {
+        let places = adaptive(0.0, 0);
+        for (idle, extra) in [(0.5, 0), (1.0, 2), (1.5, 2), (2.0, 2), (2.1, 2)] {
+            assert_eq!(places.room_by(idle), extra, "{idle}");
+        }
+        let places = Places {
+            cores: 8,
+            ..adaptive(0.0, 0)
+        };
+        for (idle, extra) in [(0.8, 0), (1.0, 1), (2.0, 2), (4.0, 8), (7.5, 8)] {
+            assert_eq!(places.room_by(idle), extra, "{idle}");
+        }
+        places.extra.store(2, Ordering::Relaxed);
+        for (idle, extra) in [(0.5, 0), (1.0, 3), (2.0, 5), (8.0, 12)] {
+            assert_eq!(places.room_by(idle), extra, "{idle}");
+        }
     }
 }
