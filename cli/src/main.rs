@@ -56,7 +56,8 @@ struct Cli {
 fn main() -> ExitCode {
     allocator::give_back_soon();
     allocator::keep_one_arena();
-    let arguments = commands::with_default_command(std::env::args_os().collect::<Vec<OsString>>());
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let arguments = commands::with_default_command(given.clone());
     let parsed = match commands::narrow::parse(&arguments) {
         Some(cli) => Ok(cli),
         None => Cli::try_parse_from(arguments),
@@ -64,6 +65,10 @@ fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
+            if let Some(unknown) = commands::unknown(&given).filter(|_| error.use_stderr()) {
+                stdio::err(render::failure(&unknown, stdio::err_is_coloured()));
+                return ExitCode::from(unknown.exit().code());
+            }
             // Help and version are asked for: on standard output, without failure. The printing may meet a closed
             // pipe, which is no failure either.
             drop(error.print());

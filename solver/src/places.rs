@@ -6,8 +6,8 @@
 //! keep all. That is a guess about steps that nobody has seen, so that their number at most doubles between two looks.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -139,7 +139,9 @@ impl Places {
         let taken = self.cores + self.extra.load(Ordering::Relaxed);
         let busy = self.cores as f64 - idle;
         let wanted = (taken as f64 * self.cores as f64 / busy.max(f64::MIN_POSITIVE)) as usize;
-        wanted.min(taken.saturating_mul(2)).saturating_sub(self.cores)
+        wanted
+            .min(taken.saturating_mul(2))
+            .saturating_sub(self.cores)
     }
 
     /// A place, if fewer than `room` are taken of those beyond the cores.

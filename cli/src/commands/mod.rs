@@ -51,9 +51,10 @@ use container::{
     stop, top, update, wait,
 };
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::{FLAGS_WITH_VALUE, GlobalArgs};
+use crate::similar;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -315,6 +316,22 @@ pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString
         }
     }
     arguments
+}
+
+/// Says of arguments that could not be understood what is wrong with them, where it is that the first word names no
+/// command and nothing to build: what is said about `build`'s arguments would be of no help then.
+pub(crate) fn unknown(arguments: &[OsString]) -> Option<Error> {
+    let word = arguments.get(command_at(arguments))?.to_str()?;
+    let is_plain = !word.starts_with('-') && !word.contains(['/', ':', '.']);
+    if !is_plain || NAMES.contains(&word) || std::fs::symlink_metadata(word).is_ok() {
+        return None;
+    }
+    let message = format!("`{word}` is neither a command nor a build context");
+    let mut error = Error::usage(message);
+    if let Some(near) = similar::nearest(word, NAMES.iter().copied()).first() {
+        error = error.help(format!("there is a command `{near}`"));
+    }
+    Some(error.help("`rbuild --help` lists the commands"))
 }
 
 /// Where the name of the command stands, or would stand.

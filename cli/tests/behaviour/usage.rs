@@ -36,6 +36,23 @@ fn unknown_and_misused_flags_are_usage_errors() {
 }
 
 #[test]
+fn a_word_that_is_no_command_is_told_from_a_wrong_argument_of_build() {
+    let output = run(&["runn", "-it", "image"]);
+    assert_eq!(output.code, 2, "{output}");
+    assert_eq!(
+        output.stderr,
+        "error: `runn` is neither a command nor a build context\n\
+         help: there is a command `run`\n\
+         help: `rbuild --help` lists the commands\n"
+    );
+    for arguments in [&["build", "runn", "-x"][..], &[".", "-x"], &["-x", "runn"]] {
+        let output = run(arguments);
+        assert_eq!(output.code, 2, "{output}");
+        assert!(!output.stderr.contains("neither"), "{output}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_yet_is_refused_by_name() {
     for (arguments, name) in [
         (
