@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags};
 use rustix::thread::UnshareFlags;
 
-use super::{Durability, Layers, OPTIONS};
+use super::Durability;
+use super::mount::{Layers, OPTIONS};
 
 /// What a mount takes as options, with its final zero.
 const OPTION_PAGE: usize = 4096;
