@@ -172,7 +172,7 @@ impl Engine {
         };
         let mut lowered =
             lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
-        let mut warnings = lint::look(&source, &parsed, &request)?;
+        let mut warnings = lint::look(&source, &parsed, &request, Some(&lowered.seen))?;
         warnings.append(&mut lowered.warnings);
         settings.select(&mut warnings);
         lowered.warnings.clone_from(&warnings);

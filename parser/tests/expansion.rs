@@ -220,7 +220,9 @@ const WORDS: &[Row] = &[
     ("${LINES##*e}", Ok("\ntwo\nthree")),
     ("${D#\\q}", Err("no escape")),
     ("${HASH#\\#}", Err("no escape")),
-    ("${D:#a}", Ok(".b.c")),
+    ("${D:#a}", Err("no modifier")),
+    ("${D:%%a}", Err("no modifier")),
+    ("${NONE:##a}", Err("no modifier")),
     // Suffixes.
     ("${P%.*}", Ok("/usr/local/lib/libz.so.1")),
     ("${P%%.*}", Ok("/usr/local/lib/libz")),

@@ -155,7 +155,6 @@ fn an_outline() {
 
     BUILD ARG   VALUE     DESCRIPTION
     BASE        busybox   is what all of it stands on
-    UNUSED
     VERSION     2         of the program
 
     SECRET   REQUIRED
@@ -181,6 +180,53 @@ fn an_outline() {
     assert!(
         output.stderr.contains("there is a stage `build`"),
         "{output}"
+    );
+}
+
+/// The last ARG of a name is in force; one of before FROM counts where it reaches the target.
+#[test]
+fn arguments_of_an_outline() {
+    let file = "\
+ARG A=1
+ARG B=$A
+ARG IDLE=1
+# C first
+ARG C=1
+FROM scratch
+ARG B
+# C of the stage
+ARG C=2 D=3
+ARG D=4 TARGETARCH
+";
+    let listed = |arguments: &[&str]| {
+        let output = look(file, &[&["--call=outline,format=json"], arguments].concat()).success();
+        let outline: Value = serde_json::from_str(&output.stdout).unwrap();
+        let args = outline["args"].as_array().unwrap().clone();
+        args.iter()
+            .map(|arg| {
+                let text = |key: &str| arg[key].as_str().unwrap_or("-").to_owned();
+                let line = &arg["line"];
+                format!(
+                    "{line} {}={} {}",
+                    text("name"),
+                    text("value"),
+                    text("description")
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        listed(&[]),
+        ["1 A=1 -", "2 B=1 -", "9 C=2 of the stage", "10 D=4 -"]
+    );
+    assert_eq!(
+        listed(&["--build-arg=B=5", "--build-arg=TARGETARCH=x"]),
+        [
+            "7 B=5 -",
+            "9 C=2 of the stage",
+            "10 D=4 -",
+            "10 TARGETARCH=x -"
+        ]
     );
 }
 

@@ -11,7 +11,18 @@ use rbuild_image::{Descriptor, Manifest};
 use rbuild_parser::{Parsed, Source};
 
 use crate::error::Located;
-use crate::lower::{self, ImageNeed, Lowered, Options};
+use crate::lower::{self, Findings, ImageNeed, Lowered, Options};
+
+/// What there is to say of the stages of the file, also where something is wrong with one.
+pub(super) fn findings(source: &Arc<Source>, parsed: &Parsed, options: &Options) -> Findings {
+    let mut images = HashMap::new();
+    while let Ok(needs) = lower::images_needed(source, parsed, options, &images) {
+        if !make_up(&mut images, needs, &ContainerConfig::default()) {
+            break;
+        }
+    }
+    lower::findings(source, parsed, options, &images)
+}
 
 /// Lowers every stage of the file.
 pub(super) fn lower(
@@ -32,15 +43,24 @@ pub(crate) fn lower_on(
     let mut images = HashMap::new();
     loop {
         let needs = lower::images_needed(source, parsed, options, &images)?;
-        let before = images.len();
-        for (need, _) in needs {
-            let image = Arc::new(image(&need, config));
-            images.insert(need, image);
-        }
-        if images.len() == before {
+        if !make_up(&mut images, needs, config) {
             return lower::lower(source, parsed, options, &images);
         }
     }
+}
+
+/// Adds what is missing; returns whether anything was.
+fn make_up(
+    images: &mut HashMap<ImageNeed, Arc<Resolved>>,
+    needs: Vec<(ImageNeed, Located)>,
+    config: &ContainerConfig,
+) -> bool {
+    let before = images.len();
+    for (need, _) in needs {
+        let image = Arc::new(image(&need, config));
+        images.insert(need, image);
+    }
+    images.len() > before
 }
 
 fn image(need: &ImageNeed, config: &ContainerConfig) -> Resolved {

@@ -77,6 +77,7 @@ pub(super) fn platforms(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
             let name = stage.name().unwrap_or_default().to_lowercase();
             found.extend(constant_platform(&name, text, &expanded.text));
         } else if used.iter().eq(["TARGETPLATFORM"].iter())
+            && expanded.undefined.is_empty()
             && scope.value("TARGETPLATFORM") == Some(expanded.text.as_str())
         {
             let message = format!(
@@ -105,7 +106,7 @@ fn constant_platform(name: &str, text: &Text, value: &str) -> Option<Diagnostic>
 }
 
 /// What FROM lines see, and the names that ARG declares before them. `None` where a default cannot be expanded.
-fn globals(
+pub(super) fn globals(
     subject: &Subject<'_>,
     build_args: &BTreeMap<String, String>,
 ) -> Option<(Scope, BTreeSet<String>)> {

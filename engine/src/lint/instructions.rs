@@ -1,9 +1,10 @@
 //! Single instructions: forms that are out of date, that do something else than they seem, or that undo one another.
 
 use rbuild_parser::ast::{Command, CommandLine, Instruction, Pair};
-use rbuild_parser::{Diagnostic, Keyword, Span};
+use rbuild_parser::{Diagnostic, Keyword, Span, expand};
 
 use super::Subject;
+use super::from::globals;
 
 pub(super) fn empty_continuation(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     for instruction in subject.instructions {
@@ -25,10 +26,14 @@ pub(super) fn empty_continuation(subject: &Subject<'_>, found: &mut Vec<Diagnost
 /// A shell between the runtime and the program swallows signals. Where SHELL was given, that was wanted.
 pub(super) fn json_arguments(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     let mut has_shell = Vec::with_capacity(subject.file.stages.len());
+    let scope = globals(subject, subject.build_args).map(|(scope, _)| scope);
     for (index, stage) in subject.file.stages.iter().enumerate() {
-        let base = subject
-            .file
-            .stage_in_lower_case(&stage.from.image.value, index);
+        let name = &stage.from.image.value;
+        let expanded = scope.as_ref().and_then(|scope| {
+            let expanded = expand::word(name, subject.file.escape, scope).ok()?;
+            Some(expanded.text)
+        });
+        let base = expanded.and_then(|name| subject.file.stage_in_lower_case(&name, index));
         let mut shell = base.and_then(|base| has_shell.get(base).copied()) == Some(true);
         for instruction in &stage.body {
             match &instruction.command {

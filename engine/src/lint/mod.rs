@@ -31,8 +31,8 @@ use std::sync::Arc;
 
 use rbuild_cache::RootDir;
 use rbuild_image::Platform;
-use rbuild_parser::ast::Instruction;
-use rbuild_parser::{Diagnostic, Parsed, Severity, Source, Span};
+use rbuild_parser::ast::{Escape, Instruction, Text};
+use rbuild_parser::{Diagnostic, Parsed, Severity, Source, Span, expand};
 
 pub(crate) use secrets::looks_secret;
 
@@ -42,7 +42,8 @@ pub use settings::Settings;
 
 use crate::context::Ignore;
 use crate::error::Located;
-use crate::lower::file::File;
+use crate::lower::file::{File, StageText};
+use crate::lower::{LocalSource, Seen};
 use crate::request::{BuildRequest, ContextLocation};
 use crate::{Result, build, inputs};
 
@@ -74,6 +75,8 @@ struct Subject<'a> {
     build_args: &'a BTreeMap<String, String>,
     platform: Option<&'a Platform>,
     context: Option<&'a ContextView>,
+    /// What COPY and ADD take from it; nothing where the file was not lowered.
+    sources: &'a [LocalSource],
 }
 
 /// What rules may know of the build context.
@@ -122,20 +125,21 @@ pub fn check(request: &BuildRequest) -> Result<Check> {
         Ok(settings) => (settings, Vec::new()),
         Err(mistake) => (Settings::default(), vec![located(&source, *mistake)]),
     };
-    let mut found = look(&source, &parsed, request)?;
-    let is_error = |one: &Located| one.diagnostic.severity == Severity::Error;
-    errors.extend(found.extract_if(.., |one| is_error(one)));
     let mut options = build::options_of_look(request);
-    options.every_stage = true;
-    if !errors.is_empty() {
-        errors.extend(build::further_mistakes(&source, &parsed, &options));
-        errors.sort_by_key(|one| one.diagnostic.primary.span.start);
+    options.every_stage = request.target.is_none();
+    let is_error = |one: &Diagnostic| one.severity == Severity::Error;
+    let mut found = if errors.is_empty() && !parsed.diagnostics.iter().any(is_error) {
+        let findings = assume::findings(&source, &parsed, &options);
+        errors = findings.mistakes;
+        let mut found = look(&source, &parsed, request, Some(&findings.seen))?;
+        found.extend(findings.warnings);
+        found
     } else {
-        match assume::lower(&source, &parsed, &options) {
-            Ok(lowered) => found.extend(lowered.warnings),
-            Err(mistakes) => errors = mistakes,
-        }
-    }
+        errors.extend(build::further_mistakes(&source, &parsed, &options));
+        look(&source, &parsed, request, None)?
+    };
+    errors.extend(found.extract_if(.., |one| is_error(&one.diagnostic)));
+    errors.sort_by_key(|one| one.diagnostic.primary.span.start);
     settings.select(&mut found);
     if errors.is_empty() {
         errors.extend(settings.violation(&found));
@@ -156,11 +160,13 @@ pub fn check(request: &BuildRequest) -> Result<Check> {
     })
 }
 
-/// What the parser and the rules of the text find, unsorted; errors of the parser among it.
+/// What the parser and the rules of the text find, unsorted; errors of the parser among it. Of stages that were not
+/// lowered is said what concerns the file as a whole.
 pub(crate) fn look(
     source: &Arc<Source>,
     parsed: &Parsed,
     request: &BuildRequest,
+    seen: Option<&Seen>,
 ) -> Result<Vec<Located>> {
     let context = match &request.context {
         ContextLocation::Directory(path) if path.is_dir() => {
@@ -176,6 +182,7 @@ pub(crate) fn look(
         &request.build_args,
         platform,
         context.as_ref(),
+        seen,
     );
     Ok(parsed
         .diagnostics
@@ -192,6 +199,7 @@ fn texts(
     build_args: &BTreeMap<String, String>,
     platform: Option<&Platform>,
     context: Option<&ContextView>,
+    seen: Option<&Seen>,
 ) -> Vec<Diagnostic> {
     let file = File::new(source, parsed);
     let subject = Subject {
@@ -201,12 +209,47 @@ fn texts(
         build_args,
         platform,
         context,
+        sources: seen.map_or(&[], |seen| &seen.sources),
     };
     let mut found = Vec::new();
     for (_, look) in CHECKS {
         look(&subject, &mut found);
     }
+    if let Some(seen) = seen {
+        found.retain(|one| WHOLE_FILE.contains(&one.code) || !is_idle(&file, seen, one));
+    }
     found
+}
+
+/// Whether a warning is about an instruction of a stage that was not lowered.
+fn is_idle(file: &File<'_>, seen: &Seen, diagnostic: &Diagnostic) -> bool {
+    let place = diagnostic.primary.span.start;
+    let begun = |stage: &StageText<'_>| stage.instruction.span.start <= place;
+    let index = file.stages.partition_point(begun).checked_sub(1);
+    index.is_some_and(|index| {
+        let is_from = place < file.stages[index].instruction.span.end;
+        !is_from && !seen.stages.contains(&index)
+    })
+}
+
+/// Rules that hold for the stages a build does not need as well.
+const WHOLE_FILE: [&str; 4] = [
+    "ConsistentInstructionCasing",
+    "InvalidDefinitionDescription",
+    "MaintainerDeprecated",
+    "NoEmptyContinuation",
+];
+
+/// What a word is when no variable is set.
+fn plain(text: &Text, escape: Escape) -> Option<String> {
+    struct Unset;
+    impl expand::Variables for Unset {
+        fn get(&self, _name: &str) -> Option<String> {
+            None
+        }
+    }
+    let expanded = expand::word(&text.value, escape, &Unset).ok()?;
+    Some(expanded.text)
 }
 
 fn view(path: &Path, ignore: Option<Ignore>) -> ContextView {

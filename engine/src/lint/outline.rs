@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rbuild_parser::ast::{Command, Instruction};
+use rbuild_parser::ast::Instruction;
 use rbuild_parser::{Parsed, Severity, Source};
 
 use super::{assume, description, located};
-use crate::lower::file::{File, StageText};
+use crate::lower::{
+    self,
+    file::{File, StageText},
+};
 use crate::op::{MountOpKind, Op};
 use crate::request::BuildRequest;
 use crate::{Error, Result, build, inputs};
@@ -141,35 +144,21 @@ pub fn outline(request: &BuildRequest) -> Result<Outline> {
     Ok(outline)
 }
 
-/// The declarations whose names the target's stages know, where each name comes first.
-fn arguments(
-    source: &Source,
-    parsed: &Parsed,
-    values: &[(String, Option<String>)],
-) -> Vec<Argument> {
-    let mut found: Vec<Argument> = Vec::new();
-    for instruction in &parsed.dockerfile.instructions {
-        let Command::Arg(declarations) = &instruction.command else {
-            continue;
-        };
-        for declaration in declarations {
-            let name = &declaration.name.value;
-            let description = description::of(source, instruction, name);
-            if let Some(known) = found.iter_mut().find(|known| known.name == *name) {
-                known.description = known.description.take().or(description);
-                continue;
-            }
-            if let Some((_, value)) = values.iter().find(|(known, _)| known == name) {
-                found.push(Argument {
-                    name: name.clone(),
-                    value: value.clone(),
-                    description,
-                    line: instruction.start_line,
-                });
-            }
-        }
-    }
-    found
+/// What a target's ARGs are for: the comments above them say so.
+fn arguments(source: &Source, parsed: &Parsed, known: &[lower::Argument]) -> Vec<Argument> {
+    let instructions = &parsed.dockerfile.instructions;
+    known
+        .iter()
+        .map(|arg| Argument {
+            name: arg.name.clone(),
+            value: arg.value.clone(),
+            description: instructions
+                .iter()
+                .find(|instruction| instruction.start_line == arg.line)
+                .and_then(|instruction| description::of(source, instruction, &arg.name)),
+            line: arg.line,
+        })
+        .collect()
 }
 
 fn described(source: &Source, instruction: &Instruction, name: Option<&str>) -> Option<String> {

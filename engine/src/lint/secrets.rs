@@ -3,7 +3,7 @@
 use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{Command, Text};
 
-use super::Subject;
+use super::{Subject, plain};
 
 /// Parts of a name, between underscores, that tell a secret.
 const SECRET: [&str; 10] = [
@@ -39,10 +39,14 @@ const HELP: &str = "hand it to the one RUN that needs it: `RUN --mount=type=secr
 
 pub(super) fn names(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     for (keyword, name, _) in variables(subject) {
-        if looks_secret(&name.value) {
+        // Quotes around the name of an ARG are part of it.
+        let plain = match keyword {
+            "ENV" => plain(name, subject.file.escape).unwrap_or_default(),
+            _ => name.value.clone(),
+        };
+        if looks_secret(&plain) {
             let message = format!(
-                "Do not use ARG or ENV instructions for sensitive data ({keyword} \"{}\")",
-                name.value
+                "Do not use ARG or ENV instructions for sensitive data ({keyword} \"{plain}\")"
             );
             found.push(Diagnostic::warning("SecretsUsedInArgOrEnv", message, name.span).help(HELP));
         }

@@ -28,10 +28,10 @@ struct Names {
 impl Names {
     fn parse(value: &str) -> Self {
         Self {
-            all: value.trim() == "all",
+            all: first_word(value) == "all",
             list: value
                 .split(',')
-                .map(|name| name.trim().to_owned())
+                .map(|name| first_word(name).to_owned())
                 .collect(),
         }
     }
@@ -39,6 +39,11 @@ impl Names {
     fn has(&self, name: &str) -> bool {
         self.all || self.list.iter().any(|known| known == name)
     }
+}
+
+/// Up to a blank: what follows is taken for a remark.
+fn first_word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
 }
 
 impl Settings {
@@ -74,7 +79,7 @@ impl Settings {
             match name.trim() {
                 "skip" => settings.skip = Names::parse(value),
                 "experimental" => settings.experimental = Names::parse(value),
-                "error" => match value.trim() {
+                "error" => match first_word(value) {
                     "1" | "t" | "T" | "true" | "TRUE" | "True" => settings.error = true,
                     "0" | "f" | "F" | "false" | "FALSE" | "False" => settings.error = false,
                     other => {
@@ -116,6 +121,8 @@ mod tests {
         assert!(settings.shows("CopyIgnoredFile"));
         assert!(!Settings::parse("skip=all").unwrap().shows("UndefinedVar"));
         assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        let settings = Settings::parse("skip=StageNameCasing here; error=true # so").unwrap();
+        assert!(settings.error && !settings.shows("StageNameCasing"));
         for wrong in ["skip", "error=maybe", "skpi=all", "a=b;"] {
             assert!(Settings::parse(wrong).is_err(), "{wrong}");
         }

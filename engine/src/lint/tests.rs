@@ -122,6 +122,10 @@ const CASES: &[(&str, &str)] = &[
         "FROM scratch AS a\nSHELL [\"/bin/sh\"]\nFROM a\nCMD echo hi",
         "",
     ),
+    (
+        "ARG B=a\nFROM scratch AS a\nSHELL [\"/bin/sh\"]\nFROM $B\nCMD echo hi",
+        "",
+    ),
     ("FROM scratch\nMAINTAINER me", "MaintainerDeprecated:2"),
     ("FROM scratch\nLABEL maintainer=me", ""),
     (
@@ -140,6 +144,15 @@ const CASES: &[(&str, &str)] = &[
     ("FROM alpine AS base\nCOPY $foo .", "UndefinedVar:2"),
     ("FROM alpine AS base\nARG foo\nCOPY $foo .", ""),
     ("FROM alpine\nENV PATH=$PAHT:/x", "UndefinedVar:2"),
+    ("FROM scratch\nCOPY <<EOF /x\n$foo\nEOF", "UndefinedVar:2"),
+    ("FROM scratch\nCOPY <<'EOF' /x\n$foo\nEOF", ""),
+    (
+        "FROM scratch\nRUN --mount=type=cache,target=/x,id=$foo a",
+        "UndefinedVar:2",
+    ),
+    ("FROM scratch\nCOPY --exclude=$foo a /", ""),
+    // What an error may be owed to is told beside it.
+    ("FROM scratch\nSTOPSIGNAL $foo", "UndefinedVar:2 bad-signal"),
     ("FROM golang\nENV PATH=$GOPATH/bin:$PATH", ""),
     ("FROM scratch\nENV A=$GOPATH", "UndefinedVar:2"),
     (
@@ -166,6 +179,10 @@ const CASES: &[(&str, &str)] = &[
     ),
     ("FROM --platform=$BUILDPLATFORM alpine", ""),
     (
+        "FROM --platform=$TARGETPLATFORM$X alpine",
+        "UndefinedArgInFrom:1",
+    ),
+    (
         "FROM --platform=linux/amd64 alpine AS base",
         "FromPlatformFlagConstDisallowed:1",
     ),
@@ -174,6 +191,7 @@ const CASES: &[(&str, &str)] = &[
         "FROM scratch\nARG AWS_SECRET_ACCESS_KEY\nENV token=x",
         "SecretsUsedInArgOrEnv:2 SecretsUsedInArgOrEnv:3",
     ),
+    ("FROM scratch\nENV \"token\"=x", "SecretsUsedInArgOrEnv:2"),
     (
         "FROM scratch\nARG PUBLIC_KEY\nENV TOKEN_FILE=x KEYBOARD=y",
         "",
@@ -198,6 +216,7 @@ const CASES: &[(&str, &str)] = &[
         "ExposeInvalidFormat:2",
     ),
     ("FROM scratch\nEXPOSE 80/tcp 90-91/udp", ""),
+    ("FROM scratch\nEXPOSE :80 ::81", ""),
     ("FROM alpine\nRUN apt-get update", "AptGetUpdateAlone:2"),
     (
         "FROM alpine\nRUN set -e; DEBIAN_FRONTEND=x /usr/bin/apt -q update && rm -f x",
@@ -342,6 +361,22 @@ fn messages_are_those_of_buildkit() {
     );
 }
 
+/// With a target, what is said of the other stages is what holds for the file as a whole.
+#[test]
+fn stages_that_a_target_does_not_need_are_idle() {
+    let idle = "CMD x\nWORKDIR y\nENV a b\nARG TOKEN\nEXPOSE 80/TCP\nCMD x\n";
+    let told = "MAINTAINER x\nrun b\nCOPY \\\n\n a /\n";
+    let file = format!("FROM scratch AS Q\n{idle}{told}FROM scratch AS m\n");
+    let mut request = request(&file, ContextLocation::Empty);
+    request.target = Some("m".to_owned());
+    assert_eq!(
+        names(&check(&request).unwrap()),
+        "StageNameCasing:1 MaintainerDeprecated:8 ConsistentInstructionCasing:9 NoEmptyContinuation:12"
+    );
+    request.target = Some("q".to_owned());
+    assert!(names(&check(&request).unwrap()).contains("WorkdirRelativePath:3"));
+}
+
 #[test]
 fn the_context_is_looked_at() {
     let directory = tempfile::tempdir().unwrap();
@@ -349,14 +384,14 @@ fn the_context_is_looked_at() {
     write("start.sh", "#!/bin/sh\r\necho\r\n");
     write("good.sh", "#!/bin/sh\necho\r\n");
     write(".dockerignore", "secret\n*.log\n");
-    let text = "# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY start.sh ./good.sh missing /\nCOPY --from=alpine secret /\nADD <<EOF secret/x good /\nEOF\n";
+    let text = "# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY start.sh ./good.sh missing /\nCOPY --from=alpine secret /\nADD <<EOF secret/x good /\nEOF\nENV S=x.log\nCOPY $S . /\nCOPY *.log /\n";
     let request = request(
         text,
         ContextLocation::Directory(directory.path().to_owned()),
     );
     assert_eq!(
         names(&check(&request).unwrap()),
-        "CrlfScriptCopied:3 UseCopyInsteadOfAdd:5 CopyIgnoredFile:5"
+        "CrlfScriptCopied:3 UseCopyInsteadOfAdd:5 CopyIgnoredFile:5 CopyIgnoredFile:8 CopyIgnoredFile:9"
     );
     assert!(
         super::view(Path::new("/nonexistent"), None)

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{Command, Escape, Instruction, Text, Transfer, TransferSource};
 use rbuild_parser::ignore::Verdict;
-use rbuild_parser::{Diagnostic, expand};
 
-use super::Subject;
+use super::{Subject, plain};
 
 /// Endings of what ADD unpacks.
 const ARCHIVES: [&str; 12] = [
@@ -92,7 +92,8 @@ fn is_plain(path: &str) -> bool {
         && !ARCHIVES.iter().any(|ending| lower.ends_with(ending))
 }
 
-/// Names the sources that an ignore file takes out of the context.
+/// Names the sources that an ignore file takes out of the context. As in BuildKit a pattern is looked for as if it
+/// were a name.
 pub(super) fn ignored(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     let Some(ignore) = subject.context.and_then(|context| context.ignore.as_ref()) else {
         return;
@@ -101,24 +102,19 @@ pub(super) fn ignored(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
     if ignore.patterns.has_exceptions() {
         return;
     }
-    for (instruction, transfer) in local(subject) {
-        for path in paths(transfer) {
-            let Some(clean) = plain_path(subject, path) else {
-                continue;
-            };
-            if let Verdict::Excluded { line } = ignore.patterns.verdict(clean.as_bytes()) {
-                let verb = match instruction.command {
-                    Command::Add(_) => "Add",
-                    _ => "Copy",
-                };
-                let message = format!(
-                    "Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore"
-                );
-                found.push(
-                    Diagnostic::warning("CopyIgnoredFile", message, path.span)
-                        .help(format!("line {line} of `{}` excludes it", ignore.file)),
-                );
-            }
+    for source in subject.sources {
+        if source.path.contains("://") || source.path.contains('\0') {
+            continue;
+        }
+        let clean = clean(&source.path);
+        if let Verdict::Excluded { line } = ignore.patterns.verdict(clean.as_bytes()) {
+            let verb = if source.add { "Add" } else { "Copy" };
+            let message =
+                format!("Attempting to {verb} file \"{clean}\" that is excluded by .dockerignore");
+            found.push(
+                Diagnostic::warning("CopyIgnoredFile", message, source.span)
+                    .help(format!("line {line} of `{}` excludes it", ignore.file)),
+            );
         }
     }
 }
@@ -193,29 +189,19 @@ fn local<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Instruction, &'
         })
 }
 
-fn paths(transfer: &Transfer) -> impl Iterator<Item = &Text> {
-    transfer.sources.iter().filter_map(|source| match source {
-        TransferSource::Path(path) => Some(path),
-        TransferSource::Heredoc(_) => None,
-    })
-}
-
 /// A source within the context as a relative path; `None` where it is a pattern, a URL or holds variables.
 fn plain_path(subject: &Subject<'_>, path: &Text) -> Option<String> {
     if path.value.contains('$') || path.value.contains("://") {
         return None;
     }
-    struct Unset;
-    impl expand::Variables for Unset {
-        fn get(&self, _name: &str) -> Option<String> {
-            None
-        }
-    }
-    let plain = expand::word(&path.value, subject.file.escape, &Unset)
-        .ok()?
-        .text;
+    let clean = clean(&plain(path, subject.file.escape)?);
+    (clean != "." && !clean.contains(['*', '?', '[', '\0'])).then_some(clean)
+}
+
+/// Below the context, whose root `..` does not leave; the context itself is `.`.
+fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
-    for part in plain.split('/') {
+    for part in path.split('/') {
         match part {
             "" | "." => {}
             ".." => {
@@ -224,6 +210,9 @@ fn plain_path(subject: &Subject<'_>, path: &Text) -> Option<String> {
             part => parts.push(part),
         }
     }
-    let clean = parts.join("/");
-    (!clean.is_empty() && !clean.contains(['*', '?', '[', '\0'])).then_some(clean)
+    if parts.is_empty() {
+        ".".to_owned()
+    } else {
+        parts.join("/")
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rbuild_image::source::Resolved;
 use rbuild_image::{Platform, Reference};
 use rbuild_parser::ast::{Command, Instruction, Text};
-use rbuild_parser::{Diagnostic, Parsed, Source, Span};
+use rbuild_parser::{Diagnostic, Parsed, Source, Span, expand};
 use rbuild_solver::{Graph, VertexId};
 
 use super::base::Base;
@@ -15,7 +15,8 @@ use super::file::File;
 use super::scope::{self, Scope};
 use super::state::State;
 use super::{
-    ContextKind, ImageNeed, Lowered, LoweredImage, Options, StepInfo, Surroundings, config, targets,
+    Argument, ContextKind, Findings, ImageNeed, LocalSource, Lowered, LoweredImage, Options, Seen,
+    StepInfo, Surroundings, config, targets,
 };
 use crate::error::Located;
 use crate::op::{ContextSource, Op};
@@ -48,7 +49,8 @@ pub(crate) struct Lowering<'a> {
     said: HashSet<(&'static str, Span, String)>,
     /// Names that an ARG declares, somewhere in the file or in a trigger.
     pub(crate) declared: HashSet<String>,
-    arguments: Vec<(String, Option<String>)>,
+    arguments: Vec<Argument>,
+    seen: Seen,
 }
 
 /// For what is built, and with which variables FROM lines are read.
@@ -143,6 +145,7 @@ impl<'a> Lowering<'a> {
             said: HashSet::new(),
             declared: HashSet::new(),
             arguments: Vec::new(),
+            seen: Seen::default(),
         };
         if lowering.file.stages.is_empty() {
             return lowering;
@@ -159,20 +162,34 @@ impl<'a> Lowering<'a> {
         lowering
     }
 
-    pub(crate) fn into_needs(self) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
-        let complete = self.needs.is_empty();
-        let mut firm: Vec<Located> = self
-            .mistakes
-            .into_iter()
-            .filter(|mistake| complete || !mistake.tentative)
-            .map(|mistake| mistake.located)
-            .collect();
-        firm.sort_by_key(place);
+    pub(crate) fn into_needs(mut self) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
+        let firm = self.firm_mistakes();
         if firm.is_empty() {
             Ok(self.needs)
         } else {
             Err(firm)
         }
+    }
+
+    pub(crate) fn into_findings(mut self) -> Findings {
+        let mistakes = self.firm_mistakes();
+        Findings {
+            warnings: self.warnings,
+            mistakes,
+            seen: self.seen,
+        }
+    }
+
+    /// Mistakes that no missing image explains.
+    fn firm_mistakes(&mut self) -> Vec<Located> {
+        let complete = self.needs.is_empty();
+        let mut firm: Vec<Located> = std::mem::take(&mut self.mistakes)
+            .into_iter()
+            .filter(|mistake| complete || !mistake.tentative)
+            .map(|mistake| mistake.located)
+            .collect();
+        firm.sort_by_key(place);
+        firm
     }
 
     pub(crate) fn into_lowered(self) -> Result<Lowered, Vec<Located>> {
@@ -197,6 +214,7 @@ impl<'a> Lowering<'a> {
             steps: steps.into_iter().map(|(_, step)| step).collect(),
             warnings: self.warnings,
             arguments: self.arguments,
+            seen: self.seen,
         })
     }
 
@@ -247,7 +265,10 @@ impl<'a> Lowering<'a> {
         for index in needed {
             self.stage(index);
         }
-        self.note_arguments();
+        self.note_arguments(target);
+        let lowered = self.slots.iter().enumerate();
+        let lowered = lowered.filter(|(_, slot)| !matches!(slot, Slot::Todo));
+        self.seen.stages.extend(lowered.map(|(index, _)| index));
         if let Slot::Done(state) = &self.slots[target] {
             let state = Rc::clone(state);
             let mut image = self.finish(&state);
@@ -256,26 +277,82 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Notes the values that ARGs have come to.
-    fn note_arguments(&mut self) {
-        let mut noted = |name: &str, value: Option<String>| match self
-            .arguments
-            .iter_mut()
-            .find(|(known, _)| known == name)
-        {
-            Some((_, known)) => *known = known.take().or(value),
-            None => self.arguments.push((name.to_owned(), value)),
-        };
-        for name in &self.target.global_names {
-            noted(name, self.target.globals.value(name).map(str::to_owned));
+    /// Notes the ARGs that the target knows: its own, then those of the stages it needs, then those of before FROM
+    /// that any of them takes over, names a base with, or that such a one is made of.
+    fn note_arguments(&mut self, target: usize) {
+        let mut inherited = Vec::new();
+        let mut known: HashSet<String> =
+            self.arguments.iter().map(|arg| arg.name.clone()).collect();
+        let others = (0..self.slots.len()).rev().filter(|index| *index != target);
+        for index in std::iter::once(target).chain(others) {
+            let Slot::Done(state) = &self.slots[index] else {
+                continue;
+            };
+            let from = self.file.stages[index].from;
+            for text in std::iter::once(&from.image).chain(&from.platform) {
+                inherited.extend(self.variables_of(text));
+            }
+            // The last of a name is the one in force.
+            let before = self.arguments.len();
+            for arg in state.args.iter().rev() {
+                let Some(line) = arg.line else {
+                    inherited.push(arg.name.clone());
+                    continue;
+                };
+                if known.insert(arg.name.clone()) {
+                    self.arguments.push(Argument {
+                        name: arg.name.clone(),
+                        value: arg.value.clone(),
+                        line,
+                    });
+                }
+            }
+            self.arguments[before..].reverse();
         }
-        for slot in &self.slots {
-            if let Slot::Done(state) = slot {
-                for (name, value) in &state.args {
-                    noted(name, value.clone());
+        while let Some(name) = inherited.pop() {
+            let declarations = self.file.globals.iter().flat_map(|instruction| {
+                let declarations = match &instruction.command {
+                    Command::Arg(declarations) => declarations.as_slice(),
+                    _ => &[],
+                };
+                declarations.iter().map(move |one| (*instruction, one))
+            });
+            let mut of_name = declarations.filter(|(_, one)| one.name.value == name);
+            let Some((instruction, declaration)) = of_name.next_back() else {
+                continue;
+            };
+            if known.insert(name.clone()) {
+                self.arguments.push(Argument {
+                    value: self.target.globals.value(&name).map(str::to_owned),
+                    name,
+                    line: instruction.start_line,
+                });
+                if let Some(default) = &declaration.default {
+                    inherited.extend(self.variables_of(default));
                 }
             }
         }
+        self.arguments.sort_by_key(|arg| arg.line);
+    }
+
+    /// The variables that a word from before the first FROM, or of a FROM, uses.
+    fn variables_of(&self, text: &Text) -> Vec<String> {
+        match expand::word(&text.value, self.file.escape, &self.target.globals) {
+            Ok(mut expanded) => {
+                expanded.used.append(&mut expanded.undefined);
+                expanded.used
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Notes a path that COPY or ADD takes from the build context.
+    pub(crate) fn note_source(&mut self, path: &str, span: Span, add: bool) {
+        self.seen.sources.push(LocalSource {
+            path: path.to_owned(),
+            span,
+            add,
+        });
     }
 
     /// The stages that `target` needs as far as the text alone tells, in the order of the file. Lowering them in

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::build::{Lowering, Outcome, Site};
 use super::gofmt;
 use super::scans::is_setting;
-use super::state::State;
+use super::state::{Declared, State};
 use super::words::expansion_mistake;
 
 impl Lowering<'_> {
@@ -23,10 +23,14 @@ impl Lowering<'_> {
         for declaration in declarations {
             let name = &declaration.name.value;
             self.declared.insert(name.clone());
-            let value = match (self.build_args.get(name), &declaration.default) {
-                (Some(given), _) => Some(given.clone()),
-                (None, Some(default)) => Some(self.word(state, site, default)?),
-                (None, None) => self.target.globals.value(name).map(str::to_owned),
+            let own = Some(state.line);
+            let (value, line) = match (self.build_args.get(name), &declaration.default) {
+                (Some(given), _) => (Some(given.clone()), own),
+                (None, Some(default)) => (Some(self.word(state, site, default)?), own),
+                (None, None) => match self.target.globals.value(name) {
+                    Some(value) => (Some(value.to_owned()), None),
+                    None => (None, own),
+                },
             };
             text.push(' ');
             text.push_str(name);
@@ -37,7 +41,11 @@ impl Lowering<'_> {
                     state.scope.set(name, value.clone());
                 }
             }
-            state.args.push((name.clone(), value));
+            state.args.push(Declared {
+                name: name.clone(),
+                value,
+                line,
+            });
         }
         state.record(text, false);
         Ok(())
@@ -185,7 +193,10 @@ impl Lowering<'_> {
                     .help(format!("write `{}`", port.to_ascii_lowercase())),
             );
         }
-        if let Some((_, container)) = port.rsplit_once(':') {
+        let mut parts = port.rsplitn(3, ':');
+        let container = parts.next().unwrap_or_default();
+        // `:80` maps nothing.
+        if parts.any(|part| !part.is_empty()) {
             let message = format!(
                 "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
             );

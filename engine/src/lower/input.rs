@@ -85,7 +85,7 @@ impl Lowering<'_> {
         let set: Vec<String> = state
             .args
             .iter()
-            .filter_map(|(name, value)| Some(format!("`{name}={}`", value.as_ref()?)))
+            .filter_map(|arg| Some(format!("`{}={}`", arg.name, arg.value.as_ref()?)))
             .collect();
         if let Some(near) = nearest(name, state.scope.names()) {
             mistake = mistake.help(format!("there is a variable `{near}`"));

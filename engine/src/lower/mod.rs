@@ -34,12 +34,12 @@ pub(crate) mod tests;
 mod transfer;
 pub(crate) mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rbuild_image::source::{Location, Resolved};
 use rbuild_image::{ImageConfig, Platform};
-use rbuild_parser::{Parsed, Source};
+use rbuild_parser::{Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
 use crate::error::Located;
@@ -132,8 +132,42 @@ pub struct Lowered {
     /// Of every vertex that the targets need, in the order of the Dockerfile.
     pub steps: Vec<StepInfo>,
     pub warnings: Vec<Located>,
-    /// ARGs of the stages that were lowered, and of before the first FROM, with their values.
-    pub arguments: Vec<(String, Option<String>)>,
+    /// What the target takes, in the order of the file.
+    pub arguments: Vec<Argument>,
+    pub(crate) seen: Seen,
+}
+
+/// An ARG whose value the target knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argument {
+    pub name: String,
+    pub value: Option<String>,
+    /// Of the ARG that gave the value.
+    pub line: usize,
+}
+
+/// What there was to look at, for lints.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The stages that were lowered.
+    pub stages: BTreeSet<usize>,
+    pub sources: Vec<LocalSource>,
+}
+
+/// A path within the build context that COPY or ADD names.
+#[derive(Debug)]
+pub(crate) struct LocalSource {
+    pub path: String,
+    pub span: Span,
+    pub add: bool,
+}
+
+/// What is wrong or suspicious in a Dockerfile.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    pub warnings: Vec<Located>,
+    pub mistakes: Vec<Located>,
+    pub seen: Seen,
 }
 
 impl Lowered {
@@ -209,7 +243,7 @@ pub struct StepInfo {
     /// Groups the records of the same step over time: stage and instruction, without arguments.
     pub record_step: String,
     pub source: Arc<Source>,
-    pub span: rbuild_parser::Span,
+    pub span: Span,
     pub start_line: usize,
     pub end_line: usize,
     /// What a command after this step is given, as far as the stage says; `None` of what is in no stage.
@@ -238,4 +272,14 @@ pub fn lower(
     images: &HashMap<ImageNeed, Arc<Resolved>>,
 ) -> Result<Lowered, Vec<Located>> {
     build::Lowering::run(source, parsed, options, images).into_lowered()
+}
+
+/// Lowers for what there is to say only. Mistakes that missing images may explain are left out.
+pub(crate) fn findings(
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &Options,
+    images: &HashMap<ImageNeed, Arc<Resolved>>,
+) -> Findings {
+    build::Lowering::run(source, parsed, options, images).into_findings()
 }

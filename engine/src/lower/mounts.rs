@@ -34,10 +34,17 @@ impl Lowering<'_> {
                 return Err(Box::new(self.unset_in_from(state, site, &unset, raw.span)));
             }
         }
+        let mut words = Vec::new();
         let mount = parse_expanding(&raw.value, raw.span, self.file.extended, &mut |text| {
-            expand::word(text, escape, &state.scope).map(|expanded| expanded.text)
-        })?;
-        let Mount { kind, target } = mount;
+            let expanded = expand::word(text, escape, &state.scope)?;
+            let text = expanded.text.clone();
+            words.push(expanded);
+            Ok(text)
+        });
+        for word in &words {
+            self.warn_of_undefined(state, site, raw, word);
+        }
+        let Mount { kind, target } = mount?;
         let written = target.as_deref().unwrap_or_default();
         match kind {
             MountKind::Bind {

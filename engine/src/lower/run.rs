@@ -11,7 +11,7 @@ use super::build::{Lowering, Outcome, Site};
 use super::config::{shell_argv, with_shell};
 use super::scope;
 use super::stage::depends_on_base;
-use super::state::State;
+use super::state::{Declared, State};
 use crate::op::{ExecOp, FileAction, FileOp, MountOp, MountOpKind, NetworkOp, Op};
 use crate::request::{Entitlement, NoCache};
 
@@ -251,11 +251,11 @@ fn security(run: &Run) -> Outcome<bool> {
 fn created_by(state: &State, argv: &[String]) -> String {
     let mut args: Vec<(&str, &str)> = Vec::with_capacity(state.args.len());
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(state.args.len());
-    for (name, declared) in &state.args {
+    for Declared { name, value, .. } in &state.args {
         let value = state
             .scope
             .value(name)
-            .or(declared.as_deref())
+            .or(value.as_deref())
             .unwrap_or_default();
         let place = *places.entry(name).or_insert(args.len());
         match args.get_mut(place) {

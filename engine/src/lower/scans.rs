@@ -58,9 +58,9 @@ impl Lowering<'_> {
 
     /// A setting is a truth value, or names the stages that it is for. That of a stage comes before the file's.
     fn asks(&self, state: &State, setting: &str, stage: &str) -> bool {
-        let own = state.args.iter().rfind(|(name, _)| name == setting);
+        let own = state.args.iter().rfind(|arg| arg.name == setting);
         let value = match own {
-            Some((_, value)) => value.as_deref(),
+            Some(arg) => arg.value.as_deref(),
             None => self.target.globals.value(setting),
         };
         match value.unwrap_or_default() {

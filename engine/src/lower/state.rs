@@ -23,8 +23,8 @@ pub(crate) struct State {
     pub(crate) platform: Platform,
     /// ENV and ARG in force, the later one of a name winning.
     pub(crate) scope: Scope,
-    /// ARGs declared, in order, with the value they had; those of the parent stages too.
-    pub(crate) args: Vec<(String, Option<String>)>,
+    /// ARGs declared, in order; those of the parent stages too.
+    pub(crate) args: Vec<Declared>,
     /// A CMD of this very stage.
     pub(crate) own_cmd: bool,
     /// WORKDIR was given in this file.
@@ -42,7 +42,20 @@ pub(crate) struct State {
     pub(crate) ordinals: Vec<(String, usize)>,
 }
 
+/// An ARG of a stage.
+#[derive(Debug, Clone)]
+pub(crate) struct Declared {
+    pub(crate) name: String,
+    pub(crate) value: Option<String>,
+    /// `None`: the value is that of before FROM.
+    pub(crate) line: Option<usize>,
+}
+
 impl State {
+    pub(crate) fn declares(&self, name: &str) -> bool {
+        self.args.iter().any(|declared| declared.name == name)
+    }
+
     /// WORKDIR, cleaned: the config has it as it is written.
     pub(crate) fn cwd(&self) -> String {
         paths::resolve("/", &self.config.config.working_dir)

@@ -46,7 +46,7 @@ impl Lowering<'_> {
         transfer: &Transfer,
         add: bool,
     ) -> Outcome<()> {
-        let words = self.transfer_words(state, site, transfer)?;
+        let words = self.transfer_words(state, site, transfer, add)?;
         let mode = match (words.chmod.as_str(), &transfer.chmod) {
             ("", _) | (_, None) => None,
             (value, Some(text)) => Some(chmod::parse(value).map_err(|message| {
@@ -57,14 +57,15 @@ impl Lowering<'_> {
                 ))
             })?),
         };
-        let mut excludes = Vec::new();
-        for exclude in &transfer.exclude {
-            excludes.push(self.word(state, site, exclude)?);
-        }
         let shared = Shared {
             destination: paths::resolve(&state.cwd(), &words.destination),
             destination_is_directory: paths::names_directory(&words.destination),
-            excludes,
+            // As BuildKit has them: no variables.
+            excludes: transfer
+                .exclude
+                .iter()
+                .map(|pattern| pattern.value.clone())
+                .collect(),
             parents: switch(transfer.parents.as_ref()),
             owner: if words.chown.is_empty() {
                 Owner::Default
@@ -122,6 +123,7 @@ impl Lowering<'_> {
         state: &State,
         site: Site<'_>,
         transfer: &Transfer,
+        add: bool,
     ) -> Outcome<Words> {
         let mut words = Words {
             sources: Vec::new(),
@@ -133,16 +135,24 @@ impl Lowering<'_> {
         };
         for source in &transfer.sources {
             match source {
-                TransferSource::Path(path) => words.sources.push(self.word(state, site, path)?),
+                TransferSource::Path(path) => {
+                    let source = self.word(state, site, path)?;
+                    if transfer.from.is_none() && site.blame.is_none() {
+                        self.note_source(&source, path.span, add);
+                    }
+                    words.sources.push(source);
+                }
                 TransferSource::Heredoc(index) => {
                     let Some(heredoc) = site.instruction.heredocs.get(*index) else {
                         continue;
                     };
                     let content = if heredoc.expand {
                         let text = Text::new(heredoc.content.clone(), heredoc.body_span);
-                        expand::text(&heredoc.content, Escape::Backslash, &state.scope)
-                            .map_err(|error| Box::new(expansion_mistake(&text, &error)))?
-                            .text
+                        let expanded =
+                            expand::text(&heredoc.content, Escape::Backslash, &state.scope)
+                                .map_err(|error| Box::new(expansion_mistake(&text, &error)))?;
+                        self.warn_of_undefined(state, site, &text, &expanded);
+                        expanded.text
                     } else {
                         heredoc.content.clone()
                     };

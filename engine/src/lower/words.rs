@@ -38,7 +38,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn warn_of_undefined(
+    pub(crate) fn warn_of_undefined(
         &mut self,
         state: &State,
         site: Site<'_>,
@@ -49,7 +49,7 @@ impl Lowering<'_> {
             return;
         }
         for name in &expanded.undefined {
-            if state.args.iter().any(|(known, _)| known == name) {
+            if state.declares(name) {
                 continue;
             }
             let near = nearest_variable(name, state.scope.names());
@@ -90,8 +90,7 @@ impl Lowering<'_> {
         let mut names: Vec<String> = self.target.global_names.iter().cloned().collect();
         names.sort_unstable();
         for name in names {
-            let is_known = state.scope.value(&name).is_some()
-                || state.args.iter().any(|(known, _)| *known == name);
+            let is_known = state.scope.value(&name).is_some() || state.declares(&name);
             if is_known || !uses(script, &name) || sets(script, &name) {
                 continue;
             }

@@ -275,8 +275,12 @@ impl<'a> Lexer<'a> {
         kind: char,
         colon: bool,
     ) -> Lexed {
-        // BuildKit lets `:` stand before `#` and `%` too, where it means nothing.
-        if !matches!(kind, '-' | '+' | '?' | '#' | '%') {
+        let is_known = match kind {
+            '-' | '+' | '?' => true,
+            '#' | '%' => !colon,
+            _ => false,
+        };
+        if !is_known {
             let written = &self.raw[at..self.at];
             return self.fail(
                 at,
