@@ -7,18 +7,18 @@
 //!   name                  its name
 //!   …                     files that are replaced at once, and what the container wrote
 //! containers/names/NAME   a link to ID; means something only where that container's `name` agrees
-//! containers/addresses/A  a claim to an address, locked by the process that its container lives in
+//! containers/addresses/A  a claim to an address (`claims`)
 //! locks/containers        held while names change hands and containers go
 //! ```
 //!
 //! [`Containers`] is all that most commands need: it opens no index and mounts nothing.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::claims::Claims;
 use crate::collect::is_hex;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
@@ -196,59 +196,9 @@ impl Containers {
         Ok(doomed)
     }
 
-    fn addresses(&self) -> PathBuf {
-        self.all().join("addresses")
-    }
-
-    /// Claims an address until the claim is dropped. `None` where a living process has it. `card`: what others read.
-    pub fn claim(&self, address: &str, card: &[u8]) -> Result<Option<Claim>> {
-        let addresses = self.addresses();
-        if !addresses.exists() {
-            std::fs::create_dir_all(&addresses).at("create", &addresses)?;
-        }
-        let path = addresses.join(address);
-        loop {
-            let mut file = open_lock_file(&path)?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(errno) => return Err(errno).at("lock", &path),
-            }
-            // Whoever had it before may have removed it meanwhile.
-            if !is_at(&file, &path) {
-                continue;
-            }
-            let written = file.set_len(0).and_then(|()| file.write_all(card));
-            written.at("write", &path)?;
-            return Ok(Some(Claim { path, _file: file }));
-        }
-    }
-
-    /// All addresses that were claimed; the claims of dead processes are among them.
-    pub fn claims(&self) -> Result<Vec<String>> {
-        match lease::names(&self.addresses()) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(Vec::new())
-            }
-            result => result,
-        }
-    }
-
-    /// What a living process's claim says.
-    pub fn claimed(&self, address: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.addresses().join(address);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(errno).at("open", &path),
-        };
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-            return Ok(None);
-        }
-        let mut card = Vec::new();
-        file.read_to_end(&mut card).at("read", &path)?;
-        Ok(Some(card))
+    /// Addresses of containers in the network that is there unless another is asked for.
+    pub fn addresses(&self) -> Claims {
+        Claims::at(self.all().join("addresses"))
     }
 
     /// What was being removed when its process died, and what dead processes claimed.
@@ -257,16 +207,7 @@ impl Containers {
         if !all.exists() {
             return Ok(());
         }
-        for address in self.claims()? {
-            let path = self.addresses().join(address);
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Ok(file) = rustix::fs::open(&path, flags, Mode::empty())
-                && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-                && is_at(&file, &path)
-            {
-                let _ = std::fs::remove_file(&path);
-            }
-        }
+        self.addresses().sweep()?;
         for name in lease::names(&all)? {
             if name
                 .strip_prefix('.')
@@ -276,29 +217,6 @@ impl Containers {
             }
         }
         Ok(())
-    }
-}
-
-/// An address of this process's. Dropping it gives it back.
-#[derive(Debug)]
-#[must_use = "dropping it gives the address to others"]
-pub struct Claim {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // Locked still: nobody claims it in between.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Whether a path still leads to an open file.
-fn is_at(file: &impl std::os::fd::AsFd, path: &Path) -> bool {
-    match (rustix::fs::fstat(file), rustix::fs::lstat(path)) {
-        (Ok(open), Ok(named)) => (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino),
-        _ => false,
     }
 }
 

@@ -10,6 +10,7 @@
 //!   contexts/HASH       stat cache of one build context (`stat_cache`)
 //!   containers/ID/      state of containers (`containers`)
 //!   volumes/NAME/       what outlives them (`volumes`)
+//!   networks/NAME/      what they are in together (`networks`)
 //!   explain/            notes that explain builds
 //!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
 //!   points/             an empty root with the directories and files that every sandbox mounts something on
@@ -24,6 +25,7 @@
 
 pub mod arrival;
 pub mod check;
+pub mod claims;
 pub mod collect;
 pub mod containers;
 pub mod content;
@@ -35,6 +37,7 @@ mod index;
 pub mod key;
 pub mod lease;
 pub mod mounts;
+pub mod networks;
 pub mod notes;
 pub mod owners;
 pub mod packed;
@@ -53,6 +56,7 @@ pub mod whole;
 pub use containers::Containers;
 pub use digest::{ChainId, DiffId, Digest};
 pub use key::{Ingredient, Key, KeyWriter};
+pub use networks::Networks;
 pub use root_dir::RootDir;
 pub use snapshot::{ActiveSnapshot, Snapshot, SnapshotId};
 pub use store::{Error, Result, Store, TemporaryDirectory};

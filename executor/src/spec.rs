@@ -1,7 +1,6 @@
 //! What a command is to be given, as data. Everything in here is decided by the caller; nothing is taken from the
 //! environment of this process.
 
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -170,8 +169,8 @@ pub enum Network {
     /// The network namespace of a process (`--network container:ID`).
     Process {
         pid: u32,
-        /// Where it is a private one: the address in it.
-        private: Option<Ipv4Addr>,
+        /// Where it is a private one: the place in it.
+        private: Option<crate::network::Place>,
     },
     /// Whichever it turns out to be: waited for when all else is prepared.
     Later(Later),

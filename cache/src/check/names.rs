@@ -12,7 +12,7 @@ use crate::stat_cache;
 use crate::store::{DIRECTORIES, Result, Store};
 
 /// What the store's root may hold. `lost+found` is the file system's, where the store has one of its own.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "containers",
     "content",
     "contexts",
@@ -24,6 +24,7 @@ const KNOWN: [&str; 17] = [
     "locks",
     "lost+found",
     "mounts",
+    "networks",
     "points",
     "quarantine",
     "reserve",

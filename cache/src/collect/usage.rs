@@ -104,7 +104,7 @@ impl Store {
             .sum();
         usage.containers.count = contents.containers.len() as u64;
         usage.containers.active = usage.containers.count;
-        for name in ["containers", "volumes"] {
+        for name in ["containers", "networks", "volumes"] {
             usage.containers.bytes += meter.tree(&self.root().join(name));
         }
         let quarantined = self.quarantine_items()?;

@@ -10,7 +10,7 @@ use crate::global::GlobalArgs;
 use crate::template::Template;
 use crate::{machine, render, stdio};
 
-/// Show everything that is known of containers, images and volumes, as JSON
+/// Show everything that is known of containers, images, volumes and networks, as JSON
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     #[arg(required = true, value_name = "NAME")]
@@ -18,7 +18,7 @@ pub(crate) struct InspectArgs {
     /// `json`, or a template such as `{{.Config.Env}}`
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
-    /// `container`, `image` or `volume`
+    /// `container`, `image`, `volume` or `network`
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
     /// Of containers: also what they wrote, in bytes
@@ -34,6 +34,7 @@ pub(crate) fn execute(args: &InspectArgs, default: Kind, global: &GlobalArgs) ->
         Some("image") => Kind::Image,
         Some("container") => Kind::Container,
         Some("volume") => Kind::Volume,
+        Some("network") => Kind::Network,
         Some(other) => {
             return Err(Error::usage(format!(
                 "--type `{other}`: there is no such type"
@@ -46,11 +47,12 @@ pub(crate) fn execute(args: &InspectArgs, default: Kind, global: &GlobalArgs) ->
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A container, else an image, else a volume.
+    /// A container, else a volume, else a network, else an image.
     Any,
     Container,
     Image,
     Volume,
+    Network,
 }
 
 pub(crate) fn show(
@@ -129,7 +131,11 @@ impl Finder<'_> {
                 return Ok(volume);
             }
         }
+        if kind == Kind::Any && self.catalog.network(name)?.is_some() {
+            return Ok(self.catalog.inspect_network(name)?);
+        }
         match kind {
+            Kind::Network => Ok(self.catalog.inspect_network(name)?),
             Kind::Container => Err(self.catalog.find(name).map_or_else(Into::into, |_| {
                 Error::failed(format!("there is no container `{name}`"))
             })),

@@ -26,6 +26,7 @@ mod logout;
 mod lsp;
 mod manifest;
 pub(crate) mod narrow;
+mod network;
 mod parse;
 mod prune;
 mod pull;
@@ -77,6 +78,7 @@ pub(crate) enum Command {
     },
     Inspect(inspect::InspectArgs),
     Volume(volume::VolumeArgs),
+    Network(network::NetworkArgs),
     /// What the store as a whole takes, and removing what is not in use
     System {
         #[command(subcommand)]
@@ -205,6 +207,7 @@ impl Command {
             Self::Image { command } => command.execute(global),
             Self::Inspect(args) => inspect::execute(&args, inspect::Kind::Any, global),
             Self::Volume(args) => volume::execute(&args, global),
+            Self::Network(args) => network::execute(&args, global),
             Self::System { command } => command.execute(global),
             Self::Buildx { command } => command.execute(global),
             Self::Login(args) => login::execute(&args, global),
@@ -402,6 +405,7 @@ pub(crate) const NAMES: &[&str] = &[
     "image",
     "inspect",
     "volume",
+    "network",
     "system",
     "buildx",
     "builder",

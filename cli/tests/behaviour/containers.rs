@@ -366,9 +366,10 @@ fn killing_the_foreground_leaves_nothing() {
     require_machine!();
     let kit = Kit::new();
     kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    kit.must(&["network", "create", "together"]);
     let mark = "3600.125";
     let mut child = kit
-        .command(["run", "--rm", "bb", "sleep", mark])
+        .command(["run", "--rm", "--network", "together", "bb", "sleep", mark])
         .spawn()
         .unwrap();
     until("the container never ran", || {
@@ -380,10 +381,38 @@ fn killing_the_foreground_leaves_nothing() {
     until("a process is left", || !runs(&format!("sleep\0{mark}")));
     // Whoever looks next takes away what was in the store.
     assert_eq!(kit.must(&["ps", "-aq"]).stdout, "");
-    for place in ["store/containers", "store/containers/addresses"] {
+    let addresses = "store/networks/together/addresses";
+    for place in ["store/containers", "store/containers/addresses", addresses] {
         assert_eq!(left_in(&kit.path(place)), Vec::<String>::new(), "{place}");
     }
+    kit.must(&["network", "rm", "together"]);
+    assert_eq!(left_in(&kit.path("store/networks")), Vec::<String>::new());
     kit.store_is_whole();
+}
+
+#[test]
+fn networks_that_are_made_at_once_share_no_address() {
+    let kit = Kit::new();
+    let made: Vec<_> = (0..8)
+        .map(|number| {
+            // Two of them are after every name.
+            let name = format!("n{}", number / 2);
+            let mut command = kit.command(["network", "create", &name]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let made = made
+        .into_iter()
+        .map(|child| child.wait_with_output().unwrap());
+    assert_eq!(made.filter(|output| output.status.success()).count(), 4);
+    let format = "{{(index .IPAM.Config 0).Subnet}}";
+    let names = ["n0", "n1", "n2", "n3"];
+    let arguments = ["network", "inspect", "-f", format].into_iter();
+    let arguments: Vec<&str> = arguments.chain(names).collect();
+    let shown = kit.must(&arguments).stdout;
+    let subnets: std::collections::BTreeSet<&str> = shown.lines().collect();
+    assert_eq!(subnets.len(), 4, "{shown}");
 }
 
 /// What of the machine's a command may leave behind: mounts and network devices as this process sees them, rules of

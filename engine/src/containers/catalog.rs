@@ -40,6 +40,7 @@ impl Catalog {
     /// All of them, the newest first. What a killed process left of a container that was to leave nothing goes.
     pub fn all(&self) -> Result<Vec<Entry>> {
         self.files.sweep()?;
+        self.network_files().sweep()?;
         let mut entries = Vec::new();
         for id in self.files.ids()? {
             let Some(entry) = self.entry(&id)? else {

@@ -3,6 +3,7 @@
 //! connection carries [`frame`]s.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::exec::ExecRequest;
+use super::networks::Attachment;
 use super::update::Changes;
 use crate::{Error, Result};
 
@@ -47,8 +49,12 @@ pub enum Ask {
     Halt,
     Processes,
     Usage,
-    /// The line of its private network rides on the answer. The connection ends with that network.
-    Network,
+    /// The line of its interface with this address rides on the answer. The connection ends with that.
+    Network(Ipv4Addr),
+    /// It is to be in one more network.
+    Join(Attachment),
+    /// It is not to be in this network any more.
+    Leave(String),
     /// The user namespace of its process rides on the answer, for one that is to share its network.
     UserNamespace,
     Update(Box<Changes>),

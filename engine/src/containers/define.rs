@@ -216,6 +216,13 @@ fn split_tag(text: &str) -> (&str, Option<String>) {
 }
 
 fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
+    let catalog = Catalog::at(store);
+    for attachment in &request.networks {
+        catalog.check_attachment(attachment)?;
+    }
+    for (other, _) in &request.links {
+        catalog.find(other)?;
+    }
     let argv = arguments(&root.config, &request)?;
     let id = names::id()?;
     let hostname = match &request.hostname {

@@ -5,13 +5,14 @@ mod resources;
 use std::net::IpAddr;
 
 use rbuild_cache::Volumes;
-use rbuild_executor::network;
+use rbuild_executor::network::Place;
 use rbuild_executor::spec::{SecurityOptions, Tmpfs, Users};
 use serde_json::{Value, json};
 
 use super::catalog::Entry;
 use super::definition::{MountKind, MountPoint};
 use super::log::Keeping;
+use super::networks::{self, Attachment};
 use super::request::{Ipc, Restart, Space};
 use super::state::Status;
 use crate::Result;
@@ -162,6 +163,10 @@ impl Entry {
                 };
                 (port.inside(), port.host, outside)
             })),
+            "Links": (!request.links.is_empty()).then(|| {
+                let links = request.links.iter();
+                links.map(|(other, alias)| format!("/{other}:/{}/{alias}", self.name)).collect::<Vec<_>>()
+            }),
             "PublishAllPorts": request.publish_all,
             "RestartPolicy": {"Name": policy, "MaximumRetryCount": most},
             "AutoRemove": request.remove,
@@ -219,6 +224,9 @@ impl Entry {
         if let Some(other) = &request.network_of {
             return format!("container:{other}");
         }
+        if let Some(first) = request.networks.first() {
+            return first.network.clone();
+        }
         match request.network {
             NetworkChoice::Default => "default",
             NetworkChoice::None => "none",
@@ -228,30 +236,66 @@ impl Entry {
     }
 
     fn network_settings(&self) -> Value {
-        let mode = self.network_mode();
-        let name = if mode == "default" { "bridge" } else { &mode };
-        let (address, gateway, bits) = if self.state.private_network {
-            let address = self.state.address.unwrap_or(network::ADDRESS);
-            (
-                address.to_string(),
-                network::GATEWAY.to_string(),
-                network::PREFIX_BITS,
-            )
-        } else {
-            Default::default()
-        };
+        let request = &self.definition.request;
+        let mut networks = serde_json::Map::new();
+        let mut of_default = self.endpoint(&Attachment::default());
+        for attachment in request.attachments() {
+            let value = self.endpoint(&attachment);
+            if attachment.network == networks::DEFAULT {
+                of_default.clone_from(&value);
+            }
+            networks.insert(attachment.network, value);
+        }
+        if networks.is_empty() && request.network_of.is_none() {
+            let attachment = Attachment {
+                network: self.network_mode(),
+                ..Attachment::default()
+            };
+            networks.insert(attachment.network.clone(), self.endpoint(&attachment));
+        }
         json!({
             "Ports": self.ports(),
-            "IPAddress": address,
-            "IPPrefixLen": bits,
-            "Gateway": gateway,
-            "MacAddress": "",
-            "Networks": {name: {
-                "IPAddress": address,
-                "IPPrefixLen": bits,
-                "Gateway": gateway,
-                "MacAddress": "",
-            }},
+            "IPAddress": of_default["IPAddress"],
+            "IPPrefixLen": of_default["IPPrefixLen"],
+            "Gateway": of_default["Gateway"],
+            "MacAddress": of_default["MacAddress"],
+            "Networks": networks,
+        })
+    }
+
+    /// What it is in a network, or is to be.
+    fn endpoint(&self, attachment: &Attachment) -> Value {
+        let name = attachment.network.as_str();
+        let joined = self.state.networks.iter().find(|it| it.network == name);
+        // Where no address was left, nobody knows it.
+        let alone =
+            (self.state.private_network && name == networks::DEFAULT).then_some(Place::ALONE);
+        let place = joined.map(|it| it.place).or(alone);
+        let id = match self.catalog.network(name) {
+            Ok(Some(network)) => network.id,
+            Ok(None) | Err(_) => networks::id_of(name),
+        };
+        let dns: Option<Vec<&str>> = joined.map(|_| {
+            let own = [self.name.as_str(), self.definition.short_id()];
+            let aliases = attachment.aliases.iter().map(String::as_str);
+            own.into_iter().chain(aliases).collect()
+        });
+        json!({
+            "IPAMConfig": attachment.address.map(|address| json!({"IPv4Address": address})),
+            "Links": null,
+            "Aliases": (!attachment.aliases.is_empty()).then_some(&attachment.aliases),
+            "MacAddress": place.map(|place| networks::shown(place.hardware_address)).unwrap_or_default(),
+            "DriverOpts": null,
+            "GwPriority": 0,
+            "NetworkID": id,
+            "EndpointID": place.map(|_| networks::endpoint(self.id(), &id)).unwrap_or_default(),
+            "Gateway": place.map(|place| place.gateway.to_string()).unwrap_or_default(),
+            "IPAddress": place.map(|place| place.address.to_string()).unwrap_or_default(),
+            "IPPrefixLen": place.map(|place| place.prefix_bits).unwrap_or_default(),
+            "IPv6Gateway": "",
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "DNSNames": dns,
         })
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rbuild_executor::Exit;
-use rbuild_executor::network::{Ahead, Port, Private};
+use rbuild_executor::network::{self, Ahead, Membership, Port, Private};
 use rbuild_executor::sandbox::container::{Handle, Top};
 use rbuild_executor::sandbox::{ExecError, Signals};
 use rbuild_executor::spec::{Carried, Stdin, Stdio};
@@ -22,9 +22,11 @@ use super::control::Answer;
 use super::control::frame::{Frames, Kind};
 use super::definition::Definition;
 use super::log::{Driver, Log};
+use super::neighbours::{Circle, Claimed};
+use super::networks::Attachment;
 use super::output::Hub;
 use super::request::{Restart, RunRequest};
-use super::state::{State, Status};
+use super::state::{Joined, State, Status};
 use super::{files, health, neighbours, prepare, serve, time, volumes};
 use crate::error::with_causes;
 use crate::worker::{blocking, brief};
@@ -49,7 +51,9 @@ pub(super) struct Life {
     pub(super) hub: Arc<Hub>,
     now: Mutex<Now>,
     changed: Condvar,
-    address: Mutex<Option<neighbours::Address>>,
+    /// Its addresses, once they were claimed.
+    claimed: Mutex<Option<Vec<Claimed>>>,
+    circle: Arc<Circle>,
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +64,8 @@ pub(super) struct Now {
     /// The network that it was given, told of as soon as it runs.
     network: Option<Weak<Private>>,
     ports: Vec<Port>,
-    /// Connections of those who have the network's line; they end with it.
-    neighbours: Vec<UnixStream>,
+    /// Connections of those who have the line of an interface, by its address; they end with it.
+    neighbours: Vec<(Ipv4Addr, UnixStream)>,
     /// What is to become of it when it ends.
     pub(super) asked: Asked,
     /// Where it was changed since this process has it.
@@ -112,30 +116,108 @@ impl Life {
         now.neighbours.clear();
     }
 
-    /// Its address among the store's containers, claimed when it is first needed. Blocking.
-    pub(super) fn address(&self) -> Result<Option<Ipv4Addr>> {
-        let mut claimed = self.address.lock().unwrap_or_else(PoisonError::into_inner);
-        if claimed.is_none() {
-            *claimed = neighbours::claim(&self.catalog, &self.definition)?;
-        }
-        Ok(claimed.as_ref().map(|claimed| claimed.address))
+    fn claimed(&self) -> MutexGuard<'_, Option<Vec<Claimed>>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands out the line of its network, on a connection that then ends with that.
-    pub(super) fn give_line(&self, stream: UnixStream) -> std::io::Result<()> {
+    /// Its part in each of its networks; addresses are claimed when they are first needed. In the network that is always
+    /// there it may be nobody, where no address is left. Blocking.
+    pub(super) fn memberships(&self) -> Result<Vec<Membership>> {
+        let mut claimed = self.claimed();
+        if claimed.is_none() {
+            let request = self.request();
+            let mut all = Vec::new();
+            for attachment in request.attachments() {
+                match neighbours::claim(&self.catalog, &self.definition, &attachment)? {
+                    Some(one) => all.push(one),
+                    None if request.networks.is_empty() => {}
+                    None => return Err(no_address(&attachment.network)),
+                }
+            }
+            *claimed = Some(all);
+        }
+        let all = claimed.iter().flatten();
+        Ok(all.map(|one| self.circle.membership(one)).collect())
+    }
+
+    /// Where it is in networks, while it runs in a private one.
+    fn joined(&self) -> Vec<Joined> {
+        let claimed = self.claimed();
+        let all = claimed.iter().flatten();
+        all.map(|one| Joined {
+            network: one.network.clone(),
+            place: one.place,
+        })
+        .collect()
+    }
+
+    /// Brings it into a network while it runs. Blocking.
+    pub(super) fn join(&self, attachment: &Attachment) -> Result<()> {
+        let private = self.now().network.as_ref().and_then(Weak::upgrade);
+        let private = private.ok_or_else(|| {
+            Error::Other(
+                "the container runs without a network of its own: stop it, connect it, and start it again"
+                    .to_owned(),
+            )
+        })?;
+        let one = neighbours::claim(&self.catalog, &self.definition, attachment)?
+            .ok_or_else(|| no_address(&attachment.network))?;
+        let joined = private.join(self.circle.membership(&one));
+        if let Err(error) = joined {
+            self.circle.leave(&one.network);
+            return Err(cannot(&error, "connect the container"));
+        }
+        self.claimed().get_or_insert_default().push(one);
+        self.change_joined();
+        Ok(())
+    }
+
+    /// Takes it out of a network while it runs. Blocking.
+    pub(super) fn leave(&self, network: &str) -> Result<()> {
+        let private = self.now().network.as_ref().and_then(Weak::upgrade);
+        let mut claimed = self.claimed();
+        let mut all = claimed.iter_mut().flatten();
+        let Some(one) = all.find(|one| one.network == network) else {
+            return Ok(());
+        };
+        let address = one.place.address;
+        if let Some(private) = private {
+            let left = private.leave(address);
+            left.map_err(|error| cannot(&error, "disconnect the container"))?;
+        }
+        self.circle.leave(network);
+        claimed
+            .iter_mut()
+            .for_each(|all| all.retain(|one| one.network != network));
+        drop(claimed);
+        self.now().neighbours.retain(|(of, _)| *of != address);
+        self.change_joined();
+        Ok(())
+    }
+
+    fn change_joined(&self) {
+        let joined = self.joined();
+        self.change(|now| {
+            now.state.private_network = !joined.is_empty();
+            now.state.networks = joined;
+        });
+    }
+
+    /// Hands out the line of its interface that has an address, on a connection that then ends with that.
+    pub(super) fn give_line(&self, stream: UnixStream, address: Ipv4Addr) -> std::io::Result<()> {
         let mut now = self.now();
         let private = now.network.as_ref().and_then(Weak::upgrade);
-        let line = private.and_then(|private| private.line());
+        let line = private.and_then(|private| private.line(address));
         let Some(line) = line else {
             let answer = Answer::Failed {
-                message: "the container has no private network".to_owned(),
+                message: "the container has no such address".to_owned(),
                 not_found: None,
             };
             return wire::send(stream.as_fd(), &answer, &[]);
         };
         wire::send(stream.as_fd(), &Answer::Done, &[line.as_fd()])?;
-        now.neighbours.retain(is_open);
-        now.neighbours.push(stream);
+        now.neighbours.retain(|(_, stream)| is_open(stream));
+        now.neighbours.push((address, stream));
         Ok(())
     }
 
@@ -175,6 +257,16 @@ impl Life {
     pub(super) fn is_paused(&self) -> bool {
         self.now().state.status == Status::Paused
     }
+}
+
+fn no_address(network: &str) -> Error {
+    Error::Other(format!(
+        "all addresses of the network `{network}` are in use"
+    ))
+}
+
+fn cannot(error: &network::Error, what: &str) -> Error {
+    Error::Other(format!("cannot {what}: {error}: {}", error.source))
 }
 
 /// Whether somebody is still at the other end.
@@ -243,7 +335,8 @@ impl Engine {
                 ..Now::default()
             }),
             changed: Condvar::new(),
-            address: Mutex::default(),
+            claimed: Mutex::default(),
+            circle: Circle::new(&catalog, &definition.request),
             catalog,
             store: Arc::clone(self.store()),
             definition,
@@ -569,7 +662,7 @@ fn top(life: &Life) -> Result<Top> {
 
 /// The command runs: everybody is told.
 fn begun(life: &Arc<Life>, started: &Started, front: Option<&(Arc<Frames>, bool)>) {
-    let of_container = started.get();
+    let (of_container, joined) = (started.get(), life.joined());
     life.change(|now| {
         now.starts += 1;
         now.state.status = Status::Running;
@@ -585,7 +678,7 @@ fn begun(life: &Arc<Life>, started: &Started, front: Option<&(Arc<Frames>, bool)
         }
         let private = now.network.as_ref().and_then(Weak::upgrade);
         now.state.private_network = private.is_some();
-        now.state.address = private.map(|private| private.address());
+        now.state.networks = private.map(|_| joined).unwrap_or_default();
         now.state.ports = now.ports.clone();
         now.state.health = life.definition.health().map(|_| super::state::Health {
             status: "starting".to_owned(),

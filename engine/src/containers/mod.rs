@@ -9,13 +9,15 @@
 //!   command for the executor;
 //! * `life`: from the start to the last end, with restarts and probes (`health`); `serve`: answering meanwhile;
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
-//! * `neighbours`: how containers reach one another; `ports`: what of it the host can be spoken to for;
+//! * [`networks`]: what they are in together, `neighbours`: how they reach one another there, `attach`: changing in which
+//!   they are; `ports`: what of it the host can be spoken to for;
 //! * `output`, [`log`]: what it writes; `volumes`: what outlives it; `inspect`: all of it, as Docker shows it;
 //! * `update`: changing what it may use while it is there; `without`: where there are no namespaces.
 //!
 //! [`Engine::create`]: crate::Engine::create
 //! [`Engine::live`]: crate::Engine::live
 
+mod attach;
 mod catalog;
 mod commit;
 pub mod control;
@@ -31,6 +33,7 @@ mod life;
 pub mod log;
 mod names;
 mod neighbours;
+pub mod networks;
 mod output;
 mod ports;
 mod prepare;
@@ -51,6 +54,7 @@ pub use definition::{Definition, MountKind, MountPoint};
 pub use diff::Change;
 pub use exec::ExecRequest;
 pub use life::Front;
+pub use networks::{Attachment, Network, NetworkRequest, NetworkSummary, Subnet};
 pub use ports::Publish;
 pub use request::{Ipc, Pull, Restart, RunRequest, Space, Spaces, Tmpfs, VolumeSource};
 pub use state::{Health, Probe, State, Status};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rbuild_cache::RootDir;
 use rbuild_executor::Host;
 use rbuild_executor::host::Privilege;
-use rbuild_executor::network::{self, ADDRESS, Ahead, Private};
+use rbuild_executor::network::{self, Ahead, Place, Private};
 use rbuild_executor::spec::{
     Exec, Later, Mount, MountSource, Names, Network, Propagation, Security, Space, Spaces,
 };
@@ -49,6 +49,8 @@ pub(super) fn exec(
     let mut hosts = hosts.clone();
     if bare && request.network != NetworkChoice::None {
         hosts.extend(without::names(catalog, definition)?);
+    } else if request.networks.is_empty() {
+        hosts.extend(links(catalog, definition)?);
     }
     Ok(Exec {
         argv: bytes(&definition.argv),
@@ -91,6 +93,20 @@ pub(super) fn exec(
         timeout: None,
         followed: false,
     })
+}
+
+/// Other containers by what this one calls them, for /etc/hosts. In networks with names, only the name service knows.
+fn links(catalog: &Catalog, definition: &Definition) -> Result<Vec<(String, String)>> {
+    let mut hosts = Vec::new();
+    for (other, alias) in &definition.request.links {
+        let other = catalog.find(other)?;
+        require_alive(&other, "the name")?;
+        let address = other.state.place().address.to_string();
+        for name in [alias.as_str(), other.definition.short_id(), &other.name] {
+            hosts.push((name.to_owned(), address.clone()));
+        }
+    }
+    Ok(hosts)
 }
 
 fn spaces(catalog: &Catalog, asked: &super::request::Spaces) -> Result<Spaces> {
@@ -152,7 +168,7 @@ fn shared(other: &Entry) -> Result<Network> {
     let private = other.state.private_network;
     Ok(Network::Process {
         pid: inside(other)?,
-        private: private.then(|| other.state.address.unwrap_or(ADDRESS)),
+        private: private.then(|| other.state.place()),
     })
 }
 
@@ -184,9 +200,12 @@ pub(super) async fn begin_network(
         }
         return Ok(None);
     }
+    let request = life.request();
     if !request.has_private_network() {
         return Ok(None);
     }
+    // Nothing else will do for somebody who named a network.
+    let is_named = !request.networks.is_empty();
     let (host, life) = (host.clone(), Arc::clone(life));
     let users = life.definition.request.users_on_machine();
     let mut begun = ahead.map_or_else(|| Ahead::begin(&host, users), Ok);
@@ -194,15 +213,25 @@ pub(super) async fn begin_network(
         // Known now, it is given to the network while other things are prepared. What goes wrong is told of when the
         // network is needed.
         let claiming = Arc::clone(&life);
-        if let Some(address) =
-            brief(move || Ok::<_, Error>(claiming.address().ok().flatten())).await?
-        {
-            begun.tell(address);
+        let claimed = brief(move || Ok::<_, Error>(claiming.memberships())).await?;
+        match claimed {
+            Ok(memberships) if !memberships.is_empty() => {
+                let places: Vec<Place> = memberships.iter().map(|it| it.place).collect();
+                begun.tell(&places);
+            }
+            Err(error) if is_named => return Err(error),
+            Ok(_) | Err(_) => {}
         }
     }
-    if life.definition.publishes() {
+    if is_named || life.definition.publishes() {
         let network = blocking(move || {
             let private = open_network(private(begun, &host, &life))?;
+            if private.place().is_internal && life.definition.publishes() {
+                return Err(Error::Usage(
+                    "ports cannot be published of a container that is in internal networks only: nothing leads there"
+                        .to_owned(),
+                ));
+            }
             let open = ports::open(&life.definition, &private)?;
             life.note_network(Some(&private), open);
             Ok::<_, Error>(Network::Private(private))
@@ -229,8 +258,8 @@ type Made = std::result::Result<Arc<Private>, network::Error>;
 fn open_network(private: Made) -> Result<Arc<Private>> {
     private.map_err(|error| Error::Io {
         message: format!(
-            "ports are published from private networks, and there can be none here: {error}; with \
-             `--network host` the container's ports are the host's"
+            "ports are published from private networks, and networks have names only where they are private; there can be \
+             none here: {error}; with `--network host` the container's ports are the host's"
         ),
         source: error.source,
     })
@@ -240,9 +269,9 @@ fn open_network(private: Made) -> Result<Arc<Private>> {
 fn private(begun: std::result::Result<Ahead, network::Error>, host: &Host, life: &Life) -> Made {
     let begun = begun?;
     let alone = "the container and others cannot reach each other";
-    let private = match life.address() {
-        Ok(Some(address)) => begun.finish_beside(host, address, Arc::new(life.catalog.clone())),
-        Ok(None) => {
+    let private = match life.memberships() {
+        Ok(memberships) if !memberships.is_empty() => begun.finish_beside(host, memberships),
+        Ok(_) => {
             tracing::warn!("all addresses are in use: {alone}");
             begun.finish(host)
         }

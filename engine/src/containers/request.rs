@@ -7,6 +7,7 @@ use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
 use super::log::Keeping;
+use super::networks::Attachment;
 use super::ports::Publish;
 use crate::request::NetworkChoice;
 
@@ -45,6 +46,12 @@ pub struct RunRequest {
     pub volumes_from: Vec<(String, bool)>,
     pub tmpfs: Vec<Tmpfs>,
     pub network: NetworkChoice,
+    /// Networks by name; where there are none, the one that is always there.
+    #[serde(default)]
+    pub networks: Vec<Attachment>,
+    /// Other containers, and what this one calls them.
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
     /// Who its users are on the machine.
     #[serde(default)]
     pub users: Users,

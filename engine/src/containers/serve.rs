@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
+use super::attach;
 use super::control::frame::{self, Frames, Kind};
 use super::control::{self, Answer, Ask};
 use super::exec::ExecRequest;
@@ -150,7 +151,9 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             Err(message) => failed(message),
         }),
         Ask::Update(changes) => say(&done(update(life, &changes))),
-        Ask::Network => life.give_line(stream),
+        Ask::Network(address) => life.give_line(stream, address),
+        Ask::Join(attachment) => say(&done(attach::join_now(life, &attachment))),
+        Ask::Leave(network) => say(&done(attach::leave_now(life, &network))),
         Ask::UserNamespace => match rbuild_executor::host::user_namespace() {
             Ok(namespace) => wire::send(stream.as_fd(), &Answer::Done, &[namespace.as_fd()]),
             Err(error) => say(&failed(error.to_string())),

@@ -1,10 +1,9 @@
 //! How a container is: `state.json` in its directory, written by the process that it lives in. Where that process
 //! is gone and the file says that the container runs, it does not: its processes died with it.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use rbuild_executor::network::Port;
+use rbuild_executor::network::{self, Place, Port};
 use serde::{Deserialize, Serialize};
 
 pub(super) const FILE: &str = "state.json";
@@ -28,14 +27,21 @@ pub struct State {
     /// It has a network of its own, with an address. While it runs, as what follows.
     #[serde(default)]
     pub private_network: bool,
-    /// Of its private network, where others can reach it.
+    /// Where it is in networks.
     #[serde(default)]
-    pub address: Option<Ipv4Addr>,
+    pub networks: Vec<Joined>,
     /// Open on the host.
     #[serde(default)]
     pub ports: Vec<Port>,
     /// Directories of its cgroup, which outlive a process that is killed.
     pub cgroups: Vec<PathBuf>,
+}
+
+/// A network that it is in, and where it is in that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    pub network: String,
+    pub place: Place,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -92,8 +98,14 @@ impl State {
     /// Its network went with its processes.
     pub(super) fn without_network(&mut self) {
         self.private_network = false;
-        self.address = None;
+        self.networks.clear();
         self.ports.clear();
+    }
+
+    /// The place by which it is known.
+    pub(super) fn place(&self) -> Place {
+        let places: Vec<Place> = self.networks.iter().map(|it| it.place).collect();
+        network::known_by(&places)
     }
 
     /// As it is after its process was killed.

@@ -39,6 +39,10 @@ pub(super) fn check(definition: &Definition) -> Result<()> {
             &format!("it is the surrounding container's, `{own}`"),
         );
     }
+    if let Some(network) = request.networks.first() {
+        let asked = format!("the network `{}`", network.network);
+        return no(&asked, "all containers have the surrounding container's");
+    }
     if !request.domainname.is_empty() {
         return no("`--domainname`", "it is the surrounding container's");
     }
@@ -118,6 +122,10 @@ pub(super) fn names(catalog: &Catalog, definition: &Definition) -> Result<Vec<(S
             names.push(other.short_id().to_owned());
             names.extend(other.request.aliases.iter().cloned());
         }
+    }
+    for (other, alias) in &definition.request.links {
+        catalog.find(other)?;
+        names.push(alias.clone());
     }
     let local = |name| (name, Ipv4Addr::LOCALHOST.to_string());
     Ok(names.into_iter().map(local).collect())

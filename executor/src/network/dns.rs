@@ -6,8 +6,6 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::GATEWAY;
-
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MOST_BYTES: u64 = 64 << 10;
 pub(super) const PORT: u16 = 53;
@@ -17,8 +15,9 @@ pub(super) fn servers() -> Vec<SocketAddr> {
     parse(&read())
 }
 
-pub(super) fn resolv_conf() -> Vec<u8> {
-    inside(&read()).into_bytes()
+/// `server`: the name server inside.
+pub(super) fn resolv_conf(server: Ipv4Addr) -> Vec<u8> {
+    inside(&read(), server).into_bytes()
 }
 
 /// What is asked for in a message that asks for one thing.
@@ -94,6 +93,19 @@ pub(super) fn answer(message: &[u8], question: &Question, address: Ipv4Addr) -> 
     answer
 }
 
+/// The answer where nobody may be asked.
+pub(super) fn refusal(message: &[u8], question: &Question) -> Vec<u8> {
+    const SERVER_FAILURE: u8 = 2;
+    let mut answer = message.get(..question.length).unwrap_or_default().to_vec();
+    if let Some(flags) = answer.get_mut(2..4) {
+        flags.copy_from_slice(&[0x80 | (flags[0] & 1), 0x80 | SERVER_FAILURE]);
+    }
+    if let Some(counts) = answer.get_mut(6..HEADER_BYTES) {
+        counts.fill(0);
+    }
+    answer
+}
+
 fn read() -> String {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut text = Vec::new();
@@ -125,8 +137,8 @@ fn parse(text: &str) -> Vec<SocketAddr> {
     servers
 }
 
-fn inside(text: &str) -> String {
-    let mut inside = format!("nameserver {GATEWAY}\n");
+fn inside(text: &str, server: Ipv4Addr) -> String {
+    let mut inside = format!("nameserver {server}\n");
     for line in text.lines() {
         if matches!(
             line.split_whitespace().next(),
@@ -141,6 +153,7 @@ fn inside(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::GATEWAY;
     use super::*;
 
     fn asking(name: &str, kind: u8) -> Vec<u8> {
@@ -167,6 +180,9 @@ mod tests {
         let answered = answer(&message, &asked, Ipv4Addr::new(10, 0, 0, 7));
         assert_eq!(answered.get(4..8), Some(&[0, 1, 0, 0][..]));
         assert_eq!(answered.len(), message.len());
+        let refused = refusal(&message, &asked);
+        assert_eq!(refused.get(2..8), Some(&[0x81, 0x82, 0, 1, 0, 0][..]));
+        assert_eq!(refused.get(12..), message.get(12..));
     }
 
     proptest::proptest! {
@@ -184,7 +200,7 @@ mod tests {
         let found: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["127.0.0.53:53", "[2001:db8::1]:53"]);
         assert_eq!(
-            inside(text),
+            inside(text, GATEWAY),
             "nameserver 10.213.47.1\nsearch a b\noptions edns0\n"
         );
         assert_eq!(parse(""), [SocketAddr::from(([127, 0, 0, 1], 53))]);

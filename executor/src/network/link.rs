@@ -6,24 +6,30 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use super::{Error, GATEWAY, MTU, PREFIX_BITS, packet};
+use super::{Error, MTU, Place, packet};
 use crate::sys;
 
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) namespace: OwnedFd,
-    pub(super) packets: OwnedFd,
+    /// Of each interface, in the order of their places.
+    pub(super) packets: Vec<OwnedFd>,
 }
 
-const INSIDE: &str = "eth0";
+/// The other end of a veth pair.
 const OUTSIDE: &str = "peer";
+
+/// Of the interface with this number.
+fn inside_name(number: usize) -> String {
+    format!("eth{number}")
+}
 
 /// What is done on the thread that made a link.
 type Work = Box<dyn FnOnce() + Send>;
@@ -35,10 +41,10 @@ type Made = (Result<Link, Error>, Option<SyncSender<Work>>);
 #[derive(Debug)]
 pub(super) struct Making {
     thread: JoinHandle<()>,
-    /// What waits for the command's address; nothing is made where none comes.
-    address: SyncSender<Ipv4Addr>,
-    /// The one that it was told.
-    told: Option<Ipv4Addr>,
+    /// What waits for where the command is; nothing is made where that is not told.
+    places: SyncSender<Vec<Place>>,
+    /// What it was told.
+    told: Option<Vec<Place>>,
     made: Mutex<Receiver<Made>>,
 }
 
@@ -78,7 +84,7 @@ impl Making {
     pub(super) fn begin(
         inside: impl FnOnce() -> Option<OwnedFd> + Send + 'static,
     ) -> Result<Self, Error> {
-        let (address, asked) = std::sync::mpsc::sync_channel(1);
+        let (places, asked) = std::sync::mpsc::sync_channel(1);
         let (tell, made) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("rbuild-link".to_owned())
@@ -99,27 +105,27 @@ impl Making {
             .map_err(|error| Error::new("start the thread that makes the network", error))?;
         Ok(Self {
             thread,
-            address,
+            places,
             told: None,
             made: Mutex::new(made),
         })
     }
 
-    /// Says the command's address, which then is not waited for. The first one counts.
-    pub(super) fn tell(&mut self, address: Ipv4Addr) {
+    /// Says where the command is, one place an interface, which then is not waited for. The first word counts.
+    pub(super) fn tell(&mut self, places: &[Place]) {
         if self.told.is_none() {
-            self.told = Some(address);
+            self.told = Some(places.to_vec());
             // Where nobody listens, the thread has failed, and says why.
-            let _ = self.address.send(address);
+            let _ = self.places.send(places.to_vec());
         }
     }
 
     /// Waits for it; the thread comes with it where it can be of use.
     pub(super) fn finish(
         mut self,
-        address: Ipv4Addr,
-    ) -> Result<(Link, Ipv4Addr, Option<Carrier>), Error> {
-        self.tell(address);
+        places: &[Place],
+    ) -> Result<(Link, Vec<Place>, Option<Carrier>), Error> {
+        self.tell(places);
         let Self {
             thread, told, made, ..
         } = self;
@@ -131,13 +137,13 @@ impl Making {
             ));
         };
         let carrier = work.map(|work| Carrier { thread, work });
-        Ok((link?, told.unwrap_or(address), carrier))
+        Ok((link?, told.unwrap_or_default(), carrier))
     }
 }
 
 fn make_here(
     inside: impl FnOnce() -> Option<OwnedFd>,
-    address: &Receiver<Ipv4Addr>,
+    places: &Receiver<Vec<Place>>,
 ) -> Result<Link, Error> {
     // It may still be in the making.
     let namespace = match inside() {
@@ -147,24 +153,82 @@ fn make_here(
         }
         None => unshare()?,
     };
-    let packets = match sys::network::tap(INSIDE) {
+    let mut packets = vec![interface(&namespace, 0)?];
+    sys::network::loopback_up()
+        .map_err(|error| Error::new("bring the loopback interface up", error))?;
+    // Where it is may be known only now.
+    let places = places
+        .recv()
+        .map_err(|error| Error::new("hear the network's address", io::Error::other(error)))?;
+    let leads_out = places.iter().position(|place| !place.is_internal);
+    for (number, place) in places.iter().enumerate() {
+        if number > 0 {
+            packets.push(interface(&namespace, number)?);
+        }
+        configure(number, place, leads_out == Some(number))
+            .map_err(|error| Error::new("configure the network interface", error))?;
+    }
+    Ok(Link { namespace, packets })
+}
+
+/// Adds an interface to a namespace where a command runs. It gets the way out where `leads_out`.
+pub(super) fn add(
+    namespace: &Arc<OwnedFd>,
+    number: usize,
+    place: Place,
+    leads_out: bool,
+) -> Result<OwnedFd, Error> {
+    within(namespace, move |namespace| {
+        let packets = interface(namespace, number)?;
+        configure(number, &place, leads_out)
+            .map_err(|error| Error::new("configure the network interface", error))?;
+        Ok(packets)
+    })
+}
+
+/// Has the way out of a namespace go by another gateway.
+pub(super) fn lead_out(namespace: &Arc<OwnedFd>, gateway: Ipv4Addr) -> Result<(), Error> {
+    within(namespace, move |_| {
+        sys::network::default_route(gateway)
+            .map_err(|error| Error::new("change the way out of the network", error))
+    })
+}
+
+/// Does something in a namespace, on a thread that ends there.
+fn within<T: Send + 'static>(
+    namespace: &Arc<OwnedFd>,
+    work: impl FnOnce(&OwnedFd) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let namespace = Arc::clone(namespace);
+    let thread = std::thread::Builder::new()
+        .name("rbuild-link".to_owned())
+        .spawn(move || {
+            enter(&namespace)?;
+            work(&namespace)
+        })
+        .map_err(|error| Error::new("start a thread for the network", error))?;
+    match thread.join() {
+        Ok(done) => done,
+        Err(_) => Err(Error::new(
+            "change the network",
+            io::Error::other("its thread panicked"),
+        )),
+    }
+}
+
+/// Makes an interface in `namespace`, where this thread is; its packets.
+fn interface(namespace: &OwnedFd, number: usize) -> Result<OwnedFd, Error> {
+    let name = inside_name(number);
+    match sys::network::tap(&name) {
         Ok(packets) => {
-            configure_tap().map_err(|error| Error::new("configure the TAP device", error))?;
-            packets
+            configure_tap(&name).map_err(|error| Error::new("configure the TAP device", error))?;
+            Ok(packets)
         }
         Err(error) => {
             tracing::debug!(%error, "there can be no TAP device, so it is a veth pair");
-            pair(&namespace)?
+            pair(namespace, &name)
         }
-    };
-    sys::network::loopback_up()
-        .map_err(|error| Error::new("bring the loopback interface up", error))?;
-    // Whose it is may be known only now.
-    let address = address
-        .recv()
-        .map_err(|error| Error::new("hear the network's address", io::Error::other(error)))?;
-    configure(address).map_err(|error| Error::new("configure the network interface", error))?;
-    Ok(Link { namespace, packets })
+    }
 }
 
 fn unshare() -> Result<OwnedFd, Error> {
@@ -174,23 +238,23 @@ fn unshare() -> Result<OwnedFd, Error> {
 }
 
 /// The device takes what a veth pair is made with; checksums it has none of unless it is asked for them.
-fn configure_tap() -> io::Result<()> {
-    sys::network::interface_hardware_address(INSIDE, packet::INSIDE_MAC)?;
-    sys::network::interface_mtu(INSIDE, MTU)
+fn configure_tap(name: &str) -> io::Result<()> {
+    sys::network::interface_hardware_address(name, packet::INSIDE_MAC)?;
+    sys::network::interface_mtu(name, MTU)
 }
 
 /// A pair with one end in `namespace`, where this thread is; the descriptor is the other one's.
-fn pair(namespace: &OwnedFd) -> Result<OwnedFd, Error> {
+fn pair(namespace: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
     let outside = unshare()?;
     enter(namespace)?;
-    add_pair(&outside).map_err(|error| {
+    add_pair(&outside, name).map_err(|error| {
         Error::new(
             "make a pair of virtual network interfaces (is the kernel's module veth there?)",
             error,
         )
     })?;
     // Checksums are for wires; and without them being left out, packets come as they are meant.
-    sys::network::interface_checksums_off(INSIDE)
+    sys::network::interface_checksums_off(name)
         .map_err(|error| Error::new("configure the network interface", error))?;
     enter(&outside)?;
     let packets = sys::network::interface_up(OUTSIDE)
@@ -211,21 +275,28 @@ fn own_namespace() -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::new("open the network namespace", errno))
 }
 
-fn configure(own: Ipv4Addr) -> io::Result<()> {
-    sys::network::interface_address(INSIDE, own, PREFIX_BITS)?;
-    sys::network::interface_up(INSIDE)?;
-    sys::network::default_route(GATEWAY)
+fn configure(number: usize, place: &Place, leads_out: bool) -> io::Result<()> {
+    let name = inside_name(number);
+    if place.hardware_address != packet::INSIDE_MAC {
+        sys::network::interface_hardware_address(&name, place.hardware_address)?;
+    }
+    sys::network::interface_address(&name, place.address, place.prefix_bits)?;
+    sys::network::interface_up(&name)?;
+    if leads_out {
+        sys::network::default_route(place.gateway)?;
+    }
+    Ok(())
 }
 
-/// Asks the kernel, by netlink, for `eth0` here and its other end in a namespace.
-fn add_pair(outside: &OwnedFd) -> io::Result<()> {
+/// Asks the kernel, by netlink, for an interface here and its other end in a namespace.
+fn add_pair(outside: &OwnedFd, inside: &str) -> io::Result<()> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let request = pair_request(outside.as_raw_fd() as u32);
+    let request = pair_request(outside.as_raw_fd() as u32, inside);
     rustix::net::send(&socket, &request, SendFlags::empty())?;
     let mut answer = [0; 4096];
     let length = rustix::io::read(&socket, &mut answer)?;
@@ -249,7 +320,7 @@ fn error_of(answer: &[u8]) -> Option<i32> {
 }
 
 /// `RTM_NEWLINK` of a veth pair.
-fn pair_request(outside: u32) -> Vec<u8> {
+fn pair_request(outside: u32, inside: &str) -> Vec<u8> {
     const NEW_LINK: u16 = 16;
     const REQUEST_ACK_CREATE_EXCLUSIVE: u16 = 1 | 4 | 0x200 | 0x400;
     const IFLA_ADDRESS: u16 = 1;
@@ -278,7 +349,7 @@ fn pair_request(outside: u32) -> Vec<u8> {
     .concat();
     let body = [
         vec![0; INTERFACE_BYTES],
-        attribute(IFLA_IFNAME, &name(INSIDE)),
+        attribute(IFLA_IFNAME, &name(inside)),
         attribute(IFLA_MTU, &mtu),
         attribute(IFLA_ADDRESS, &packet::INSIDE_MAC),
         attribute(IFLA_LINKINFO, &info),
@@ -311,7 +382,7 @@ mod tests {
     #[test]
     fn attributes_are_padded_and_answers_read() {
         assert_eq!(attribute(3, b"a\0"), [6, 0, 3, 0, b'a', 0, 0, 0]);
-        let request = pair_request(7);
+        let request = pair_request(7, "eth0");
         assert_eq!(request.len() % 4, 0);
         assert_eq!(
             request.get(..4),

@@ -11,7 +11,8 @@
 //! the host's side (so that one on 127.0.0.53 works). The gateway's other ports are the host, by its own address; what
 //! listens on the host's 127.0.0.1 is out of reach.
 //!
-//! Networks of one owner may know each other: packets between them go from line to line ([`neighbours`]).
+//! Networks of one owner may know each other: packets between them go from line to line ([`neighbours`]). A command may
+//! be in several such networks, with an interface and a thread for each.
 //!
 //! [`link`] makes the namespace; [`stack`] is the thread; [`tcp`], [`udp`] are what it carries; [`packet`] are frames as
 //! values; [`publish`] is the way in.
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 pub use neighbours::{Neighbours, Way};
+pub use packet::HardwareAddress;
 pub use publish::{Port, Protocol};
 
 use crate::host::Host;
@@ -58,10 +60,39 @@ pub fn neighbour(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(FIRST + number % NEIGHBOURS + skipped)
 }
 
-/// Whether an address may be a neighbour's.
-fn is_beside(address: Ipv4Addr) -> bool {
-    let network = |address: Ipv4Addr| address.to_bits() >> (32 - u32::from(PREFIX_BITS));
-    network(address) == network(GATEWAY) && address != GATEWAY && address != ADDRESS
+/// Where a command is in a network: what its interface is set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Place {
+    pub address: Ipv4Addr,
+    /// Name server, and the host.
+    pub gateway: Ipv4Addr,
+    pub prefix_bits: u8,
+    pub hardware_address: HardwareAddress,
+    /// Nothing leads out: only neighbours are reached, and no names but theirs are known.
+    pub is_internal: bool,
+}
+
+impl Place {
+    /// Of a command that is nobody's neighbour.
+    pub const ALONE: Self = Self::at(ADDRESS);
+
+    /// In the network that is there unless another is asked for.
+    pub const fn at(address: Ipv4Addr) -> Self {
+        Self {
+            address,
+            gateway: GATEWAY,
+            prefix_bits: PREFIX_BITS,
+            hardware_address: packet::INSIDE_MAC,
+            is_internal: false,
+        }
+    }
+
+    /// Whether an address may be a neighbour's.
+    fn has_beside(&self, address: Ipv4Addr) -> bool {
+        let host_bits = 32 - u32::from(self.prefix_bits);
+        let network = |address: Ipv4Addr| address.to_bits().checked_shr(host_bits);
+        network(address) == network(self.gateway) && address != self.gateway && address != ADDRESS
+    }
 }
 
 /// Why there is no private network.
@@ -86,13 +117,28 @@ impl Error {
 #[derive(Debug)]
 #[must_use = "dropping it takes the network away"]
 pub struct Private {
-    address: Ipv4Addr,
+    host: Host,
     namespace: Arc<OwnedFd>,
+    interfaces: Mutex<Vec<Interface>>,
+    published: Mutex<Vec<publish::Published>>,
+}
+
+/// Dropping it takes it away.
+#[derive(Debug)]
+struct Interface {
+    number: usize,
+    place: Place,
     /// The thread's.
     packets: Weak<OwnedFd>,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
-    published: Mutex<Vec<publish::Published>>,
+}
+
+/// A command's place in a network, and who else is in that.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    pub place: Place,
+    pub neighbours: Arc<dyn Neighbours>,
 }
 
 /// A private network in the making, on a thread of its own.
@@ -107,25 +153,26 @@ impl Ahead {
         link::Making::begin(move || own_namespace(&host, users)).map(Self)
     }
 
-    /// Says the command's address as soon as it is known, so that nothing has to be done any more when it is finished
-    /// beside others.
-    pub fn tell(&mut self, address: Ipv4Addr) {
-        self.0.tell(address);
+    /// Says where the command is, one place an interface, as soon as that is known, so that nothing has to be done any
+    /// more when it is finished beside others.
+    pub fn tell(&mut self, places: &[Place]) {
+        self.0.tell(places);
     }
 
     /// As one that knows no other. Blocking, where it is not yet made.
     pub fn finish(self, host: &Host) -> Result<Private, Error> {
-        Private::on(host, self.0.finish(ADDRESS)?, None)
+        Private::on(host, self.0.finish(&[Place::ALONE])?, Vec::new())
     }
 
-    /// As one that others reach at an address, and that reaches others. Blocking, where it is not yet made.
+    /// As one that others reach, and that reaches others, in each of these networks. Blocking, where it is not yet made.
     pub fn finish_beside(
         self,
         host: &Host,
-        address: Ipv4Addr,
-        neighbours: Arc<dyn Neighbours>,
+        memberships: Vec<Membership>,
     ) -> Result<Private, Error> {
-        Private::on(host, self.0.finish(address)?, Some(neighbours))
+        let places: Vec<Place> = memberships.iter().map(|it| it.place).collect();
+        let neighbours = memberships.into_iter().map(|it| it.neighbours).collect();
+        Private::on(host, self.0.finish(&places)?, neighbours)
     }
 }
 
@@ -138,10 +185,113 @@ impl Private {
 
     fn on(
         host: &Host,
-        (link, address, carrier): (link::Link, Ipv4Addr, Option<link::Carrier>),
-        neighbours: Option<Arc<dyn Neighbours>>,
+        (link, places, mut carrier): (link::Link, Vec<Place>, Option<link::Carrier>),
+        neighbours: Vec<Arc<dyn Neighbours>>,
     ) -> Result<Self, Error> {
         let link::Link { namespace, packets } = link;
+        let mut neighbours = neighbours.into_iter();
+        let mut interfaces = Vec::new();
+        for (number, (packets, place)) in packets.into_iter().zip(places).enumerate() {
+            let carrier = carrier.take().map_or_else(link::Carrier::spawn, Ok)?;
+            let beside = neighbours.next();
+            interfaces.push(Interface::start(
+                host, number, packets, place, beside, carrier,
+            )?);
+        }
+        Ok(Self {
+            host: host.clone(),
+            namespace: Arc::new(namespace),
+            interfaces: Mutex::new(interfaces),
+            published: Mutex::default(),
+        })
+    }
+
+    fn interfaces(&self) -> std::sync::MutexGuard<'_, Vec<Interface>> {
+        self.interfaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the command in here is, one place an interface.
+    pub fn places(&self) -> Vec<Place> {
+        self.interfaces().iter().map(|it| it.place).collect()
+    }
+
+    /// The place by which the command is known: of the network that leads out, if there is one.
+    pub fn place(&self) -> Place {
+        known_by(&self.places())
+    }
+
+    /// For a neighbour at an address of the command's to write packets to: what it reads is lost here. `None` where the
+    /// command has no such address, or the network has stopped.
+    pub fn line(&self, address: Ipv4Addr) -> Option<Arc<OwnedFd>> {
+        let interfaces = self.interfaces();
+        let interface = interfaces.iter().find(|it| it.place.address == address)?;
+        interface.packets.upgrade()
+    }
+
+    /// What a command joins ([`crate::spec::Network::Namespace`]).
+    pub fn namespace(&self) -> &Arc<OwnedFd> {
+        &self.namespace
+    }
+
+    /// Brings the command into one more network, while it runs. Blocking.
+    pub fn join(&self, membership: Membership) -> Result<(), Error> {
+        let Membership { place, neighbours } = membership;
+        let mut interfaces = self.interfaces();
+        let number = interfaces.iter().map(|it| it.number + 1).max().unwrap_or(0);
+        let leads_out = !place.is_internal && interfaces.iter().all(|it| it.place.is_internal);
+        let packets = link::add(&self.namespace, number, place, leads_out)?;
+        let carrier = link::Carrier::spawn()?;
+        let beside = Some(neighbours);
+        let host = &self.host;
+        interfaces.push(Interface::start(
+            host, number, packets, place, beside, carrier,
+        )?);
+        Ok(())
+    }
+
+    /// Takes the command out of the network where it has this address, while it runs. False where it is in none such.
+    /// Blocking.
+    pub fn leave(&self, address: Ipv4Addr) -> Result<bool, Error> {
+        let mut interfaces = self.interfaces();
+        let Some(at) = interfaces.iter().position(|it| it.place.address == address) else {
+            return Ok(false);
+        };
+        let gone = interfaces.remove(at);
+        let led_out = !gone.place.is_internal
+            && interfaces
+                .iter()
+                .all(|it| it.place.is_internal || it.number > gone.number);
+        drop(gone);
+        let next = interfaces.iter().find(|it| !it.place.is_internal);
+        if let Some(next) = next.filter(|_| led_out) {
+            link::lead_out(&self.namespace, next.place.gateway)?;
+        }
+        Ok(true)
+    }
+
+    /// Opens ports of the host for what listens in the network; returns them as they are bound.
+    pub fn publish(&self, port: &Port) -> Result<std::net::SocketAddr, Error> {
+        let published = publish::publish(port, self.place().address, &self.namespace)?;
+        let address = published.address();
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(published);
+        Ok(address)
+    }
+}
+
+impl Interface {
+    fn start(
+        host: &Host,
+        number: usize,
+        packets: OwnedFd,
+        place: Place,
+        neighbours: Option<Arc<dyn Neighbours>>,
+        carrier: link::Carrier,
+    ) -> Result<Self, Error> {
         let packets = Arc::new(packets);
         let line = Arc::downgrade(&packets);
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
@@ -156,54 +306,48 @@ impl Private {
         if let Err(error) = host.hold(packets.as_fd(), until.as_fd()) {
             tracing::debug!(%error, "the network is not held: its end is waited for");
         }
-        let carrier = carrier.map_or_else(link::Carrier::spawn, Ok)?;
         let thread = carrier.run(move || {
-            if let Err(error) = stack::run(&packets, &stopped, address, neighbours) {
+            if let Err(error) = stack::run(&packets, &stopped, place, neighbours) {
                 tracing::warn!(%error, "the private network stopped");
             }
             drop(packets);
             drop(alive);
         });
         Ok(Self {
-            address,
-            namespace: Arc::new(namespace),
+            number,
+            place,
             packets: line,
             stop,
             thread: Some(thread),
-            published: Mutex::default(),
         })
     }
 
-    /// Of the command in here.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// For a neighbour to write packets to: what it reads is lost here. `None` where the network has stopped.
-    pub fn line(&self) -> Option<Arc<OwnedFd>> {
-        self.packets.upgrade()
-    }
-
-    /// What a command joins ([`crate::spec::Network::Namespace`]).
-    pub fn namespace(&self) -> &Arc<OwnedFd> {
-        &self.namespace
-    }
-
-    /// Opens ports of the host for what listens in the network; returns them as they are bound.
-    pub fn publish(&self, port: &Port) -> Result<std::net::SocketAddr, Error> {
-        let published = publish::publish(port, self.address, &self.namespace)?;
-        let address = published.address();
-        self.published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(published);
-        Ok(address)
+    fn has_stopped(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
 
+impl Drop for Interface {
+    fn drop(&mut self) {
+        signal(&self.stop, stack::STOP);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Of several places the one by which a command is known.
+pub fn known_by(places: &[Place]) -> Place {
+    let leads_out = places.iter().find(|place| !place.is_internal);
+    leads_out
+        .or(places.first())
+        .copied()
+        .unwrap_or(Place::ALONE)
+}
+
 /// The resolv.conf of a command in a private network: the gateway, with the host's search domains and options.
-pub fn resolv_conf() -> Vec<u8> {
-    dns::resolv_conf()
+pub fn resolv_conf(gateway: Ipv4Addr) -> Vec<u8> {
+    dns::resolv_conf(gateway)
 }
 
 /// Of the user namespace that the command is in; `None` where it is to be this process's.
@@ -258,13 +402,15 @@ impl Pool {
         let lock = || self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut networks = lock();
-            networks.retain(|network| network.thread.as_ref().is_some_and(|it| !it.is_finished()));
+            networks.retain(|network| !network.interfaces().iter().any(Interface::has_stopped));
             let idle = networks
                 .iter()
                 .find(|network| Arc::strong_count(network) == 1);
             if let Some(network) = idle {
                 // What it still carried was somebody else's.
-                signal(&network.stop, stack::FORGET);
+                for interface in network.interfaces().iter() {
+                    signal(&interface.stop, stack::FORGET);
+                }
                 return Ok(Arc::clone(network));
             }
         }
@@ -284,15 +430,6 @@ fn signal(stop: &OwnedFd, value: u64) {
     let _ = rustix::io::write(stop, &value.to_ne_bytes());
 }
 
-impl Drop for Private {
-    fn drop(&mut self) {
-        signal(&self.stop, stack::STOP);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,9 +438,22 @@ mod tests {
     fn every_neighbour_has_an_address_of_its_own_that_is_nobody_elses() {
         let all: std::collections::HashSet<_> = (0..NEIGHBOURS).map(neighbour).collect();
         assert_eq!(all.len(), NEIGHBOURS as usize);
-        assert!(all.iter().all(|address| is_beside(*address)));
+        let own = Place::at(neighbour(0));
+        assert!(all.iter().all(|address| own.has_beside(*address)));
         let last = Ipv4Addr::new(10, 213, 47, 255);
-        assert!(!all.contains(&last) && !is_beside(GATEWAY) && !is_beside(ADDRESS));
-        assert!(!is_beside(Ipv4Addr::new(10, 213, 48, 1)));
+        assert!(!all.contains(&last) && !own.has_beside(GATEWAY) && !own.has_beside(ADDRESS));
+        assert!(!own.has_beside(Ipv4Addr::new(10, 213, 48, 1)));
+    }
+
+    #[test]
+    fn a_command_is_known_by_the_network_that_leads_out() {
+        let out = Place::at(neighbour(3));
+        let inner = Place {
+            is_internal: true,
+            ..Place::at(neighbour(4))
+        };
+        assert_eq!(known_by(&[inner, out]), out);
+        assert_eq!(known_by(&[inner]), inner);
+        assert_eq!(known_by(&[]), Place::ALONE);
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
-use super::{dns, packet};
+use super::{Place, dns, packet};
 
 /// Who else there is.
 pub trait Neighbours: Send + Sync + std::fmt::Debug {
@@ -30,6 +30,7 @@ pub trait Neighbours: Send + Sync + std::fmt::Debug {
 pub struct Way {
     /// Its line ([`super::Private::line`]).
     pub packets: OwnedFd,
+    pub hardware_address: packet::HardwareAddress,
     /// Ends when it does.
     pub alive: OwnedFd,
 }
@@ -146,11 +147,14 @@ impl Switch {
         returned
     }
 
-    /// Answers a question for the name of a neighbour.
-    pub(super) fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+    /// Answers a question for the name of a neighbour; where nobody else may be asked, any question.
+    pub(super) fn answer(&self, question: &[u8], own: &Place) -> Option<Vec<u8>> {
         let asked = dns::question(question)?;
-        let address = self.neighbours.address_of(&asked.name)?;
-        Some(dns::answer(question, &asked, address))
+        match self.neighbours.address_of(&asked.name) {
+            Some(address) => Some(dns::answer(question, &asked, address)),
+            None if own.is_internal => Some(dns::refusal(question, &asked)),
+            None => None,
+        }
     }
 }
 
@@ -179,7 +183,10 @@ impl Finder {
 
 /// What cannot be written is lost, as packets may be.
 fn write(way: &Way, frame: &[u8]) {
-    let _ = rustix::io::write(&way.packets, &packet::readdressed(frame));
+    let _ = rustix::io::write(
+        &way.packets,
+        &packet::readdressed(frame, way.hardware_address),
+    );
 }
 
 fn has_ended(way: &Way) -> bool {

@@ -6,10 +6,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket, UdpRepr};
 
-use super::GATEWAY;
+use super::Place;
 
-pub(super) const INSIDE_MAC: [u8; 6] = [0x02, 0x72, 0x62, 0, 0, 2];
-pub(super) const OUTSIDE_MAC: [u8; 6] = [0x02, 0x72, 0x62, 0, 0, 1];
+/// Of an interface.
+pub type HardwareAddress = [u8; 6];
+
+pub(super) const INSIDE_MAC: HardwareAddress = [0x02, 0x72, 0x62, 0, 0, 2];
+pub(super) const OUTSIDE_MAC: HardwareAddress = [0x02, 0x72, 0x62, 0, 0, 1];
 pub(super) const HEADER_BYTES: usize = 14;
 const IP: [u8; 2] = [8, 0];
 const ARP: [u8; 2] = [8, 6];
@@ -44,14 +47,14 @@ pub(super) fn destination(frame: &[u8]) -> Option<Ipv4Addr> {
 }
 
 /// A frame that came from one command's interface, for another's.
-pub(super) fn readdressed(frame: &[u8]) -> Vec<u8> {
-    let mut readdressed = header(IP);
+pub(super) fn readdressed(frame: &[u8], to: HardwareAddress) -> Vec<u8> {
+    let mut readdressed = header(IP, to);
     readdressed.extend_from_slice(frame.get(HEADER_BYTES..).unwrap_or_default());
     readdressed
 }
 
-/// Looks at a frame of the command whose address is `own`.
-pub(super) fn look(frame: &[u8], own: Ipv4Addr) -> Seen<'_> {
+/// Looks at a frame of the command that is at `own`.
+pub(super) fn look<'f>(frame: &'f [u8], own: &Place) -> Seen<'f> {
     let (Some(kind), Some(body)) = (frame.get(12..HEADER_BYTES), frame.get(HEADER_BYTES..)) else {
         return Seen::Nothing;
     };
@@ -61,10 +64,10 @@ pub(super) fn look(frame: &[u8], own: Ipv4Addr) -> Seen<'_> {
     if kind != IP {
         return Seen::Nothing;
     }
-    ip(body).unwrap_or(Seen::Nothing)
+    ip(body, own.gateway).unwrap_or(Seen::Nothing)
 }
 
-fn ip(body: &[u8]) -> Option<Seen<'_>> {
+fn ip(body: &[u8], gateway: Ipv4Addr) -> Option<Seen<'_>> {
     let ip = Ipv4Packet::new_checked(body).ok()?;
     // Pieces of packets do not occur: none is larger than what the interface takes.
     if ip.more_frags() || ip.frag_offset() != 0 {
@@ -98,23 +101,23 @@ fn ip(body: &[u8]) -> Option<Seen<'_>> {
             (ends.outside.port() != 0).then_some(Seen::Datagram(ends, data))
         }
         // Others cannot be asked for us; that they do not answer is not to be hidden.
-        IpProtocol::Icmp if to == GATEWAY => Some(Seen::Other),
+        IpProtocol::Icmp if to == gateway => Some(Seen::Other),
         _ => None,
     }
 }
 
 /// Whoever is asked for, it is us.
-fn arp(body: &[u8], own: Ipv4Addr) -> Option<Vec<u8>> {
+fn arp(body: &[u8], own: &Place) -> Option<Vec<u8>> {
     const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
     if body.get(..8)? != REQUEST {
         return None;
     }
     let (sender, wanted) = (body.get(8..18)?, body.get(24..28)?);
     // The command's own address is its own.
-    if sender.get(6..)? == wanted || wanted == own.octets() {
+    if sender.get(6..)? == wanted || wanted == own.address.octets() {
         return None;
     }
-    let mut frame = header(ARP);
+    let mut frame = header(ARP, own.hardware_address);
     frame.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 2]);
     frame.extend_from_slice(&OUTSIDE_MAC);
     frame.extend_from_slice(wanted);
@@ -122,23 +125,23 @@ fn arp(body: &[u8], own: Ipv4Addr) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-fn header(kind: [u8; 2]) -> Vec<u8> {
+fn header(kind: [u8; 2], to: HardwareAddress) -> Vec<u8> {
     let mut frame = Vec::with_capacity(64);
-    frame.extend_from_slice(&INSIDE_MAC);
+    frame.extend_from_slice(&to);
     frame.extend_from_slice(&OUTSIDE_MAC);
     frame.extend_from_slice(&kind);
     frame
 }
 
 /// A frame with room for a packet of this length.
-pub(super) fn frame_for(length: usize) -> Vec<u8> {
-    let mut frame = header(IP);
+pub(super) fn frame_for(length: usize, to: HardwareAddress) -> Vec<u8> {
+    let mut frame = header(IP, to);
     frame.resize(HEADER_BYTES + length, 0);
     frame
 }
 
 /// A datagram from outside as a frame.
-pub(super) fn datagram(ends: Ends, data: &[u8]) -> Vec<u8> {
+pub(super) fn datagram(ends: Ends, data: &[u8], hardware_address: HardwareAddress) -> Vec<u8> {
     let udp = UdpRepr {
         src_port: ends.outside.port(),
         dst_port: ends.inside.port(),
@@ -152,7 +155,7 @@ pub(super) fn datagram(ends: Ends, data: &[u8]) -> Vec<u8> {
         hop_limit: HOPS,
     };
     let checksums = ChecksumCapabilities::default();
-    let mut frame = frame_for(ip.buffer_len() + ip.payload_len);
+    let mut frame = frame_for(ip.buffer_len() + ip.payload_len, hardware_address);
     let body = frame.get_mut(HEADER_BYTES..).unwrap_or_default();
     ip.emit(&mut Ipv4Packet::new_unchecked(&mut *body), &checksums);
     let rest = body.get_mut(ip.buffer_len()..).unwrap_or_default();
@@ -169,7 +172,7 @@ pub(super) fn datagram(ends: Ends, data: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ADDRESS;
+    use super::super::GATEWAY;
     use super::*;
     use proptest::prelude::*;
 
@@ -186,40 +189,40 @@ mod tests {
             inside: ends().outside,
             outside: ends().inside,
         };
-        let frame = datagram(ends(), b"hello");
+        let frame = datagram(ends(), b"hello", INSIDE_MAC);
         // What goes in has the ends the other way round.
-        assert_eq!(look(&frame, ADDRESS), Seen::Datagram(back, b"hello"));
+        assert_eq!(look(&frame, &Place::ALONE), Seen::Datagram(back, b"hello"));
         assert_eq!(
-            look(&datagram(ends(), b""), ADDRESS),
+            look(&datagram(ends(), b"", INSIDE_MAC), &Place::ALONE),
             Seen::Datagram(back, b"")
         );
     }
 
     #[test]
     fn a_packet_for_a_neighbour_is_the_same_packet() {
-        let frame = datagram(ends(), b"hello");
+        let frame = datagram(ends(), b"hello", INSIDE_MAC);
         let mut from = frame.clone();
         from[..12].fill(7);
-        assert_eq!(readdressed(&from), frame);
+        assert_eq!(readdressed(&from, INSIDE_MAC), frame);
         assert_eq!(destination(&from), Some(*ends().inside.ip()));
         assert_eq!(destination(&frame[..20]), None);
     }
 
     #[test]
     fn everybody_is_at_our_address_but_the_command() {
-        let mut request = header(ARP);
+        let mut request = header(ARP, INSIDE_MAC);
         request.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
         request.extend_from_slice(&INSIDE_MAC);
         request.extend_from_slice(&[10, 213, 47, 2]);
         request.extend_from_slice(&[0; 6]);
         request.extend_from_slice(&GATEWAY.octets());
-        let Seen::Arp(answer) = look(&request, ADDRESS) else {
+        let Seen::Arp(answer) = look(&request, &Place::ALONE) else {
             panic!("no answer");
         };
         assert_eq!(answer.get(28..32), Some(&GATEWAY.octets()[..]));
         let length = request.len();
         request[length - 1] = 2;
-        assert_eq!(look(&request, ADDRESS), Seen::Nothing);
+        assert_eq!(look(&request, &Place::ALONE), Seen::Nothing);
     }
 
     proptest! {
@@ -235,7 +238,7 @@ mod tests {
             if let (0, Some(version)) = (kind, frame.get_mut(14)) {
                 *version = 0x45;
             }
-            let _ = look(&frame, ADDRESS);
+            let _ = look(&frame, &Place::ALONE);
         }
     }
 }

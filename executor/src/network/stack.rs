@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::neighbours::{Neighbours, Switch};
 use super::packet::{self, Ends, HEADER_BYTES, Seen};
 use super::tcp::Connections;
 use super::udp::Conversations;
-use super::{GATEWAY, MTU, PREFIX_BITS, dns};
+use super::{MTU, Place, dns};
 
 /// Frames that are read before others have their turn.
 const FRAMES_AT_ONCE: usize = 64;
@@ -33,7 +32,7 @@ pub(super) const FORGET: u64 = 1;
 pub(super) fn run(
     packets: &OwnedFd,
     stop: &OwnedFd,
-    own: Ipv4Addr,
+    own: Place,
     neighbours: Option<Arc<dyn Neighbours>>,
 ) -> io::Result<()> {
     let mut line = Line {
@@ -43,8 +42,8 @@ pub(super) fn run(
         arrived: VecDeque::new(),
     };
     let mut interface = interface(&mut line);
-    let mut connections = Connections::new();
-    let mut conversations = Conversations::default();
+    let mut connections = Connections::new(own);
+    let mut conversations = Conversations::new(own);
     let mut buffer = vec![0; MTU + HEADER_BYTES + 64];
     loop {
         let now = Instant::now();
@@ -81,8 +80,8 @@ pub(super) fn run(
             if u64::from_ne_bytes(told) >= STOP {
                 return Ok(());
             }
-            connections = Connections::new();
-            conversations = Conversations::default();
+            connections = Connections::new(own);
+            conversations = Conversations::new(own);
         }
         if has_frames {
             line.read(&mut buffer, &mut connections, &mut conversations)?;
@@ -106,22 +105,27 @@ pub(super) fn run(
 }
 
 fn interface(line: &mut Line<'_>) -> Interface {
+    let Place {
+        gateway,
+        prefix_bits,
+        ..
+    } = line.own;
     let mut interface = Interface::new(Config::new(HardwareAddress::Ip), line, Instant::now());
     interface.update_ip_addrs(|addresses| {
         // There is room for one.
-        let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(GATEWAY), PREFIX_BITS));
+        let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(gateway), prefix_bits));
     });
     // Whoever the command speaks to, it is us; and everything for it goes the one way.
     interface.set_any_ip(true);
-    let _ = interface.routes_mut().add_default_ipv4_route(GATEWAY);
+    let _ = interface.routes_mut().add_default_ipv4_route(gateway);
     interface
 }
 
 /// The other end of the command's interface.
 struct Line<'a> {
     packets: &'a OwnedFd,
-    /// The command's address.
-    own: Ipv4Addr,
+    /// Where the command is.
+    own: Place,
     switch: Option<Switch>,
     /// Packets for the stack.
     arrived: VecDeque<Vec<u8>>,
@@ -144,14 +148,14 @@ impl Line<'_> {
             let frame = buffer.get(..length).unwrap_or_default();
             let packet = || frame.get(HEADER_BYTES..).unwrap_or_default().to_vec();
             if let Some(switch) = &mut self.switch
-                && let Some(to) = packet::destination(frame).filter(|to| super::is_beside(*to))
+                && let Some(to) = packet::destination(frame).filter(|to| self.own.has_beside(*to))
             {
                 if !switch.forward(to, frame) {
                     self.arrived.push_back(packet());
                 }
                 continue;
             }
-            match packet::look(frame, self.own) {
+            match packet::look(frame, &self.own) {
                 Seen::Arp(answer) => self.write(&answer),
                 Seen::Connect(ends) => {
                     if let Some(packet) = connections.asked(ends, packet()) {
@@ -160,7 +164,10 @@ impl Line<'_> {
                 }
                 Seen::Other => self.arrived.push_back(packet()),
                 Seen::Datagram(ends, data) => match self.answer(ends, data) {
-                    Some(answer) => self.write(&packet::datagram(ends, &answer)),
+                    Some(answer) => {
+                        let to = self.own.hardware_address;
+                        self.write(&packet::datagram(ends, &answer, to));
+                    }
                     None => conversations.send(ends, data),
                 },
                 Seen::Nothing => {}
@@ -173,7 +180,7 @@ impl Line<'_> {
     fn answer(&self, ends: Ends, data: &[u8]) -> Option<Vec<u8>> {
         let switch = self.switch.as_ref()?;
         (ends.outside.port() == dns::PORT)
-            .then(|| switch.answer(data))
+            .then(|| switch.answer(data, &self.own))
             .flatten()
     }
 
@@ -199,6 +206,7 @@ impl Device for Line<'_> {
             Arrived(packet),
             Leaving {
                 packets: self.packets,
+                to: self.own.hardware_address,
             },
         ))
     }
@@ -206,6 +214,7 @@ impl Device for Line<'_> {
     fn transmit(&mut self, _: Instant) -> Option<Leaving<'_>> {
         Some(Leaving {
             packets: self.packets,
+            to: self.own.hardware_address,
         })
     }
 
@@ -232,11 +241,12 @@ impl RxToken for Arrived {
 
 struct Leaving<'a> {
     packets: &'a OwnedFd,
+    to: packet::HardwareAddress,
 }
 
 impl TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        let mut frame = packet::frame_for(length);
+        let mut frame = packet::frame_for(length, self.to);
         let result = fill(frame.get_mut(HEADER_BYTES..).unwrap_or_default());
         let _ = rustix::io::write(self.packets, &frame);
         result

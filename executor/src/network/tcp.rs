@@ -14,7 +14,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
 use super::packet::Ends;
-use super::{GATEWAY, dns};
+use super::{Place, dns};
 
 /// More at once are refused.
 const MOST: usize = 2048;
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Connections {
     pub(super) sockets: SocketSet<'static>,
     flows: HashMap<Ends, Flow>,
+    own: Place,
 }
 
 struct Flow {
@@ -46,10 +47,12 @@ enum Progress {
 }
 
 impl Connections {
-    pub(super) fn new() -> Self {
+    /// Those of the command that is at `own`.
+    pub(super) fn new(own: Place) -> Self {
         Self {
             sockets: SocketSet::new(Vec::new()),
             flows: HashMap::new(),
+            own,
         }
     }
 
@@ -74,7 +77,7 @@ impl Connections {
         if self.flows.len() >= MOST {
             return Some(packet);
         }
-        match outside_of(ends).and_then(connect) {
+        match outside_of(ends, &self.own).and_then(connect) {
             Some(outside) => {
                 let state = Progress::Connecting {
                     packet,
@@ -241,10 +244,13 @@ fn listening(ends: Ends) -> Option<Socket<'static>> {
 }
 
 /// What is meant by an address of the command's network: the gateway's name server is the host's, all else of the
-/// gateway is the host.
-pub(super) fn outside_of(ends: Ends) -> Option<SocketAddr> {
+/// gateway is the host. `None` where there is no way to it.
+pub(super) fn outside_of(ends: Ends, own: &Place) -> Option<SocketAddr> {
     let port = ends.outside.port();
-    if *ends.outside.ip() != GATEWAY {
+    if own.is_internal {
+        return None;
+    }
+    if *ends.outside.ip() != own.gateway {
         return Some(SocketAddr::V4(ends.outside));
     }
     if port == dns::PORT {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::packet::{self, Ends};
-use super::{GATEWAY, MTU, dns, tcp};
+use super::{MTU, Place, dns, tcp};
 
 /// The oldest makes room.
 const MOST: usize = 1024;
@@ -22,8 +22,8 @@ const AT_ONCE: usize = 32;
 /// Of both headers.
 const HEADERS_BYTES: usize = 28;
 
-#[derive(Default)]
 pub(super) struct Conversations {
+    own: Place,
     open: HashMap<Ends, Conversation>,
     /// Which of the host's name servers is asked first: the last that answered.
     server: usize,
@@ -37,6 +37,15 @@ struct Conversation {
 }
 
 impl Conversations {
+    /// Those of the command that is at `own`.
+    pub(super) fn new(own: Place) -> Self {
+        Self {
+            own,
+            open: HashMap::new(),
+            server: 0,
+        }
+    }
+
     pub(super) fn watch<'a>(&'a self, polled: &mut Vec<PollFd<'a>>) {
         for conversation in self.open.values() {
             polled.push(PollFd::new(&conversation.outside, PollFlags::IN));
@@ -45,7 +54,8 @@ impl Conversations {
 
     /// A datagram of the command's. What cannot be sent is lost, as datagrams may be.
     pub(super) fn send(&mut self, ends: Ends, data: &[u8]) {
-        let is_question = *ends.outside.ip() == GATEWAY && ends.outside.port() == dns::PORT;
+        let is_question =
+            *ends.outside.ip() == self.own.gateway && ends.outside.port() == dns::PORT;
         if is_question && let Some(asked) = self.open.get(&ends).and_then(|it| it.server) {
             // Asked again: the server did not answer, so that the next one is asked.
             self.server = asked + 1;
@@ -70,12 +80,12 @@ impl Conversations {
     }
 
     fn begin(&self, ends: Ends, is_question: bool) -> Option<Conversation> {
-        let (to, server) = if is_question {
+        let (to, server) = if is_question && !self.own.is_internal {
             let servers = dns::servers();
             let server = self.server % servers.len().max(1);
             (*servers.get(server)?, Some(server))
         } else {
-            (tcp::outside_of(ends)?, None)
+            (tcp::outside_of(ends, &self.own)?, None)
         };
         let family = match to {
             SocketAddr::V4(_) => AddressFamily::INET,
@@ -105,7 +115,7 @@ impl Conversations {
                         answered = conversation.server.or(answered);
                         // What does not fit is lost, rather than cut.
                         if let Some(data) = buffer.get(..length).filter(|_| length <= room) {
-                            write(&packet::datagram(*ends, data));
+                            write(&packet::datagram(*ends, data, self.own.hardware_address));
                         }
                     }
                     Err(Errno::AGAIN) => break,

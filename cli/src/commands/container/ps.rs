@@ -1,6 +1,7 @@
 //! `rbuild ps`, `container ls`.
 
-use rbuild_engine::containers::{Entry, MountKind, Status};
+use rbuild_engine::containers::{Catalog, Entry, MountKind, Status};
+use rbuild_engine::request::NetworkChoice;
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -18,7 +19,8 @@ pub(crate) struct PsArgs {
     /// Only IDs
     #[arg(short, long)]
     quiet: bool,
-    /// `status=…`, `name=…`, `id=…`, `label=K[=V]`, `ancestor=IMAGE`, `exited=N`, `health=…`, `volume=…`, `before=…`, `since=…`
+    /// `status=…`, `name=…`, `id=…`, `label=K[=V]`, `ancestor=IMAGE`, `exited=N`, `health=…`, `volume=…`, `network=…`,
+    /// `publish=…`, `expose=…`, `before=…`, `since=…`
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
     /// `json`, or a template such as `{{.Names}}`
@@ -58,8 +60,9 @@ const COLUMNS_WITH_SIZE: Columns<'_> = &[
     ("SIZE", "Size"),
 ];
 
-const FILTERS: [&str; 10] = [
-    "status", "name", "id", "label", "ancestor", "exited", "health", "volume", "before", "since",
+const FILTERS: [&str; 13] = [
+    "status", "name", "id", "label", "ancestor", "exited", "health", "volume", "network",
+    "publish", "expose", "before", "since",
 ];
 
 pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
@@ -98,7 +101,7 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         for entry in entries {
             let mut any = false;
             for (_, value) in filters.iter().filter(|(other, _)| *other == name) {
-                any |= matches(&entry, name, value, &moments)?;
+                any |= matches(&entry, name, value, &catalog, &moments)?;
             }
             if any {
                 kept.push(entry);
@@ -207,7 +210,7 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         "Labels": labels.join(","),
         "LocalVolumes": mounts.len().to_string(),
         "Mounts": mounts.join(","),
-        "Networks": "",
+        "Networks": networks(entry).join(","),
     })
     .as_object()
     .cloned()
@@ -216,6 +219,23 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         row.insert("Size".to_owned(), json!(human::size(entry.size()?)));
     }
     Ok(row)
+}
+
+/// As Docker lists them, the modes that are no networks too.
+fn networks(entry: &Entry) -> Vec<String> {
+    let request = &entry.definition.request;
+    let mut names: Vec<String> = request
+        .attachments()
+        .into_iter()
+        .map(|attachment| attachment.network)
+        .collect();
+    if names.is_empty() && request.network_of.is_none() {
+        names.push(match request.network {
+            NetworkChoice::Host => "host".to_owned(),
+            NetworkChoice::None | NetworkChoice::Default => "none".to_owned(),
+        });
+    }
+    names
 }
 
 /// `0.0.0.0:8080->80/tcp, 53/udp`
@@ -281,6 +301,7 @@ fn matches(
     entry: &Entry,
     name: &str,
     value: &str,
+    catalog: &Catalog,
     created: &impl Fn(&str) -> rbuild_engine::Result<String>,
 ) -> Result<bool> {
     let definition = &entry.definition;
@@ -341,8 +362,61 @@ fn matches(
                     MountKind::Tmpfs(_) => false,
                 }
         }),
+        "network" => {
+            // By its ID, too; one that is not there has no container.
+            let named = catalog.find_network(value).map(|network| network.name);
+            let wanted = named.unwrap_or_else(|_| value.to_owned());
+            networks(entry).contains(&wanted)
+        }
+        "publish" => {
+            let wanted = wanted_ports(name, value)?;
+            let open = entry.state.ports.iter();
+            open.map(|port| (port.port, port.protocol.name()))
+                .any(|(port, protocol)| wanted.0.contains(&port) && wanted.1 == protocol)
+        }
+        "expose" => {
+            let wanted = wanted_ports(name, value)?;
+            definition.exposed_ports().iter().any(|port| {
+                port.split_once('/').is_some_and(|(port, protocol)| {
+                    port.parse().is_ok_and(|port| wanted.0.contains(&port)) && wanted.1 == protocol
+                })
+            })
+        }
         "before" => definition.created < created(value)?,
         "since" => definition.created > created(value)?,
         _ => false,
     })
+}
+
+/// `80`, `80/udp` or `8000-8080/tcp`: ports of the container.
+fn wanted_ports<'v>(
+    filter: &str,
+    value: &'v str,
+) -> Result<(std::ops::RangeInclusive<u16>, &'v str)> {
+    let (numbers, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let known = ["tcp", "udp", "sctp"].contains(&protocol);
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if known && first <= last => Ok((first..=last, protocol)),
+        _ => Err(Error::usage(format!(
+            "--filter {filter} `{value}`: it looks like `80`, `80-90` or `53/udp`"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_of_filters_are_read() {
+        assert_eq!(wanted_ports("expose", "80").unwrap(), (80..=80, "tcp"));
+        assert_eq!(
+            wanted_ports("expose", "80-90/udp").unwrap(),
+            (80..=90, "udp")
+        );
+        for bad in ["", "x", "90-80", "80/what", "65536"] {
+            assert!(wanted_ports("expose", bad).is_err(), "{bad}");
+        }
+    }
 }

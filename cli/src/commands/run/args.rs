@@ -96,9 +96,18 @@ pub(crate) struct ContainerArgs {
     /// An option of resolv.conf, as in `ndots:2`
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     pub(crate) dns_option: Vec<String>,
-    /// A name by which other containers reach this one, besides its own
+    /// A name by which other containers reach this one, besides its own; in the first of several networks
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     pub(crate) network_alias: Vec<String>,
+    /// Its address in the network, which somebody has made
+    #[arg(long, value_name = "IP")]
+    pub(crate) ip: Option<std::net::Ipv4Addr>,
+    /// The hardware address of its interface
+    #[arg(long, value_name = "MAC")]
+    pub(crate) mac_address: Option<String>,
+    /// Another container, and what this one is to call it
+    #[arg(long, value_name = "CONTAINER[:ALIAS]")]
+    pub(crate) link: Vec<String>,
     /// A directory of the host or a volume, SOURCE:TARGET[:OPTIONS], or a volume of the container's own, TARGET;
     /// options: ro, nocopy, and whether later mounts arrive (rslave), are shared (rshared) or neither (rprivate)
     #[arg(short, long, value_name = "VOLUME")]
@@ -109,9 +118,10 @@ pub(crate) struct ContainerArgs {
     /// A file system in memory, TARGET[:size=64m]
     #[arg(long, value_name = "TARGET")]
     pub(crate) tmpfs: Vec<String>,
-    /// default, none, host, or container:NAME for that of another container
-    #[arg(long, visible_alias = "net", value_name = "MODE")]
-    pub(crate) network: Option<String>,
+    /// default, none, host, container:NAME for that of another container, or one that `network create` has made; of
+    /// those and the default one also several: NAME, or name=NAME,alias=A,ip=IP,mac-address=MAC
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    pub(crate) network: Vec<String>,
     /// Whose processes it sees: host, or container:NAME (default: its own alone)
     #[arg(long, value_name = "MODE")]
     pub(crate) pid: Option<String>,

@@ -9,6 +9,7 @@ pub(crate) mod environment;
 mod labels;
 mod logs;
 mod mounts;
+pub(crate) mod networks;
 mod ports;
 pub(crate) mod request;
 mod runtime;

@@ -6,7 +6,7 @@ use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
 use super::args::ContainerArgs;
-use super::{environment, labels, logs, mounts, ports, runtime, security, spaces};
+use super::{environment, labels, logs, mounts, networks, ports, runtime, security, spaces};
 use crate::error::{Error, Result};
 use crate::{render, stdio, values};
 
@@ -33,18 +33,19 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     if let Some(signal) = &args.stop_signal {
         signal_number("--stop-signal", signal)?;
     }
-    let (network, network_of) = match args.network.as_deref() {
-        None => (NetworkChoice::Default, None),
-        Some(text) => match text.strip_prefix("container:") {
-            Some("") => {
-                return Err(Error::usage(
-                    "--network `container:`: a container's name follows",
-                ));
-            }
-            Some(other) => (NetworkChoice::None, Some(other.to_owned())),
-            None => (values::network(text)?, None),
-        },
-    };
+    let networks::Networks {
+        choice: network,
+        of: network_of,
+        attachments,
+        aliases,
+    } = networks::read(args)?;
+    let links = networks::links(&args.link)?;
+    let has_own = network == NetworkChoice::Default && network_of.is_none();
+    if !links.is_empty() && !has_own {
+        return Err(Error::usage(
+            "--link is for containers with a network of their own, and --network chooses another",
+        ));
+    }
     let mut publish = Vec::new();
     for text in &args.publish {
         publish.extend(ports::published(text)?);
@@ -64,7 +65,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
                 stdio::err_is_coloured(),
             ));
         } else if network == NetworkChoice::None {
-            let shown = args.network.as_deref().unwrap_or_default();
+            let shown = args.network.last().map_or("", String::as_str);
             return Err(Error::usage(format!(
                 "{flag} and --network {shown} contradict each other: {}",
                 if network_of.is_some() {
@@ -94,7 +95,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             search: words("--dns-search", &args.dns_search)?,
             options: words("--dns-option", &args.dns_option)?,
         },
-        aliases: aliases(&args.network_alias, network, network_of.is_some())?,
+        aliases,
         volumes: mounts.volumes,
         volumes_from: args
             .volumes_from
@@ -103,6 +104,8 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             .collect::<Result<_>>()?,
         tmpfs: mounts.tmpfs,
         network,
+        networks: attachments,
+        links,
         users: values::users(args.userns.as_deref())?,
         network_of,
         spaces: spaces::read(args)?,
@@ -149,31 +152,6 @@ fn words(flag: &str, texts: &[String]) -> Result<Vec<String>> {
         Some(bad) => Err(Error::usage(format!("{flag} `{bad}`: it is one word"))),
         None => Ok(texts.to_vec()),
     }
-}
-
-/// Names as the name service has them; in a network of its own only.
-fn aliases(texts: &[String], network: NetworkChoice, shared: bool) -> Result<Vec<String>> {
-    const LONGEST: usize = 253;
-    let is_name = |text: &String| {
-        text.len() <= LONGEST
-            && text.split('.').all(|label| {
-                (1..=63).contains(&label.len())
-                    && label
-                        .bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-            })
-    };
-    if let Some(bad) = texts.iter().find(|text| !is_name(text)) {
-        return Err(Error::usage(format!(
-            "--network-alias `{bad}`: a name is made of letters, digits, `-`, `_` and dots between them"
-        )));
-    }
-    if !texts.is_empty() && (network != NetworkChoice::Default || shared) {
-        return Err(Error::usage(
-            "--network-alias is for containers with a network of their own, and --network chooses another",
-        ));
-    }
-    Ok(texts.to_vec())
 }
 
 fn pull(text: Option<&str>) -> Result<Pull> {

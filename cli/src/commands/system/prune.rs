@@ -4,15 +4,15 @@ use rbuild_engine::cache::collect::PruneOptions;
 
 use crate::chosen::Chosen;
 use crate::commands::prune::{self, Removed};
-use crate::commands::{container, image_prune, images, volume};
+use crate::commands::{container, image_prune, images, network, volume};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::machine;
 
-/// Remove what is not in use: containers, images, build cache
+/// Remove what is not in use: containers, networks, images, build cache
 ///
-/// Containers that do not run, images without a name, and build cache.
+/// Containers that do not run, networks that no container is in, images without a name, and build cache.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SystemPruneArgs {
     /// Also the images with a name that no container is of
@@ -46,6 +46,7 @@ pub(crate) fn execute(args: &SystemPruneArgs, global: &GlobalArgs) -> Result<Exi
     let engine = machine::engine(global.options()?)?;
     let mut told = Removed::default();
     container::rm::remove_idle(&engine, &chosen, &mut told)?;
+    network::remove_unused(&engine.catalog(), &chosen, &mut told)?;
     if args.volumes {
         volume::remove_unused(&engine.catalog(), false, &chosen, &mut told)?;
     }
@@ -59,7 +60,10 @@ pub(crate) fn execute(args: &SystemPruneArgs, global: &GlobalArgs) -> Result<Exi
 }
 
 fn what(args: &SystemPruneArgs, chosen: &Chosen) -> Vec<&'static str> {
-    let mut all = vec!["all containers that do not run"];
+    let mut all = vec![
+        "all containers that do not run",
+        "all networks that no container is in",
+    ];
     if args.volumes {
         all.push("all anonymous volumes that no container holds");
     }

@@ -1,30 +1,28 @@
 //! /etc/resolv.conf and /etc/hosts of a command.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::network;
+use crate::network::{self, Place};
 use crate::spec::{Dns, Exec, Network};
 
 /// Of the host's resolv.conf.
 const MOST_RESOLV_CONF: u64 = 64 << 10;
 
-/// The address in the network, where it is a private one.
-fn private_address(network: &Network) -> Option<Ipv4Addr> {
+/// The place in the network, where it is a private one.
+fn private_place(network: &Network) -> Option<Place> {
     match network {
-        Network::Private(network) => Some(network.address()),
+        Network::Private(network) => Some(network.place()),
         Network::Process { private, .. } => *private,
         Network::None | Network::Host | Network::Namespace(_) | Network::Later(_) => None,
     }
 }
 
 pub(in crate::sandbox) fn resolv_conf(exec: &Exec) -> Vec<u8> {
-    let given = if private_address(&exec.network).is_some() {
-        network::resolv_conf()
-    } else {
-        read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default()
+    let given = match private_place(&exec.network) {
+        Some(place) => network::resolv_conf(place.gateway),
+        None => read_bounded(Path::new("/etc/resolv.conf")).unwrap_or_default(),
     };
     if exec.dns == Dns::default() {
         return given;
@@ -79,8 +77,8 @@ pub(in crate::sandbox) fn hosts(exec: &Exec) -> Vec<u8> {
         "" => exec.hostname.clone(),
         domain => format!("{name}.{domain} {name}", name = exec.hostname),
     };
-    let address = private_address(&exec.network);
-    let private = address.is_some();
+    let place = private_place(&exec.network);
+    let private = place.is_some();
     // In a network of its own, a host is known by its address there.
     let own = if private {
         String::new()
@@ -90,15 +88,14 @@ pub(in crate::sandbox) fn hosts(exec: &Exec) -> Vec<u8> {
     let mut text = format!(
         "127.0.0.1\tlocalhost{own}\n::1\tlocalhost ip6-localhost ip6-loopback\n{IP6_NAMES}"
     );
-    if let Some(address) = address {
-        text.push_str(&format!("{address}\t{hostname}\n"));
+    let gateway = place.map(|place| place.gateway.to_string());
+    if let Some(place) = place {
+        text.push_str(&format!("{}\t{hostname}\n", place.address));
     }
     for (host, address) in &exec.hosts {
         // The host as seen from inside.
-        let gateway = network::GATEWAY.to_string();
         let address = match address.as_str() {
-            "host-gateway" if private => &gateway,
-            "host-gateway" => "127.0.0.1",
+            "host-gateway" => gateway.as_deref().unwrap_or("127.0.0.1"),
             address => address,
         };
         text.push_str(&format!("{address}\t{host}\n"));
