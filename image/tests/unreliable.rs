@@ -11,7 +11,7 @@ use kit::{Kit, TarFile, noise, write_layout};
 use rbuild_cache::Digest;
 use rbuild_image::registry::{Client, Options, RegistryOptions};
 use rbuild_image::shared::s3::{self, S3};
-use rbuild_image::shared::{Objects, Place};
+use rbuild_image::shared::{Objects, Place, Repository};
 use rbuild_image::source::{self, Location, Platforms};
 use rbuild_image::{Descriptor, Error, Platform};
 
@@ -410,6 +410,44 @@ async fn a_large_object_on_a_slow_line() {
     assert!(sent.unwrap());
     assert!(began.elapsed() > IDLE * 3, "{:?}", began.elapsed());
     assert_eq!(fake.count("/b/"), 2);
+}
+
+/// It reads a little of each part, and then neither reads nor answers.
+#[tokio::test]
+async fn a_registry_that_takes_no_more_is_left() {
+    let kit = Kit::new();
+    let fake = fake(&kit, |request, _| {
+        let session = |status| {
+            let answer = Answer::new(status).header("Location", "/v2/r/blobs/uploads/1");
+            answer.header("Range", "0-0")
+        };
+        Some(match request.method.as_str() {
+            "HEAD" => Answer::new(404),
+            "POST" => session(202),
+            _ => session(204),
+        })
+    });
+    *fake.taking.lock().unwrap() = Some((64 << 10, Duration::from_secs(600)));
+    let bytes = noise(12 << 20);
+    let digest = kit.store.put_blob(&bytes).unwrap();
+    let blob = Descriptor::new("x", digest, bytes.len() as u64);
+    let place = Place::Registry(Repository::new(hasty(), fake.name().parse().unwrap()));
+    let quiet: source::Progress = Arc::new(|_, _, _| {});
+    let began = Instant::now();
+    let error = place
+        .send(&kit.store, &blob, &[], &quiet)
+        .await
+        .unwrap_err();
+    let told = told(&error);
+    assert!(
+        told.contains("/v2/r/blobs/uploads/1: it does not answer in time"),
+        "{told}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(40),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

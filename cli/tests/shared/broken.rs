@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rbuild_engine::cache::Digest;
 use serde_json::Value;
 
-use crate::kit::programs::{has, registry};
+use crate::kit::programs::{has, registry, run};
 use crate::kit::{Archive, Kit, Output};
 use crate::places::{fresh, ran};
 use crate::require_machine;
@@ -94,6 +94,39 @@ fn a_layer_that_is_gone_is_a_miss() {
     fresh(&kit, DOCKERFILE, &flags);
     let output = build(&kit);
     assert_eq!(ran(&output), [""; 0], "{output}");
+}
+
+/// Blobs that a cache in a registry lists are not asked for one by one; where one is gone, whoever has it sends it again.
+#[test]
+fn a_registry_gets_again_what_it_lost() {
+    require_machine!();
+    if !has("docker-registry") {
+        return;
+    }
+    let kit = Kit::new();
+    let server = registry(&kit.path("served"));
+    let name = format!("127.0.0.1:{}/cache:all", server.port);
+    let to = format!("type=registry,ref={name},mode=max");
+    kit.must_build(DOCKERFILE, &["--cache-to", &to]);
+    let blobs = run(
+        "find",
+        &[&kit.path("served").display().to_string(), "-name", "data"],
+    );
+    let is_layer = |path: &&str| std::fs::read(path).unwrap().starts_with(&[0x1f, 0x8b]);
+    let layers: Vec<&str> = blobs.lines().filter(is_layer).collect();
+    assert_eq!(layers.len(), 3, "{blobs}");
+    for layer in layers {
+        std::fs::remove_file(layer).unwrap();
+    }
+    // Its steps are cached here, all but the last.
+    let more = format!("{DOCKERFILE}RUN echo more > /more\n");
+    kit.must_build(&more, &["--cache-to", &to]);
+    let found = fresh(
+        &kit,
+        &more,
+        &["--cache-from", &name, "-o", "type=oci,dest=image.tar"],
+    );
+    assert_eq!(ran(&found), [""; 0], "{found}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rbuild_image::registry::Client;
 use rbuild_image::shared::LISTING_TYPE;
 use rbuild_image::source::{Progress, Resolved};
 use rbuild_solver::{Graph, VertexId};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::carried::Made;
 use super::import::{Imports, Lists, There};
@@ -91,6 +91,7 @@ impl Exports {
                 base: Arc::clone(&base),
                 sent: Mutex::default(),
                 places: Semaphore::new(CONCURRENT_LAYERS),
+                listed: OnceCell::new(),
             })
         });
         Ok(Arc::new(Self {
@@ -184,14 +185,20 @@ impl Exports {
                 }
             }
         }
-        futures_util::future::try_join_all(ids.into_iter().map(|id| export.one(id, progress)))
-            .await?;
+        futures_util::future::try_join_all(
+            ids.into_iter().map(|id| export.one(id, false, progress)),
+        )
+        .await?;
         for (_, record, keys, chain) in snapshots {
             export.add(&mut list, &record, &keys, &chain).await?;
         }
         let mut whole = List::default();
         whole.absorb(&list);
-        export.publish(&self.lists, whole, progress).await
+        let published = export.publish(&self.lists, whole.clone(), progress).await;
+        if published.is_err() && export.catch_up(progress).await? {
+            return export.publish(&self.lists, whole, progress).await;
+        }
+        published
     }
 
     /// Whether layers can hold what a chain has; says once of each snapshot why not. A stage that is only copied from

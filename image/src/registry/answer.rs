@@ -94,6 +94,7 @@ impl Client {
         Failure {
             error,
             passing: passes(status),
+            silent: false,
             retry_after,
             status: Some(status),
             code: said.code.into(),

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +24,8 @@ const SLOWEST_SENT_PER_SECOND: u64 = 32 << 10;
 /// A server that has all of a stream may take so many idle times to answer: some of it is still on its way, and it has
 /// to be written down.
 const IDLES_AFTER_A_STREAM: u32 = 3;
+/// Of a body that is in memory.
+const PIECE_BYTES: usize = 256 << 10;
 
 type Chunks = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;
 
@@ -64,7 +66,7 @@ impl Arriving {
             Ok(Some(Err(error))) => return Some(Err(broken(&self.url, error))),
             Err(_) => {
                 let reason = format!("it sent nothing for {} seconds", self.idle.as_secs());
-                return Some(Err(Failure::passing(failed(&self.url, reason))));
+                return Some(Err(Failure::silent(failed(&self.url, reason))));
             }
         };
         self.waited += since.elapsed();
@@ -73,7 +75,7 @@ impl Arriving {
             let seconds = self.waited.as_secs();
             if self.came < seconds.saturating_mul(SLOWEST_BYTES_PER_SECOND) {
                 let reason = format!("it sent {} bytes within {seconds} seconds", self.came);
-                return Some(Err(Failure::passing(failed(&self.url, reason))));
+                return Some(Err(Failure::silent(failed(&self.url, reason))));
             }
             (self.waited, self.came) = (Duration::ZERO, 0);
         }
@@ -98,11 +100,36 @@ pub(crate) enum Patience {
     WhileItMoves(Pulse),
 }
 
-/// When something was last taken of a stream.
+/// When something was last taken of a stream, and whether all of it was.
 #[derive(Debug, Clone)]
 pub(crate) struct Pulse {
     begun: Instant,
     millis: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+}
+
+/// A body in pieces, by which one sees that it is taken, and how long is waited for its answer.
+pub(super) fn in_pieces(bytes: Bytes) -> (reqwest::Body, Patience) {
+    if bytes.len() <= PIECE_BYTES {
+        let patience = Patience::ForBytes(bytes.len() as u64);
+        return (bytes.into(), patience);
+    }
+    let pulse = Pulse::new();
+    let beating = pulse.clone();
+    let pieces = futures_util::stream::iter(std::iter::successors(
+        Some((Bytes::new(), bytes)),
+        move |(_, rest)| {
+            let mut rest = rest.clone();
+            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+            beating.beat(rest.is_empty());
+            (!piece.is_empty()).then_some((piece, rest))
+        },
+    ));
+    let pieces = pieces
+        .skip(1)
+        .map(|(piece, _)| Ok::<_, std::io::Error>(piece));
+    let body = reqwest::Body::wrap_stream(pieces);
+    (body, Patience::WhileItMoves(pulse))
 }
 
 impl Pulse {
@@ -110,10 +137,13 @@ impl Pulse {
         Self {
             begun: Instant::now(),
             millis: Arc::default(),
+            is_over: Arc::default(),
         }
     }
 
-    pub(crate) fn beat(&self) {
+    /// Something was taken; `is_over`: all that there is.
+    pub(crate) fn beat(&self, is_over: bool) {
+        self.is_over.store(is_over, Ordering::Relaxed);
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.millis.store(millis, Ordering::Relaxed);
     }
@@ -137,9 +167,12 @@ impl Patience {
                 tokio::time::timeout(idle + sending, answer).await.ok()
             }
             Self::WhileItMoves(pulse) => {
-                let limit = idle * IDLES_AFTER_A_STREAM;
                 tokio::pin!(answer);
                 loop {
+                    let limit = match pulse.is_over.load(Ordering::Relaxed) {
+                        true => idle * IDLES_AFTER_A_STREAM,
+                        false => idle,
+                    };
                     let left = limit.saturating_sub(pulse.still_for());
                     if left.is_zero() {
                         return None;
@@ -158,7 +191,7 @@ impl Patience {
 mod tests {
     use super::*;
 
-    const IDLE: Duration = Duration::from_millis(40);
+    const IDLE: Duration = Duration::from_millis(200);
 
     #[tokio::test]
     async fn patience_ends() {
@@ -167,10 +200,11 @@ mod tests {
         let pulse = Pulse::new();
         let moving = pulse.clone();
         let answer = async move {
-            for _ in 0..8 {
-                tokio::time::sleep(IDLE).await;
-                moving.beat();
+            for left in (0..8).rev() {
+                tokio::time::sleep(IDLE / 2).await;
+                moving.beat(left == 0);
             }
+            tokio::time::sleep(IDLE * 2).await;
         };
         let patience = Patience::WhileItMoves(pulse);
         assert!(patience.wait(IDLE, answer).await.is_some());

@@ -60,6 +60,8 @@ type Key = (String, String, Access);
 #[derive(Debug, Default)]
 pub(super) struct Authorizations {
     known: Mutex<HashMap<Key, Authorization>>,
+    /// What registries asked for, by name: of another repository they ask the same.
+    challenges: Mutex<HashMap<String, Challenge>>,
     /// Held by who gets a new one: the others of many that meet a challenge at once then find it.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -103,11 +105,17 @@ impl Client {
         access: &Access,
         registry: &Url,
     ) -> Result<Option<String>, Failure> {
-        let Some(known) = self.known(reference, access) else {
-            return Ok(None);
+        let known = self.known(reference, access);
+        let challenge = match &known {
+            Some(known) if known.is_fresh() => return Ok(Some(known.header.clone())),
+            Some(known) => known
+                .renewal
+                .as_ref()
+                .map(|(_, challenge)| challenge.clone()),
+            None => self.challenge_of(reference),
         };
-        let Some((_, challenge)) = known.renewal.clone().filter(|_| !known.is_fresh()) else {
-            return Ok(Some(known.header));
+        let Some(challenge) = challenge else {
+            return Ok(None);
         };
         let _renewing = self.inner.authorizations.renewing.lock().await;
         if let Some(other) = self
@@ -120,10 +128,16 @@ impl Client {
         match self.accept(reference, access, registry, &challenge).await {
             Ok(header) => Ok(Some(header)),
             Err(failure) => {
-                tracing::debug!(error = %failure.error, "a token is not renewed");
+                tracing::debug!(error = %failure.error, "no token without being asked for one");
                 Ok(None)
             }
         }
+    }
+
+    fn challenge_of(&self, reference: &Reference) -> Option<Challenge> {
+        let challenges = self.inner.authorizations.challenges.lock();
+        let challenges = challenges.unwrap_or_else(PoisonError::into_inner);
+        challenges.get(&reference.registry).cloned()
     }
 
     fn known(&self, reference: &Reference, access: &Access) -> Option<Authorization> {
@@ -156,6 +170,10 @@ impl Client {
             return Err(Failure::lasting(failed(registry, reason)));
         };
         self.accept(reference, access, registry, challenge).await?;
+        let challenges = self.inner.authorizations.challenges.lock();
+        challenges
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(reference.registry.clone(), challenge.clone());
         Ok(())
     }
 

@@ -72,7 +72,7 @@ impl Client {
                 Ok(fetched) => return Ok(fetched),
                 Err(failure) => failure,
             };
-            tries += 1;
+            tries += failure.weight();
             if !failure.passing || tries >= TRIES {
                 return Err(failure.error);
             }
@@ -184,10 +184,11 @@ impl Client {
         }
         let sent = Patience::ForBytes(0).wait(self.idle(), request.send());
         let Some(sent) = sent.await else {
-            return Err(Failure::passing(failed(url, "it does not answer in time")));
+            return Err(Failure::silent(failed(url, "it does not answer in time")));
         };
         sent.map_err(|error| Failure {
             passing: !error.is_builder(),
+            silent: error.is_timeout(),
             ..Failure::lasting(unreachable(url, error))
         })
     }

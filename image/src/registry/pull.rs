@@ -142,7 +142,7 @@ impl Client {
                 Ok(body) => return Ok((answer, body)),
                 Err(failure) => failure,
             };
-            tries += 1;
+            tries += failure.weight();
             if !failure.passing || tries >= call.tries {
                 return Err(failure.error);
             }
@@ -310,7 +310,7 @@ impl Client {
             if ingest.written() > best + GETTING_ON_BYTES {
                 (best, tries) = (ingest.written(), 0);
             }
-            tries += 1;
+            tries += failure.weight();
             if !failure.passing || tries >= most {
                 return Err(failure.error);
             }

@@ -13,6 +13,8 @@ use rbuild_cache::{Digest, Store};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
 
+use tokio::sync::Semaphore;
+
 use super::Client;
 use super::auth::Access;
 use super::pull::header;
@@ -22,7 +24,8 @@ use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, Document};
 use crate::reference::Reference;
 use crate::source::blocking;
 
-/// Blobs that are sent at once.
+/// Blobs that are asked for at once, and those that are sent.
+const CONCURRENT_QUESTIONS: usize = 12;
 const CONCURRENT_BLOBS: usize = 4;
 /// Indexes that lead to indexes.
 const DEPTH_LIMIT: u32 = 8;
@@ -70,6 +73,8 @@ pub(super) struct Target<'a> {
     pub(super) access: Access,
     pub(super) mounts: HashMap<Digest, Vec<String>>,
     pub(super) from: Option<&'a Reference>,
+    /// Held while a blob is sent.
+    pub(super) sending: Semaphore,
 }
 
 struct Plan {
@@ -102,7 +107,7 @@ impl Client {
         let target = Target::of(push, &plan);
         let mut sending = futures_util::stream::iter(&plan.blobs)
             .map(|blob| self.upload(store, &target, blob, progress))
-            .buffer_unordered(CONCURRENT_BLOBS);
+            .buffer_unordered(CONCURRENT_QUESTIONS);
         while let Some(sent) = sending.next().await {
             sent?;
         }
@@ -154,6 +159,7 @@ impl Client {
             access: Access::Push { from: Vec::new() },
             mounts: HashMap::new(),
             from: None,
+            sending: Semaphore::new(CONCURRENT_BLOBS),
         };
         let tag = to.tag_or_default();
         let name = tag.map_or_else(|| descriptor.digest.to_string(), str::to_owned);
@@ -237,6 +243,7 @@ impl<'a> Target<'a> {
             access: Access::Push { from: from.clone() },
             mounts: HashMap::from([(blob.digest, from)]),
             from: None,
+            sending: Semaphore::new(CONCURRENT_BLOBS),
         }
     }
 
@@ -270,6 +277,7 @@ impl<'a> Target<'a> {
             },
             mounts,
             from: push.from.as_ref(),
+            sending: Semaphore::new(CONCURRENT_BLOBS),
         }
     }
 }

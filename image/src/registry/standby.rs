@@ -109,6 +109,7 @@ impl Standby {
         // It may have broken while it stood by.
         self.body.send(bytes).map_err(|_| gone())?;
         let answer = patience.wait(idle, self.answer).await;
-        answer.ok_or_else(gone)?.map_err(|_| gone())?
+        let silent = || Failure::silent(failed(url, "it does not answer in time"));
+        answer.ok_or_else(silent)?.map_err(|_| gone())?
     }
 }

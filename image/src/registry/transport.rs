@@ -5,13 +5,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+};
 use reqwest::{Method, Response, StatusCode};
 use url::{Host, Url};
 
 use super::Client;
 use super::answer::{passes, retry_after};
-use super::arriving::{Arriving, Patience};
+use super::arriving::{Arriving, Patience, in_pieces};
 use super::auth::Access;
 use super::certificates::Certificates;
 use crate::error::{Error, Result, shown};
@@ -24,6 +26,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const REDIRECT_LIMIT: u32 = 10;
 /// Tries of one request, the first counted.
 pub(crate) const TRIES: u32 = 5;
+const SILENT_WEIGHT: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -127,6 +130,8 @@ impl<'a> Call<'a> {
 pub(crate) struct Failure {
     pub(super) error: Error,
     pub(super) passing: bool,
+    /// It came of waiting in vain.
+    pub(super) silent: bool,
     pub(super) retry_after: Option<Duration>,
     /// Of an answer that refuses.
     pub(super) status: Option<StatusCode>,
@@ -148,6 +153,7 @@ impl Failure {
         Self {
             error,
             passing: false,
+            silent: false,
             retry_after: None,
             status: None,
             code: Box::default(),
@@ -156,11 +162,24 @@ impl Failure {
 
     pub(crate) fn passing(error: Error) -> Self {
         Self {
-            error,
             passing: true,
-            retry_after: None,
-            status: None,
-            code: Box::default(),
+            ..Self::lasting(error)
+        }
+    }
+
+    /// Of a server that was waited for in vain.
+    pub(super) fn silent(error: Error) -> Self {
+        Self {
+            silent: true,
+            ..Self::passing(error)
+        }
+    }
+
+    /// As how many tries it counts: who waited a minute has seen more than who was refused at once.
+    pub(super) fn weight(&self) -> u32 {
+        match self.silent {
+            true => SILENT_WEIGHT,
+            false => 1,
         }
     }
 
@@ -229,7 +248,7 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
-            tries += 1;
+            tries += failure.weight();
             if !failure.passing || tries >= call.tries {
                 return Err(failure);
             }
@@ -254,14 +273,23 @@ impl Client {
                 }
                 false => None,
             };
+            let mut headers = call.headers.clone();
+            let (body, patience) = match call.body.clone() {
+                None => (None, Patience::ForBytes(0)),
+                Some(bytes) => {
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+                    let (body, patience) = in_pieces(bytes);
+                    (Some(body), patience)
+                }
+            };
             let response = self
                 .request(
                     &call.method,
                     &url,
-                    &call.headers,
+                    &headers,
                     authorization.as_deref(),
-                    call.body.clone().map(reqwest::Body::from),
-                    &Patience::ForBytes(call.body.as_ref().map_or(0, |body| body.len() as u64)),
+                    body,
+                    &patience,
                 )
                 .await?;
             let status = response.status();
@@ -315,12 +343,13 @@ impl Client {
             request = request.body(body);
         }
         let Some(sent) = patience.wait(self.idle(), request.send()).await else {
-            return Err(Failure::passing(failed(url, "it does not answer in time")));
+            return Err(Failure::silent(failed(url, "it does not answer in time")));
         };
         sent.map_err(|error| {
             let passing = !error.is_builder();
             Failure {
                 passing,
+                silent: error.is_timeout(),
                 ..Failure::lasting(unreachable(url, error))
             }
         })
@@ -362,7 +391,7 @@ impl Client {
             let sent = self
                 .request(method, url, headers, None, bytes, &patience)
                 .await;
-            tries += 1;
+            tries += sent.as_ref().err().map_or(1, Failure::weight);
             let failure = match sent {
                 Ok(response) if passes(response.status()) && tries < TRIES => Failure {
                     retry_after: retry_after(response.headers()),

@@ -111,6 +111,8 @@ impl Client {
                 Mount::Refused => {}
             }
         }
+        // Questions are cheap, and bytes are not.
+        let _sending = target.sending.acquire().await;
         if let Some(from) = target.from {
             self.bring(store, from, blob, progress).await?;
         }
@@ -322,7 +324,7 @@ impl Client {
             if session.offset > here {
                 (here, tries) = (session.offset, 0);
             }
-            tries += 1;
+            tries += failure.weight();
             if !(failure.passing || confused) || tries >= TRIES {
                 return Err(failure.error);
             }
@@ -355,8 +357,9 @@ impl Client {
             Ok(next) => return Ok(Some((next, false))),
             Err(failure) => failure,
         };
-        // A refusal is one for all of them.
+        // A refusal is one for all of them, and a server that takes no more takes it from none.
         while failure.status.is_none()
+            && !failure.silent
             && let Some(standby) = standbys.pop()
         {
             tracing::debug!(error = %failure.error, at = session.offset, "a standby sends a part again");

@@ -371,11 +371,12 @@ impl S3 {
         // Damage on the disk does not leave it.
         let (verified, known) = (Arc::clone(store), blob.clone());
         blocking(move || crate::export::verify_blob(&verified, &known.digest)).await?;
-        let (source, digest) = (Arc::clone(store), blob.digest);
+        let (source, digest, size) = (Arc::clone(store), blob.digest, blob.size);
         let body = move || {
             let pulse = Pulse::new();
             let file = source.open_blob(&digest).ok();
-            let stream = file.map(|file| reqwest::Body::wrap_stream(chunks(file, pulse.clone())));
+            let stream =
+                file.map(|file| reqwest::Body::wrap_stream(chunks(file, size, pulse.clone())));
             (stream, Patience::WhileItMoves(pulse))
         };
         let answer = self
@@ -398,12 +399,13 @@ fn nothing() -> (Option<reqwest::Body>, Patience) {
 /// A file in pieces, each read on a thread that may block.
 fn chunks(
     file: std::fs::File,
+    size: u64,
     pulse: Pulse,
 ) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     let file = Arc::new(file);
     futures_util::stream::try_unfold(0_u64, move |at| {
         let file = Arc::clone(&file);
-        pulse.beat();
+        pulse.beat(at + CHUNK_BYTES as u64 >= size);
         async move {
             let read = tokio::task::spawn_blocking(move || {
                 let mut buffer = vec![0; CHUNK_BYTES];

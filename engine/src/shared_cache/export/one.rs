@@ -37,6 +37,8 @@ pub(crate) struct Export {
     pub(super) base: Arc<OnceLock<HashSet<Digest>>>,
     pub(super) sent: Mutex<HashMap<SnapshotId, Arc<OnceCell<Sent>>>>,
     pub(super) places: Semaphore,
+    /// What the cache lists already.
+    pub(super) listed: OnceCell<HashSet<Digest>>,
 }
 
 /// A layer that is where it is to be.
@@ -45,6 +47,16 @@ pub(super) struct Sent {
     pub(super) layer: records::Layer,
     /// It stays where its image is.
     is_base: bool,
+}
+
+impl Sent {
+    /// What its place is to have.
+    fn blobs(&self) -> Vec<Descriptor> {
+        let layer = Some(self.layer.descriptor()).filter(|_| !self.is_base);
+        let listing = self.layer.listing.as_ref();
+        let listing = listing.map(|it| Descriptor::new(LISTING_TYPE, it.digest, it.size));
+        layer.into_iter().chain(listing).collect()
+    }
 }
 
 impl Export {
@@ -67,25 +79,36 @@ impl Export {
         let (store, top) = (Arc::clone(&self.store), id.clone());
         let chain = blocking(move || store.chain(&top)).await;
         for snapshot in chain.map_err(|error| Problem::of(&error))? {
-            self.one(&snapshot.id, progress).await?;
+            self.one(&snapshot.id, snapshot.id == *id, progress).await?;
         }
         Ok(())
     }
 
-    /// Makes and sends a layer, unless that was done.
-    pub(super) async fn one(&self, id: &SnapshotId, progress: &Progress) -> Result<Sent, Problem> {
+    /// Makes and sends a layer, unless that was done. `is_new`: this build made it, so that whatever the cache lists may be
+    /// what could not be brought from there.
+    pub(super) async fn one(
+        &self,
+        id: &SnapshotId,
+        is_new: bool,
+        progress: &Progress,
+    ) -> Result<Sent, Problem> {
         let cell = {
             let mut sent = lock(&self.sent);
             Arc::clone(sent.entry(id.clone()).or_default())
         };
         let sent = cell.get_or_try_init(|| async {
             let _place = self.places.acquire().await;
-            self.make(id, progress).await
+            self.make(id, is_new, progress).await
         });
         sent.await.cloned()
     }
 
-    async fn make(&self, id: &SnapshotId, progress: &Progress) -> Result<Sent, Problem> {
+    async fn make(
+        &self,
+        id: &SnapshotId,
+        is_new: bool,
+        progress: &Progress,
+    ) -> Result<Sent, Problem> {
         let (store, options) = (Arc::clone(&self.store), self.options);
         let (id, base) = (id.clone(), Arc::clone(&self.base));
         let keep = !self.spec.force_compression;
@@ -129,20 +152,49 @@ impl Export {
             Ok::<_, rbuild_image::Error>(Sent { layer, is_base })
         });
         let made = made.await.map_err(|error| Problem::of(&error))?;
-        if !made.is_base {
-            self.place
-                .send(&self.store, &made.layer.descriptor(), &[], progress)
-                .await
-                .map_err(|error| Problem::of(&error))?;
-        }
-        if let Some(listing) = &made.layer.listing {
-            let listing = Descriptor::new(LISTING_TYPE, listing.digest, listing.size);
-            self.place
-                .send(&self.store, &listing, &[], progress)
-                .await
-                .map_err(|error| Problem::of(&error))?;
-        }
+        let sent = made.blobs().into_iter().map(|blob| async move {
+            if !is_new && self.listed().await.contains(&blob.digest) {
+                return Ok(());
+            }
+            let sent = self.place.send(&self.store, &blob, &[], progress).await;
+            sent.map(drop).map_err(|error| Problem::of(&error))
+        });
+        futures_util::future::try_join_all(sent).await?;
         Ok(made)
+    }
+
+    /// Sends what was taken to be there and is not. Returns whether there was such a thing.
+    pub(super) async fn catch_up(&self, progress: &Progress) -> Result<bool, Problem> {
+        let sent: Vec<Sent> = {
+            let sent = lock(&self.sent);
+            sent.values()
+                .filter_map(|cell| cell.get().cloned())
+                .collect()
+        };
+        let mut went = false;
+        for blob in sent.iter().flat_map(Sent::blobs) {
+            if self.listed().await.contains(&blob.digest) {
+                let sent = self.place.send(&self.store, &blob, &[], progress).await;
+                went |= sent.map_err(|error| Problem::of(&error))?;
+            }
+        }
+        Ok(went)
+    }
+
+    /// What need not be asked for: a registry takes no document before the blobs that it lists, and keeps them with it.
+    /// Other places lose one without the other.
+    async fn listed(&self) -> &HashSet<Digest> {
+        let read = || async {
+            let found = match &self.place {
+                Place::Registry(_) => self.place.read().await,
+                Place::Layout(_) | Place::Objects(_) => Ok(Found::Nothing),
+            };
+            match found {
+                Ok(Found::Cache(state)) => state.blobs.iter().map(|blob| blob.digest).collect(),
+                _ => HashSet::new(),
+            }
+        };
+        self.listed.get_or_init(read).await
     }
 
     /// Adds a record of what is here.
@@ -156,7 +208,8 @@ impl Export {
         let quiet: Progress = Arc::new(|_, _, _| {});
         let mut one = List::default();
         for snapshot in chain {
-            one.layers.push(self.one(&snapshot.id, &quiet).await?.layer);
+            one.layers
+                .push(self.one(&snapshot.id, false, &quiet).await?.layer);
         }
         one.records.push(Record {
             keys: keys.iter().take(KEYS_MAX).map(|key| HexKey(*key)).collect(),
