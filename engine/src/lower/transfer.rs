@@ -200,11 +200,11 @@ impl Lowering<'_> {
             .as_ref()
             .filter(|_| !words.checksum.is_empty());
         if let Some(checksum) = checksum
-            && words.sources.len() + words.documents.len() != 1
+            && words.sources.len() != 1
         {
             return Err(Box::new(Diagnostic::error(
                 "checksum-of-several",
-                "--checksum can only be given for one source",
+                "--checksum is for one URL or git repository",
                 checksum.span,
             )));
         }

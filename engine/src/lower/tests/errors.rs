@@ -53,6 +53,10 @@ fn mistakes() {
             "2:13 bad-mount: the root is no target for a mount (give a directory below it as `target`)",
         ),
         (
+            "FROM scratch\nADD --checksum=sha256:x <<EOF /x\nEOF",
+            "2:16 checksum-of-several: --checksum is for one URL or git repository",
+        ),
+        (
             "FROM scratch\nCOPY http://example.com/f /x",
             "2:6 copy-of-url: COPY cannot take a URL as its source (use ADD)",
         ),
