@@ -247,7 +247,7 @@ impl Store {
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         let directory = self.container_directory(id)?;
-        let making = self.shared.temporary_path();
+        let making = self.shared.nursery_path();
         crate::store::make_directory(&making)?;
         let filled = fill(&making)
             .and_then(|()| rustix::fs::rename(&making, &directory).at("create", &directory));

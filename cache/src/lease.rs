@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{IoContext as _, Result};
+use crate::nursery;
 use crate::root_dir::remove_tree_at;
 
 /// So much garbage of dead processes is looked at when a store is opened; the rest waits for the next one.
@@ -38,6 +39,7 @@ pub struct Lease {
     counter: AtomicU64,
     /// Holds the lock until the lease is dropped.
     _file: File,
+    was_slow: bool,
 }
 
 impl Lease {
@@ -47,13 +49,14 @@ impl Lease {
         let name = format!("{start_ms:015}-{}", random_word()?);
         let path = root.join("leases").join(&name);
         let making = root.join("tmp").join(format!("{name}.lease"));
-        let file = make_locked(&making, &path)?;
+        let (file, was_slow) = make_locked(&making, &path)?;
         Ok(Self {
             name,
             start_ms: AtomicI64::new(start_ms),
             path,
             counter: AtomicU64::new(0),
             _file: file,
+            was_slow,
         })
     }
 
@@ -89,6 +92,11 @@ impl Lease {
         &self.name
     }
 
+    /// The making of its file took long.
+    pub(crate) fn was_slow(&self) -> bool {
+        self.was_slow
+    }
+
     /// A name in `tmp/` that nobody else has.
     pub(crate) fn temporary_name(&self) -> String {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
@@ -97,18 +105,19 @@ impl Lease {
 }
 
 /// Makes a file, locks it, and only then gives it its name. Another process may take the file for garbage before
-/// it is locked; then it is made again.
-fn make_locked(making: &Path, path: &Path) -> Result<File> {
+/// it is locked; then it is made again. Says, too, whether making it took long.
+fn make_locked(making: &Path, path: &Path) -> Result<(File, bool)> {
     const TRIES: u32 = 100;
     let mut tries = 0;
     loop {
-        let file = create_new(making)?;
+        let (file, was_slow) = nursery::timed(|| create_new(making));
+        let file = file?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive).at("lock", making)?;
         match rustix::fs::rename(making, path) {
             Err(rustix::io::Errno::NOENT) if tries < TRIES => tries += 1,
             result => {
                 result.at("create", path)?;
-                return Ok(file);
+                return Ok((file, was_slow));
             }
         }
     }

@@ -39,6 +39,7 @@ pub mod lease;
 pub mod mounts;
 pub mod networks;
 pub mod notes;
+mod nursery;
 pub mod owners;
 pub mod packed;
 pub mod record;

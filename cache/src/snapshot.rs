@@ -19,6 +19,7 @@ use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index::{self, EPOCH};
 use crate::key::{Key, KeyWriter};
+use crate::nursery;
 use crate::store::{Error, Result, Shared, Store, make_directory};
 use crate::tree::Tree;
 
@@ -179,7 +180,7 @@ const COLUMNS: &str = "id, parent, tree, content, created, size, packed";
 impl Store {
     /// Makes an empty upper and work directory on the store's file system.
     pub fn prepare(&self) -> Result<ActiveSnapshot> {
-        let holder = self.shared.temporary_path();
+        let holder = self.shared.nursery_path();
         make_directory(&holder)?;
         ActiveSnapshot::make(&self.shared, holder)
     }
@@ -191,7 +192,7 @@ impl Store {
             return self.prepare();
         }
         let holder = self.shared.temporary_path();
-        active::make_apart(&holder, &self.shared.temporary_path())?;
+        nursery::make_apart(&holder, &self.shared.temporary_path())?;
         ActiveSnapshot::make(&self.shared, holder)
     }
 

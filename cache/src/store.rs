@@ -17,6 +17,7 @@ pub use crate::error::{Error, Result};
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease::{self, Lease};
+use crate::nursery;
 use crate::remover::Remover;
 use crate::snapshot::TreeMemory;
 
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) root: PathBuf,
     index: Mutex<Connection>,
     pub(crate) lease: Lease,
+    /// See [`crate::nursery`]; nothing until it is asked for.
+    pub(crate) nursery: OnceLock<Option<PathBuf>>,
     pub(crate) trees: Mutex<TreeMemory>,
     /// See [`Store::empty_layers`].
     empty: OnceLock<PathBuf>,
@@ -53,6 +56,7 @@ impl Drop for Shared {
         {
             tracing::debug!(%error, "empty layers stay until the store is opened next");
         }
+        self.leave_nursery();
     }
 }
 
@@ -101,6 +105,7 @@ impl Store {
                 root: root.to_owned(),
                 index: Mutex::new(connection),
                 lease,
+                nursery: OnceLock::new(),
                 trees: Mutex::default(),
                 unpacker: OnceLock::new(),
                 own_blobs: Mutex::default(),
@@ -190,7 +195,7 @@ impl Store {
         let holder = match empty.get() {
             Some(holder) => holder,
             None => {
-                let holder = self.shared.temporary_path();
+                let holder = self.shared.nursery_path();
                 make_directory(&holder)?;
                 for name in ["one", "two"] {
                     make_directory(&holder.join(name))?;
@@ -231,7 +236,7 @@ impl Store {
 
     /// A directory for something in the making, removed when the guard drops or its process died.
     pub fn temporary_directory(&self) -> Result<TemporaryDirectory> {
-        let path = self.shared.temporary_path();
+        let path = self.shared.nursery_path();
         make_directory(&path)?;
         Ok(TemporaryDirectory {
             shared: Arc::clone(&self.shared),
@@ -265,14 +270,9 @@ impl Shared {
         if let Some(clean) = self.remover.take_clean() {
             return Ok(clean);
         }
-        let path = self.temporary_path();
+        let path = self.nursery_path();
         make_directory(&path)?;
         Ok(path)
-    }
-
-    /// A path under `tmp/` that nobody else uses.
-    pub(crate) fn temporary_path(&self) -> PathBuf {
-        self.root.join("tmp").join(self.lease.temporary_name())
     }
 
     /// Held shared while a file gets its final name and its row; collection holds it exclusively while it takes
@@ -372,6 +372,10 @@ pub(crate) fn make_directories(root: &Path) -> Result<()> {
     builder.recursive(true).mode(0o700);
     for directory in DIRECTORIES {
         let path = root.join(directory);
+        if directory == "tmp" {
+            // Nearly all is made in there: whoever removes much beside the store is not to slow it down.
+            nursery::scatter(root);
+        }
         builder.create(&path).at("create", &path)?;
     }
     Ok(())

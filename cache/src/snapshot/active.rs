@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::fs::Mode;
 
 use super::{COLUMNS, LayerBlob, Snapshot, SnapshotId, content_key, find, insert_layer, missing};
 use crate::digest::Digest;
@@ -219,25 +219,4 @@ impl Drop for ActiveSnapshot {
             }
         }
     }
-}
-
-/// Makes a directory far from those beside it, by way of another one. ext4 puts files near their directory, and
-/// directories near the one above, unless that is said to hold things that have nothing to do with each other. Without
-/// a journal it also passes by each inode that was freed near there in the last minutes, before it uses one: after a
-/// large snapshot was removed, each file of the next cost a hundred times as much.
-pub(super) fn make_apart(path: &Path, above: &Path) -> Result<()> {
-    make_directory(above)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let hinted = rustix::fs::open(above, flags, Mode::empty()).and_then(|directory| {
-        let flags = rustix::fs::ioctl_getflags(&directory)?;
-        rustix::fs::ioctl_setflags(&directory, flags | IFlags::TOPDIR)
-    });
-    if let Err(error) = hinted {
-        tracing::debug!(%error, "the file system takes no hint where things are to be");
-    }
-    // Where it goes depends on the name.
-    let making = above.join(lease::random_word()?);
-    make_directory(&making)?;
-    rustix::fs::rename(&making, path).at("create", path)?;
-    rustix::fs::rmdir(above).at("remove", above)
 }
