@@ -60,6 +60,9 @@ pub enum Resolve {
 /// often before that is an error.
 const RACE_RETRIES: u32 = 128;
 
+/// Below the kernel's PATH_MAX.
+const PATH_PIECE_BYTES: usize = 4000;
+
 /// A path as it lies in a tree or an archive.
 pub fn path_of(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
@@ -103,6 +106,8 @@ impl RootDir {
     /// Opens `path` with any flags; the one place where paths become descriptors. `O_CLOEXEC` and `O_NOCTTY` are
     /// added. The link at the end is followed only in root and without `O_NOFOLLOW`.
     ///
+    /// A path that is longer than the kernel takes at once is resolved in pieces, where no link could be on the way.
+    ///
     /// Errors: `Unsupported` on Linux before 5.6 (no `openat2`); `EXDEV` for a path that leaves the root and
     /// `ELOOP` for a link, where resolution is beneath.
     pub fn open(
@@ -113,6 +118,12 @@ impl RootDir {
         resolve: Resolve,
     ) -> io::Result<OwnedFd> {
         let path = relative(path);
+        if resolve == Resolve::Beneath
+            && let Some((first, rest)) = split_long(path)
+        {
+            let below = self.directory(first, resolve)?;
+            return below.open(rest, flags, mode, resolve);
+        }
         let resolve = match resolve {
             Resolve::InRoot => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
             Resolve::Beneath => {
@@ -302,6 +313,17 @@ fn relative(path: &Path) -> &Path {
         None | Some([]) => Path::new("."),
         Some(rest) => path_of(rest),
     }
+}
+
+/// A directory on the way to what has a long path, and the rest of that.
+fn split_long(path: &Path) -> Option<(&Path, &Path)> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() <= PATH_PIECE_BYTES {
+        return None;
+    }
+    let piece = bytes.get(..PATH_PIECE_BYTES)?;
+    let cut = piece.iter().rposition(|byte| *byte == b'/')?;
+    Some((path_of(bytes.get(..cut)?), path_of(bytes.get(cut + 1..)?)))
 }
 
 /// Parent and last name. Slashes and `.` at the end mean nothing; `None` for the root and for `..` at the end.

@@ -324,3 +324,35 @@ fn a_race_with_links_never_leaves_the_root() {
     });
     case.assert_outside_untouched();
 }
+
+#[test]
+fn paths_that_are_too_long_for_the_kernel_are_resolved_in_pieces() {
+    let case = Case::new();
+    let name = "d".repeat(200);
+    let mut path = PathBuf::new();
+    for _ in 0..50 {
+        path.push(&name);
+        case.root
+            .create_dir(&path, 0o755, Resolve::Beneath)
+            .unwrap();
+    }
+    path.push("file");
+    let made = case.root.create_file(&path, 0o640, Resolve::Beneath);
+    drop(made.unwrap());
+    let found = case.root.metadata(&path, Resolve::Beneath).unwrap();
+    assert_eq!((found.kind, found.mode), (Kind::File, 0o640));
+    let absent = case.root.metadata(&path.join("x"), Resolve::Beneath);
+    assert_eq!(absent.unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    // No link is followed on the way.
+    let link = Path::new("link");
+    case.root
+        .symlink(name.as_bytes(), link, Resolve::Beneath)
+        .unwrap();
+    let rest = path.strip_prefix(&name).unwrap();
+    let led = case.root.metadata(&link.join(rest), Resolve::Beneath);
+    assert_eq!(
+        led.unwrap_err().raw_os_error(),
+        Some(Errno::LOOP.raw_os_error())
+    );
+    case.assert_outside_untouched();
+}

@@ -1,7 +1,7 @@
 //! Walking a directory into a tree: getdents and statx by descriptor, files hashed on all cores.
 //!
 //! Directories are opened from the root by their path, so that few descriptors are open at a time however deep
-//! the tree is; paths longer than the kernel takes at once are opened in pieces.
+//! the tree is.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -28,8 +28,6 @@ const SEQUENTIAL_ENTRIES: usize = 512;
 const LARGE_BYTES: u64 = 8 << 20;
 const READ_BYTES: usize = 128 << 10;
 const LARGE_READ_BYTES: usize = 4 << 20;
-/// Below the kernel's PATH_MAX.
-const PATH_PIECE_BYTES: usize = 4000;
 
 /// Two names with the same pair are one inode.
 type Inode = (u64, u64);
@@ -540,31 +538,17 @@ fn hash_large(root: &RootDir, path: &Path) -> io::Result<[u8; 32]> {
     }
 }
 
-/// Opens a directory below the root for listing, in pieces where the path is longer than the kernel takes.
+/// Opens a directory below the root for listing.
 fn open_directory(root: &RootDir, path: &[u8]) -> io::Result<OwnedFd> {
-    let mut held: Option<RootDir> = None;
-    let mut rest = path;
-    while rest.len() > PATH_PIECE_BYTES {
-        let piece = rest.get(..PATH_PIECE_BYTES).unwrap_or_default();
-        let cut = piece
-            .iter()
-            .rposition(|byte| *byte == b'/')
-            .ok_or(Errno::NAMETOOLONG)?;
-        let from = held.as_ref().unwrap_or(root);
-        let piece = path_of(rest.get(..cut).unwrap_or_default());
-        let next = from.directory(piece, Resolve::Beneath)?;
-        held = Some(next);
-        rest = rest.get(cut + 1..).unwrap_or_default();
-    }
-    let from = held.as_ref().unwrap_or(root);
+    let path = path_of(path);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    match from.open(path_of(rest), flags, 0, Resolve::Beneath) {
+    match root.open(path, flags, 0, Resolve::Beneath) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // An ordinary owner of a directory without read permission gives it to himself for the moment.
-            let node = from.node(path_of(rest), Resolve::Beneath)?;
+            let node = root.node(path, Resolve::Beneath)?;
             let before = node.metadata()?;
             node.set_mode(before.mode | 0o500)?;
-            let opened = from.open(path_of(rest), flags, 0, Resolve::Beneath);
+            let opened = root.open(path, flags, 0, Resolve::Beneath);
             node.set_mode(before.mode)?;
             opened
         }
