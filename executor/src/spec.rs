@@ -121,6 +121,8 @@ pub enum MountSource {
     Directory {
         root: Arc<RootDir>,
         path: PathBuf,
+        /// Of a volume: where its directory is. Without mounts, whoever writes to it puts another in its place.
+        volume: Option<PathBuf>,
     },
     /// A path of the host that the user named, with the mounts that are made below it later.
     Propagated {

@@ -11,6 +11,7 @@ RUN mkdir -p /a/b /c && truncate -s 33554432 /c/holes && echo 1 > /a/one && echo
 FROM base
 COPY a /a/copied
 RUN echo more >> /a/one && rm /a/two && mv /a/b /a/moved && ln /a/copied /c/linked && chown -h 5:6 /a/link
+RUN mkdir /x && cd /x && for i in $(seq 1 230); do mkdir a-name-of-20-letters && cd a-name-of-20-letters || break; done
 RUN chown -Rh 0:0 /c /bin && test "$(du -k /c/holes | cut -f 1)" -lt 1024
 RUN chmod 4750 /a/one && mkdir /a/b && echo new > /a/b/new && rm -r /a/moved && mknod -m 640 /c/device c 1 3
 RUN test ! -e /a/b/three && chown 7:8 /c/device && mv /c/device /c/renamed && touch -d @1000000000 /c
@@ -85,6 +86,19 @@ fn commands_run_in_a_container_without_options() {
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     let check = inside.rbuild(&["store", "check"]).success();
     assert_eq!(check.stdout, "The store is whole.\n");
+
+    // Whoever begins while another puts back what it had of the volume has that, or is told that it is in use.
+    let writers = r#"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+            "$RBUILD" run --rm -u 0 --network host -v shared:/d app sh -c 'echo x >> /d/lines' 2>> "$1" && echo w &
+            "$RBUILD" run --rm -u 0 --network host -v shared:/d:ro app cat /d/lines > /dev/null || echo failed &
+            /bin/busybox sleep 0.1
+        done; wait; "$RBUILD" run --rm -u 0 --network host -v shared:/d:ro app cat /d/lines"#;
+    let written = inside.sh(writers, &["refused"]).success().stdout;
+    let refused = std::fs::read_to_string(kit.path("refused")).unwrap();
+    let refusals = refused.matches("another container has it").count();
+    let count = |line| written.lines().filter(|it| *it == line).count();
+    assert_eq!(count("w") + refusals, 12, "{written}{refused}");
+    assert_eq!(count("x"), count("w"), "{written}{refused}");
 
     let arguments = kit.build_arguments(TRIES, &["--no-cache"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -437,6 +437,7 @@ fn mount_of(tools: &TemporaryDirectory) -> Result<Mount> {
         source: MountSource::Directory {
             root: Arc::new(root),
             path: PathBuf::from("."),
+            volume: None,
         },
     })
 }

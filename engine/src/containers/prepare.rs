@@ -301,6 +301,7 @@ fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
             Ok(MountSource::Directory {
                 root: Arc::new(root),
                 path: PathBuf::from(mount.subpath.as_deref().unwrap_or(".")),
+                volume: Some(data),
             })
         }
         MountKind::Tmpfs(tmpfs) => Ok(MountSource::Tmpfs(tmpfs.clone())),
@@ -318,6 +319,7 @@ fn directory(path: &Path, target: &str) -> Result<MountSource> {
     Ok(MountSource::Directory {
         root: Arc::new(root.map_err(|source| cannot_mount(&path, target, source))?),
         path: name,
+        volume: None,
     })
 }
 

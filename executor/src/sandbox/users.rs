@@ -49,7 +49,7 @@ pub(super) fn choose(executor: &Executor, exec: &Exec) -> Result<Chosen, ExecErr
     let mut directories = Vec::new();
     for mount in &exec.mounts {
         let tree = match &mount.source {
-            MountSource::Directory { root, path } => {
+            MountSource::Directory { root, path, .. } => {
                 in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)
                     .and_then(|found| mounts::copy(found.as_fd(), true))
             }

@@ -26,6 +26,7 @@ pub(crate) fn directory(target: &str, path: &std::path::Path) -> Result<Mount, k
         MountSource::Directory {
             root: Arc::new(RootDir::open_ambient(path)?),
             path: "/".into(),
+            volume: None,
         },
     ))
 }
@@ -81,6 +82,7 @@ pub(crate) fn mounts(kit: &Kit) -> Outcome {
         MountSource::Directory {
             root: Arc::new(RootDir::open_ambient(host.path())?),
             path: "/".into(),
+            volume: None,
         },
     );
     let exec = with_mounts(

@@ -24,7 +24,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbuild_cache::root_dir::Resolve;
+use rbuild_cache::root_dir::{Metadata, Resolve};
 use rbuild_cache::{RootDir, SnapshotId, owners};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -426,11 +426,24 @@ fn without() -> u64 {
     bits.sum()
 }
 
+fn failed(what: &str, target: &Path) -> impl Fn(std::io::Error) -> ExecError + use<> {
+    let step = format!("{what} for the mount at {}", target.display());
+    move |error| setup(step.clone(), error)
+}
+
+/// Where a path inside of a root is.
+fn place(root: BorrowedFd<'_>, path: &Path) -> std::io::Result<PathBuf> {
+    let found = in_root::open(root, &in_root::clean(path), OFlags::PATH)?;
+    Ok(shown_path(found.as_fd())?)
+}
+
 /// A volume is one command's at a time.
 fn lock(volume: &Path, target: &Path) -> Result<OwnedFd, ExecError> {
     let step = format!("have the volume at {}", target.display());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let lock = rustix::fs::open(volume, flags, Mode::empty());
+    // The directory itself goes when another takes its place.
+    let holder = volume.parent().unwrap_or(volume);
+    let lock = rustix::fs::open(holder, flags, Mode::empty());
     let lock = lock.map_err(|errno| setup(step.clone(), std::io::Error::from(errno)))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
@@ -529,10 +542,7 @@ impl Builder<'_> {
     }
 
     fn mount(&mut self, mount: Mount, target: &Path) -> Result<(), ExecError> {
-        let failed = |what: &str| {
-            let step = format!("{what} for the mount at {}", target.display());
-            move |error: std::io::Error| setup(step, error)
-        };
+        let failed = |what: &str| failed(what, target);
         match &mount.source {
             MountSource::Snapshot { snapshot, path } => {
                 let view = overlay::view(&self.executor.store, snapshot.as_ref());
@@ -547,7 +557,12 @@ impl Builder<'_> {
             MountSource::Propagated { .. } => {
                 return refuse("mount what travels between a command and the machine");
             }
-            MountSource::Directory { root, path } => {
+            MountSource::Directory {
+                path,
+                volume: Some(volume),
+                ..
+            } => self.volume(volume, path, mount.read_only, target)?,
+            MountSource::Directory { root, path, .. } => {
                 self.directory(root, path, mount.read_only, target)?;
             }
             MountSource::Cache {
@@ -564,12 +579,8 @@ impl Builder<'_> {
             } => {
                 let (store, owner) = (&self.executor.store, (*uid, *gid));
                 let directory = cache_content::open(store, cache, from.as_ref(), *mode, owner)?;
-                let place = || -> std::io::Result<PathBuf> {
-                    let found =
-                        in_root::open(directory.as_fd(), &in_root::clean(path), OFlags::PATH)?;
-                    Ok(shown_path(found.as_fd())?)
-                };
-                let place = place().map_err(failed("find the part of the cache"))?;
+                let place =
+                    place(directory.as_fd(), path).map_err(failed("find the part of the cache"))?;
                 self.borrow(target, &place)
                     .map_err(failed("put the cache there"))?;
                 if place == cache.path() {
@@ -623,7 +634,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// A copy; of a volume, what becomes of it replaces that in the end.
+    /// A copy of what is the machine's.
     fn directory(
         &mut self,
         root: &RootDir,
@@ -631,41 +642,71 @@ impl Builder<'_> {
         read_only: bool,
         target: &Path,
     ) -> Result<(), ExecError> {
-        let failed = |what: &str| {
-            let step = format!("{what} for the mount at {}", target.display());
-            move |error: std::io::Error| setup(step, error)
-        };
-        let look = || -> std::io::Result<(PathBuf, PathBuf)> {
-            let found = in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)?;
-            Ok((shown_path(root.as_fd())?, shown_path(found.as_fd())?))
-        };
-        let (top, place) = look().map_err(failed("find the source"))?;
+        let place = place(root.as_fd(), path).map_err(failed("find the source", target))?;
         let store = self.executor.store.root();
-        let store = store.canonicalize().map_err(failed("find the store"))?;
+        let store = store
+            .canonicalize()
+            .map_err(failed("find the store", target))?;
         if store.starts_with(&place) {
             return refuse(&format!(
                 "copy `{}`, which holds the store,",
                 place.display()
             ));
         }
-        let after = if read_only {
-            After::Removed
-        } else {
-            let volume = top
-                .parent()
-                .filter(|it| it.starts_with(store.join("volumes")));
-            let Some(volume) = volume else {
-                return refuse(&format!("let a command write to `{}`", place.display()));
-            };
-            self.kept._locks.push(lock(volume, target)?);
-            After::Replaced(place.clone())
-        };
+        if !read_only {
+            return refuse(&format!("let a command write to `{}`", place.display()));
+        }
         let name = self.places.fresh_name();
         self.copy(root.as_fd(), path, &name)
-            .map_err(failed(&format!("copy `{}`", place.display())))?;
+            .map_err(failed(&format!("copy `{}`", place.display()), target))?;
+        self.put(target, &name)
+    }
+
+    /// A copy, and what becomes of it replaces the volume in the end.
+    fn volume(
+        &mut self,
+        volume: &Path,
+        path: &Path,
+        read_only: bool,
+        target: &Path,
+    ) -> Result<(), ExecError> {
+        let name = self.places.fresh_name();
+        if read_only {
+            self.copy_whole(volume, path, &name)
+                .map_err(failed("copy the volume", target))?;
+            return self.put(target, &name);
+        }
+        self.kept._locks.push(lock(volume, target)?);
+        // Opened now: whoever had the lock last has put another directory there.
+        let root = RootDir::open_ambient(volume).map_err(failed("find the volume", target))?;
+        let place = place(root.as_fd(), path).map_err(failed("find the source", target))?;
+        self.copy(root.as_fd(), path, &name)
+            .map_err(failed("copy the volume", target))?;
         self.places
-            .put_then(target, &name, after)
-            .map_err(failed("put the copy there"))
+            .put_then(target, &name, After::Replaced(place))
+            .map_err(failed("put the copy there", target))
+    }
+
+    /// Copies what nobody keeps others from replacing, and then removing, meanwhile.
+    fn copy_whole(&self, volume: &Path, path: &Path, name: &str) -> std::io::Result<()> {
+        const TRIES: u32 = 100;
+        for _ in 0..TRIES {
+            let root = RootDir::open_ambient(volume)?;
+            let copied = self.copy(root.as_fd(), path, name);
+            let of = |root: RootDir| Metadata::of_fd(root.as_fd()).map(|it| it.inode);
+            if of(RootDir::open_ambient(volume)?)? == of(root)? {
+                return copied;
+            }
+            match self
+                .places
+                .aside()?
+                .remove_tree(Path::new(name), Resolve::Beneath)
+            {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Err(Errno::BUSY.into())
     }
 
     /// A directory or file of the store is in the tree for a while, and nowhere else.

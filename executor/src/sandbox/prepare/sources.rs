@@ -120,7 +120,7 @@ impl Builder {
                 };
                 Ok(self.tree(tree, path))
             }
-            MountSource::Directory { root, path } => {
+            MountSource::Directory { root, path, .. } => {
                 if let Some(tree) = self.directories.get_mut(index).and_then(Option::take) {
                     return Ok(Source::Whole {
                         tree: self.slot(tree),
