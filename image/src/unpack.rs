@@ -202,7 +202,9 @@ fn unpack_entries(
             })?;
         }
         let sizes = entry.xattrs.iter();
-        attributes += sizes.map(|(_, value)| value.len()).sum::<usize>();
+        attributes += sizes
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>();
         if attributes > ATTRIBUTES_LIMIT_BYTES {
             return Err(Error::BadArchive {
                 what: format!("{what}, `{}`", shown(&entry.path)),

@@ -1,6 +1,7 @@
 //! Layers of archives held against their images' configs when they are loaded: from then on they have a name, and may be
 //! saved and pushed again without ever being unpacked here.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
@@ -47,8 +48,12 @@ pub(super) async fn layers_of(
 
 /// Reads layers, and fails where one is not what its image's config says. One without compression was read when it came.
 pub(super) async fn layers(store: &Arc<Store>, layers: Vec<(Descriptor, DiffId)>) -> Result<()> {
+    // Many images may have a layer in common.
+    let mut known = HashSet::new();
     let doubtful = layers.into_iter().filter(|(descriptor, diff_id)| {
-        descriptor.digest != diff_id.0 && is_layer(&descriptor.media_type)
+        descriptor.digest != diff_id.0
+            && is_layer(&descriptor.media_type)
+            && known.insert((descriptor.digest, *diff_id))
     });
     let mut jobs = futures_util::stream::iter(doubtful)
         .map(|(descriptor, diff_id)| {
