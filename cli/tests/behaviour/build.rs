@@ -1,7 +1,7 @@
 //! Builds: what comes out, what is cached, what is said when one fails.
 
 use crate::kit::programs::{has, run, run_in};
-use crate::kit::{Archive, Kit};
+use crate::kit::{Archive, Kit, skipped};
 use crate::require_machine;
 
 #[test]
@@ -346,5 +346,47 @@ fn a_change_that_changes_nothing_is_in_no_layer() {
         let of_run: Vec<&String> = image.layers[2].keys().collect();
         assert_eq!(of_run, ["d", "d/new"]);
     }
+    kit.store_is_whole();
+}
+
+#[test]
+fn an_insecure_run_has_the_machines_devices() {
+    const TEST: &str = "an_insecure_run_has_the_machines_devices";
+    require_machine!();
+    if !crate::kit::is_root() || !std::path::Path::new("/dev/loop-control").exists() {
+        skipped(
+            TEST,
+            "only root has devices to give, and this machine has none",
+        );
+        return;
+    }
+    let kit = Kit::new();
+    let tries =
+        "test -c /dev/loop-control && mknod /tried c 10 237 && head -c 0 /tried && rm /tried";
+    let dockerfile = format!(
+        "FROM busybox\nRUN --security=insecure {tries}\nRUN test ! -e /dev/loop-control && ! ( {tries} )\n"
+    );
+    kit.must_build(&dockerfile, &["--allow=security.insecure"]);
+}
+
+#[test]
+fn paths_may_be_longer_than_the_kernel_takes_at_once() {
+    require_machine!();
+    let kit = Kit::new();
+    let dockerfile = "FROM busybox AS deep\n\
+        RUN mkdir /x && cd /x && for i in $(seq 1 230); do mkdir a-name-of-20-letters && cd a-name-of-20-letters || break; done\n\
+        FROM busybox\nCOPY --from=deep /x /y\nRUN test $(find /y 2> /dev/null | wc -l) -gt 190\n";
+    kit.must_build(dockerfile, &["-t=deep", "-o", "type=docker,dest=image.tar"]);
+    kit.must(&["rmi", "deep"]);
+    kit.must(&["prune", "--all", "--force"]);
+    kit.must(&["load", "-i", "image.tar"]);
+    kit.must(&[
+        "run",
+        "--rm",
+        "deep",
+        "test",
+        "-d",
+        "/y/a-name-of-20-letters",
+    ]);
     kit.store_is_whole();
 }

@@ -52,6 +52,16 @@ pub(super) fn guard(
     }
 }
 
+/// Whether a command has all devices of the machine.
+pub(super) fn has_all(privilege: Privilege, users: &Chosen, exec: &Exec) -> bool {
+    exec.security == Security::Insecure && privilege == Privilege::Root && users.mapped.is_none()
+}
+
+/// Whether it opens devices wherever it finds or makes a node: all, or those that its cgroup lets it use.
+pub(super) fn opens_nodes(privilege: Privilege, users: &Chosen, exec: &Exec) -> bool {
+    has_all(privilege, users, exec) || !exec.options.device_rules.is_empty()
+}
+
 /// What only a cgroup can do.
 fn asked(exec: &Exec) -> Option<String> {
     if let Some(rule) = exec.options.device_rules.first() {

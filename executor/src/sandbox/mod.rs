@@ -238,7 +238,7 @@ impl Executor {
                 Some(_) => Cgroup::make(&exec.limits.without_pids(), accounted)?,
             };
             devices::guard(host.privilege(), &users, &exec, &mut cgroup)?;
-            if !exec.options.device_rules.is_empty() {
+            if devices::opens_nodes(host.privilege(), &users, &exec) {
                 mounts::allow_devices(root.as_fd())
                     .map_err(|errno| setup("let devices be opened", std::io::Error::from(errno)))?;
             }

@@ -2,6 +2,7 @@
 //! (detached) everything that the sandbox needs. Touches the store and the host; makes no process.
 
 pub(super) mod etc;
+mod machine;
 mod memory;
 pub(super) mod sources;
 
@@ -16,7 +17,7 @@ use super::counted::Counted;
 use super::plan::{self, Bytes, Command, Devices, Filter, Limit, ResourceLimit, Task};
 use super::socket::Forwarded;
 use super::users::Chosen;
-use super::{ExecError, capabilities};
+use super::{ExecError, capabilities, devices};
 use crate::host::Privilege;
 use crate::mapped::Mapped;
 use crate::spec::{Device, Exec, Mount, Names, Network, Security, Space};
@@ -76,6 +77,8 @@ pub(super) fn prepare(
         (Privilege::Root, Some(_)) => Privilege::Subordinate,
         (privilege, _) => privilege,
     };
+    let has_all_devices = devices::has_all(privilege, &users, &exec);
+    let opens_devices = devices::opens_nodes(privilege, &users, &exec);
     let view = RootDir::from_fd(root.try_clone().map_err(|e| setup("keep the root", e))?);
     let user = look_up_user(&view, &exec)?;
     let mut builder = Builder {
@@ -147,6 +150,10 @@ pub(super) fn prepare(
                 "there is none of that name",
             )
         })?;
+    if has_all_devices {
+        exec.options.devices = machine::devices(&exec.options.devices)
+            .map_err(|error| setup("list the machine's devices", error))?;
+    }
     let profile = exec.options.profile.as_ref();
     let profile = profile
         .map(|given| {
@@ -195,7 +202,7 @@ pub(super) fn prepare(
         no_new_privileges: exec.options.no_new_privileges,
         sysctls,
         devices: further_devices(&exec.options.devices),
-        opens_devices: !exec.options.device_rules.is_empty(),
+        opens_devices,
         stdio: plan::Stdio::Streams([0; 3]),
         status: 0,
         cgroups: Vec::new(),

@@ -160,7 +160,7 @@ pub(crate) struct ContainerArgs {
     /// Devices that it may use besides, by number, as in `c 189:* rmw`; only root can give them
     #[arg(long, value_name = "RULE")]
     pub(crate) device_cgroup_rule: Vec<String>,
-    /// All capabilities, no system call filter
+    /// All capabilities, no system call filter; for root, all of the machine's devices
     #[arg(long)]
     pub(crate) privileged: bool,
     /// host: the container's users are the machine's, and its root is root (only root has a choice)

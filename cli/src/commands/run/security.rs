@@ -125,8 +125,11 @@ fn device(text: &str) -> Result<Device> {
     let (host, inside) = match fields.as_slice() {
         [host] => (*host, *host),
         [host, inside] => (*host, *inside),
-        _ => return Err(bad("it is `HOST[:CONTAINER][:PERMISSIONS]`")),
+        _ => ("", ""),
     };
+    if host.is_empty() {
+        return Err(bad("it is `HOST[:CONTAINER][:PERMISSIONS]`"));
+    }
     let path =
         std::fs::canonicalize(host).map_err(|error| Error::io("find", Path::new(host), error))?;
     let kind = std::fs::metadata(&path)
