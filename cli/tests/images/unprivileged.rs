@@ -100,6 +100,13 @@ fn commands_run_in_a_container_without_options() {
     assert_eq!(count("w") + refusals, 12, "{written}{refused}");
     assert_eq!(count("x"), count("w"), "{written}{refused}");
 
+    // A command can remove what is a mount elsewhere.
+    let removing = "FROM busybox\nRUN --mount=type=cache,target=/c touch /c/a && rm -r /c\n\
+        RUN --mount=type=cache,target=/c test ! -e /c/a && touch /c/b\nRUN --mount=type=cache,target=/c rm /c/b\n";
+    let arguments = kit.build_arguments(removing, &["-q"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    inside.rbuild(&arguments).success();
+
     let arguments = kit.build_arguments(TRIES, &["--no-cache"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let script = "\"$RBUILD\" \"$@\" && /bin/busybox ps -o args";

@@ -319,7 +319,11 @@ impl Drop for Places {
 }
 
 fn make_empty(path: &Path, like: &Metadata) -> io::Result<()> {
-    std::fs::create_dir(path)?;
+    match std::fs::create_dir(path) {
+        // What stands for a whole cache that was lent.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
     let made = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rbuild_cache::owners::set(made.as_fd(), like.uid, like.gid)?;
     rustix::fs::fchmod(&made, Mode::from_raw_mode(like.mode))?;
