@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_engine::containers::{Catalog, Volume};
+use rbuild_engine::containers::{Backing, Catalog, Volume};
 use serde_json::json;
 
 use super::container::catalog;
 use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
+use super::run::mounts::memory_options;
 use crate::chosen::Chosen;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
@@ -48,6 +49,9 @@ enum VolumeCommand {
         /// `local`, the only one there is
         #[arg(short, long, value_name = "DRIVER", default_value = "local")]
         driver: String,
+        /// What it is: `type=tmpfs`, `device=tmpfs`, `o=size=64m,uid=1000`; or `type=none`, `o=bind`, `device=/DIRECTORY`
+        #[arg(short, long, value_name = "K=V")]
+        opt: Vec<String>,
     },
     /// Remove volumes that no container holds
     #[command(visible_alias = "remove")]
@@ -93,6 +97,7 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             name,
             label,
             driver,
+            opt,
         } => {
             if driver != "local" {
                 return Err(Error::unsupported(format!("the volume driver `{driver}`")));
@@ -103,11 +108,13 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             };
             let labels = label.iter().map(pair).collect();
             let name = name.as_deref().unwrap_or_default();
+            let options: BTreeMap<String, String> = opt.iter().map(pair).collect();
+            let backing = backing(&options)?;
             // Opening the store makes it where there is none.
             let engine = machine::engine(global.options()?)?;
             let volume = engine
                 .catalog()
-                .create_volume(name, labels, BTreeMap::new())?;
+                .create_volume(name, labels, options, backing)?;
             stdio::out(format!("{}\n", volume.name));
             Ok(Exit::Success)
         }
@@ -130,6 +137,49 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             inspect::show(names, Kind::Volume, format.as_deref(), false, global)
         }
         VolumeCommand::Prune { all, force, filter } => prune(*all, *force, filter, global),
+    }
+}
+
+/// What a volume is, by the options of Docker's driver `local`.
+fn backing(options: &BTreeMap<String, String>) -> Result<Option<Backing>> {
+    let known = ["type", "device", "o"];
+    if let Some(other) = options.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(
+            Error::usage(format!("--opt `{other}`: there is no such option"))
+                .help("it is `type`, `device` or `o`"),
+        );
+    }
+    let of = |name: &str| options.get(name).map_or("", String::as_str);
+    let (kind, device, more) = (of("type"), of("device"), of("o"));
+    match kind {
+        "" if options.is_empty() => Ok(None),
+        "tmpfs" => {
+            let (file_system, read_only) = memory_options("--opt o", more)?;
+            if read_only {
+                return Err(Error::usage(
+                    "--opt `o=ro`: say it where the volume is used, `-v NAME:/TARGET:ro`",
+                ));
+            }
+            Ok(Some(Backing::Memory(file_system)))
+        }
+        "" | "none" | "bind" => {
+            if let Some(other) = more.split(',').find(|one| !matches!(*one, "bind" | "rw")) {
+                return Err(match other {
+                    "" => Error::usage("--opt: of a directory, `o=bind` is expected"),
+                    "ro" => Error::usage(
+                        "--opt `o=ro`: say it where the volume is used, `-v NAME:/TARGET:ro`",
+                    ),
+                    other => Error::unsupported(format!("--opt `o={other}`")),
+                });
+            }
+            if !device.starts_with('/') {
+                return Err(Error::usage(format!(
+                    "--opt `device={device}`: it is the absolute path of a directory"
+                )));
+            }
+            Ok(Some(Backing::Directory(device.into())))
+        }
+        other => Err(Error::unsupported(format!("--opt `type={other}`"))),
     }
 }
 
@@ -229,4 +279,43 @@ pub(crate) fn remove_unused(
     let pruned = catalog.prune_volumes(all, wanted)?;
     told.add("Deleted Volumes", &pruned.names, pruned.bytes);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(options: &[(&str, &str)]) -> Result<Option<Backing>> {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        backing(&options.iter().map(pair).collect())
+    }
+
+    #[test]
+    fn options_say_what_a_volume_is() {
+        assert_eq!(of(&[]).unwrap(), None);
+        let memory = of(&[
+            ("type", "tmpfs"),
+            ("device", "tmpfs"),
+            ("o", "size=1m,uid=7"),
+        ]);
+        match memory.unwrap() {
+            Some(Backing::Memory(tmpfs)) => {
+                assert_eq!((tmpfs.size, tmpfs.uid), (Some(1 << 20), Some(7)));
+            }
+            other => panic!("{other:?}"),
+        }
+        let directory = of(&[("type", "none"), ("o", "bind"), ("device", "/srv")]).unwrap();
+        assert_eq!(directory, Some(Backing::Directory("/srv".into())));
+        for bad in [
+            &[("type", "nfs"), ("o", "addr=1.2.3.4"), ("device", ":/x")][..],
+            &[("type", "none"), ("o", "bind")],
+            &[("type", "none"), ("device", "/srv")],
+            &[("type", "none"), ("o", "bind,ro"), ("device", "/srv")],
+            &[("type", "tmpfs"), ("o", "ro")],
+            &[("type", "tmpfs"), ("o", "what")],
+            &[("size", "1m")],
+        ] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -25,6 +25,29 @@ impl Entry {
         })
     }
 
+    /// Forgets what the container calls another one. Errors where it runs.
+    pub fn remove_link(&self, alias: &str) -> Result<()> {
+        let held = self.catalog.files.hold(self.id())?;
+        let now = self.catalog.entry(self.id())?;
+        let (Some(_held), Some(now)) = (held, now) else {
+            return Err(Error::Other(format!(
+                "the container `{}` runs and keeps its names until it is stopped: stop it first",
+                self.name
+            )));
+        };
+        let mut definition = now.definition;
+        let links = &mut definition.request.links;
+        let before = links.len();
+        links.retain(|(_, known)| known != alias);
+        if links.len() == before {
+            return Err(Error::Other(format!(
+                "the container `{}` calls no other one `{alias}`",
+                self.name
+            )));
+        }
+        keep(&self.catalog, &definition)
+    }
+
     fn change_networks(
         &self,
         ask: &Ask,

@@ -77,8 +77,8 @@ impl Entry {
             "Domainname": request.domainname,
             "User": definition.user,
             "AttachStdin": request.interactive,
-            "AttachStdout": true,
-            "AttachStderr": true,
+            "AttachStdout": request.shown.stdout,
+            "AttachStderr": request.shown.stderr,
             "ExposedPorts": self.exposed(),
             "Tty": request.terminal,
             "OpenStdin": request.interactive,
@@ -383,16 +383,19 @@ fn bindings(
     shown
 }
 
-/// As they are written.
 /// As they are typed.
 fn log_options(keeping: &Keeping) -> Value {
-    match keeping.max_size {
-        Some(bytes) => json!({
-            "max-size": bytes.to_string(),
-            "max-file": keeping.max_file.to_string(),
-        }),
-        None => json!({}),
+    let mut options = serde_json::Map::new();
+    if let Some(bytes) = keeping.max_size {
+        options.insert("max-size".to_owned(), json!(bytes.to_string()));
+        options.insert("max-file".to_owned(), json!(keeping.max_file.to_string()));
     }
+    for (name, names) in [("labels", &keeping.labels), ("env", &keeping.env)] {
+        if !names.is_empty() {
+            options.insert(name.to_owned(), json!(names.join(",")));
+        }
+    }
+    Value::Object(options)
 }
 
 fn security_options(options: &SecurityOptions) -> Vec<String> {

@@ -25,7 +25,7 @@ use super::log::{Driver, Log};
 use super::neighbours::{Circle, Claimed};
 use super::networks::Attachment;
 use super::output::Hub;
-use super::request::{Restart, RunRequest};
+use super::request::{Restart, RunRequest, Shown};
 use super::state::{Joined, State, Status};
 use super::{files, health, neighbours, prepare, serve, time, volumes};
 use crate::error::with_causes;
@@ -327,7 +327,10 @@ impl Engine {
             _ if definition.request.log.driver == Driver::None => None,
             _ => Some(open_log(&catalog, &definition)?),
         };
-        let hub = Arc::new(Hub::new(log, streams == Streams::Both));
+        let hub = Arc::new(Hub::new(
+            log,
+            (streams == Streams::Both).then_some(definition.request.shown),
+        ));
         let life = Arc::new(Life {
             hub: Arc::clone(&hub),
             now: Mutex::new(Now {
@@ -631,7 +634,11 @@ enum Streams {
 impl Streams {
     fn of(definition: &Definition, front: &Front) -> Self {
         match front {
-            Front::Own { .. } if definition.request.remove => Self::Own,
+            Front::Own { .. }
+                if definition.request.remove && definition.request.shown == Shown::default() =>
+            {
+                Self::Own
+            }
             Front::Own { .. } => Self::Both,
             Front::Other { .. } => Self::Kept,
         }

@@ -34,6 +34,11 @@ pub struct Keeping {
     pub max_size: Option<u64>,
     /// Files that are kept of a limited size; 1 or more.
     pub max_file: u32,
+    /// Labels and variables of the container that are told of it beside its output.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    #[serde(default)]
+    pub env: Vec<String>,
 }
 
 /// Docker's names for it.
@@ -63,6 +68,8 @@ impl Default for Keeping {
             driver: Driver::JsonFile,
             max_size: None,
             max_file: 1,
+            labels: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -362,6 +369,7 @@ mod tests {
             driver: Driver::Local,
             max_size: Some(200),
             max_file,
+            ..Keeping::default()
         };
         let text = |number: u32| format!("line {number}\n").into_bytes();
         let numbers = |reader: &mut Reader| -> Vec<u32> {

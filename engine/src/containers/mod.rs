@@ -56,10 +56,10 @@ pub use exec::ExecRequest;
 pub use life::Front;
 pub use networks::{Attachment, Network, NetworkRequest, NetworkSummary, Subnet};
 pub use ports::Publish;
-pub use request::{Ipc, Pull, Restart, RunRequest, Space, Spaces, Tmpfs, VolumeSource};
+pub use request::{Ipc, Pull, Restart, RunRequest, Shown, Space, Spaces, Tmpfs, VolumeSource};
 pub use state::{Health, Probe, State, Status};
 pub use update::Changes;
-pub use volumes::{PrunedVolumes, Volume};
+pub use volumes::{Backing, PrunedVolumes, Volume};
 
 /// The number of a signal: `9`, `KILL`, `SIGKILL`.
 pub fn signal_number(name: &str) -> Option<i32> {

@@ -10,6 +10,7 @@ use rustix::termios::Winsize;
 
 use super::control::frame::{Frames, Kind};
 use super::log::{Log, Stream};
+use super::request::Shown;
 
 /// Of one read.
 const PIECE: usize = 32 << 10;
@@ -19,8 +20,8 @@ const PIECE: usize = 32 << 10;
 pub(super) struct Hub {
     log: Mutex<Option<Log>>,
     attached: Mutex<Vec<Arc<Frames>>>,
-    /// This process's own standard output and error get it, too.
-    own: bool,
+    /// What of it this process's own standard output and error get, too.
+    own: Option<Shown>,
     input: Mutex<Option<OwnedFd>>,
     terminal: Mutex<Option<OwnedFd>>,
     pumps: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -31,7 +32,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hub {
-    pub(super) fn new(log: Option<Log>, own: bool) -> Self {
+    pub(super) fn new(log: Option<Log>, own: Option<Shown>) -> Self {
         Self {
             log: Mutex::new(log),
             own,
@@ -96,13 +97,15 @@ impl Hub {
         {
             tracing::error!(%error, "the container's log cannot be written");
         }
-        if self.own {
-            let written = match stream {
-                Stream::Stdout => write_all(rustix::stdio::stdout(), bytes),
-                Stream::Stderr => write_all(rustix::stdio::stderr(), bytes),
-            };
-            // Nobody reads it any more: the log has it.
-            drop(written);
+        let own = self.own.unwrap_or(Shown {
+            stdout: false,
+            stderr: false,
+        });
+        // Where nobody reads it any more, the log has it.
+        match stream {
+            Stream::Stdout if own.stdout => drop(write_all(rustix::stdio::stdout(), bytes)),
+            Stream::Stderr if own.stderr => drop(write_all(rustix::stdio::stderr(), bytes)),
+            Stream::Stdout | Stream::Stderr => {}
         }
         let kind = match stream {
             Stream::Stdout => Kind::Stdout,

@@ -16,6 +16,7 @@ use super::control::{Answer, Ask};
 use super::definition::{Definition, MountKind, MountPoint};
 use super::life::Life;
 use super::request::{self, Ipc};
+use super::volumes::Backing;
 use super::{ports, without};
 use crate::request::NetworkChoice;
 use crate::worker::{blocking, brief};
@@ -35,7 +36,7 @@ pub(super) fn exec(
         mounts.push(Mount {
             target: PathBuf::from(&mount.target),
             read_only: mount.read_only,
-            source: source(catalog, mount)?,
+            source: source(catalog, definition, mount, bare)?,
         });
     }
     let other = match &request.network_of {
@@ -283,7 +284,12 @@ fn private(begun: std::result::Result<Ahead, network::Error>, host: &Host, life:
     Ok(Arc::new(private?))
 }
 
-fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
+fn source(
+    catalog: &Catalog,
+    definition: &Definition,
+    mount: &MountPoint,
+    bare: bool,
+) -> Result<MountSource> {
     match &mount.kind {
         MountKind::Bind(path) => match Propagation::by_name(&mount.propagation) {
             None => directory(path, &mount.target),
@@ -293,6 +299,9 @@ fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
             }),
         },
         MountKind::Volume { name, .. } => {
+            if let Some(backing) = catalog.volume(name)?.and_then(|volume| volume.backing) {
+                return backed(catalog, definition, mount, (name, backing), bare);
+            }
             let data = catalog.volume_path(name)?;
             let root = RootDir::open_ambient(&data).map_err(|source| Error::Io {
                 message: format!("cannot mount the volume `{name}` at `{}`", mount.target),
@@ -305,6 +314,42 @@ fn source(catalog: &Catalog, mount: &MountPoint) -> Result<MountSource> {
             })
         }
         MountKind::Tmpfs(tmpfs) => Ok(MountSource::Tmpfs(tmpfs.clone())),
+    }
+}
+
+/// A volume that is no directory of the store.
+fn backed(
+    catalog: &Catalog,
+    definition: &Definition,
+    mount: &MountPoint,
+    (name, backing): (&str, Backing),
+    bare: bool,
+) -> Result<MountSource> {
+    let cannot = |why: &str| {
+        Err(Error::Other(format!(
+            "cannot mount the volume `{name}` at `{}`: {why}",
+            mount.target
+        )))
+    };
+    if bare {
+        return cannot("without namespaces, only volumes without options can be had");
+    }
+    if mount.subpath.is_some() {
+        return cannot("paths within it can be had of volumes without options only");
+    }
+    match backing {
+        Backing::Directory(path) => directory(&path, &mount.target),
+        Backing::Memory(tmpfs) => {
+            for user in catalog.users_of_volume(name)? {
+                let other = catalog.find(&user)?;
+                if other.id() != definition.id && other.state.status.is_alive() {
+                    return cannot(&format!(
+                        "it is in memory, and `{user}` runs with it: it is one container's at a time"
+                    ));
+                }
+            }
+            Ok(MountSource::Tmpfs(tmpfs))
+        }
     }
 }
 

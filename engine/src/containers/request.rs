@@ -23,6 +23,9 @@ pub struct RunRequest {
     pub remove: bool,
     /// `run`, not `create`.
     pub starts_at_once: bool,
+    /// What of its output the process shows that it lives in, where that is in the foreground.
+    #[serde(default)]
+    pub shown: Shown,
     /// Replaces CMD.
     pub command: Vec<String>,
     /// Replaces ENTRYPOINT; an empty string takes it away.
@@ -125,6 +128,22 @@ impl RunRequest {
             Users::Host
         } else {
             self.users
+        }
+    }
+}
+
+/// Output that is shown; all of it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self {
+            stdout: true,
+            stderr: true,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::Volumes;
-use rbuild_executor::Executor;
+use rbuild_executor::{Executor, spec};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
@@ -19,8 +19,21 @@ pub struct Volume {
     pub name: String,
     pub created: String,
     pub labels: BTreeMap<String, String>,
+    /// As they were typed.
     pub options: BTreeMap<String, String>,
+    /// Where it is not a directory of the store.
+    #[serde(default)]
+    pub backing: Option<Backing>,
     pub anonymous: bool,
+}
+
+/// What a volume is, other than a directory of the store. What an image has at its place does not come into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backing {
+    /// A directory of the host, which stays when the volume goes.
+    Directory(PathBuf),
+    /// A file system in memory, while one container runs.
+    Memory(spec::Tmpfs),
 }
 
 /// What `volume prune` took.
@@ -41,6 +54,7 @@ impl Catalog {
         name: &str,
         labels: BTreeMap<String, String>,
         options: BTreeMap<String, String>,
+        backing: Option<Backing>,
     ) -> Result<Volume> {
         let anonymous = name.is_empty();
         let name = if anonymous {
@@ -52,25 +66,25 @@ impl Catalog {
         let _lock = self.files.lock()?;
         match self.volume(&name)? {
             Some(volume) => Ok(volume),
-            None => self.make_volume(name, labels, options, anonymous, |_| Ok(())),
+            None => {
+                let volume = Volume {
+                    created: time::now(),
+                    labels,
+                    options,
+                    backing,
+                    anonymous,
+                    name,
+                };
+                self.make_volume(volume, |_| Ok(()))
+            }
         }
     }
 
     fn make_volume(
         &self,
-        name: String,
-        labels: BTreeMap<String, String>,
-        options: BTreeMap<String, String>,
-        anonymous: bool,
+        volume: Volume,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Volume> {
-        let volume = Volume {
-            created: time::now(),
-            labels,
-            options,
-            anonymous,
-            name,
-        };
         let document =
             serde_json::to_vec(&volume).map_err(|error| Error::Other(error.to_string()))?;
         self.volume_files().create(&volume.name, &document, fill)?;
@@ -222,11 +236,25 @@ pub(super) fn make_missing(executor: &Executor, definition: &Definition) -> Resu
             }
             _ => Ok(()),
         };
-        if catalog.volume(name)?.is_none() {
-            let none = BTreeMap::new();
-            catalog.make_volume(name.clone(), none.clone(), none, *anonymous, fill)?;
-        } else if is_empty(&catalog.volume_path(name)?) {
-            fill(&catalog.volume_path(name)?)?;
+        match catalog.volume(name)? {
+            None => {
+                let volume = Volume {
+                    created: time::now(),
+                    labels: BTreeMap::new(),
+                    options: BTreeMap::new(),
+                    backing: None,
+                    anonymous: *anonymous,
+                    name: name.clone(),
+                };
+                catalog.make_volume(volume, fill)?;
+            }
+            Some(volume) if volume.backing.is_none() => {
+                let data = catalog.volume_path(name)?;
+                if is_empty(&data) {
+                    fill(&data)?;
+                }
+            }
+            Some(_) => {}
         }
     }
     Ok(())

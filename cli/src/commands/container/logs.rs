@@ -31,6 +31,9 @@ pub(crate) struct LogsArgs {
     /// With the time of each line
     #[arg(short, long)]
     timestamps: bool,
+    /// With what `--log-opt labels=…` and `env=…` name of the container
+    #[arg(long)]
+    details: bool,
 }
 
 pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
@@ -55,6 +58,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
         moment("--until", &args.until)?,
     );
     let mut entry = super::catalog(global)?.find(&args.container)?;
+    let details = args.details.then(|| details(&entry));
     let path = entry.log()?;
     let opened = Reader::open(&path).map_err(|error| Error::io("read", &path, error))?;
     let Some(mut log) = opened else {
@@ -74,7 +78,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
             continue;
         }
         match tail {
-            None => show(&line, args.timestamps),
+            None => show(&line, args.timestamps, details.as_deref()),
             Some(tail) => {
                 last.push_back(line);
                 if last.len() > tail {
@@ -84,7 +88,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
         }
     }
     for line in &last {
-        show(line, args.timestamps);
+        show(line, args.timestamps, details.as_deref());
     }
     if !args.follow {
         return Ok(Exit::Success);
@@ -98,7 +102,7 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
                 return Ok(Exit::Success);
             }
             if wanted(&line) {
-                show(&line, args.timestamps);
+                show(&line, args.timestamps, details.as_deref());
             }
         }
         if !alive {
@@ -108,10 +112,33 @@ pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
     }
 }
 
-fn show(line: &Line, timestamps: bool) {
+/// As Docker writes them: `a=1,b=2`.
+fn details(entry: &Entry) -> String {
+    let definition = &entry.definition;
+    let keeping = &definition.request.log;
+    let labels = definition.labels();
+    let label = |name: &String| Some(format!("{name}={}", labels.get(name)?));
+    let variable = |name: &String| {
+        let mut all = definition.env.iter();
+        let is_it = |variable: &&String| variable.split_once('=').is_some_and(|(of, _)| of == name);
+        all.find(is_it).cloned()
+    };
+    let named = keeping.labels.iter().filter_map(label);
+    let mut all: Vec<String> = named
+        .chain(keeping.env.iter().filter_map(variable))
+        .collect();
+    all.sort();
+    all.join(",")
+}
+
+fn show(line: &Line, timestamps: bool, details: Option<&str>) {
     let mut text = String::new();
     if timestamps {
         text.push_str(&line.time);
+        text.push(' ');
+    }
+    if let Some(details) = details {
+        text.push_str(details);
         text.push(' ');
     }
     text.push_str(&line.log);

@@ -5,10 +5,10 @@ use rbuild_engine::containers::Status;
 
 use crate::chosen::Chosen;
 use crate::commands::prune::{self, Removed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::machine;
+use crate::{machine, stdio};
 
 /// Remove containers
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,9 @@ pub(crate) struct RmArgs {
     /// With their anonymous volumes
     #[arg(short, long)]
     volumes: bool,
+    /// Remove no container, but what one calls another (`run --link`): CONTAINER/ALIAS
+    #[arg(short, long, conflicts_with_all = ["force", "volumes"])]
+    link: bool,
 }
 
 /// Remove all containers that do not run
@@ -35,6 +38,9 @@ pub(crate) struct PruneArgs {
 }
 
 pub(crate) fn execute(args: &RmArgs, global: &GlobalArgs) -> Result<Exit> {
+    if args.link {
+        return remove_links(&args.containers, global);
+    }
     let engine = machine::engine(global.options()?)?;
     let catalog = engine.catalog();
     let mut exit = Exit::Success;
@@ -51,6 +57,19 @@ pub(crate) fn execute(args: &RmArgs, global: &GlobalArgs) -> Result<Exit> {
         exit = removed;
     }
     Ok(exit)
+}
+
+fn remove_links(links: &[String], global: &GlobalArgs) -> Result<Exit> {
+    let catalog = super::catalog(global)?;
+    for link in links {
+        let plain = link.strip_prefix('/').unwrap_or(link);
+        let (container, alias) = plain.split_once('/').ok_or_else(|| {
+            Error::usage(format!("--link `{link}`: it looks like `CONTAINER/ALIAS`"))
+        })?;
+        catalog.find(container)?.remove_link(alias)?;
+        stdio::out(format!("{link}\n"));
+    }
+    Ok(Exit::Success)
 }
 
 pub(crate) fn prune(args: &PruneArgs, global: &GlobalArgs) -> Result<Exit> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::blocks::BlockArgs;
+use super::refused::RefusedArgs;
 use crate::limits::LimitArgs;
 use crate::no_effect::{IsolationArgs, TrustArgs};
 
@@ -15,6 +16,9 @@ pub(crate) struct RunArgs {
     /// Go on in the background and print the container's ID
     #[arg(short, long)]
     pub(crate) detach: bool,
+    /// Only these of the container's streams: stdin, stdout, stderr (default: the last two, and with -i all)
+    #[arg(short, long, value_name = "STREAM", conflicts_with = "detach")]
+    pub(crate) attach: Vec<String>,
     /// Do not hand signals on to the command with --sig-proxy=false
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) sig_proxy: Option<bool>,
@@ -188,7 +192,8 @@ pub(crate) struct ContainerArgs {
     /// Where output is kept: json-file, local (the same, at most 100 MB) or none
     #[arg(long, value_name = "DRIVER")]
     pub(crate) log_driver: Option<String>,
-    /// max-size=SIZE of a file of output, and max-file=N, how many of them are kept
+    /// max-size=SIZE of a file of output, and max-file=N, how many of them are kept; labels=NAMES and env=NAMES, what of
+    /// the container `logs --details` shows
     #[arg(long, value_name = "K=V")]
     pub(crate) log_opt: Vec<String>,
     /// What becomes of the container when it ends: no, on-failure[:N], always, unless-stopped
@@ -225,6 +230,8 @@ pub(crate) struct ContainerArgs {
     _trust: TrustArgs,
     #[command(flatten)]
     _isolation: IsolationArgs,
+    #[command(flatten)]
+    pub(crate) refused: RefusedArgs,
     /// `local`, the only one there is
     #[arg(long, value_name = "DRIVER", hide = true, value_parser = ["", "local"])]
     volume_driver: Option<String>,

@@ -16,6 +16,7 @@ pub(super) fn read(driver: Option<&str>, options: &[String]) -> Result<Keeping> 
             driver: Driver::Local,
             max_size: Some(LOCAL_SIZE),
             max_file: LOCAL_FILES,
+            ..Keeping::default()
         },
         Some("none") => Keeping {
             driver: Driver::None,
@@ -54,9 +55,11 @@ pub(super) fn read(driver: Option<&str>, options: &[String]) -> Result<Keeping> 
                     ))
                 })?;
             }
+            Some(("labels", names)) => keeping.labels = list(names),
+            Some(("env", names)) => keeping.env = list(names),
             _ => {
                 return Err(Error::usage(format!(
-                    "--log-opt `{option}`: expected `max-size=SIZE` or `max-file=N`"
+                    "--log-opt `{option}`: expected `max-size=SIZE`, `max-file=N`, `labels=NAMES` or `env=NAMES`"
                 )));
             }
         }
@@ -67,6 +70,14 @@ pub(super) fn read(driver: Option<&str>, options: &[String]) -> Result<Keeping> 
         ));
     }
     Ok(keeping)
+}
+
+fn list(names: &str) -> Vec<String> {
+    let names = names.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 const MOST_FILES: u32 = 1000;
@@ -86,6 +97,11 @@ mod tests {
         assert_eq!((keeping.max_size, keeping.max_file), (Some(1 << 20), 3));
         let local = of(Some("local"), &["max-file=2"]).unwrap();
         assert_eq!((local.max_size, local.max_file), (Some(20 << 20), 2));
+        let told = of(None, &["labels=a, b", "env=C,"]).unwrap();
+        assert_eq!(
+            (told.labels.join(" "), told.env.join(" ")),
+            ("a b".to_owned(), "C".to_owned())
+        );
         for bad in [
             &["max-file=3"][..],
             &["max-size=0"],

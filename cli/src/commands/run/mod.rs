@@ -2,15 +2,17 @@
 //! background, lives in a process behind it ([`behind`]), so that it can be left.
 
 mod args;
+mod attach;
 pub(super) mod behind;
 pub(crate) mod blocks;
 mod cidfile;
 pub(crate) mod environment;
 mod labels;
 mod logs;
-mod mounts;
+pub(crate) mod mounts;
 pub(crate) mod networks;
 mod ports;
+mod refused;
 pub(crate) mod request;
 mod runtime;
 mod security;
@@ -66,6 +68,7 @@ fn start(args: &RunArgs, global: &GlobalArgs) -> Result<Exit> {
     let mut request = request::read(&args.container)?;
     request.starts_at_once = true;
     let keys = DetachKeys::parse(args.detach_keys.as_deref())?;
+    request.shown = attach::read(&args.attach, &request)?;
     let (interactive, terminal) = (request.interactive, request.terminal);
     if interactive && terminal && !args.detach && !std::io::stdin().is_terminal() {
         return Err(

@@ -275,38 +275,43 @@ fn memory(text: &str) -> Result<Tmpfs> {
             .help("it looks like `/run:size=64m,mode=755`")
     };
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut tmpfs = Tmpfs {
-        target: target_path(target).map_err(|reason| bad(&reason))?,
-        read_only: false,
-        file_system: PLAIN,
-    };
-    let options_of = &mut tmpfs.file_system;
+    let target = target_path(target).map_err(|reason| bad(&reason))?;
+    let (file_system, read_only) = memory_options("--tmpfs", options)?;
+    Ok(Tmpfs {
+        target,
+        read_only,
+        file_system,
+    })
+}
+
+/// Options of a file system in memory, and whether it is read-only.
+pub(crate) fn memory_options(flag: &str, options: &str) -> Result<(FileSystem, bool)> {
+    let (mut file_system, mut read_only) = (PLAIN, false);
     let number = |name: &str, value: &str| {
         let number = value.parse::<u32>().ok();
-        number.ok_or_else(|| bad(&format!("`{name}={value}` is not a number")))
+        number.ok_or_else(|| Error::usage(format!("{flag}: `{name}={value}` is not a number")))
     };
+    let size = |name: &str, value: &str| values::size(&format!("{flag} {name}"), value);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", value)) => options_of.size = Some(values::size("--tmpfs size", value)?),
-            Some(("mode", value)) => options_of.mode = Some(octal(value)?),
-            Some(("uid", value)) => options_of.uid = Some(number("uid", value)?),
-            Some(("gid", value)) => options_of.gid = Some(number("gid", value)?),
-            Some(("nr_inodes", value)) => {
-                options_of.inodes = Some(values::size("--tmpfs nr_inodes", value)?);
-            }
+            Some(("size", value)) => file_system.size = Some(size("size", value)?),
+            Some(("mode", value)) => file_system.mode = Some(octal(value)?),
+            Some(("uid", value)) => file_system.uid = Some(number("uid", value)?),
+            Some(("gid", value)) => file_system.gid = Some(number("gid", value)?),
+            Some(("nr_inodes", value)) => file_system.inodes = Some(size("nr_inodes", value)?),
             None => match option {
-                "ro" => tmpfs.read_only = true,
-                "rw" => tmpfs.read_only = false,
-                "exec" => options_of.no_exec = false,
-                "noexec" => options_of.no_exec = true,
+                "ro" => read_only = true,
+                "rw" => read_only = false,
+                "exec" => file_system.no_exec = false,
+                "noexec" => file_system.no_exec = true,
                 // How it is mounted anyway.
                 "nosuid" | "nodev" => {}
-                _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),
+                _ => return Err(Error::unsupported(format!("{flag} option `{option}`"))),
             },
-            _ => return Err(Error::unsupported(format!("--tmpfs option `{option}`"))),
+            _ => return Err(Error::unsupported(format!("{flag} option `{option}`"))),
         }
     }
-    Ok(tmpfs)
+    Ok((file_system, read_only))
 }
 
 fn target_path(text: &str) -> Result<String, String> {

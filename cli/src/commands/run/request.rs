@@ -1,6 +1,6 @@
 //! What the flags of `run` and `create` ask for, read once.
 
-use rbuild_engine::containers::{Pull, Restart, RunRequest};
+use rbuild_engine::containers::{Pull, Restart, RunRequest, Shown};
 use rbuild_engine::executor::spec::Dns;
 use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::{render, stdio, values};
 
 pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
+    args.refused.check()?;
     let mut command = args.command.iter().cloned();
     let image = command.next().unwrap_or_default();
     let mounts = mounts::read(&args.volume, &args.mount, &args.tmpfs)?;
@@ -82,6 +83,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         labels: labels::read(&args.label, &args.label_file)?,
         remove: args.rm,
         starts_at_once: false,
+        shown: Shown::default(),
         command: command.collect(),
         entrypoint: args.entrypoint.clone(),
         env: environment::read(&args.env_file, &args.env)?,
