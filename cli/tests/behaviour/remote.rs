@@ -176,6 +176,35 @@ fn what_fails_for_a_moment_is_asked_for_again() {
     assert_eq!(files(&kit, kit.finish(child)), pairs(&[("f", "-600 hi")]));
 }
 
+/// What is asked of a proxy is a whole address.
+#[test]
+fn a_registry_that_is_named_insecure_is_reached_through_the_proxy() {
+    let kit = Kit::new();
+    let proxy = Server::new();
+    let manifest = r#"{"schemaVersion":2,"manifests":[]}"#;
+    proxy.text(
+        "http://registry.example:5000/v2/x/manifests/1",
+        manifest,
+        &["Content-Type: application/vnd.oci.image.index.v1+json"],
+    );
+    let inspect = |no_proxy: &str| {
+        let flags = ["--registry", "registry.example:5000,insecure"];
+        let mut command = kit.command(["manifest", "inspect"]);
+        command.args(flags).arg("registry.example:5000/x:1");
+        command
+            .env("http_proxy", proxy.url(""))
+            .env("NO_PROXY", no_proxy);
+        kit.finish(command.spawn().unwrap())
+    };
+    let output = inspect("10.0.0.0/8,other.example");
+    assert_eq!(output.code, 0, "{output}");
+    assert!(output.stdout.contains("manifests"), "{output}");
+    assert_eq!(proxy.requests().len(), 1);
+    let output = inspect("registry.example");
+    assert_eq!(output.code, 1, "{output}");
+    assert_eq!(proxy.requests(), [""; 0]);
+}
+
 #[test]
 fn archives_behind_urls_are_unpacked_only_when_told() {
     require_machine!();
