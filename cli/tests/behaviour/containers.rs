@@ -369,7 +369,8 @@ fn killing_the_foreground_leaves_nothing() {
     kit.must(&["network", "create", "together"]);
     let mark = "3600.125";
     let mut child = kit
-        .command(["run", "--rm", "--network", "together", "bb", "sleep", mark])
+        .command(["run", "--rm", "--network", "together", "-v", "/data"])
+        .args(["bb", "sleep", mark])
         .spawn()
         .unwrap();
     until("the container never ran", || {
@@ -379,6 +380,9 @@ fn killing_the_foreground_leaves_nothing() {
     child.kill().unwrap();
     child.wait().unwrap();
     until("a process is left", || !runs(&format!("sleep\0{mark}")));
+    // Its volume is nobody's, though it lies there still.
+    let pruned = kit.must(&["volume", "prune", "-f"]).stdout;
+    assert!(pruned.starts_with("Deleted Volumes:\n"), "{pruned}");
     // Whoever looks next takes away what was in the store.
     assert_eq!(kit.must(&["ps", "-aq"]).stdout, "");
     let addresses = "store/networks/together/addresses";

@@ -208,7 +208,7 @@ impl Entry {
         })
     }
 
-    fn is_leftover(&self) -> Result<bool> {
+    pub(super) fn is_leftover(&self) -> Result<bool> {
         Ok(self.definition.request.remove
             && (self.state.status != Status::Created || self.definition.request.starts_at_once)
             && !self.state.status.is_alive()
