@@ -37,6 +37,7 @@ mod index;
 pub mod key;
 pub mod lease;
 pub mod mounts;
+mod named;
 pub mod networks;
 pub mod notes;
 mod nursery;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use rbuild_engine::containers::{Attachment, Catalog, NetworkRequest, NetworkSummary, Subnet};
 use serde_json::json;
 
-use super::container::catalog;
+use super::container::{catalog, each_name};
 use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
 use super::run::networks;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::table::{Columns, Format, Row, short_id};
-use crate::{human, machine, render, stdio};
+use crate::{human, machine, stdio};
 
 /// Networks in which containers reach each other by name
 #[derive(Debug, clap::Args)]
@@ -140,18 +140,8 @@ pub(crate) fn execute(args: &NetworkArgs, global: &GlobalArgs) -> Result<Exit> {
         NetworkCommand::Create(args) => create(args, global),
         NetworkCommand::Rm { networks, force } => {
             let catalog = catalog(global)?;
-            let mut exit = Exit::Success;
-            for name in networks {
-                match catalog.remove_network(name, *force) {
-                    Ok(()) => stdio::out(format!("{name}\n")),
-                    Err(error) => {
-                        let error = error.into();
-                        stdio::err(render::failure(&error, stdio::err_is_coloured()));
-                        exit = Exit::Failed;
-                    }
-                }
-            }
-            Ok(exit)
+            let remove = |name: &str| Ok(catalog.remove_network(name, *force)?);
+            Ok(each_name(networks, remove))
         }
         NetworkCommand::Inspect { networks, format } => {
             inspect::show(networks, Kind::Network, format.as_deref(), false, global)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rbuild_engine::containers::{Backing, Catalog, Volume};
 use serde_json::json;
 
-use super::container::catalog;
+use super::container::{catalog, each_name};
 use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
 use super::run::mounts::memory_options;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::table::{Columns, Format, Row};
-use crate::{machine, render, stdio};
+use crate::{machine, stdio};
 
 /// Directories that outlive the containers which use them
 #[derive(Debug, clap::Args)]
@@ -120,18 +120,8 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
         }
         VolumeCommand::Rm { names, force } => {
             let catalog = catalog(global)?;
-            let mut exit = Exit::Success;
-            for name in names {
-                match catalog.remove_volume(name, *force) {
-                    Ok(()) => stdio::out(format!("{name}\n")),
-                    Err(error) => {
-                        let error = error.into();
-                        stdio::err(render::failure(&error, stdio::err_is_coloured()));
-                        exit = Exit::Failed;
-                    }
-                }
-            }
-            Ok(exit)
+            let remove = |name: &str| Ok(catalog.remove_volume(name, *force)?);
+            Ok(each_name(names, remove))
         }
         VolumeCommand::Inspect { names, format } => {
             inspect::show(names, Kind::Volume, format.as_deref(), false, global)

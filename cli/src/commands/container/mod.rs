@@ -38,9 +38,14 @@ pub(crate) fn each(
     names: &[String],
     mut work: impl FnMut(Entry) -> Result<()>,
 ) -> Exit {
+    each_name(names, |name| work(catalog.find(name)?))
+}
+
+/// Does something with each name, prints it, and fails where one could not.
+pub(crate) fn each_name(names: &[String], mut work: impl FnMut(&str) -> Result<()>) -> Exit {
     let mut exit = Exit::Success;
     for name in names {
-        match catalog.find(name).map_err(Into::into).and_then(&mut work) {
+        match work(name) {
             Ok(()) => stdio::out(format!("{name}\n")),
             Err(error) => {
                 stdio::err(render::failure(&error, stdio::err_is_coloured()));
