@@ -536,6 +536,10 @@ fn host_instead(
     Network::Host
 }
 
+/// Of [`ExecError::DeviceRefused`].
+const NO_DEVICE: &str = "builds by ordinary users make null, zero, full, random, urandom, tty, console and ptmx anywhere, and any \
+    device in /dev and tmpfs mounts, which are in no layer: leave it out, or build as root";
+
 fn failed(error: ExecError, output: Vec<u8>, argv: &[String]) -> Failure {
     let failure = match error {
         ExecError::Failed(exit) => Failure {
@@ -550,6 +554,11 @@ fn failed(error: ExecError, output: Vec<u8>, argv: &[String]) -> Failure {
             )
         }
         .help("make room on it, for instance with `rbuild prune`, or move the store with `--root`"),
+        ExecError::DeviceRefused { exit, .. } => Failure {
+            exit: Some(exit),
+            ..Failure::new("run-failed", format!("RUN {error}"))
+        }
+        .help(NO_DEVICE),
         ExecError::NotExecutable {
             ref program,
             not_found: true,

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::Scope;
 use super::credentials::{Change, Credentials};
+use super::devices::Refused;
 use super::target::{At, Target, at, fd, name};
 use crate::sys::{
     self,
@@ -41,6 +42,7 @@ pub(super) struct Answering {
     /// See [`super::Identity`].
     pub(super) own_mounts: Vec<u64>,
     pub(super) outer_proc: bool,
+    pub(super) refused: Refused,
 }
 
 impl Answering {
@@ -63,6 +65,7 @@ impl Answering {
             scope: Scope::Owners,
             own_mounts: Vec::new(),
             outer_proc: false,
+            refused: Refused::default(),
         }
     }
 

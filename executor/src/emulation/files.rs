@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::Scope;
 use super::answer::{Answering, Result};
+use super::devices::Device;
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, notify::Reply};
 
@@ -387,14 +388,20 @@ impl Answering {
             return Err(Errno::PERM);
         }
         let bits = Mode::from_raw_mode(mode & 0o7777);
-        let made = match FileType::from_raw_mode(mode) {
-            // What stands for one, and cannot be opened either.
-            FileType::CharacterDevice | FileType::BlockDevice => FileType::Socket,
-            FileType::Unknown => FileType::RegularFile,
-            known => known,
-        };
+        let device = kind.map(|kind| Device {
+            kind,
+            number: sys::caller::device_number(device),
+        });
         status.take_umask();
-        rustix::fs::mknodat(&parent, name.as_slice(), made, bits, 0)?;
+        if let Some(device) = device {
+            self.stand_in((parent.as_fd(), &name), device, bits)?;
+        } else {
+            let made = match FileType::from_raw_mode(mode) {
+                FileType::Unknown => FileType::RegularFile,
+                known => known,
+            };
+            rustix::fs::mknodat(&parent, name.as_slice(), made, bits, 0)?;
+        }
         let node = node_at(&parent, &name)?;
         if self.scope != Scope::Owners {
             let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
@@ -406,7 +413,7 @@ impl Answering {
         let record = Record {
             uid: owner.0,
             gid: owner.1,
-            device: kind.map(|kind| (kind, sys::caller::device_number(device))),
+            device: device.map(|device| (device.kind, device.number)),
         };
         self.set(target, &node, &stat, Some(named), record)?;
         Ok(Reply::Value(0))

@@ -5,7 +5,7 @@
 //! hold, is what a build by root gives.
 //!
 //! With many ids the kernel gives owners, and only devices are written down: nobody in a user namespace can make them.
-//! For commands of root's that are in one, root makes them ([`devices`]).
+//! For commands of root's that are in one, root makes them ([`devices`] says which there can be).
 //!
 //! **This is no boundary.** All of the sandbox is one user to the kernel, and what a process is refused here (to write
 //! a file of emulated root's, say) it may reach in other ways. The boundary is the sandbox around it.
@@ -19,6 +19,8 @@ mod devices;
 mod files;
 mod target;
 
+pub use devices::Device;
+pub(crate) use devices::Refused;
 pub(crate) use target::string_at;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,12 +46,15 @@ pub(crate) struct Identity {
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
     pub(crate) scope: Scope,
-    /// Ids of the mounts where devices may be made.
+    /// Ids of the mounts where devices may be made: with [`Scope::MadeDevices`] all that are the sandbox's own, otherwise
+    /// those of them that are memory.
     pub(crate) own_mounts: Vec<u64>,
     /// The sandbox's /proc knows this process.
     pub(crate) outer_proc: bool,
     /// Where there are no namespaces.
     pub(crate) shown: Option<std::sync::Arc<crate::sandbox::bare::Shown>>,
+    /// Where it is written down that a device could not be made.
+    pub(crate) refused: Refused,
 }
 
 /// What calls are answered about.
@@ -148,6 +153,7 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     answering.scope = identity.scope;
     answering.own_mounts = identity.own_mounts;
     answering.outer_proc = identity.outer_proc;
+    answering.refused = identity.refused;
     answer_calls(listener, |call| answering.answer(listener.as_fd(), call))
 }
 

@@ -293,15 +293,24 @@ fn become_root() -> Result<()> {
         .step("become root of the user namespace")
 }
 
-/// The container's root, which this process has by now.
+/// Of the container's mounts, which this process sees by now, the one where devices may be made: its root, or /dev where
+/// something only stands for them.
 fn own_mounts(task: &Task) -> Result<Vec<u64>> {
-    if !task.makes_devices() {
-        return Ok(Vec::new());
+    let mut own = Vec::new();
+    let step = |path: &str| format!("look at {path} of the container");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |path: &str| rustix::fs::openat(CWD, Path::new(path), flags, Mode::empty());
+    if task.makes_devices() {
+        let root = open("/").step(step("/"))?;
+        own.push(super::in_root::mount_id(root.as_fd()).step(step("/"))?);
     }
-    let step = "look at the root";
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, Path::new("/"), flags, Mode::empty()).step(step)?;
-    Ok(vec![super::in_root::mount_id(root.as_fd()).step(step)?])
+    if task.has_stand_ins()
+        && let Ok(dev) = open("/dev")
+        && rustix::fs::fstatfs(&dev).step(step("/dev"))?.f_type == libc::TMPFS_MAGIC
+    {
+        own.push(super::in_root::mount_id(dev.as_fd()).step(step("/dev"))?);
+    }
+    Ok(own)
 }
 
 fn open_terminal(size: (u16, u16), owner: Option<u32>) -> Result<terminal::Inside> {

@@ -51,6 +51,7 @@ use std::os::fd::AsFd as _;
 use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::emulation::Device;
 use crate::host::{Host, Privilege};
 use crate::overlay::Below;
 use crate::spec::{Exec, Exit, Limits, Network, Stdio};
@@ -92,6 +93,9 @@ pub enum ExecError {
     /// It ended so when the store's file system had no room left, which is most likely why.
     #[error("{} while the store's file system was full", describe_exit(*.0))]
     StorageFull(Exit),
+    /// It ended so after it was refused a device node, which is most likely why.
+    #[error("{} after `mknod` of {device} was refused", describe_exit(*exit))]
+    DeviceRefused { exit: Exit, device: Device },
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
@@ -166,7 +170,13 @@ impl Executor {
             exit if is_full(layer.upper()) => {
                 return Err((ExecError::StorageFull(exit), Some(layer)));
             }
-            exit => return Err((ExecError::Failed(exit), Some(layer))),
+            exit => {
+                let failed = match (exit, ended.refused) {
+                    (Exit::Code(_), Some(device)) => ExecError::DeviceRefused { exit, device },
+                    _ => ExecError::Failed(exit),
+                };
+                return Err((failed, Some(layer)));
+            }
         }
         let committed = blocking(move || {
             stubs::remove(layer.upper(), &ended.stubs, &ended.parents).map_err(|errno| {

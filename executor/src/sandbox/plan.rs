@@ -207,6 +207,7 @@ impl Task {
             own_mounts: Vec::new(),
             outer_proc: self.outer_proc,
             shown: None,
+            refused: crate::emulation::Refused::default(),
         }
     }
 
@@ -243,6 +244,12 @@ impl Task {
     pub(super) fn makes_devices(&self) -> bool {
         self.filter
             .is_some_and(|filter| filter.devices == Devices::Made)
+    }
+
+    /// Whether something stands for devices that it makes.
+    pub(super) fn has_stand_ins(&self) -> bool {
+        self.filter
+            .is_some_and(|filter| filter.emulation || filter.devices == Devices::Recorded)
     }
 
     /// What calls are answered about.

@@ -21,7 +21,7 @@ use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
 use super::spawner::Order;
 use super::{ExecError, kernel_files, wire};
-use crate::emulation::{Emulation, Identity};
+use crate::emulation::{Device, Emulation, Identity, Refused};
 use crate::host::Host;
 use crate::spec::{Carried, Ends, Exit, Output, Sink, Stdio};
 
@@ -54,6 +54,7 @@ pub(super) struct Ended {
     pub(super) stubs: Vec<Stub>,
     pub(super) parents: Vec<Parent>,
     pub(super) bare: Option<Bare>,
+    pub(super) refused: Option<Device>,
     _cgroup: Option<Cgroup>,
     _kept: Kept,
 }
@@ -195,8 +196,12 @@ pub(super) fn start(
         task.cgroup_views = cgroup.views().to_vec();
         cgroup
     });
+    let shown = bare.as_ref().map(Bare::shown);
     let identity = Identity {
-        shown: bare.as_ref().map(Bare::shown),
+        refused: shown
+            .as_ref()
+            .map_or_else(Refused::default, |shown| shown.refused.clone()),
+        shown,
         ..task.identity()
     };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -440,6 +445,7 @@ async fn finish(
     };
     let interactive = matches!(streams, Streams::Terminal { interactive: true });
     let mut terminal: Option<Joined> = None;
+    let refused = identity.refused.clone();
     let (emulation, asked) = oneshot::channel();
     let reports = hear_reports(status, identity, program, emulation);
     tokio::pin!(reports);
@@ -538,6 +544,7 @@ async fn finish(
         stubs: reported.stubs,
         parents: reported.parents,
         bare,
+        refused: refused.device(),
         _cgroup: cgroup,
         _kept: kept,
     })

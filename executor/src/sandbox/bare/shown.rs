@@ -23,6 +23,7 @@ use super::caller::Caller;
 use super::names::{self, Item, Names};
 use super::nodes;
 use super::places::Places;
+use crate::emulation::{Device, Refused};
 use crate::merged::StandIns;
 use crate::sys::{
     self,
@@ -43,6 +44,8 @@ pub(crate) struct Shown {
     /// later that it was lost.
     read_only: Vec<PathBuf>,
     devices: Arc<StandIns>,
+    /// Where it is written down that a device could not be made.
+    pub(in crate::sandbox) refused: Refused,
 }
 
 /// Whose numbers calls have that are asked about files.
@@ -65,6 +68,7 @@ impl Shown {
             made_lists: AtomicUsize::new(0),
             read_only: Vec::new(),
             devices,
+            refused: Refused::default(),
         })
     }
 
@@ -144,6 +148,7 @@ impl Shown {
     }
 
     /// For who would be root with the capability: a device in the layer, and for commands something that nobody can open.
+    /// Which there can be is said in [`crate::emulation`]'s `devices`.
     fn make_device(
         &self,
         caller: &Caller<'_>,
@@ -168,8 +173,12 @@ impl Shown {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let parent = in_root::open(self.tree.as_fd(), parent, flags)?;
         let failed = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let device = sys::caller::device_number(device);
-        let made = self.devices.make(parent.as_fd(), name, (kind, device));
+        let number = sys::caller::device_number(device);
+        let in_dev = in_root::shown_path(parent.as_fd())?.starts_with(self.shown_as.join("dev"));
+        if !in_dev {
+            self.refused.unless_default(Device { kind, number })?;
+        }
+        let made = self.devices.make(parent.as_fd(), name, (kind, number));
         let made = made.map_err(failed)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = rustix::fs::openat(&parent, name, flags, Mode::empty())?;

@@ -102,8 +102,10 @@ pub(super) fn mount_all(
         if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {
             attributes |= NO_SUID;
         }
-        if !matches!(mount.source, Source::Whole { .. }) {
-            note_own(task, points, tree.as_fd())?;
+        match mount.source {
+            Source::Whole { .. } => {}
+            Source::Tmpfs(_) => note_own_memory(task, points, tree.as_fd())?,
+            Source::Tree { .. } | Source::File { .. } => note_own(task, points, tree.as_fd())?,
         }
         restrict(mount, tree.as_fd(), attributes)
             .step(format!("set the options of the mount at {target}"))?;
@@ -140,6 +142,19 @@ pub(in crate::sandbox) fn note_own(
         points.own_mounts.push(id);
     }
     Ok(())
+}
+
+/// As [`note_own`], of memory, which goes with the sandbox.
+pub(in crate::sandbox) fn note_own_memory(
+    task: &Task,
+    points: &mut MountPoints<'_>,
+    tree: BorrowedFd<'_>,
+) -> Result<()> {
+    if task.has_stand_ins() {
+        let id = in_root::mount_id(tree).step("look at a mount")?;
+        points.own_mounts.push(id);
+    }
+    note_own(task, points, tree)
 }
 
 /// A target that leads, through links, to the root or into /proc would take away what the sandbox stands on.
