@@ -4,19 +4,24 @@
 //! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
-//! One request: `transport`; what refuses it: `answer`; how long is waited: `arriving`; whose certificates: `certificates`. Tokens and challenges: `auth`; where passwords are
-//! kept: [`credentials`] and `helper`. Manifests and blobs: `pull`, [`push`], `upload` and `standby`. Files behind
-//! any address, for ADD: [`file`]. Which tags there are: `tags`.
+//! * One request: `transport`; what the answer says, and whether it refuses: `answer`; how long is waited: `arriving`;
+//!   whose certificates: `certificates`; tokens and challenges: `auth`; where passwords are kept: [`credentials`] and
+//!   `helper`;
+//! * pulling: `documents` (manifests, indexes, configs), `blobs`, `mirrors`; which tags there are: `tags`;
+//! * pushing: [`push`] an image, `upload` a blob, `standby` where a part of one may be lost;
+//! * files behind any address, for ADD: [`download`].
 
 mod answer;
 mod arriving;
 mod auth;
+mod blobs;
 mod certificates;
 pub mod credentials;
 mod date;
-pub mod file;
+mod documents;
+pub mod download;
 mod helper;
-mod pull;
+mod mirrors;
 pub mod push;
 mod standby;
 mod tags;
@@ -25,7 +30,7 @@ mod upload;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use auth::{Access, Authorizations};
@@ -128,38 +133,5 @@ impl Client {
 
     pub fn options(&self) -> &Options {
         &self.inner.options
-    }
-
-    /// Does not ask a mirror again.
-    fn do_without(&self, mirror: &Reference) {
-        let done_without = self.inner.done_without.lock();
-        let mut done_without = done_without.unwrap_or_else(PoisonError::into_inner);
-        done_without.insert(mirror.registry.clone());
-    }
-
-    /// The same image where mirrors of its registry have it.
-    fn mirrors(&self, reference: &Reference) -> Vec<Reference> {
-        let options = self.inner.options.registries.get(&reference.registry);
-        let mirrors = options.map(|options| options.mirrors.as_slice());
-        let done_without = self.inner.done_without.lock();
-        let done_without = done_without.unwrap_or_else(PoisonError::into_inner);
-        mirrors
-            .unwrap_or_default()
-            .iter()
-            .map(|mirror| {
-                let mirror = mirror.trim_end_matches('/');
-                let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
-                let mut repository = reference.repository.clone();
-                if !prefix.is_empty() {
-                    repository = format!("{prefix}/{repository}");
-                }
-                Reference {
-                    registry: host.to_owned(),
-                    repository,
-                    ..reference.clone()
-                }
-            })
-            .filter(|mirror| !done_without.contains(&mirror.registry))
-            .collect()
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rbuild_cache::root_dir::Resolve;
 use rbuild_cache::{Digest, KeyWriter, RootDir, Snapshot, Store};
 use rbuild_image::registry::Client;
-use rbuild_image::registry::file::{Fetched, Request, Validators};
+use rbuild_image::registry::download::{Fetched, Request, Validators};
 use url::Url;
 
 use super::{Access, note, recall, remember};

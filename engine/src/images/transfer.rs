@@ -10,7 +10,7 @@ use rbuild_cache::images::StoredImage;
 use rbuild_cache::{Digest, RootDir, Store};
 use rbuild_image::config::ContainerConfig;
 use rbuild_image::export::{self, Sink};
-use rbuild_image::registry::file;
+use rbuild_image::registry::download;
 use rbuild_image::source::{self, Gathered, Location, Platforms, Progress, Resolved};
 use rbuild_image::{Descriptor, Platform, Reference, unpack};
 use rbuild_parser::Source;
@@ -227,9 +227,9 @@ impl Engine {
             .create_new(true)
             .open(directory.path().join("root.tar"))
             .map_err(failed)?;
-        let fetching = file::Request {
+        let fetching = download::Request {
             url: &url,
-            known: &file::Validators::default(),
+            known: &download::Validators::default(),
             authorization: None,
             limit_bytes: IMPORT_LIMIT_BYTES,
         };

@@ -1,4 +1,4 @@
-//! Answers that refuse: whether another try may help, when, and what they say.
+//! Answers: their headers, and of those that refuse whether another try may help, when, and what they say.
 
 use std::time::Duration;
 
@@ -28,6 +28,26 @@ struct Said {
     #[serde(default)]
     code: String,
     message: Option<String>,
+}
+
+/// One header of an answer, where it is text.
+pub(super) fn header(response: &Response, name: &str) -> Option<String> {
+    let value = response.headers().get(name)?.to_str().ok()?;
+    Some(value.to_owned())
+}
+
+/// Whether a registry that answers so to a HEAD may know the same by a GET.
+pub(super) fn knows_no_head(status: StatusCode) -> bool {
+    status == StatusCode::NOT_IMPLEMENTED
+        || (status.is_client_error()
+            && !matches!(
+                status,
+                StatusCode::UNAUTHORIZED
+                    | StatusCode::FORBIDDEN
+                    | StatusCode::NOT_FOUND
+                    | StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::TOO_MANY_REQUESTS
+            ))
 }
 
 /// Whether the same request may be answered otherwise a little later.

@@ -16,8 +16,8 @@ use reqwest::{Method, Response};
 use tokio::sync::Semaphore;
 
 use super::Client;
+use super::answer::header;
 use super::auth::Access;
-use super::pull::header;
 use super::transport::{Call, TRIES, failed};
 use crate::error::{Error, Result, shown};
 use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, Document};

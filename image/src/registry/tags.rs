@@ -5,7 +5,7 @@ use reqwest::header::LINK;
 use serde::Deserialize;
 
 use super::Client;
-use super::pull::header;
+use super::answer::header;
 use super::transport::{Call, failed};
 use crate::error::Result;
 use crate::manifest::DOCUMENT_LIMIT_BYTES;

@@ -18,7 +18,7 @@ use sha2::Digest as _;
 use url::Url;
 
 use super::Client;
-use super::pull::{header, knows_no_head};
+use super::answer::{header, knows_no_head};
 use super::push::{Progress, State, Target};
 use super::transport::{Call, Failure, TRIES, failed};
 use crate::error::{Error, Result};
