@@ -24,6 +24,7 @@
 //! touches a path that an input can influence stands on this crate. Start at [`Store::open`].
 
 pub mod arrival;
+pub mod cache_mounts;
 pub mod check;
 pub mod claims;
 pub mod collect;
@@ -36,7 +37,6 @@ pub mod images;
 mod index;
 pub mod key;
 pub mod lease;
-pub mod mounts;
 mod named;
 pub mod networks;
 pub mod notes;

@@ -11,13 +11,14 @@
 //! is read or written where the kernel gives owners and devices; in a user namespace with many ids it gives owners, and
 //! only devices are written down.
 
+mod here;
+mod links;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -25,94 +26,15 @@ use rustix::io::Errno;
 use crate::root_dir::read_growing;
 use crate::tree::{Entry, Kind};
 
+pub use here::{devices_recorded, is_possible, limited, record, recorded};
+use links::Links;
+
 /// What all names begin with; nothing of an image, and no process in a sandbox, may set such.
 pub const PREFIX: &[u8] = b"user.rbuild.";
 const OWNER: &str = "user.rbuild.owner";
 const LINKS: &str = "user.rbuild.links";
 /// A list longer than this is written with a common owner; file systems have about 4 KiB for all attributes.
 const LONG_BYTES: usize = 2048;
-
-/// Whether this process is in a user namespace with one id, so that owners are written down.
-pub fn recorded() -> bool {
-    ids_here() == Ids::One
-}
-
-/// Whether this process is in a user namespace of any kind, so that devices are written down.
-pub fn devices_recorded() -> bool {
-    ids_here() != Ids::All
-}
-
-/// The ids of this process's user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ids {
-    /// It is the machine's own.
-    All,
-    Some,
-    One,
-}
-
-static HERE: OnceLock<Ids> = OnceLock::new();
-
-/// Has owners and devices written down although this process is in no user namespace with one id: it may not give files
-/// away. Before anything is asked for.
-pub fn record() {
-    // Who has asked already knows the same, or is root.
-    let _ = HERE.set(Ids::One);
-    LIMITED.store(true, Ordering::Relaxed);
-}
-
-static LIMITED: AtomicBool = AtomicBool::new(false);
-
-/// Whether modes count for this process: it has no capability over its own files.
-pub fn limited() -> bool {
-    LIMITED.load(Ordering::Relaxed)
-}
-
-fn ids_here() -> Ids {
-    *HERE.get_or_init(|| {
-        let mut map = [0; 256];
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let read = rustix::fs::open("/proc/self/uid_map", flags, Mode::empty())
-            .and_then(|file| rustix::io::read(&file, &mut map));
-        let map = map.get(..read.unwrap_or(0)).unwrap_or_default();
-        ids_of(&String::from_utf8_lossy(map))
-    })
-}
-
-fn ids_of(map: &str) -> Ids {
-    let mut lines = map.lines();
-    let mut first = lines.next().unwrap_or_default().split_whitespace();
-    match (first.nth(2), lines.next()) {
-        (Some("1"), None) => Ids::One,
-        // Kernels without user namespaces have no such file.
-        (Some("4294967295") | None, None) => Ids::All,
-        _ => Ids::Some,
-    }
-}
-
-/// Whether a file can be given this owner here, in the kernel or in writing.
-pub fn is_possible(uid: u32, gid: u32) -> bool {
-    if ids_here() != Ids::Some {
-        return true;
-    }
-    let has = |map: &str, id: u32| {
-        let map = std::fs::read_to_string(map).unwrap_or_default();
-        has_id(&map, id)
-    };
-    has("/proc/self/uid_map", uid) && has("/proc/self/gid_map", gid)
-}
-
-fn has_id(map: &str, id: u32) -> bool {
-    map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
-            (numbers.next(), numbers.next(), numbers.next())
-        else {
-            return false;
-        };
-        (first..first.saturating_add(count)).contains(&u64::from(id))
-    })
-}
 
 /// What a file is meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -342,121 +264,6 @@ pub fn names_of_links(directory: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-/// What names stand for; most have the common owner.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Links {
-    common: (u32, u32),
-    others: BTreeMap<Vec<u8>, Record>,
-}
-
-impl Links {
-    fn common(&self) -> Record {
-        Record::owner(self.common.0, self.common.1)
-    }
-
-    fn get(&self, name: &[u8]) -> Record {
-        self.others
-            .get(name)
-            .copied()
-            .unwrap_or_else(|| self.common())
-    }
-
-    fn set(&mut self, name: &[u8], record: Record) {
-        if record == self.common() {
-            self.others.remove(name);
-        } else {
-            self.others.insert(name.to_vec(), record);
-        }
-    }
-
-    /// Makes the most frequent owner the common one, and forgets names that are gone.
-    fn shorten(&mut self, names: &[Vec<u8>]) {
-        let records: Vec<(&Vec<u8>, Record)> =
-            names.iter().map(|name| (name, self.get(name))).collect();
-        let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
-        for (_, record) in &records {
-            *counts.entry((record.uid, record.gid)).or_default() += 1;
-        }
-        let most = counts.into_iter().max_by_key(|(_, count)| *count);
-        let mut short = Self {
-            common: most.map_or((0, 0), |(owner, _)| owner),
-            others: BTreeMap::new(),
-        };
-        for (name, record) in records {
-            short.set(name, record);
-        }
-        *self = short;
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut put = |number: &[u8]| bytes.extend_from_slice(number);
-        put(&self.common.0.to_le_bytes());
-        put(&self.common.1.to_le_bytes());
-        for (name, record) in &self.others {
-            put(&record.uid.to_le_bytes());
-            put(&record.gid.to_le_bytes());
-            let (kind, device) = match record.device {
-                None => (0, 0),
-                Some((Kind::BlockDevice, device)) => (2, device),
-                Some((_, device)) => (1, device),
-            };
-            put(&[kind]);
-            if kind != 0 {
-                put(&device.to_le_bytes());
-            }
-            // Names have at most 255 bytes.
-            put(&[name.len() as u8]);
-            put(name);
-        }
-        bytes
-    }
-
-    /// What cannot be read is left out.
-    fn parse(mut value: &[u8]) -> Self {
-        let mut links = Self::default();
-        let Some(common) = take_owner(&mut value) else {
-            return links;
-        };
-        links.common = common;
-        while let Some((name, record)) = take_link(&mut value) {
-            links.others.insert(name, record);
-        }
-        links
-    }
-}
-
-fn take_owner(bytes: &mut &[u8]) -> Option<(u32, u32)> {
-    let mut take = || {
-        let (number, rest) = bytes.split_first_chunk::<4>()?;
-        *bytes = rest;
-        Some(u32::from_le_bytes(*number))
-    };
-    Some((take()?, take()?))
-}
-
-fn take_link(bytes: &mut &[u8]) -> Option<(Vec<u8>, Record)> {
-    let (uid, gid) = take_owner(bytes)?;
-    let (kind, mut rest) = bytes.split_first()?;
-    let device = match kind {
-        0 => None,
-        kind => {
-            let (number, after) = rest.split_first_chunk::<8>()?;
-            rest = after;
-            let kind = if *kind == 2 {
-                Kind::BlockDevice
-            } else {
-                Kind::CharDevice
-            };
-            Some((kind, u64::from_le_bytes(*number)))
-        }
-    };
-    let (length, rest) = rest.split_first()?;
-    let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-    *bytes = rest;
-    Some((name.to_vec(), Record { uid, gid, device }))
-}
-
 /// Makes of entries that were scanned with their records what the records say: devices, and with `owners` those.
 pub(crate) fn apply(entries: &mut [Entry], owners: bool) {
     let mut directories: BTreeMap<Vec<u8>, Links> = BTreeMap::new();
@@ -529,47 +336,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_say_which_ids_there_are() {
-        assert_eq!(ids_of("         0       1000          1\n"), Ids::One);
-        assert_eq!(ids_of("         0          0 4294967295\n"), Ids::All);
-        assert_eq!(ids_of("0 1000 1\n1 100000 65536\n"), Ids::Some);
-        assert_eq!(ids_of("0 100000 65536\n"), Ids::Some);
-        assert_eq!(ids_of(""), Ids::All);
-    }
-
-    #[test]
     fn owners_are_read_back() {
         assert_eq!(Record::parse(b"1000:50"), Some(Record::owner(1000, 50)));
         for nonsense in ["", "1", "1:", ":1", "1:2:3", "-1:2"] {
             assert_eq!(Record::parse(nonsense.as_bytes()), None, "{nonsense}");
         }
-    }
-
-    #[test]
-    fn long_lists_of_links_get_a_common_owner() {
-        let mut links = Links::default();
-        let names: Vec<Vec<u8>> = (0..500)
-            .map(|number| format!("link-{number}").into_bytes())
-            .collect();
-        for name in names.iter().skip(2) {
-            links.set(name, Record::owner(1000, 1000));
-        }
-        let device = Record {
-            uid: 1000,
-            gid: 1000,
-            device: Some((Kind::BlockDevice, 2048)),
-        };
-        links.set(b"link-7", device);
-        links.set(b"gone", Record::owner(7, 7));
-        assert!(links.encode().len() > LONG_BYTES);
-        links.shorten(&names);
-        assert!(links.encode().len() < 100);
-        let read = Links::parse(&links.encode());
-        assert_eq!(read, links);
-        assert_eq!(read.get(b"link-0"), Record::default());
-        assert_eq!(read.get(b"link-499"), Record::owner(1000, 1000));
-        assert_eq!(read.get(b"link-7"), device);
-        assert_eq!(Links::parse(b"short"), Links::default());
     }
 
     #[test]

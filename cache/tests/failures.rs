@@ -5,9 +5,9 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
+use rbuild_cache::cache_mounts::Sharing;
 use rbuild_cache::collect::PruneOptions;
 use rbuild_cache::images::StoredImage;
-use rbuild_cache::mounts::Sharing;
 use rbuild_cache::record::Record;
 use rbuild_cache::stat_cache::{Known, Stamp};
 use rbuild_cache::{ChainId, Digest, Error, Key, KeyWriter, Store};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use rbuild_cache::cache_mounts::Sharing;
 use rbuild_cache::images::StoredImage;
-use rbuild_cache::mounts::Sharing;
 use rbuild_cache::record::Record;
 use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::{ChainId, DiffId, Digest, Error, Key, KeyWriter, SnapshotId, Store};

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rbuild_cache::cache_mounts::Sharing;
 use rbuild_cache::collect::PruneOptions;
 use rbuild_cache::images::StoredImage;
-use rbuild_cache::mounts::Sharing;
 use rbuild_cache::record::Record;
 use rbuild_cache::snapshot::LayerBlob;
 use rbuild_cache::{ChainId, DiffId, Digest, Key, KeyWriter, Store};

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_cache::RootDir;
-use rbuild_cache::mounts::Sharing;
+use rbuild_cache::cache_mounts::Sharing;
 
 use crate::{Engine, Error, Result};
 

@@ -2,13 +2,13 @@
 //! (wildcards, excludes and ignore files are the caller's business); where it lands and with which owner and mode
 //! is decided here, against the base.
 
+mod actions;
 mod attributes;
 mod data;
 mod destination;
 mod direct;
 mod mode;
 mod packed;
-mod run;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -23,11 +23,11 @@ use rbuild_cache::tree::{Entry, Kind, Tree};
 use rbuild_cache::{ActiveSnapshot, RootDir, Snapshot, SnapshotId};
 
 use crate::Executor;
+use actions::Operation;
 use attributes::Attributes;
 use data::Cloning;
 pub(crate) use data::copy_with_holes;
 pub use packed::{Least, Packing, Reader};
-use run::Run;
 use twins::Twins;
 
 use crate::host;
@@ -318,7 +318,7 @@ impl Executor {
         } else {
             self.writable(None, &active)?
         };
-        let run = Run {
+        let operation = Operation {
             root: &root,
             is_scratch: id.is_none(),
             inputs,
@@ -336,7 +336,7 @@ impl Executor {
             directories.any(|entry| lowers.hides_file(&entry.path))
         };
         if let Some((all, least)) = pack {
-            let Some(pending) = packed::prepare(&run, actions, inputs, least)? else {
+            let Some(pending) = packed::prepare(&operation, actions, inputs, least)? else {
                 return Ok(None);
             };
             drop(root);
@@ -354,12 +354,12 @@ impl Executor {
             return Ok(Some(Made::Packing(Box::new(packing))));
         }
         let direct = match merged {
-            None => direct::prepare(&run, actions, inputs, &cloning, active.upper())?,
+            None => direct::prepare(&operation, actions, inputs, &cloning, active.upper())?,
             Some(_) => None,
         };
         if direct.is_none() {
             for action in actions {
-                run.action(action)?;
+                operation.action(action)?;
             }
         }
         // Takes the overlay away.

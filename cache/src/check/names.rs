@@ -136,7 +136,8 @@ impl Store {
                 // Whoever began it died, or had no room: who comes next goes on. Directories come after the id.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::NotFound
-                        && crate::mounts::numbers(&directory).is_ok_and(|it| it.is_empty()) =>
+                        && crate::cache_mounts::numbers(&directory)
+                            .is_ok_and(|it| it.is_empty()) =>
                 {
                     continue;
                 }

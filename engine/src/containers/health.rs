@@ -10,8 +10,9 @@ use rustix::process::Signal;
 
 use super::control::Answer;
 use super::exec::ExecRequest;
-use super::life::{Life, exit_code};
+use super::life::Life;
 use super::state::{Probe, Status};
+use super::supervise::exit_code;
 use super::{serve, time};
 
 /// Probes that are remembered.

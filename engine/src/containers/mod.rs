@@ -7,7 +7,8 @@
 //!
 //! * [`request`]: what is asked; `define`: the [`Definition`] made of that and of an image; `prepare`: that as a
 //!   command for the executor;
-//! * `life`: from the start to the last end, with restarts and probes (`health`); `serve`: answering meanwhile;
+//! * `supervise`: from the start to the last end, with restarts and probes (`health`); `life`: what is known meanwhile;
+//!   `serve`: answering meanwhile;
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
 //! * [`networks`]: what they are in together, `neighbours`: how they reach one another there, `attach`: changing in which
 //!   they are; `ports`: what of it the host can be spoken to for;
@@ -41,6 +42,8 @@ mod remove;
 pub mod request;
 mod serve;
 mod state;
+mod subnet;
+mod supervise;
 pub mod time;
 mod update;
 mod volumes;
@@ -53,11 +56,12 @@ pub use define::{Created, Lifetime};
 pub use definition::{Definition, MountKind, MountPoint};
 pub use diff::Change;
 pub use exec::ExecRequest;
-pub use life::Front;
-pub use networks::{Attachment, Network, NetworkRequest, NetworkSummary, Subnet};
+pub use networks::{Attachment, Network, NetworkRequest, NetworkSummary};
 pub use ports::Publish;
 pub use request::{Ipc, Pull, Restart, RunRequest, Shown, Space, Spaces, Tmpfs, VolumeSource};
 pub use state::{Health, Probe, State, Status};
+pub use subnet::Subnet;
+pub use supervise::Front;
 pub use update::Changes;
 pub use volumes::{Backing, PrunedVolumes, Volume};
 

@@ -19,8 +19,9 @@ use super::attach;
 use super::control::frame::{self, Frames, Kind};
 use super::control::{self, Answer, Ask};
 use super::exec::ExecRequest;
-use super::life::{Asked, Life, exit_code};
+use super::life::{Asked, Life};
 use super::state::Status;
+use super::supervise::exit_code;
 use super::update::update;
 use crate::{Error, Result};
 

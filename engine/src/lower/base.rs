@@ -11,8 +11,8 @@ use rbuild_parser::expand;
 use rbuild_parser::suggest::nearest;
 use rbuild_solver::VertexId;
 
-use super::build::{Lowering, Outcome};
 use super::input::unknown_context_stage;
+use super::lowering::{Lowering, Outcome};
 use super::scope::Scope;
 use super::state::{State, layers};
 use super::words::expansion_mistake;

@@ -6,8 +6,8 @@ use rbuild_parser::expand;
 use rbuild_parser::{Diagnostic, values};
 use serde_json::{Map, Value};
 
-use super::build::{Lowering, Outcome, Site};
 use super::gofmt;
+use super::lowering::{Lowering, Outcome, Site};
 use super::scans::is_setting;
 use super::state::{Declared, State};
 use super::words::expansion_mistake;

@@ -3,7 +3,7 @@
 use rbuild_image::Platform;
 
 use super::LoweredImage;
-use super::build::Lowering;
+use super::lowering::Lowering;
 use super::state::State;
 
 impl Lowering<'_> {

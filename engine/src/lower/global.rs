@@ -7,7 +7,7 @@ use rbuild_parser::expand;
 use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Diagnostic, Span};
 
-use super::build::Lowering;
+use super::lowering::Lowering;
 use super::scope;
 use super::words::expansion_mistake;
 use crate::error::Located;

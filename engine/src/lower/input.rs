@@ -7,7 +7,7 @@ use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Diagnostic, Span};
 use rbuild_solver::VertexId;
 
-use super::build::{Lowering, Outcome, Site};
+use super::lowering::{Lowering, Outcome, Site};
 use super::state::State;
 use super::words::expansion_mistake;
 use super::{ContextKind, ImageNeed};

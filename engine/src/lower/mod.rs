@@ -1,7 +1,7 @@
 //! From a parsed Dockerfile to a graph of operations and the image configs to be. Pure: what must be known of base
 //! images is handed in, so that lowering is tested as text in, graph out. The rules are BuildKit's.
 //!
-//! * `build`: what one lowering knows and collects; `file`: instructions grouped into stages; `global`: what holds for
+//! * `lowering`: what one lowering knows and collects; `file`: instructions grouped into stages; `global`: what holds for
 //!   the whole file; `scope`, `words`: variables and expansion;
 //! * `base`, `stage`, `state`, `onbuild`, `finish`: a stage from its FROM line to the image; `input`: what `--from`
 //!   names; `names`: how steps are called; `scans`: what is listed besides the result;
@@ -10,7 +10,6 @@
 //! * [`dump`]: a lowered build as text.
 
 mod base;
-mod build;
 mod chmod;
 mod config;
 pub mod dump;
@@ -19,6 +18,7 @@ mod finish;
 mod global;
 mod gofmt;
 mod input;
+mod lowering;
 mod mounts;
 mod names;
 mod onbuild;
@@ -120,7 +120,7 @@ pub fn images_needed(
     options: &Options,
     known: &HashMap<ImageNeed, Arc<Resolved>>,
 ) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
-    build::Lowering::run(source, parsed, options, known).into_needs()
+    lowering::Lowering::run(source, parsed, options, known).into_needs()
 }
 
 /// The whole build.
@@ -271,7 +271,7 @@ pub fn lower(
     options: &Options,
     images: &HashMap<ImageNeed, Arc<Resolved>>,
 ) -> Result<Lowered, Vec<Located>> {
-    build::Lowering::run(source, parsed, options, images).into_lowered()
+    lowering::Lowering::run(source, parsed, options, images).into_lowered()
 }
 
 /// Lowers for what there is to say only. Mistakes that missing images may explain are left out.
@@ -281,5 +281,5 @@ pub(crate) fn findings(
     options: &Options,
     images: &HashMap<ImageNeed, Arc<Resolved>>,
 ) -> Findings {
-    build::Lowering::run(source, parsed, options, images).into_findings()
+    lowering::Lowering::run(source, parsed, options, images).into_findings()
 }

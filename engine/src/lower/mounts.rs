@@ -5,8 +5,8 @@ use rbuild_parser::mount::{Mount, MountKind, Sharing, parse_expanding};
 use rbuild_parser::{Diagnostic, Spanned, expand};
 use rbuild_solver::VertexId;
 
-use super::build::{Lowering, Outcome, Site};
 use super::input::Input;
+use super::lowering::{Lowering, Outcome, Site};
 use super::paths;
 use super::state::State;
 use crate::op::{Access, MountOp, MountOpKind, SharingOp};

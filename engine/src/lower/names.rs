@@ -3,7 +3,7 @@
 use rbuild_image::Platform;
 use rbuild_parser::ast::{Command, Instruction};
 
-use super::build::{Lowering, Site};
+use super::lowering::{Lowering, Site};
 use super::scope::Scope;
 use super::state::State;
 

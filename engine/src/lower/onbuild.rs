@@ -3,7 +3,7 @@
 use rbuild_parser::ast::{Command, Instruction};
 use rbuild_parser::{Diagnostic, Severity, Source};
 
-use super::build::Lowering;
+use super::lowering::Lowering;
 
 impl Lowering<'_> {
     /// Reads the triggers of an image's config. What is wrong with one is shown at the FROM line.

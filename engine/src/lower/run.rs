@@ -7,8 +7,8 @@ use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{CommandLine, Heredoc, Instruction, Run};
 use rbuild_solver::VertexId;
 
-use super::build::{Lowering, Outcome, Site};
 use super::config::{shell_argv, with_shell};
+use super::lowering::{Lowering, Outcome, Site};
 use super::scope;
 use super::stage::depends_on_base;
 use super::state::{Declared, State};

@@ -4,7 +4,7 @@
 use rbuild_solver::VertexId;
 
 use super::base::copy_of_directory;
-use super::build::{Lowering, Slot};
+use super::lowering::{Lowering, Slot};
 use super::state::State;
 
 const CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";

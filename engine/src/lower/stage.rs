@@ -6,7 +6,7 @@ use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::Command;
 
 use super::base::Base;
-use super::build::{Lowering, Outcome, Site, Slot};
+use super::lowering::{Lowering, Outcome, Site, Slot};
 use super::names::makes_step;
 use super::state::State;
 

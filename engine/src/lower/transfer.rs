@@ -7,8 +7,8 @@ use rbuild_parser::ast::{Escape, Text, Transfer, TransferSource};
 use rbuild_parser::expand;
 use rbuild_solver::VertexId;
 
-use super::build::{Lowering, Outcome, Site};
 use super::input::Input;
+use super::lowering::{Lowering, Outcome, Site};
 use super::remote::{self, GitUrl, Remote};
 use super::run::shown;
 use super::state::State;

@@ -5,7 +5,7 @@ use rbuild_parser::expand::{self, ExpandError, Expanded};
 use rbuild_parser::suggest::nearest_variable;
 use rbuild_parser::{Diagnostic, Span};
 
-use super::build::{Lowering, Outcome, Site};
+use super::lowering::{Lowering, Outcome, Site};
 use super::state::State;
 
 impl Lowering<'_> {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rbuild_cache::mounts::Sharing;
+use rbuild_cache::cache_mounts::Sharing;
 use rbuild_cache::root_dir::Node;
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{KeyWriter, RootDir, Store};

@@ -1,7 +1,13 @@
 //! What a command prints: handed on as it comes with secrets masked, its end kept for the error message.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_executor::spec::Output as Stream;
+use rbuild_solver::VertexId;
+
+use super::Worker;
+use crate::event::{Event, Sink, StepId};
 
 /// What is kept of the end of an output.
 const TAIL_BYTES_MAX: usize = 64 * 1024;
@@ -10,6 +16,59 @@ const TAIL_BYTES_MAX: usize = 64 * 1024;
 const SECRET_BYTES_MIN: usize = 4;
 
 const MASK: &[u8] = b"***";
+
+/// A command's output on its way to the events, and its end for the error message.
+pub(super) struct Log {
+    events: Arc<dyn Sink>,
+    step: Option<StepId>,
+    state: Mutex<(Mask, Mask, Tail)>,
+}
+
+impl Log {
+    pub(super) fn new(worker: &Worker, vertex: VertexId) -> Self {
+        let mask = || Mask::new(Arc::clone(&worker.masked));
+        Self {
+            events: Arc::clone(&worker.events),
+            step: worker.step(vertex),
+            state: Mutex::new((mask(), mask(), Tail::default())),
+        }
+    }
+
+    pub(super) fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stdout, stderr, tail) = &mut *state;
+        let shown = match stream {
+            Stream::Stdout => stdout.push(bytes),
+            Stream::Stderr => stderr.push(bytes),
+        };
+        tail.push(&shown);
+        self.show(stream, shown);
+    }
+
+    fn show(&self, stream: Stream, bytes: Vec<u8>) {
+        if let Some(step) = self.step
+            && !bytes.is_empty()
+        {
+            self.events.event(Event::Log {
+                step,
+                stderr: stream == Stream::Stderr,
+                bytes,
+            });
+        }
+    }
+
+    /// Shows what was kept back; returns the end of the output.
+    pub(super) fn finish(&self) -> Vec<u8> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stdout, stderr, tail) = &mut *state;
+        for (stream, mask) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
+            let rest = mask.finish();
+            tail.push(&rest);
+            self.show(stream, rest);
+        }
+        std::mem::take(tail).into_bytes()
+    }
+}
 
 /// The last bytes of a stream.
 #[derive(Debug, Default)]

@@ -1,7 +1,9 @@
 //! Executes the operations of a build for the solver: on the executor, the store, registries and build contexts.
 //!
-//! * [`content`]: what of its inputs an operation uses; * [`exec`]: RUN; * [`file`]: COPY, ADD, WORKDIR, heredocs;
-//! * [`http`], [`git`]: ADD of URLs; * [`log`]: output on its way to the user; * [`failure`]: why a step failed.
+//! * [`content`]: what of its inputs an operation uses;
+//! * [`exec`]: RUN, with its [`mounts`], on a [`platform`]; [`commands`]: what is made before one asks for it;
+//! * [`file`]: COPY, ADD, WORKDIR, heredocs; [`http`], [`git`]: ADD of URLs;
+//! * [`log`]: output on its way to the user; [`failure`], [`scripts`]: why a step failed.
 //!
 //! Records are looked up and saved here; which keys they have is the solver's business.
 
@@ -13,6 +15,8 @@ mod file;
 mod git;
 mod http;
 pub(crate) mod log;
+mod mounts;
+mod platform;
 mod scripts;
 
 use std::collections::{HashMap, HashSet};
@@ -47,8 +51,8 @@ use crate::packs::Packs;
 use crate::request::NetworkChoice;
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::import::{Going, Imports, There};
-pub(crate) use exec::check_platform;
 use failure::{Failure, Result};
+pub(crate) use platform::check_platform;
 
 /// What a vertex gives to those that use it.
 #[derive(Debug, Clone)]

@@ -13,9 +13,9 @@ use rbuild_cache::RootDir;
 use rbuild_cache::root_dir::{Resolve, read_dir};
 use rbuild_cache::tree::{Entry, Kind, Written};
 
+use super::actions::{Operation, set_time};
 use super::attributes::Attributes;
 use super::destination::{self, Making};
-use super::run::{Run, set_time};
 use super::tree::{self, Directory, Work};
 use super::twins::Twins;
 use super::{Action, Cloning, Copy, Error, Input, Source, io_error};
@@ -44,7 +44,7 @@ struct Parts<'a> {
 
 /// `None`: the actions are to be done through the overlay.
 pub(super) fn prepare<'a>(
-    run: &Run<'_>,
+    operation: &Operation<'_>,
     actions: &'a [Action],
     inputs: &'a [Input],
     cloning: &'a Cloning,
@@ -62,9 +62,9 @@ pub(super) fn prepare<'a>(
     if top.kind != Kind::Directory || below.len() < ENTRIES_MIN {
         return Ok(None);
     }
-    let owner = run.owner(&copy.owner)?;
+    let owner = operation.owner(&copy.owner)?;
     let making = Making::of_copy(copy.mode.as_ref(), owner, copy.mtime);
-    let destination = destination::directory(run.root, &copy.destination, &making)?;
+    let destination = destination::directory(operation.root, &copy.destination, &making)?;
     let failed = |action| move |error| io_error(action, &copy.destination, error);
     let there = destination
         .try_clone()

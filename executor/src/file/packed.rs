@@ -20,10 +20,10 @@ use rbuild_cache::tree::{Entry, Kind, Tree, is_at_or_below, path_order};
 use rbuild_cache::{ActiveSnapshot, RootDir, Snapshot, SnapshotId, owners};
 use rustix::fs::{Mode, OFlags};
 
+use super::actions::{Operation, set_time};
 use super::attributes::{Attributes, Ids};
 use super::data::is_listed;
 use super::destination::{self, Making};
-use super::run::{Run, set_time};
 use super::tree::{self, changed, source_error, split};
 use super::{Action, Copy, Error, Input, Source, io_error};
 
@@ -115,7 +115,7 @@ fn is_mark(name: &[u8]) -> bool {
 
 /// Does the actions, but for the files of the last source.
 pub(super) fn prepare<'a>(
-    run: &Run<'_>,
+    operation: &Operation<'_>,
     actions: &'a [Action],
     inputs: &'a [Input],
     least: Least,
@@ -124,9 +124,9 @@ pub(super) fn prepare<'a>(
         return Ok(None);
     };
     for action in actions.iter().take(actions.len() - 1) {
-        run.action(action)?;
+        operation.action(action)?;
     }
-    let owner = run.owner(&copy.owner)?;
+    let owner = operation.owner(&copy.owner)?;
     let attributes = Attributes {
         owner,
         mode: copy.mode.as_ref(),
@@ -136,14 +136,14 @@ pub(super) fn prepare<'a>(
         return Ok(None);
     }
     for source in copy.sources.iter().take(copy.sources.len() - 1) {
-        run.source(copy, input, source, owner)?;
+        operation.source(copy, input, source, owner)?;
     }
     let making = Making::of_copy(copy.mode.as_ref(), owner, copy.mtime);
     let top = source.entries.first();
     let at = if top.is_some_and(|top| top.kind == Kind::File) {
-        file(run, copy, source, &attributes, &making)?
+        file(operation, copy, source, &attributes, &making)?
     } else {
-        directory(run, copy, source, input, attributes, &making)?
+        directory(operation, copy, source, input, attributes, &making)?
     };
     Ok(at.map(|at| Pending {
         input,
@@ -173,7 +173,7 @@ fn are_possible(attributes: &Attributes<'_>, entries: &[Entry]) -> bool {
 
 /// Makes the file without its bytes. Returns where it is.
 fn file(
-    run: &Run<'_>,
+    operation: &Operation<'_>,
     copy: &Copy,
     source: &Source,
     attributes: &Attributes<'_>,
@@ -184,7 +184,7 @@ fn file(
     };
     let is_directory = copy.destination_is_directory;
     let target = destination::file(
-        run.root,
+        operation.root,
         &copy.destination,
         is_directory,
         &source.name,
@@ -207,7 +207,7 @@ fn file(
 
 /// Makes the directories. `None` where something is in a file's way.
 fn directory(
-    run: &Run<'_>,
+    operation: &Operation<'_>,
     copy: &Copy,
     source: &Source,
     input: &Input,
@@ -217,7 +217,7 @@ fn directory(
     let (Some(top), Some(below)) = (source.entries.first(), source.entries.get(1..)) else {
         return Ok(None);
     };
-    let to = destination::directory(run.root, &copy.destination, making)?;
+    let to = destination::directory(operation.root, &copy.destination, making)?;
     let request = tree::Request {
         input,
         from: &source.path,
@@ -226,7 +226,7 @@ fn directory(
         to: &to,
         shown: &copy.destination,
         attributes,
-        cloning: run.cloning,
+        cloning: operation.cloning,
         written: None,
         twins: None,
     };

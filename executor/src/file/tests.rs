@@ -101,14 +101,16 @@ impl Kit {
     }
 
     fn run_on(&self, actions: &[Action], inputs: &[Input]) -> Result<(), Error> {
-        let run = Run {
+        let operation = Operation {
             root: &RootDir::open_ambient(self.to.path()).unwrap(),
             is_scratch: false,
             inputs,
             unpacker: &NoArchives,
             cloning: &Cloning::default(),
         };
-        actions.iter().try_for_each(|action| run.action(action))
+        actions
+            .iter()
+            .try_for_each(|action| operation.action(action))
     }
 
     fn copy(&self, sources: &[&str], destination: &str) -> Result<(), Error> {
@@ -633,7 +635,7 @@ fn extended_attributes_come_along() {
 #[test]
 fn unknown_names_on_nothing_are_refused() {
     let kit = Kit::new("echo f >f", "");
-    let run = Run {
+    let operation = Operation {
         root: &RootDir::open_ambient(kit.to.path()).unwrap(),
         is_scratch: true,
         inputs: &[kit.input()],
@@ -641,7 +643,7 @@ fn unknown_names_on_nothing_are_refused() {
         cloning: &Cloning::default(),
     };
     let copy = |owner: &str| {
-        run.action(&Action::Copy(Copy {
+        operation.action(&Action::Copy(Copy {
             owner: Owner::Chown(owner.to_owned()),
             ..copy_to("/f", vec![kit.source("f")])
         }))

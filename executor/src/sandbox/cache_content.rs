@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_cache::mounts::CacheMount;
+use rbuild_cache::cache_mounts::CacheMount;
 use rbuild_cache::{SnapshotId, Store, owners};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbuild_cache::RootDir;
-use rbuild_cache::mounts::Sharing;
+use rbuild_cache::cache_mounts::Sharing;
 use rbuild_executor::spec::{Mount, MountSource, Tmpfs};
 
 use crate::kit::{self, Kit, Outcome, describe, equal, holds, shell};

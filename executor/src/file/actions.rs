@@ -16,7 +16,7 @@ use super::{
 use crate::users;
 
 /// Everything that the actions of one operation share.
-pub(super) struct Run<'a> {
+pub(super) struct Operation<'a> {
     pub(super) root: &'a RootDir,
     /// The operation began with an empty root: there is no image to look names up in.
     pub(super) is_scratch: bool,
@@ -25,7 +25,7 @@ pub(super) struct Run<'a> {
     pub(super) cloning: &'a Cloning,
 }
 
-impl Run<'_> {
+impl Operation<'_> {
     pub(super) fn action(&self, action: &Action) -> Result<(), Error> {
         match action {
             Action::Mkdir {

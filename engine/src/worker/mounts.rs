@@ -1,0 +1,295 @@
+//! RUN --mount: from what the instruction says to what the sandbox mounts, with cache mounts taken and parts of
+//! contexts copied into snapshots.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use rbuild_cache::cache_mounts::{CacheMount, Sharing};
+use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
+use rbuild_cache::{Key, KeyWriter, Snapshot};
+use rbuild_executor::spec::{Mount, MountSource, Tmpfs};
+use rbuild_solver::VertexId;
+
+use super::failure::{Failure, Result};
+use super::{Output, View, Worker, blocking, content, now};
+use crate::event::StepId;
+use crate::op::{ExecOp, MountOp, MountOpKind, SharingOp};
+
+/// What mounts add to the command's variables and mounts.
+#[derive(Default)]
+pub(super) struct Mounted {
+    pub(super) mounts: Vec<Mount>,
+    pub(super) env: Vec<Vec<u8>>,
+    /// Secrets that the command can do without, and that nobody gave.
+    pub(super) absent: Vec<String>,
+}
+
+impl Worker {
+    /// Opens and takes all that a command mounts.
+    pub(super) async fn mounts(
+        &self,
+        vertex: VertexId,
+        op: &ExecOp,
+        inputs: &[Output],
+    ) -> Result<Mounted> {
+        let mut mounted = Mounted::default();
+        let mut caches = self.cache_mounts(self.step(vertex), op).await?;
+        for (place, mount) in op.mounts.iter().enumerate() {
+            let cache = caches.iter().position(|(of, _)| *of == place);
+            let cache = cache.map(|at| caches.swap_remove(at).1);
+            self.mount(mount, inputs, cache, &mut mounted).await?;
+        }
+        Ok(mounted)
+    }
+
+    async fn mount(
+        &self,
+        mount: &MountOp,
+        inputs: &[Output],
+        cache: Option<CacheMount>,
+        mounted: &mut Mounted,
+    ) -> Result<()> {
+        let source = match &mount.kind {
+            MountOpKind::Bind { input, source } => {
+                let (snapshot, path) = self.part(*input, source, inputs).await?;
+                MountSource::Snapshot {
+                    snapshot: snapshot.map(|snapshot| snapshot.id),
+                    path,
+                }
+            }
+            MountOpKind::Cache {
+                input,
+                source,
+                access,
+                ..
+            } => {
+                let Some(cache) = cache else {
+                    return Err(Failure::new("internal", "a cache mount was not taken"));
+                };
+                let (from, path) = match input {
+                    Some(_) => {
+                        let (snapshot, path) = self.part(*input, source, inputs).await?;
+                        let from = (snapshot.map(|snapshot| snapshot.id), path);
+                        (Some(from), PathBuf::from("/"))
+                    }
+                    None => (
+                        None,
+                        PathBuf::from("/").join(source.trim_start_matches('/')),
+                    ),
+                };
+                MountSource::Cache {
+                    mount: cache,
+                    from,
+                    path,
+                    mode: access.mode,
+                    uid: access.uid,
+                    gid: access.gid,
+                    throw_away: false,
+                }
+            }
+            MountOpKind::Tmpfs { size } => MountSource::Tmpfs(Tmpfs {
+                size: *size,
+                mode: None,
+                uid: None,
+                gid: None,
+                inodes: None,
+                no_exec: false,
+            }),
+            MountOpKind::Secret {
+                id,
+                env,
+                required,
+                access,
+            } => {
+                let data = self.settings.secrets.get(id);
+                if data.is_none() && *required {
+                    return Err(Failure::new(
+                        "missing-secret",
+                        format!("the secret `{id}` was not given"),
+                    )
+                    .help(format!("give it with `--secret id={id},src=FILE`")));
+                }
+                if data.is_none() {
+                    mounted.absent.push(id.clone());
+                }
+                if let Some(name) = env {
+                    let mut variable = format!("{name}=").into_bytes();
+                    variable.extend_from_slice(data.map_or(&[][..], |data| data));
+                    mounted.env.push(variable);
+                }
+                match data {
+                    Some(data) if !mount.target.is_empty() => MountSource::Secret {
+                        data: Arc::clone(data),
+                        mode: access.mode,
+                        uid: access.uid,
+                        gid: access.gid,
+                    },
+                    _ => return Ok(()),
+                }
+            }
+            MountOpKind::Ssh {
+                id,
+                required,
+                access,
+            } => match self.settings.ssh.get(id) {
+                Some(path) => MountSource::Socket {
+                    path: path.clone(),
+                    mode: access.mode,
+                    uid: access.uid,
+                    gid: access.gid,
+                },
+                None if *required => {
+                    return Err(Failure::new(
+                        "missing-ssh",
+                        format!("the ssh agent `{id}` was not given"),
+                    )
+                    .help(format!("give it with `--ssh {id}=SOCKET`")));
+                }
+                None => return Ok(()),
+            },
+        };
+        mounted.mounts.push(Mount {
+            target: PathBuf::from(&mount.target),
+            read_only: mount.read_only,
+            source,
+        });
+        Ok(())
+    }
+
+    /// The snapshot that holds `source` of an input, and the path in it.
+    async fn part(
+        &self,
+        input: Option<usize>,
+        source: &str,
+        inputs: &[Output],
+    ) -> Result<(Option<Snapshot>, PathBuf)> {
+        let at_root = PathBuf::from("/").join(source.trim_start_matches('/'));
+        let Some(input) = input.and_then(|input| inputs.get(input)) else {
+            return Ok((None, at_root));
+        };
+        match input {
+            Output::Snapshot(snapshot) => Ok((snapshot.clone(), at_root)),
+            Output::There(there) => Ok((there.known_snapshot().cloned(), at_root)),
+            Output::Context(view) => self.materialise(view, source, input).await,
+        }
+    }
+
+    /// Copies what a mount shows of a context into a snapshot: commands write where they can, and a context is
+    /// never written to.
+    async fn materialise(
+        &self,
+        view: &Arc<View>,
+        source: &str,
+        input: &Output,
+    ) -> Result<(Option<Snapshot>, PathBuf)> {
+        let selection = content::mount_selection(&view.tree, source, input)?;
+        let top = selection.sources.first().map(|source| source.path.clone());
+        let Some(top) = top else {
+            return Ok((None, PathBuf::from("/")));
+        };
+        let path = PathBuf::from("/").join(rbuild_cache::root_dir::path_of(&top));
+        let key = materialised_key(view, &top);
+        let lock = |worker: &Self| {
+            let memory = worker.materialised.lock();
+            memory
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&key)
+                .cloned()
+        };
+        if let Some(known) = lock(self) {
+            return Ok((Some(known), path));
+        }
+        let part = part_of(&view.tree, &top);
+        let (executor, view) = (Arc::clone(&self.executor), Arc::clone(view));
+        let snapshot = blocking(move || {
+            let input = view.context.input(Arc::new(part));
+            executor.materialise(&input, now())
+        })
+        .await
+        .map_err(|error| Failure::of("build-context", error))?;
+        self.materialised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, snapshot.clone());
+        Ok((Some(snapshot), path))
+    }
+
+    /// Takes the cache mounts of a command, by their places. Always in the order of their ids: two commands that
+    /// want the same two would else wait for each other for ever.
+    async fn cache_mounts(
+        &self,
+        step: Option<StepId>,
+        op: &ExecOp,
+    ) -> Result<Vec<(usize, CacheMount)>> {
+        let mut wanted: Vec<(&str, Sharing, usize)> = Vec::new();
+        for (place, mount) in op.mounts.iter().enumerate() {
+            if let MountOpKind::Cache { id, sharing, .. } = &mount.kind {
+                let sharing = match sharing {
+                    // A cache is in one place at a time.
+                    _ if !self.executor.has_namespaces() => Sharing::Locked,
+                    SharingOp::Shared => Sharing::Shared,
+                    SharingOp::Private => Sharing::Private,
+                    SharingOp::Locked => Sharing::Locked,
+                };
+                wanted.push((id, sharing, place));
+            }
+        }
+        wanted.sort_by_key(|(id, _, place)| (*id, *place));
+        let mut seen = HashSet::new();
+        let mut taken = Vec::new();
+        for (id, sharing, place) in wanted {
+            let first = seen.insert(id);
+            if !first && sharing == Sharing::Locked {
+                return Err(Failure::new(
+                    "cache-mount-twice",
+                    format!(
+                        "this RUN mounts the locked cache `{id}` twice, and would wait for itself"
+                    ),
+                ));
+            }
+            if first && op.reset_cache_mounts {
+                // Once a build: what its own steps put in is not of earlier ones. Held while it is emptied, so
+                // that no other step gets what is about to go.
+                let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+                if emptied.insert(id.to_owned()) {
+                    self.store().reset_cache_mount(id)?;
+                }
+            }
+            if first
+                && !op.reset_cache_mounts
+                && let Some(imports) = &self.imports
+            {
+                imports.fill_mount(id, &self.progress(step)).await;
+            }
+            let mut pause = Duration::from_millis(1);
+            let mount = loop {
+                if let Some(mount) = self.store().try_cache_mount(id, sharing)? {
+                    break mount;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            };
+            taken.push((place, mount));
+        }
+        Ok(taken)
+    }
+}
+
+/// The same part of the same view.
+fn materialised_key(view: &Arc<View>, top: &[u8]) -> Key {
+    KeyWriter::new("materialised.v1")
+        .field("view", (Arc::as_ptr(view) as usize).to_le_bytes())
+        .field("path", top)
+        .finish()
+}
+
+/// The entries at and below `top`, and the directories that lead there.
+fn part_of(tree: &Tree, top: &[u8]) -> Tree {
+    let leads_there =
+        |entry: &&Entry| is_at_or_below(&entry.path, top) || is_at_or_below(top, &entry.path);
+    Tree {
+        entries: tree.entries.iter().filter(leads_there).cloned().collect(),
+    }
+}
