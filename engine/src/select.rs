@@ -20,6 +20,7 @@ use rbuild_executor::file::Source;
 use rbuild_parser::ignore::{Patterns, Verdict};
 
 pub use follow::FollowError;
+use parents::ParentsError;
 use pattern::Pattern;
 
 /// What is to be selected.
@@ -71,10 +72,12 @@ pub fn select(tree: &Tree, request: &Request<'_>) -> Result<Selection, Error> {
             let path = follow::follow(tree, &found)
                 .map_err(|error| error.of(tree, written, found.join(&b'/')))?;
             match &pattern.kept {
-                Some(kept) => {
-                    let source = parents::source(tree, path, kept, request.excludes);
-                    sources.push(source.map_err(|error| error.of(tree, written))?);
-                }
+                Some(kept) => match parents::source(tree, path, kept, request.excludes) {
+                    Ok(source) => sources.push(source),
+                    // Wildcards before the pivot stand for what has something to keep.
+                    Err(ParentsError::Missing(_)) if pattern.has_wildcard_base() => {}
+                    Err(error) => return Err(error.of(tree, written)),
+                },
                 None => {
                     let name = found.last().cloned().unwrap_or_default();
                     sources.push(source(tree, path, name, request.excludes));

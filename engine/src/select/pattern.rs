@@ -34,6 +34,11 @@ impl Pattern {
             kept: Some(clean(kept.as_bytes()).join("/")),
         }
     }
+
+    /// Whether the base can be any number of paths.
+    pub(crate) fn has_wildcard_base(&self) -> bool {
+        matches!(self.base.last(), Some(Segment::Wildcard(_)))
+    }
 }
 
 fn segments(path: &str, wildcards: bool) -> Vec<Segment> {

@@ -351,6 +351,13 @@ fn parents_with_a_pivot() {
     check(listing, &["/srv/./app/g"], &PARENTS, "srv/: [app] app/g");
     check(listing, &["none/./x"], &PARENTS, "`none/./x` was not found");
     check(listing, &["a/./nope"], &PARENTS, "`a/./nope` was not found");
+    // Of what wildcards before it match, only directories that have the rest take part.
+    check(
+        "a/ a/b/ a/b/x c/ c/b f",
+        &["*/./b/x", "?/./none"],
+        &PARENTS,
+        "a/: [b] b/x",
+    );
 }
 
 #[test]
