@@ -54,6 +54,8 @@ impl ModeClause {
         match self.operator {
             ModeOperator::Add => mode | bits,
             ModeOperator::Remove => mode & !bits,
+            // `u=g` sets the nine bits only.
+            ModeOperator::Set if self.copy_from.is_some() => (mode & !who) | bits,
             ModeOperator::Set => (mode & !(who | set_ids)) | bits,
         }
     }
@@ -147,6 +149,12 @@ mod tests {
     fn corners() {
         // u=rw takes setuid away, and leaves setgid.
         assert_eq!(symbolic(vec![clause(0o700, Set, 6)], 0o6755, false), "2655");
+        // u=g leaves both.
+        let copy = ModeClause {
+            copy_from: Some(0o070),
+            ..clause(0o700, Set, 0)
+        };
+        assert_eq!(symbolic(vec![copy], 0o6754, false), "6554");
         // = leaves sticky.
         assert_eq!(symbolic(vec![clause(0o777, Set, 5)], 0o1777, true), "1555");
         // o+t says nothing; neither does o+s.
