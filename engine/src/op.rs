@@ -62,6 +62,8 @@ pub struct GitSource {
     pub reference: String,
     pub subdirectory: String,
     pub keep_git_dir: bool,
+    /// Whether its submodules come along.
+    pub submodules: bool,
     /// `--checksum`: the commit that the reference must have.
     pub checksum: Option<String>,
 }
@@ -240,11 +242,12 @@ impl Operation for Op {
                         .unwrap_or_default(),
                 )
                 .field("filename", &http.filename),
-            Self::Git(git) => KeyWriter::new("git.v2")
+            Self::Git(git) => KeyWriter::new("git.v3")
                 .field("url", &git.url)
                 .field("reference", &git.reference)
                 .field("subdirectory", &git.subdirectory)
                 .field("keep git dir", flag(git.keep_git_dir))
+                .field("submodules", flag(git.submodules))
                 .field("checksum", git.checksum.as_deref().unwrap_or_default()),
             Self::Exec(exec) => exec.describe(),
             Self::File(file) => file.describe(),
@@ -383,6 +386,7 @@ mod tests {
                 reference: reference.to_owned(),
                 subdirectory: String::new(),
                 keep_git_dir: false,
+                submodules: true,
                 checksum: None,
             })
             .cache_policy()

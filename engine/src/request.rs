@@ -160,6 +160,7 @@ impl Remote {
             reference: git.reference,
             subdirectory: git.subdirectory,
             keep_git_dir: git.keep_git_dir.unwrap_or(false),
+            submodules: git.submodules,
             checksum: git.checksum,
         })))
     }

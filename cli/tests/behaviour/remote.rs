@@ -104,6 +104,28 @@ fn a_file_has_the_time_that_its_server_tells() {
 }
 
 #[test]
+fn the_name_in_an_address_is_no_pattern() {
+    require_machine!();
+    let kit = Kit::new();
+    let server = Server::new();
+    let mut dockerfile = "FROM scratch\n".to_owned();
+    for path in ["/[x].txt", "/*.txt", "/a%3Fb%5Cc", "/d%2Fe"] {
+        server.text(path, path, &[]);
+        dockerfile.push_str(&format!("ADD {} /d/\n", server.url(path)));
+    }
+    assert_eq!(
+        built(&kit, &dockerfile),
+        pairs(&[
+            ("d", "d755"),
+            ("d/*.txt", "-600 /*.txt"),
+            ("d/[x].txt", "-600 /[x].txt"),
+            ("d/a?b\\c", "-600 /a%3Fb%5Cc"),
+            ("d/e", "-600 /d%2Fe"),
+        ])
+    );
+}
+
+#[test]
 fn checksums_are_verified_and_spare_asking() {
     require_machine!();
     let kit = Kit::new();
@@ -574,6 +596,10 @@ fn submodules_come_along_but_not_from_this_machine() {
             assert_eq!(output.code, 1, "{output}");
             assert!(output.stderr.contains("not allowed"), "{output}");
         }
+        let url = server.url("/work.git?submodules=false");
+        let found = built(&kit, &format!("FROM scratch\nADD {url} /\n"));
+        assert!(found.contains(&("sub".to_owned(), "d755".to_owned())));
+        assert!(!found.iter().any(|(name, _)| name == "sub/file"));
     }
 }
 

@@ -171,6 +171,9 @@ fn op(op: &Op) -> Value {
             if git.keep_git_dir {
                 attributes.insert("git.keepgitdir".to_owned(), json!("true"));
             }
+            if !git.submodules {
+                attributes.insert("git.skipsubmodules".to_owned(), json!("true"));
+            }
             if let Some(checksum) = &git.checksum {
                 attributes.insert("git.checksum".to_owned(), json!(checksum));
             }

@@ -8,6 +8,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::civil::DateTime;
+use jiff::fmt::rfc2822::DateTimeParser;
+use jiff::tz::TimeZone;
 use rbuild_cache::root_dir::Resolve;
 use rbuild_cache::{Digest, KeyWriter, RootDir, Snapshot, Store};
 use rbuild_image::registry::Client;
@@ -148,10 +151,20 @@ fn set_time(file: &std::fs::File, last_modified: Option<&str>) -> std::io::Resul
     Ok(rustix::fs::futimens(file, &times)?)
 }
 
-/// Unix seconds of an HTTP date.
+/// Unix seconds of an HTTP date, in any of the three forms that there are. Nothing hangs on the weekday.
 fn seconds(date: &str) -> Option<i64> {
-    let date = jiff::fmt::rfc2822::parse(date.trim()).ok()?;
-    Some(date.timestamp().as_second()).filter(|seconds| *seconds >= 0)
+    const USUAL: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
+    let date = date.trim();
+    if let Ok(date) = USUAL.parse_timestamp(date) {
+        return Some(date.as_second());
+    }
+    let (_, rest) = date.split_once([',', ' '])?;
+    let older = ["%d-%b-%y %H:%M:%S GMT", "%b %d %H:%M:%S %Y"];
+    let date = older
+        .iter()
+        .find_map(|form| DateTime::strptime(form, rest.trim()).ok())?;
+    let date = date.to_zoned(TimeZone::UTC).ok()?;
+    Some(date.timestamp().as_second())
 }
 
 #[cfg(test)]
@@ -161,7 +174,17 @@ mod tests {
     #[test]
     fn dates() {
         assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        assert_eq!(seconds("yesterday"), None);
+        for other in [
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(seconds(other), Some(784_111_777), "{other}");
+        }
+        assert_eq!(seconds("Wed, 31 Dec 1969 23:59:00 GMT"), Some(-60));
+        for bad in ["yesterday", "", "Sun, ", "Sun Nov 36 08:49:37 1994"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
     }
 
     #[test]

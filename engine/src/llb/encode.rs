@@ -121,6 +121,9 @@ fn repository(git: &op::GitSource) -> SourceOp {
     if git.keep_git_dir {
         attrs.insert("git.keepgitdir".to_owned(), "true".to_owned());
     }
+    if !git.submodules {
+        attrs.insert("git.skipsubmodules".to_owned(), "true".to_owned());
+    }
     if let Some(checksum) = &git.checksum {
         attrs.insert("git.checksum".to_owned(), checksum.clone());
     }

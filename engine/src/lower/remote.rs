@@ -9,6 +9,8 @@ pub(crate) struct GitUrl {
     pub(crate) subdirectory: String,
     pub(crate) checksum: Option<String>,
     pub(crate) keep_git_dir: Option<bool>,
+    /// Whether submodules come along.
+    pub(crate) submodules: bool,
 }
 
 /// What a source of ADD or COPY is.
@@ -72,23 +74,25 @@ fn git(source: &str) -> Result<GitUrl, String> {
         subdirectory: subdirectory.to_owned(),
         checksum: None,
         keep_git_dir: None,
+        submodules: true,
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value);
+        let is_switch = matches!(key, "keep-git-dir" | "submodules");
+        if value.is_empty() && !is_switch {
+            return Err(format!("`{key}` of `{source}` has no value"));
+        }
         match key {
-            "ref" => found.reference = value,
-            "branch" => found.reference = format!("refs/heads/{value}"),
-            "tag" => found.reference = format!("refs/tags/{value}"),
-            "subdir" => found.subdirectory = value,
-            "commit" | "checksum" => found.checksum = Some(value),
-            "keep-git-dir" => {
-                found.keep_git_dir = Some(match value.as_str() {
-                    "" | "1" | "true" => true,
-                    "0" | "false" => false,
-                    _ => return Err(format!("`keep-git-dir={value}` is neither true nor false")),
-                });
+            "ref" => agree(&mut found.reference, value, source)?,
+            "branch" => agree(&mut found.reference, format!("refs/heads/{value}"), source)?,
+            "tag" => agree(&mut found.reference, format!("refs/tags/{value}"), source)?,
+            "subdir" => agree(&mut found.subdirectory, value, source)?,
+            "commit" | "checksum" => {
+                agree(found.checksum.get_or_insert_default(), value, source)?;
             }
+            "keep-git-dir" => found.keep_git_dir = Some(boolean(key, &value)?),
+            "submodules" => found.submodules = boolean(key, &value)?,
             _ => return Err(format!("`{source}` has an unknown option `{key}`")),
         }
     }
@@ -97,6 +101,25 @@ fn git(source: &str) -> Result<GitUrl, String> {
         return Err(format!("`{source}` is not a repository"));
     }
     Ok(found)
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(format!("`{key}={value}` is neither true nor false")),
+    }
+}
+
+/// Keeps what a URL says, which may say it twice, but not in two ways.
+fn agree(known: &mut String, value: String, source: &str) -> Result<(), String> {
+    if !known.is_empty() && *known != value {
+        return Err(format!(
+            "`{source}` asks for two things at once: `{known}` and `{value}`"
+        ));
+    }
+    *known = value;
+    Ok(())
 }
 
 /// A repository on GitHub, named as in `github.com/owner/name`.
@@ -127,16 +150,17 @@ pub(crate) fn without_userinfo(text: &str) -> String {
     out
 }
 
-/// What the file behind a URL is called: the last part of its path.
+/// What the file behind a URL is called: the last part of its path, also where an encoded slash ends the one before.
 pub(crate) fn file_name(url: &str) -> String {
     let path = url.split_once("://").map_or(url, |(_, rest)| rest);
     let path = path.split(['?', '#']).next().unwrap_or("");
     let path = path.split_once('/').map_or("", |(_, path)| path);
-    let name = decode(super::paths::base_name(path));
-    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+    let path = decode(path);
+    let name = super::paths::base_name(&path);
+    if name.is_empty() || name == "." || name == ".." || name.contains('\0') {
         return "__unnamed__".to_owned();
     }
-    name
+    name.to_owned()
 }
 
 /// Undoes percent encoding; what is no valid encoding stays as it is.
@@ -190,7 +214,20 @@ mod tests {
             classify("git@example.com:a/b"),
             Ok(Remote::Git(_))
         ));
-        assert!(classify("https://example.com/a.git?what=1").is_err());
+        for bad in [
+            "?what=1",
+            "?branch=",
+            "?subdir",
+            "?branch=a&tag=a",
+            "?branch=a#b",
+            "?subdir=a#b:c",
+            "?checksum=1&commit=2",
+        ] {
+            let source = format!("https://example.com/a.git{bad}");
+            assert!(classify(&source).is_err(), "{source}");
+        }
+        let twice = "https://example.com/a.git?ref=b&subdir=c#b:c";
+        assert!(classify(twice).is_ok());
         assert!(classify("https://example.com/a.git#--upload-pack=x").is_err());
     }
 
@@ -210,6 +247,7 @@ mod tests {
         for (url, expected) in [
             ("https://example.com/a/b.tar.gz?x=/y", "b.tar.gz"),
             ("https://example.com/a%20b", "a b"),
+            ("https://example.com/a%2Fb%2f", "b"),
             ("https://example.com/d/", "d"),
             ("https://example.com", "__unnamed__"),
             ("https://example.com/%2e%2e", "__unnamed__"),

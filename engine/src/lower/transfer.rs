@@ -410,6 +410,7 @@ impl Lowering<'_> {
                 reference: git.reference,
                 subdirectory: git.subdirectory,
                 keep_git_dir: git.keep_git_dir.unwrap_or_else(|| switch(flag)),
+                submodules: git.submodules,
                 checksum: git
                     .checksum
                     .or_else(|| Some(checksum.to_owned()).filter(|checksum| !checksum.is_empty())),
@@ -496,12 +497,16 @@ fn switch(flag: Option<&rbuild_parser::ast::Switch>) -> bool {
 
 /// A pattern that matches a name and nothing else.
 fn literal(name: &str) -> String {
+    if !name.contains(['*', '?', '[']) {
+        return name.to_owned();
+    }
     let mut pattern = String::with_capacity(name.len());
     for c in name.chars() {
-        if matches!(c, '*' | '?' | '[' | '\\') {
-            pattern.push('\\');
+        match c {
+            '*' | '?' | '[' => pattern.extend(['[', c, ']']),
+            '\\' => pattern.push_str("\\\\"),
+            c => pattern.push(c),
         }
-        pattern.push(c);
     }
     pattern
 }

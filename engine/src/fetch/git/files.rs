@@ -19,7 +19,12 @@ const DEPTH_MAX: usize = 500;
 const OWN_NAME: &str = "refs/rbuild/commit";
 
 /// Fetches the commit into a new repository and checks it out to `files`.
-pub(super) async fn fetch(git: &Git<'_>, pin: &Pin, files: &Path) -> Result<()> {
+pub(super) async fn fetch(
+    git: &Git<'_>,
+    pin: &Pin,
+    submodules: bool,
+    files: &Path,
+) -> Result<()> {
     // Without templates: those have hooks.
     let is_bare = !git.repository.starts_with(files);
     if is_bare {
@@ -40,7 +45,8 @@ pub(super) async fn fetch(git: &Git<'_>, pin: &Pin, files: &Path) -> Result<()> 
         &["checkout", "--quiet", "--force", "--detach", &pin.commit],
     )
     .await?;
-    if std::fs::symlink_metadata(files.join(".gitmodules")).is_ok_and(|it| it.is_file()) {
+    let lists = || std::fs::symlink_metadata(files.join(".gitmodules"));
+    if submodules && lists().is_ok_and(|it| it.is_file()) {
         let update = [
             "submodule",
             "--quiet",

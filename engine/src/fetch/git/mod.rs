@@ -73,6 +73,9 @@ pub(crate) async fn checkout(
     if keeps {
         key.add("git dir of", pin.name.as_deref().unwrap_or_default());
     }
+    if !source.submodules {
+        key.add("submodules", "none");
+    }
     let key = key.finish();
     if let Some(known) = recall(store, key).await? {
         return Ok((known.snapshot, pin.commit));
@@ -88,17 +91,17 @@ pub(crate) async fn checkout(
             home: git.home,
             ..git
         };
-        files::fetch(&git, &pin, active.upper()).await?;
+        files::fetch(&git, &pin, source.submodules, active.upper()).await?;
         files::tidy(&git).await?;
     } else if is_whole(&source.subdirectory) {
-        files::fetch(&git, &pin, active.upper()).await?;
+        files::fetch(&git, &pin, source.submodules, active.upper()).await?;
         let upper = active.upper().to_owned();
         blocking(move || files::without_links_to_repositories(&upper)).await?;
     } else {
         let whole = temporary.path().join("files");
         std::fs::create_dir(&whole)
             .map_err(|error| Failure::caused("store", "cannot make a directory", error))?;
-        files::fetch(&git, &pin, &whole).await?;
+        files::fetch(&git, &pin, source.submodules, &whole).await?;
         let (upper, subdirectory) = (active.upper().to_owned(), source.subdirectory.clone());
         let shown = address.shown.clone();
         blocking(move || {
@@ -238,6 +241,7 @@ mod tests {
             reference: reference.to_owned(),
             subdirectory: String::new(),
             keep_git_dir: false,
+            submodules: true,
             checksum: checksum.map(str::to_owned),
         }
     }
