@@ -19,12 +19,7 @@ const DEPTH_MAX: usize = 500;
 const OWN_NAME: &str = "refs/rbuild/commit";
 
 /// Fetches the commit into a new repository and checks it out to `files`.
-pub(super) async fn fetch(
-    git: &Git<'_>,
-    pin: &Pin,
-    submodules: bool,
-    files: &Path,
-) -> Result<()> {
+pub(super) async fn fetch(git: &Git<'_>, pin: &Pin, submodules: bool, files: &Path) -> Result<()> {
     // Without templates: those have hooks.
     let is_bare = !git.repository.starts_with(files);
     if is_bare {
