@@ -112,7 +112,7 @@ where
         Threads::Several => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             // This thread is one more.
-            builder.worker_threads(rbuild_engine::cores().saturating_sub(1).clamp(1, 8));
+            builder.worker_threads(rbuild_engine::processors().saturating_sub(1).clamp(1, 8));
             builder
         }
     };

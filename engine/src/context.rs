@@ -73,6 +73,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Not by [`Context::tree`].
+    #[error("looking at the build context takes more than a moment")]
+    Long,
     #[error("`{0}` in the build context changes all the time while it is read")]
     Changing(String),
     #[error(transparent)]
@@ -124,13 +127,25 @@ impl Context {
     /// Everything that `wanted` names, with digests. Ask once for a whole build: the stat cache is read and written
     /// each time. What is not there is not in the tree and no error here. Blocking.
     pub fn tree(&self, wanted: &[Wanted]) -> Result<Tree, Error> {
-        let mut found = find::find(self, wanted)?;
+        self.tree_within(Effort::Any, wanted)
+    }
+
+    /// As [`Context::tree`], where that takes a moment: there is little to look at, and nothing to read. `None` elsewhere.
+    pub(crate) fn tree_at_once(&self, wanted: &[Wanted]) -> Option<Result<Tree, Error>> {
+        match self.tree_within(Effort::Little, wanted) {
+            Err(Error::Long) => None,
+            result => Some(result),
+        }
+    }
+
+    fn tree_within(&self, effort: Effort, wanted: &[Wanted]) -> Result<Tree, Error> {
+        let mut found = find::find(self, effort, wanted)?;
         found.sort_unstable_by(|one, other| path_order(&one.entry.path, &other.entry.path));
         found.dedup_by(|one, other| one.entry.path == other.entry.path);
         drop_empty_excluded(&mut found);
         number_hard_links(&mut found);
         let mut cache = self.store.stat_cache(&self.path);
-        let is_changed = hash::fill_in(&self.root, &mut found, &mut cache)?;
+        let is_changed = hash::fill_in(&self.root, effort, &mut found, &mut cache)?;
         if is_changed && self.temporary.is_none() {
             self.store.save_stat_cache(cache)?;
         }
@@ -152,6 +167,13 @@ impl Context {
     pub fn why_missing(&self, source: &str) -> Missing {
         missing::why(self, source)
     }
+}
+
+/// After how much it ends with [`Error::Long`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Little,
+    Any,
 }
 
 /// Something that the build may see.

@@ -20,6 +20,12 @@ pub fn cores() -> usize {
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
+/// How many processors the kernel lets this process run on, whatever share of them it may use: one system call.
+pub fn processors() -> usize {
+    let set = rustix::thread::sched_getaffinity(None);
+    set.map_or(1, |set| usize::try_from(set.count()).unwrap_or(1))
+}
+
 /// Makes of `--jobs` what the solver takes.
 pub(crate) fn jobs(asked: Option<usize>, executor: &Arc<Executor>) -> Jobs {
     match asked {
@@ -27,7 +33,7 @@ pub(crate) fn jobs(asked: Option<usize>, executor: &Arc<Executor>) -> Jobs {
         None => {
             let executor = Arc::clone(executor);
             Jobs::Adaptive {
-                cores: cores(),
+                cores,
                 idle: probe(),
                 waiting: Arc::new(move || executor.waiting()),
             }

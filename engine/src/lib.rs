@@ -45,7 +45,7 @@ pub use build::debugging::{DebugShell, Point, When};
 pub use containers::{Created, RunRequest};
 pub use error::{Error, Located, Result};
 pub use event::{Event, Sink, Step, StepId};
-pub use idle::cores;
+pub use idle::{cores, processors};
 pub use remote_context::list_directory;
 pub use request::BuildRequest;
 /// What callers need of the rooms below.

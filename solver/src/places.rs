@@ -31,7 +31,8 @@ pub enum Jobs {
     Fixed(usize),
     /// So many, and more while cores are idle or steps wait.
     Adaptive {
-        cores: usize,
+        /// Asked when something executes: to know it may take longer than to find all in the cache.
+        cores: fn() -> usize,
         idle: Idle,
         waiting: Waiting,
     },
@@ -41,7 +42,7 @@ impl fmt::Debug for Jobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(places) => write!(f, "Fixed({places})"),
-            Self::Adaptive { cores, .. } => write!(f, "Adaptive({cores})"),
+            Self::Adaptive { .. } => f.write_str("Adaptive"),
         }
     }
 }
@@ -85,7 +86,7 @@ impl Places {
                 cores,
                 idle,
                 waiting,
-            } => (*cores, Some((Arc::clone(idle), Arc::clone(waiting)))),
+            } => (cores(), Some((Arc::clone(idle), Arc::clone(waiting)))),
         };
         let places = places.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -176,7 +177,7 @@ mod tests {
 
     fn adaptive(idle: f64, waiting: usize) -> Places {
         Places::new(&Jobs::Adaptive {
-            cores: 2,
+            cores: || 2,
             idle: Arc::new(move || Some(idle)),
             waiting: Arc::new(move || waiting),
         })

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
@@ -36,7 +36,8 @@ pub(crate) struct Run<W: Worker> {
     /// Nothing more is begun; cancelled together with `cancel`, or before it.
     stop: CancellationToken,
     /// Held around execution only: who waits for inputs, locks or look-ups takes no place.
-    places: Places,
+    places: OnceLock<Places>,
+    jobs: Jobs,
     outputs: Vec<watch::Sender<Option<W::Output>>>,
     /// What is being made in this process, by key: vertices that turn out to be equal are made once.
     flights: Mutex<HashMap<Key, Promise<W::Output>>>,
@@ -58,7 +59,7 @@ impl<W: Worker> Run<W> {
         handles: Vec<Option<W::Output>>,
         observer: Arc<dyn Observer>,
         cancel: CancellationToken,
-        jobs: &Jobs,
+        jobs: Jobs,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<VertexId>) {
         let (demands, demanded) = mpsc::unbounded_channel();
         let run = Self {
@@ -67,7 +68,8 @@ impl<W: Worker> Run<W> {
             observer,
             stop: cancel.child_token(),
             cancel,
-            places: Places::new(jobs),
+            places: OnceLock::new(),
+            jobs,
             outputs: handles.into_iter().map(watch::Sender::new).collect(),
             flights: Mutex::default(),
             wanted: Mutex::new(Wanted::new(&plan)),
@@ -88,6 +90,14 @@ impl<W: Worker> Run<W> {
             self.want(target);
         }
         let mut tasks = JoinSet::new();
+        // What is found at once needs no task: waking another thread would take longer.
+        while let Ok(vertex) = demanded.try_recv() {
+            let mut settling = Box::pin(Arc::clone(&self).settle(vertex));
+            if futures_util::poll!(settling.as_mut()).is_pending() {
+                tasks.spawn(settling);
+                break;
+            }
+        }
         let mut panicked = None;
         loop {
             while let Ok(vertex) = demanded.try_recv() {
@@ -318,10 +328,11 @@ impl<W: Worker> Run<W> {
         let _place = if bypass {
             None
         } else {
+            let places = self.places.get_or_init(|| Places::new(&self.jobs));
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(Stopped),
-                place = self.places.take() => Some(place.ok_or(Stopped)?),
+                place = places.take() => Some(place.ok_or(Stopped)?),
             }
         };
         if self.stop.is_cancelled() {

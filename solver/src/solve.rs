@@ -129,7 +129,7 @@ impl<W: Worker> Solver<W> {
             handles,
             observer,
             cancel,
-            &self.jobs,
+            self.jobs.clone(),
         );
         run.drive(targets, demands).await
     }

@@ -26,7 +26,7 @@ use crate::request::BuildRequest;
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::import::Going;
 use crate::worker::failure::Failure;
-use crate::worker::{self, VertexInfo, Worker, blocking};
+use crate::worker::{self, VertexInfo, Worker, waited_for};
 use crate::{Error, Located, Result};
 
 /// Tells the events what the solver tells of vertices.
@@ -122,7 +122,7 @@ impl Solving<'_> {
             vertices: self.plan.vertices.clone(),
             notebook: Arc::clone(&self.worker.notebook),
         };
-        blocking(move || ended.write_down()).await;
+        waited_for(move || ended.write_down()).await;
         let outputs = match outputs {
             Ok(outputs) => outputs,
             Err(error) => {

@@ -10,14 +10,18 @@ use rbuild_parser::ignore::Verdict;
 use rustix::fs::{FileType, OFlags};
 
 use super::walk::walk;
-use super::{Context, Error, Found, Wanted};
+use super::{Context, Effort, Error, Found, Wanted};
 use crate::select::pattern::{Pattern, Segment, components, join};
 
 /// As BuildKit's own limit.
 const LINK_LIMIT: usize = 255;
 
 /// In any order, some more than once.
-pub(super) fn find(context: &Context, wanted: &[Wanted]) -> Result<Vec<Found>, Error> {
+pub(super) fn find(
+    context: &Context,
+    effort: Effort,
+    wanted: &[Wanted],
+) -> Result<Vec<Found>, Error> {
     let mut finder = Finder {
         context,
         found: Vec::new(),
@@ -45,7 +49,7 @@ pub(super) fn find(context: &Context, wanted: &[Wanted]) -> Result<Vec<Found>, E
             .iter()
             .any(|other| other != directory && is_at_or_below(directory, other));
         if !is_part {
-            walk(context, directory, &mut found)?;
+            walk(context, effort, directory, &mut found)?;
         }
     }
     Ok(found)

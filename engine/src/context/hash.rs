@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::find::io_error;
 use super::walk::xattrs;
-use super::{Error, Found};
+use super::{Effort, Error, Found};
 
 /// Larger files are read one after the other, each on all cores.
 const LARGE_BYTES: u64 = 8 << 20;
@@ -27,6 +27,7 @@ const TRIES: usize = 3;
 /// Fills in `content` and `xattrs` of all files. Returns whether the cache learned something.
 pub(super) fn fill_in(
     root: &RootDir,
+    effort: Effort,
     found: &mut [Found],
     cache: &mut StatCache,
 ) -> Result<bool, Error> {
@@ -47,6 +48,7 @@ pub(super) fn fill_in(
                         })?;
                 }
             }
+            None if effort == Effort::Little => return Err(Error::Long),
             None => unknown.push(found),
         }
     }

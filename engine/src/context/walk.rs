@@ -11,7 +11,7 @@ use rbuild_cache::tree::Kind;
 use rustix::fs::{FileType, OFlags};
 
 use super::find::io_error;
-use super::{Context, Error, Found};
+use super::{Context, Effort, Error, Found};
 use crate::select::pattern::join;
 
 /// So many entries are looked at before it is worth waking other threads.
@@ -20,6 +20,7 @@ const SEQUENTIAL_ENTRIES: usize = 256;
 /// Adds everything below `directory`, which is there already. Something that is no directory has nothing below.
 pub(super) fn walk(
     context: &Context,
+    effort: Effort,
     directory: &[u8],
     found: &mut Vec<Found>,
 ) -> Result<(), Error> {
@@ -32,6 +33,9 @@ pub(super) fn walk(
     }
     if open.is_empty() {
         return Ok(());
+    }
+    if effort == Effort::Little {
+        return Err(Error::Long);
     }
     let walk = Walk {
         context,

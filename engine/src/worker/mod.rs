@@ -155,6 +155,15 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+/// As [`blocking`], for what has nothing beside it: on this thread, where the runtime has others for its own affairs.
+/// Waking another one, and being woken by it, takes longer than to find everything done before.
+pub(crate) async fn waited_for<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => blocking(work).await,
+    }
+}
+
 /// As [`blocking`], for what takes a moment: where the runtime has one thread, at once and on that.
 pub(crate) async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::runtime::Handle::current().runtime_flavor() {
@@ -345,17 +354,18 @@ impl Worker {
         };
         let context = Arc::clone(context);
         let wanted = self.wanted.get(name).cloned().unwrap_or_default();
-        let view = blocking(move || {
-            let tree = context.tree(&wanted)?;
-            Ok::<_, crate::context::Error>(View {
-                tree: Arc::new(tree),
-                context,
-            })
-        });
-        let view = view
-            .await
-            .map_err(|error| Failure::of("build-context", error))?;
-        Ok(Output::Context(Arc::new(view)))
+        let tree = match context.tree_at_once(&wanted) {
+            Some(tree) => tree,
+            None => {
+                let context = Arc::clone(&context);
+                blocking(move || context.tree(&wanted)).await
+            }
+        };
+        let tree = tree.map_err(|error| Failure::of("build-context", error))?;
+        Ok(Output::Context(Arc::new(View {
+            tree: Arc::new(tree),
+            context,
+        })))
     }
 
     /// Whether the layers are there that hold the files of a chain. Each is looked for once.
