@@ -2,7 +2,8 @@
 //!
 //! Rows are published before what they point at is synced to disk. Until then they carry in `unsynced` the epoch
 //! in which they were written; [`crate::Store::sync`] ends an epoch, syncs the file system and takes the marks
-//! off. `meta.boot` says in which boot the marks were made: whoever opens the store first after another boot
+//! off; or it is done behind the back of a build, and said beside the index how far (`synced`). `meta.boot` says in
+//! which boot the marks were made: whoever opens the store first after another boot
 //! drops the marked rows, because a power cut may have torn what they point at. `kill -9` tears nothing.
 //!
 //! Rows that say what something leads to (`keys` with their results, `chains`, `layers`) carry in `sum` a hash of
@@ -18,9 +19,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::{Error, IndexContext as _, IoContext as _, Result};
+use crate::synced;
 
 /// The format of the index and of everything it points at. Raise it when an older program would misread.
-pub(crate) const VERSION: i64 = 3;
+pub(crate) const VERSION: i64 = 4;
 
 /// Waits for others that write, of which each holds the write lock for well under a millisecond; `tries`: how often it
 /// was waited before. False after a minute. SQLite by itself sleeps for a millisecond at least, then for 2, 5, 10 and more.
@@ -197,6 +199,9 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
         if !may_create {
             return Ok(None);
         }
+        if version == 0 {
+            synced::forget(root)?;
+        }
         create(&mut connection, version)?;
     }
     // With WAL, NORMAL loses at most the last transactions in a power cut and never tears; `sync` asks for more.
@@ -252,7 +257,9 @@ fn create(connection: &mut Connection, version: i64) -> Result<()> {
     let steps: &[&str] = match version {
         0 => &[SCHEMA],
         1 => &[SUMS, PACKED],
-        _ => &[PACKED],
+        2 => &[PACKED],
+        // An earlier program would drop what is synced and marked nevertheless.
+        _ => &[],
     };
     for step in steps {
         transaction.execute_batch(step).doing("create its tables")?;
@@ -263,11 +270,62 @@ fn create(connection: &mut Connection, version: i64) -> Result<()> {
     transaction.commit().doing("create its tables")
 }
 
-/// Drops what an earlier boot published and never synced. One row is read where there is nothing to do.
-pub(crate) fn drop_torn(connection: &mut Connection) -> Result<()> {
+/// What the kernel calls this boot.
+pub(crate) fn boot() -> Result<String> {
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-    let boot = std::fs::read_to_string(BOOT_ID).at("read", Path::new(BOOT_ID))?;
-    let boot = boot.trim();
+    let mut boot = std::fs::read_to_string(BOOT_ID).at("read", Path::new(BOOT_ID))?;
+    boot.truncate(boot.trim_end().len());
+    Ok(boot)
+}
+
+/// Whether there are marks of later epochs than one.
+pub(crate) fn is_marked(connection: &Connection, after: i64) -> rusqlite::Result<bool> {
+    let marks = MARKED.map(|table| format!("SELECT 1 FROM {table} WHERE unsynced > ?1"));
+    // In one statement: each takes its locks.
+    connection
+        .prepare_cached(&format!("{} LIMIT 1", marks.join(" UNION ALL ")))?
+        .exists([after])
+}
+
+/// Ends the epoch and returns it: rows that are written from now on have a higher one.
+pub(crate) fn end_epoch(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row(
+        "UPDATE meta SET value = value + 1 WHERE name = 'epoch' RETURNING value - 1",
+        [],
+        |row| row.get(0),
+    )
+}
+
+/// In an index that has rows of another one: the next epoch to end is one that takes all their marks off.
+pub(crate) fn begin_epoch_beyond_marks(connection: &Connection) -> rusqlite::Result<()> {
+    for table in MARKED {
+        connection.execute(
+            &format!(
+                "UPDATE meta SET value = MAX(value, (SELECT COALESCE(MAX(unsynced), 0) FROM {table}))
+                 WHERE name = 'epoch'"
+            ),
+            [],
+        )?;
+    }
+    Ok(())
+}
+
+/// Takes the marks of an epoch, and of those before it, off.
+pub(crate) fn unmark(connection: &Connection, epoch: i64) -> rusqlite::Result<()> {
+    for table in MARKED {
+        connection.execute(
+            &format!(
+                "UPDATE {table} SET unsynced = NULL
+                 WHERE unsynced IS NOT NULL AND unsynced <= ?1"
+            ),
+            [epoch],
+        )?;
+    }
+    Ok(())
+}
+
+/// Drops what an earlier boot than this one published and never synced. One row is read where there is nothing to do.
+pub(crate) fn drop_torn(root: &Path, boot: &str, connection: &mut Connection) -> Result<()> {
     let seen: String = connection
         .query_row("SELECT value FROM meta WHERE name = 'boot'", [], |row| {
             row.get(0)
@@ -284,6 +342,7 @@ pub(crate) fn drop_torn(connection: &mut Connection) -> Result<()> {
         })
         .doing(action)?;
     if seen != boot {
+        unmark(&transaction, synced::epoch(root, &seen)).doing(action)?;
         for table in MARKED {
             transaction
                 .execute(

@@ -13,6 +13,7 @@
 //!   networks/NAME/      what they are in together (`networks`)
 //!   explain/            notes that explain builds
 //!   index.db            SQLite, WAL: snapshots, records, images, descriptors, last use
+//!   synced              how much of that is known to be on the disk (`synced`)
 //!   points/             an empty root with the directories and files that every sandbox mounts something on
 //!   reserve             room that collection gives itself on a full disk
 //!   quarantine/         what `check` put away, for a while (`collect::quarantine`)
@@ -50,6 +51,7 @@ pub mod snapshot;
 mod stack;
 pub mod stat_cache;
 pub mod store;
+pub mod synced;
 pub mod tree;
 mod unchanged;
 pub mod volumes;

@@ -31,6 +31,8 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) root: PathBuf,
+    /// What the kernel calls this boot.
+    pub(crate) boot: String,
     index: Mutex<Connection>,
     pub(crate) lease: Lease,
     /// See [`crate::nursery`]; nothing until it is asked for.
@@ -97,12 +99,14 @@ impl Store {
             Some(connection) => (connection, false),
             None => create(root)?,
         };
-        index::drop_torn(&mut connection)?;
+        let boot = index::boot()?;
+        index::drop_torn(root, &boot, &mut connection)?;
         let lease = Lease::take(root)?;
         lease::sweep_in_background(root, &lease);
         let store = Self {
             shared: Arc::new(Shared {
                 root: root.to_owned(),
+                boot,
                 index: Mutex::new(connection),
                 lease,
                 nursery: OnceLock::new(),
@@ -137,21 +141,9 @@ impl Store {
         let action = "mark what was synced";
         let epoch: Option<i64> = {
             let mut connection = self.index();
-            let mut any = false;
-            for table in index::MARKED {
-                let sql = format!("SELECT 1 FROM {table} WHERE unsynced IS NOT NULL LIMIT 1");
-                let mut statement = connection.prepare_cached(&sql).doing(action)?;
-                any |= statement.exists([]).doing(action)?;
-            }
-            if any {
+            if index::is_marked(&connection, 0).doing(action)? {
                 let transaction = index::write(&mut connection)?;
-                let epoch = transaction
-                    .query_row(
-                        "UPDATE meta SET value = value + 1 WHERE name = 'epoch' RETURNING value - 1",
-                        [],
-                        |row| row.get(0),
-                    )
-                    .doing(action)?;
+                let epoch = index::end_epoch(&transaction).doing(action)?;
                 transaction.commit().doing(action)?;
                 Some(epoch)
             } else {
@@ -165,18 +157,7 @@ impl Store {
         let directory = File::open(root).at("open", root)?;
         rustix::fs::syncfs(&directory).at("sync the file system of", root)?;
         index::durably_in_log(root, &mut self.index(), action, |transaction| {
-            for table in index::MARKED {
-                transaction
-                    .execute(
-                        &format!(
-                            "UPDATE {table} SET unsynced = NULL
-                             WHERE unsynced IS NOT NULL AND unsynced <= ?1"
-                        ),
-                        [epoch],
-                    )
-                    .doing(action)?;
-            }
-            Ok(())
+            index::unmark(transaction, epoch).doing(action)
         })
     }
 

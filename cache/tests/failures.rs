@@ -115,6 +115,118 @@ fn after_a_power_cut_only_what_was_synced_is_there() {
     assert!(Store::open(&root).unwrap().has_blob(&torn_blob));
 }
 
+/// Has the next one who opens the store believe that this was another boot.
+fn boot_again(root: &Path) {
+    let changed = index(root).execute("UPDATE meta SET value = 'another' WHERE name = 'boot'", []);
+    assert_eq!(changed.unwrap(), 1);
+    // What it says is of the boot that the rows are of.
+    let said = root.join("synced");
+    if let Ok(record) = fs::read(&said) {
+        let mut record = record;
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+        assert_eq!(record[8..44], boot[..36]);
+        record[8..44].copy_from_slice(&[b"another".as_slice(), &[0; 29]].concat());
+        let sum = blake3::hash(&record[..44]);
+        record[44..].copy_from_slice(&sum.as_bytes()[..20]);
+        fs::write(&said, record).unwrap();
+    }
+}
+
+fn marks(root: &Path) -> i64 {
+    let count = "SELECT COUNT(*) FROM blobs WHERE unsynced IS NOT NULL";
+    index(root).query_row(count, [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn after_a_power_cut_what_somebody_else_synced_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let (first, first_blob) = publish(&store, "first");
+    let one = store.begin_sync().unwrap().unwrap();
+    let (second, second_blob) = publish(&store, "second");
+    let two = store.begin_sync().unwrap().unwrap();
+    assert!(one.epoch < two.epoch);
+    // In whatever order they come to it.
+    two.finish().unwrap();
+    one.finish().unwrap();
+    assert!(store.begin_sync().unwrap().is_none());
+    assert_eq!(marks(&root), 2);
+    let (torn, torn_blob) = publish(&store, "torn");
+    let three = store.begin_sync().unwrap().unwrap();
+    assert_eq!(marks(&root), 1);
+    drop(store);
+    boot_again(&root);
+    // Only now, in the boot before: nobody finished it.
+    drop(three);
+
+    let store = Store::open(&root).unwrap();
+    for (name, snapshot, blob) in [
+        ("first", first, first_blob),
+        ("second", second, second_blob),
+    ] {
+        assert_eq!(store.read_blob(&blob, 100).unwrap(), name.as_bytes());
+        let record = store.lookup(key(name)).unwrap().unwrap();
+        assert_eq!(record.snapshot, Some(snapshot.id));
+        assert!(store.image_by_name(name).unwrap().is_some());
+    }
+    assert!(!store.has_blob(&torn_blob));
+    assert!(store.snapshot(&torn.id).is_err());
+    assert_eq!(store.lookup(key("torn")).unwrap(), None);
+    assert_eq!(marks(&root), 0);
+    assert_eq!(store.check(false).unwrap(), []);
+}
+
+#[test]
+fn what_was_not_finished_is_synced_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let (_, first) = publish(&store, "first");
+    drop(store.begin_sync().unwrap().unwrap());
+    let (_, second) = publish(&store, "second");
+    store.begin_sync().unwrap().unwrap().finish().unwrap();
+    drop(store);
+    boot_again(&root);
+    let store = Store::open(&root).unwrap();
+    assert!(store.has_blob(&first) && store.has_blob(&second));
+    // And one that waits for the disk leaves no marks.
+    publish(&store, "third");
+    drop(store.begin_sync().unwrap().unwrap());
+    store.sync().unwrap();
+    assert_eq!(marks(&root), 0);
+    assert!(store.begin_sync().unwrap().is_none());
+}
+
+#[test]
+fn an_index_made_anew_is_not_told_what_another_synced() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let store = Store::open(&root).unwrap();
+    for name in ["one", "two", "three"] {
+        publish(&store, name);
+        store.begin_sync().unwrap().unwrap().finish().unwrap();
+    }
+    let late = store.begin_sync().unwrap();
+    assert!(late.is_none());
+    publish(&store, "four");
+    let late = store.begin_sync().unwrap().unwrap();
+    drop(store);
+    for name in ["index.db", "index.db-wal", "index.db-shm"] {
+        fs::remove_file(root.join(name)).unwrap();
+    }
+    let store = Store::open(&root).unwrap();
+    // Of the index that is gone.
+    late.finish().unwrap();
+    let (_, torn) = publish(&store, "torn");
+    drop(store);
+    assert!(!root.join("synced").exists());
+    boot_again(&root);
+    let store = Store::open(&root).unwrap();
+    assert!(!store.has_blob(&torn));
+    assert_eq!(store.image_by_name("torn").unwrap(), None);
+}
+
 #[test]
 fn a_store_of_a_newer_version_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();

@@ -34,7 +34,7 @@ use crate::remote_context;
 use crate::request::{BuildRequest, Output};
 use crate::shared_cache::{Caches, give};
 use crate::worker::commands::Commands;
-use crate::worker::{self, Settings, Worker, blocking};
+use crate::worker::{self, Settings, Worker, waited_for};
 use crate::{BuildOutcome, Engine, Error, Located, Result};
 use exporting::Exporting;
 use plan::Plan;
@@ -106,8 +106,10 @@ impl Engine {
             carried,
         };
         let targets = built.targets;
-        let exported = blocking(move || {
+        let executor = Arc::clone(&self.executor);
+        let exported = waited_for(move || {
             let image = exporting.export(&targets, &capture)?;
+            executor.sync_later()?;
             Ok::<_, Error>((image, targets, capture))
         });
         let (image, targets, capture) = exported.await?;

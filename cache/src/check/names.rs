@@ -10,9 +10,10 @@ use crate::images;
 use crate::notes;
 use crate::stat_cache;
 use crate::store::{DIRECTORIES, Result, Store};
+use crate::synced;
 
 /// What the store's root may hold. `lost+found` is the file system's, where the store has one of its own.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "containers",
     "content",
     "contexts",
@@ -29,6 +30,7 @@ const KNOWN: [&str; 18] = [
     "quarantine",
     "reserve",
     "snapshots",
+    synced::NAME,
     "tmp",
     "volumes",
 ];

@@ -18,6 +18,7 @@ use crate::images::StoredImage;
 use crate::index;
 use crate::lease;
 use crate::store::{self, Result, Store};
+use crate::synced;
 
 const TABLES: [&str; 8] = [
     "blobs",
@@ -43,6 +44,8 @@ pub(super) fn rebuild(root: &Path) -> Result<Vec<Finding>> {
             "other processes use it: it can be made anew when they have ended",
         ));
     }
+    // It is forgotten with the old index.
+    let synced = synced::epoch(root, &index::boot()?);
     let quarantine = root.join("quarantine");
     std::fs::create_dir_all(&quarantine).at("create", &quarantine)?;
     let old = quarantine.join(format!("index.db-{}", lease::random_word()?));
@@ -62,7 +65,10 @@ pub(super) fn rebuild(root: &Path) -> Result<Vec<Finding>> {
         ));
     };
     salvage(&old, &mut connection)?;
-    index::durably(&mut connection, "make the index anew", |transaction| {
+    let action = "make the index anew";
+    index::durably(&mut connection, action, |transaction| {
+        index::unmark(transaction, synced).doing(action)?;
+        index::begin_epoch_beyond_marks(transaction).doing(action)?;
         index::drop_dangling(transaction)
     })?;
     drop(connection);

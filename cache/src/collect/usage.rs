@@ -120,6 +120,7 @@ impl Store {
             "index.db-wal",
             "index.db-shm",
             "reserve",
+            crate::synced::NAME,
             "tmp",
             "leases",
             "locks",

@@ -288,3 +288,48 @@ fn however_full_the_disk_gets_the_store_is_whole_and_the_next_build_right() {
     }
     println!("{rounds} rounds: {failed} builds met a full disk, {killed} were killed on it");
 }
+
+/// Up to which epoch a store says that it is synced.
+fn synced(store: &Path) -> Option<i64> {
+    let record = std::fs::read(store.join("synced")).ok()?;
+    let epoch = record.first_chunk::<8>()?;
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(record[8..].starts_with(boot.trim_ascii_end()));
+    Some(i64::from_le_bytes(*epoch))
+}
+
+/// As [`synced`], when somebody has come so far.
+fn synced_beyond(store: &Path, before: Option<i64>) -> i64 {
+    let began = Instant::now();
+    loop {
+        match synced(store) {
+            Some(epoch) if Some(epoch) > before => return epoch,
+            _ => assert!(began.elapsed() < Duration::from_mins(2), "nobody syncs"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_build_that_has_ended_is_synced_by_whoever_outlives_it() {
+    require_machine!();
+    let kit = Kit::new();
+    let store = kit.path("store");
+    assert_eq!(synced(&store), None);
+    kit.must_build("FROM busybox\nRUN echo one > /one\n", &["-t", "one"]);
+    let first = synced_beyond(&store, None);
+    kit.must_build("FROM busybox\nRUN echo two > /two\n", &["-t", "one"]);
+    let second = synced_beyond(&store, Some(first));
+    // Nothing is new in the next: nobody is asked.
+    kit.must_build("FROM busybox\nRUN echo two > /two\n", &["-t", "one"]);
+    // What killed processes left is synced with what the next one makes.
+    let arguments = kit.build_arguments("FROM busybox\nRUN echo 3 > /three && sleep 600\n", &[]);
+    let mut killed = kit.command(arguments).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(synced(&store), Some(second));
+    kit.must_build("FROM busybox\nRUN echo four > /four\n", &["-t", "one"]);
+    synced_beyond(&store, Some(second));
+    kit.store_is_whole();
+}

@@ -103,8 +103,7 @@ impl Exporting {
             self.carry(&mut solved, made);
         }
         let running = Mutex::new(None);
-        let image = self
-            .deliver(&solved, evidence.as_ref(), &running)
+        self.deliver(&solved, evidence.as_ref(), &running)
             .inspect_err(|error| {
                 if let Some(step) = *running.lock().unwrap_or_else(PoisonError::into_inner) {
                     self.events.event(Event::Failed {
@@ -112,9 +111,7 @@ impl Exporting {
                         message: error.to_string(),
                     });
                 }
-            })?;
-        self.store.sync()?;
-        Ok(image)
+            })
     }
 
     /// Has images carry their records, where there is room for them.
