@@ -94,9 +94,14 @@ pub(super) fn fill(
     work: &Work<'_>,
     directories: &[Directory],
 ) -> Result<(), Error> {
-    work.files
-        .par_chunks(BATCH_FILES)
-        .try_for_each_init(Vec::new, |buffer, files| request.batch(files, buffer))?;
+    if work.files.len() <= BATCH_FILES {
+        // Others would have to be made, or woken, for one of them to do it.
+        request.batch(work.files.as_slice(), &mut Vec::new())?;
+    } else {
+        work.files
+            .par_chunks(BATCH_FILES)
+            .try_for_each_init(Vec::new, |buffer, files| request.batch(files, buffer))?;
+    }
     for (first, entry) in &work.links {
         request.link(first, entry)?;
     }

@@ -145,13 +145,15 @@ impl Packer<'_> {
                 start = portion.end;
                 portions.push(portion);
             }
-            let read: Vec<Portion> = portions
-                .into_par_iter()
-                .map(|entries| Portion {
-                    bytes: self.read(entries.clone()),
-                    entries,
-                })
-                .collect();
+            let read = |entries: Range<usize>| Portion {
+                bytes: self.read(entries.clone()),
+                entries,
+            };
+            let read: Vec<Portion> = match portions.len() {
+                // Nobody is woken for one.
+                1 => portions.into_iter().map(read).collect(),
+                _ => portions.into_par_iter().map(read).collect(),
+            };
             for portion in read {
                 if to.send(portion).is_err() {
                     return;
