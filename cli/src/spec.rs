@@ -69,6 +69,19 @@ impl Spec {
         self.take_field(&[name]).is_some()
     }
 
+    /// Takes all values given under a name that can be repeated, in order.
+    pub(crate) fn take_each(&mut self, name: &str) -> Vec<String> {
+        let mut taken = Vec::new();
+        self.fields.retain(|(key, value)| {
+            let is_it = key == name;
+            if is_it {
+                taken.push(value.clone().unwrap_or_default());
+            }
+            !is_it
+        });
+        taken
+    }
+
     /// Takes all `PREFIXkey=value` fields, in order, without the prefix.
     pub(crate) fn take_prefixed(&mut self, prefix: &str) -> Vec<(String, String)> {
         let mut taken = Vec::new();

@@ -78,7 +78,21 @@ pub struct Mount {
     /// resulting snapshot, nor are the parents made for them.
     pub target: PathBuf,
     pub read_only: bool,
+    /// Of a directory of the host.
+    pub below: Below,
     pub source: MountSource,
+}
+
+/// What becomes of the mounts that are below a directory of the host when it is mounted (`bind-recursive` of `--mount`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Below {
+    /// They are there, and read-only where it is.
+    #[default]
+    Included,
+    /// They are there, and written to even where it is read-only.
+    Writable,
+    /// What they hide is there.
+    Excluded,
 }
 
 /// A file system in memory.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_engine::containers::{Backing, Catalog, Volume};
+use rbuild_engine::containers::{Backing, Catalog, NewVolume, Volume};
 use serde_json::json;
 
 use super::container::{catalog, each_name};
@@ -102,19 +102,11 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             if driver != "local" {
                 return Err(Error::unsupported(format!("the volume driver `{driver}`")));
             }
-            let pair = |text: &String| {
-                let (name, value) = text.split_once('=').unwrap_or((text, ""));
-                (name.to_owned(), value.to_owned())
-            };
-            let labels = label.iter().map(pair).collect();
             let name = name.as_deref().unwrap_or_default();
-            let options: BTreeMap<String, String> = opt.iter().map(pair).collect();
-            let backing = backing(&options)?;
+            let new = described("--opt", label, opt)?;
             // Opening the store makes it where there is none.
             let engine = machine::engine(global.options()?)?;
-            let volume = engine
-                .catalog()
-                .create_volume(name, labels, options, backing)?;
+            let volume = engine.catalog().create_volume(name, new)?;
             stdio::out(format!("{}\n", volume.name));
             Ok(Exit::Success)
         }
@@ -130,12 +122,26 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
     }
 }
 
+/// A volume that is to be made. `flag`: what gave the options.
+pub(crate) fn described(flag: &str, labels: &[String], options: &[String]) -> Result<NewVolume> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    let options: BTreeMap<String, String> = options.iter().map(pair).collect();
+    Ok(NewVolume {
+        labels: labels.iter().map(pair).collect(),
+        backing: backing(flag, &options)?,
+        options,
+    })
+}
+
 /// What a volume is, by the options of Docker's driver `local`.
-fn backing(options: &BTreeMap<String, String>) -> Result<Option<Backing>> {
+fn backing(flag: &str, options: &BTreeMap<String, String>) -> Result<Option<Backing>> {
     let known = ["type", "device", "o"];
     if let Some(other) = options.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(
-            Error::usage(format!("--opt `{other}`: there is no such option"))
+            Error::usage(format!("{flag} `{other}`: there is no such option"))
                 .help("it is `type`, `device` or `o`"),
         );
     }
@@ -144,22 +150,18 @@ fn backing(options: &BTreeMap<String, String>) -> Result<Option<Backing>> {
     match kind {
         "" if options.is_empty() => Ok(None),
         "tmpfs" => {
-            let (file_system, read_only) = memory_options("--opt o", more)?;
+            let (file_system, read_only) = memory_options(&format!("{flag} o"), more)?;
             if read_only {
-                return Err(Error::usage(
-                    "--opt `o=ro`: say it where the volume is used, `-v NAME:/TARGET:ro`",
-                ));
+                return Err(read_only_option(flag));
             }
             Ok(Some(Backing::Memory(file_system)))
         }
         "" | "none" | "bind" => {
             if let Some(other) = more.split(',').find(|one| !matches!(*one, "bind" | "rw")) {
                 return Err(match other {
-                    "" => Error::usage("--opt: of a directory, `o=bind` is expected"),
-                    "ro" => Error::usage(
-                        "--opt `o=ro`: say it where the volume is used, `-v NAME:/TARGET:ro`",
-                    ),
-                    other => Error::unsupported(format!("--opt `o={other}`")),
+                    "" => Error::usage(format!("{flag}: of a directory, `o=bind` is expected")),
+                    "ro" => read_only_option(flag),
+                    other => Error::unsupported(format!("{flag} `o={other}`")),
                 });
             }
             if !device.starts_with('/') {
@@ -169,8 +171,14 @@ fn backing(options: &BTreeMap<String, String>) -> Result<Option<Backing>> {
             }
             Ok(Some(Backing::Directory(device.into())))
         }
-        other => Err(Error::unsupported(format!("--opt `type={other}`"))),
+        other => Err(Error::unsupported(format!("{flag} `type={other}`"))),
     }
+}
+
+fn read_only_option(flag: &str) -> Error {
+    Error::usage(format!(
+        "{flag} `o=ro`: say it where the volume is used, `-v NAME:/TARGET:ro`"
+    ))
 }
 
 fn list(
@@ -277,7 +285,7 @@ mod tests {
 
     fn of(options: &[(&str, &str)]) -> Result<Option<Backing>> {
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        backing(&options.iter().map(pair).collect())
+        backing("--opt", &options.iter().map(pair).collect())
     }
 
     #[test]

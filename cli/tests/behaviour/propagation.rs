@@ -255,6 +255,54 @@ cannot run --rm -v "$D:/x:rshared" app true
     }
 }
 
+/// `--mount`'s `bind-recursive`: whether what is mounted below a directory already is there, and can be written to.
+#[test]
+fn mounts_below_are_left_out_or_stay_writable() {
+    require_machine!();
+    let test = "mounts_below_are_left_out_or_stay_writable";
+    let script = r#"
+chmod 1777 "$D/before"
+look() {
+    $as "$rbuild" run --rm $flags --mount "type=bind,src=$D,dst=/x${1-}" app sh -c '
+        for d in later before; do touch /x/$d/new 2>/dev/null && echo $d; done; grep -c " /x/" /proc/self/mountinfo
+    ' 2>&1 | sed "s#$D#D#" | tr '\n' ' '
+    [ ! -e "$D/before/new" ] || { echo -n 'on it '; rm "$D/before/new"; }
+    rm -f "$D/later/new"; echo
+}
+look; look ,readonly; look ,readonly,bind-recursive=writable
+look ,readonly,bind-recursive=readonly,bind-propagation=rprivate
+look ,bind-recursive=disabled; look ,readonly,bind-nonrecursive,bind-propagation=rslave
+"#;
+    let mut all = vec![(User::Root, ""), (User::Ordinary, "")];
+    let runtimes = ["--runtime crun", "--runtime runc"];
+    all.extend(
+        runtimes
+            .iter()
+            .filter(|flags| is_root() && programs::has(flags.trim_start_matches("--runtime ")))
+            .map(|flags| (User::Root, *flags)),
+    );
+    for (user, flags) in all {
+        let Some(output) = on_host(test, user, flags, script) else {
+            return;
+        };
+        let mut expected = "later before 1 on it \n1 \nbefore 1 on it \n1 \n".to_owned();
+        expected += &match user {
+            User::Root => "later before 0 \n0 \n".to_owned(),
+            User::Ordinary => ["a directory", "`D`"]
+                .map(|what| {
+                    let at = if what == "`D`" { "`/x`" } else { "/x" };
+                    format!(
+                        "error: cannot set up the sandbox: mount {what} at {at}   caused by: something is mounted below \
+                         it, and what that hides is the machine's root's to see: mount all of it, or a directory that \
+                         nothing is mounted below \n"
+                    )
+                })
+                .concat(),
+        };
+        assert_eq!(output.stdout, expected, "{user:?} {flags} {output}");
+    }
+}
+
 /// What is mounted later is as the host mounts it, devices and all, from which a container is kept by its cgroup, of
 /// either version. Where there is none, the machine's root gets no such mount.
 #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rbuild_cache::{ActiveSnapshot, RootDir, SnapshotId, TemporaryDirectory};
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::sandbox::container::Top;
-use rbuild_executor::spec::{Exit, Mount, MountSource, Stdio};
+use rbuild_executor::spec::{Below, Exit, Mount, MountSource, Stdio};
 use rbuild_solver::{Graph, SolveError, VertexId};
 use tokio_util::sync::CancellationToken;
 
@@ -434,6 +434,7 @@ fn mount_of(tools: &TemporaryDirectory) -> Result<Mount> {
     Ok(Mount {
         target: PathBuf::from(TOOLS),
         read_only: true,
+        below: Below::Included,
         source: MountSource::Directory {
             root: Arc::new(root),
             path: PathBuf::from("."),

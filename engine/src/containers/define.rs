@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_cache::SnapshotId;
+use rbuild_executor::spec::Below;
 use rbuild_image::config::ContainerConfig;
 use rbuild_image::source::{self, Location, Progress, Resolved};
 use rbuild_image::{Platform, Reference};
@@ -14,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::{Catalog, Entry};
 use super::definition::{self, Definition, MountKind, MountPoint};
 use super::request::{Pull, RunRequest, VolumeSource};
-use super::{names, time, volumes, without};
+use super::volumes::{self, NewVolume};
+use super::{names, time, without};
 use crate::event::{Event, Sink, StepId};
 use crate::worker::{brief, check_platform};
 use crate::{Engine, Error, Result};
@@ -347,6 +349,8 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
             propagation: volume.propagation.clone().unwrap_or_default(),
             no_copy: volume.no_copy,
             subpath: volume.subpath.clone(),
+            below: volume.below,
+            new: volume.new.clone(),
         });
     }
     for tmpfs in &request.tmpfs {
@@ -357,6 +361,8 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
             propagation: String::new(),
             no_copy: true,
             subpath: None,
+            below: Below::Included,
+            new: NewVolume::default(),
         });
     }
     for (container, read_only) in &request.volumes_from {
@@ -379,6 +385,8 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
                 propagation: String::new(),
                 no_copy: false,
                 subpath: None,
+                below: Below::Included,
+                new: NewVolume::default(),
             });
         }
     }

@@ -1,10 +1,11 @@
 //! What a container is, from its creation to its end: `config.json` in its directory. Never changes.
 
-use rbuild_executor::spec::{Propagation, Tmpfs};
+use rbuild_executor::spec::{Below, Propagation, Tmpfs};
 use rbuild_image::config::{ContainerConfig, Healthcheck};
 use serde::{Deserialize, Serialize};
 
 use super::request::RunRequest;
+use super::volumes::NewVolume;
 
 pub(super) const FILE: &str = "config.json";
 
@@ -42,6 +43,12 @@ pub struct MountPoint {
     pub no_copy: bool,
     /// Of a volume: a path in it.
     pub subpath: Option<String>,
+    /// Of a directory of the host.
+    #[serde(default)]
+    pub below: Below,
+    /// Of a volume that is not there when the container is made.
+    #[serde(default)]
+    pub new: NewVolume,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

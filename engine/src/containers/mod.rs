@@ -63,7 +63,7 @@ pub use state::{Health, Probe, State, Status};
 pub use subnet::Subnet;
 pub use supervise::Front;
 pub use update::Changes;
-pub use volumes::{Backing, PrunedVolumes, Volume};
+pub use volumes::{Backing, NewVolume, PrunedVolumes, Volume};
 
 /// The number of a signal: `9`, `KILL`, `SIGKILL`.
 pub fn signal_number(name: &str) -> Option<i32> {

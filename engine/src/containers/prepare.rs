@@ -36,6 +36,7 @@ pub(super) fn exec(
         mounts.push(Mount {
             target: PathBuf::from(&mount.target),
             read_only: mount.read_only,
+            below: mount.below,
             source: source(catalog, definition, mount, bare)?,
         });
     }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use rbuild_executor::spec::{self, Dns, Limits, SecurityOptions, Users};
+use rbuild_executor::spec::{self, Below, Dns, Limits, SecurityOptions, Users};
 use rbuild_image::config::Healthcheck;
 use serde::{Deserialize, Serialize};
 
 use super::log::Keeping;
 use super::networks::Attachment;
 use super::ports::Publish;
+use super::volumes::NewVolume;
 use crate::request::NetworkChoice;
 
 /// A container to be made.
@@ -211,6 +212,12 @@ pub struct Volume {
     pub subpath: Option<String>,
     /// How mounts that are made later travel, as `rprivate`.
     pub propagation: Option<String>,
+    /// Of a directory of the host.
+    #[serde(default)]
+    pub below: Below,
+    /// Of a volume that is not there yet.
+    #[serde(default)]
+    pub new: NewVolume,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,29 @@ pub struct Volume {
     pub anonymous: bool,
 }
 
+/// What is said of a volume when it is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewVolume {
+    pub labels: BTreeMap<String, String>,
+    /// Of Docker's driver `local`, as they were typed.
+    pub options: BTreeMap<String, String>,
+    /// What the options make of it.
+    pub backing: Option<Backing>,
+}
+
+impl NewVolume {
+    fn named(self, name: String, anonymous: bool) -> Volume {
+        Volume {
+            name,
+            created: time::now(),
+            labels: self.labels,
+            options: self.options,
+            backing: self.backing,
+            anonymous,
+        }
+    }
+}
+
 /// What a volume is, other than a directory of the store. What an image has at its place does not come into it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backing {
@@ -49,13 +72,7 @@ impl Catalog {
     }
 
     /// Makes a volume; one that is there already stays as it is. An empty name asks for a random one.
-    pub fn create_volume(
-        &self,
-        name: &str,
-        labels: BTreeMap<String, String>,
-        options: BTreeMap<String, String>,
-        backing: Option<Backing>,
-    ) -> Result<Volume> {
+    pub fn create_volume(&self, name: &str, new: NewVolume) -> Result<Volume> {
         let anonymous = name.is_empty();
         let name = if anonymous {
             super::names::id()?
@@ -66,17 +83,7 @@ impl Catalog {
         let _lock = self.files.lock()?;
         match self.volume(&name)? {
             Some(volume) => Ok(volume),
-            None => {
-                let volume = Volume {
-                    created: time::now(),
-                    labels,
-                    options,
-                    backing,
-                    anonymous,
-                    name,
-                };
-                self.make_volume(volume, |_| Ok(()))
-            }
+            None => self.make_volume(new.named(name, anonymous), |_| Ok(())),
         }
     }
 
@@ -246,15 +253,10 @@ pub(super) fn make_missing(executor: &Executor, definition: &Definition) -> Resu
         };
         match catalog.volume(name)? {
             None => {
-                let volume = Volume {
-                    created: time::now(),
-                    labels: BTreeMap::new(),
-                    options: BTreeMap::new(),
-                    backing: None,
-                    anonymous: *anonymous,
-                    name: name.clone(),
-                };
-                catalog.make_volume(volume, fill)?;
+                let volume = mount.new.clone().named(name.clone(), *anonymous);
+                // What else it is, the image's files do not go there.
+                let is_plain = volume.backing.is_none();
+                catalog.make_volume(volume, |data| if is_plain { fill(data) } else { Ok(()) })?;
             }
             Some(volume) if volume.backing.is_none() => {
                 let data = catalog.volume_path(name)?;

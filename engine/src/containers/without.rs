@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use rbuild_executor::network::{Port, Protocol};
+use rbuild_executor::spec::Below;
 
 use super::catalog::Catalog;
 use super::definition::{Definition, MountKind};
@@ -63,6 +64,12 @@ pub(super) fn check(definition: &Definition) -> Result<()> {
                     &what,
                     "nothing can be mounted. Read-only (`:ro`) it is a copy; what the container writes can be in a named \
                      volume, or brought out with `rbuild cp`",
+                );
+            }
+            if mount.below != Below::Included {
+                return no(
+                    &what,
+                    "a copy has what is seen there, all of it and read-only",
                 );
             }
             if !matches!(mount.propagation.as_str(), "" | "private" | "rprivate") {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rbuild_cache::cache_mounts::{CacheMount, Sharing};
 use rbuild_cache::tree::{Entry, Tree, is_at_or_below};
 use rbuild_cache::{Key, KeyWriter, Snapshot};
-use rbuild_executor::spec::{Mount, MountSource, Tmpfs};
+use rbuild_executor::spec::{Below, Mount, MountSource, Tmpfs};
 use rbuild_solver::VertexId;
 
 use super::failure::{Failure, Result};
@@ -153,6 +153,7 @@ impl Worker {
         mounted.mounts.push(Mount {
             target: PathBuf::from(&mount.target),
             read_only: mount.read_only,
+            below: Below::Included,
             source,
         });
         Ok(())

@@ -10,6 +10,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
 };
 
+use crate::spec::Below;
+
 type Result<T> = std::result::Result<T, Errno>;
 
 /// A new, detached file system.
@@ -51,6 +53,18 @@ pub(crate) fn copy(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     rustix::mount::open_tree(fd, "", flags)
+}
+
+/// A detached copy of a directory or file of the host that a command gets.
+pub(super) fn copy_of(fd: BorrowedFd<'_>, below: Below) -> std::io::Result<OwnedFd> {
+    match copy(fd, below != Below::Excluded) {
+        // Of mounts that came from a more privileged namespace the kernel gives all or none.
+        Err(Errno::INVAL) if below == Below::Excluded => Err(std::io::Error::other(
+            "something is mounted below it, and what that hides is the machine's root's to see: mount all of it, or a \
+             directory that nothing is mounted below",
+        )),
+        copied => Ok(copied?),
+    }
 }
 
 /// A detached copy of a path of the host's that is ours to name (`/dev/null`, `/sys`).

@@ -293,6 +293,8 @@ pub(super) struct Mount {
     pub(super) source: Source,
     /// Otherwise nothing travels to or from it.
     pub(super) propagation: Option<Propagation>,
+    /// What is mounted below it stays writable where it is read-only.
+    pub(super) writable_below: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

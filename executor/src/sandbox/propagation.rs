@@ -13,22 +13,23 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use super::prepare::setup;
 use super::{ExecError, in_root, mounts};
 use crate::host::Host;
-use crate::spec::Propagation;
+use crate::spec::{Below, Mount, Propagation};
 
-/// A detached copy of `path`, which is absolute and has no links in it, with all that is mounted below.
+/// A detached copy of `path`, which is absolute and has no links in it, with what is mounted below.
 pub(super) fn tree(
     host: &Host,
     path: &Path,
     propagation: Propagation,
-    target: &Path,
+    mount: &Mount,
 ) -> Result<OwnedFd, ExecError> {
-    let step = || format!("mount `{}` at `{}`", path.display(), target.display());
+    let step = || format!("mount `{}` at `{}`", path.display(), mount.target.display());
+    let copy = |suits: fn(&Mountpoint) -> bool| copy(path, mount.below, suits);
     let (mount, tree) = match propagation {
-        Propagation::Slave => copy(path, Mountpoint::receives),
+        Propagation::Slave => copy(Mountpoint::receives),
         Propagation::Shared => match host.outer() {
-            Some(outer) => outer.visit(|| copy(path, |mount| mount.shared)),
+            Some(outer) => outer.visit(|| copy(|mount| mount.shared)),
             // Whether it is one is not known here: it could be none that these were peers of.
-            None => copy(path, |_| false),
+            None => copy(|_| false),
         },
     }
     .map_err(|error| setup(step(), error))?;
@@ -56,6 +57,7 @@ pub(super) fn tree(
 /// Copies a path where it is on a mount that suits.
 fn copy(
     path: &Path,
+    below: Below,
     suits: impl FnOnce(&Mountpoint) -> bool,
 ) -> std::io::Result<(Mountpoint, Option<OwnedFd>)> {
     let found = rustix::fs::openat2(
@@ -73,7 +75,7 @@ fn copy(
     let mount = all.find(|mount| mount.id == id).ok_or_else(|| {
         std::io::Error::other("the mount that it is on is not in /proc/self/mountinfo")
     })?;
-    let tree = suits(&mount).then(|| mounts::copy(found.as_fd(), true));
+    let tree = suits(&mount).then(|| mounts::copy_of(found.as_fd(), below));
     Ok((mount, tree.transpose()?))
 }
 

@@ -51,20 +51,21 @@ pub(super) fn choose(executor: &Executor, exec: &Exec) -> Result<Chosen, ExecErr
         let tree = match &mount.source {
             MountSource::Directory { root, path, .. } => {
                 in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)
-                    .and_then(|found| mounts::copy(found.as_fd(), true))
+                    .map_err(std::io::Error::from)
+                    .and_then(|found| mounts::copy_of(found.as_fd(), mount.below))
             }
             MountSource::Propagated { path, propagation } => Ok(propagation::tree(
                 &executor.host,
                 path,
                 *propagation,
-                &mount.target,
+                mount,
             )?),
             _ => {
                 directories.push(None);
                 continue;
             }
         };
-        let tree = tree.and_then(|tree| mapped::map(tree, mapped.inside()));
+        let tree = tree.and_then(|tree| Ok(mapped::map(tree, mapped.inside())?));
         match tree {
             Ok(tree) => directories.push(Some(tree)),
             Err(error) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_cache::RootDir;
 use rbuild_cache::cache_mounts::Sharing;
-use rbuild_executor::spec::{Mount, MountSource, Tmpfs};
+use rbuild_executor::spec::{Below, Mount, MountSource, Tmpfs};
 
 use crate::kit::{self, Kit, Outcome, describe, equal, holds, shell};
 
@@ -15,6 +15,7 @@ pub(crate) fn mount(target: &str, source: MountSource) -> Mount {
     Mount {
         target: target.into(),
         read_only: false,
+        below: Below::Included,
         source,
     }
 }
@@ -236,6 +237,7 @@ pub(crate) fn caches(kit: &Kit) -> Outcome {
         Ok(Mount {
             target: "/c".into(),
             read_only,
+            below: Below::Included,
             source: MountSource::Cache {
                 mount: kit.store().cache_mount("c", Sharing::Shared)?,
                 from: Some((Some(seed.clone()), PathBuf::from("/s"))),

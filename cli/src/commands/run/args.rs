@@ -117,6 +117,7 @@ pub(crate) struct ContainerArgs {
     #[arg(short, long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
     /// type=bind|volume|tmpfs,src=..,dst=..[,ro][,bind-propagation=rslave|rshared|rprivate]
+    /// [,bind-recursive=disabled|writable|readonly][,volume-nocopy][,volume-subpath=..][,volume-opt=KEY=VALUE]
     #[arg(long, value_name = "SPEC")]
     pub(crate) mount: Vec<String>,
     /// A file system in memory, TARGET[:size=64m]

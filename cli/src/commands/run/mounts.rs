@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::containers::VolumeSource;
 use rbuild_engine::containers::request::{Tmpfs, Volume};
-use rbuild_engine::executor::spec::Tmpfs as FileSystem;
+use rbuild_engine::containers::{NewVolume, VolumeSource};
+use rbuild_engine::executor::spec::{Below, Tmpfs as FileSystem};
 
 use crate::error::{Error, Result};
 use crate::spec::Spec;
@@ -62,6 +62,8 @@ fn volume(text: &str) -> Result<Volume> {
         no_copy: false,
         subpath: None,
         propagation: None,
+        below: Below::Included,
+        new: NewVolume::default(),
     };
     let options: Vec<&str> = options
         .split(',')
@@ -132,15 +134,18 @@ fn refuse_labels(option: &str) -> Result<()> {
 
 /// `type=bind|volume|tmpfs,source=..,target=..,readonly`
 fn mount(text: &str, all: &mut Mounts) -> Result<()> {
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 13] = [
         "type",
         "source",
         "target",
         "readonly",
         "bind-propagation",
+        "bind-recursive",
         "bind-nonrecursive",
         "volume-nocopy",
         "volume-subpath",
+        "volume-opt",
+        "volume-label",
         "tmpfs-size",
         "tmpfs-mode",
     ];
@@ -174,23 +179,34 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
             "--mount with another `volume-driver` than `local`",
         ));
     }
-    match spec.take(&["bind-recursive"])?.as_deref() {
-        None | Some("enabled") => {}
-        Some(other @ ("disabled" | "writable" | "readonly")) => {
-            return Err(Error::unsupported(format!(
-                "--mount with `bind-recursive={other}`"
-            )));
+    let recursive = spec.take(&["bind-recursive"])?;
+    belongs.extend(recursive.as_ref().map(|_| ("bind", "bind-recursive")));
+    let below = match (recursive.as_deref(), non_recursive) {
+        (Some(_), Some(_)) => {
+            return Err(spec.error("`bind-nonrecursive` is `bind-recursive=disabled`: give one"));
         }
-        Some(other) => {
+        (None, None | Some(false)) | (Some("enabled"), None) => Below::Included,
+        (None, Some(true)) | (Some("disabled"), None) => Below::Excluded,
+        (Some("writable"), None) if read_only => Below::Writable,
+        (Some("readonly"), None) if read_only && matches!(travels.as_deref(), Some("rprivate")) => {
+            Below::Included
+        }
+        (Some("writable"), None) => {
+            return Err(spec.error("`bind-recursive=writable` is of mounts that are `readonly`"));
+        }
+        (Some("readonly"), None) => {
+            return Err(spec.error(
+                "`bind-recursive=readonly` is of mounts that are `readonly` and `bind-propagation=rprivate`",
+            ));
+        }
+        (Some(other), None) => {
             return Err(spec.error(format!("there is no `bind-recursive={other}`")));
         }
-    }
-    if non_recursive == Some(true) {
-        return Err(Error::unsupported("--mount with `bind-nonrecursive`"));
-    }
-    if spec.take_field_named("volume-opt") {
-        return Err(Error::unsupported("--mount with `volume-opt`"));
-    }
+    };
+    let options = spec.take_each("volume-opt");
+    let labels = spec.take_each("volume-label");
+    belongs.extend((!options.is_empty()).then_some(("volume", "volume-opt")));
+    belongs.extend((!labels.is_empty()).then_some(("volume", "volume-label")));
     if let Some((owner, name)) = belongs.iter().find(|(owner, _)| *owner != kind) {
         return Err(spec.error(format!("`{name}=` belongs to `type={owner}`")));
     }
@@ -206,6 +222,8 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
             }
             travels => travels,
         },
+        below,
+        new: crate::commands::volume::described("--mount volume-opt", &labels, &options)?,
     };
     match (kind.as_str(), source) {
         ("bind", Some(source)) => {

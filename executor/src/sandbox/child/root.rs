@@ -96,9 +96,6 @@ pub(super) fn mount_all(
         let target = display(&mount.target);
         let (tree, directory) = source(mount, descriptors, stage, &files, index)?;
         let mut attributes = task.no_devices();
-        if mount.read_only {
-            attributes |= READ_ONLY;
-        }
         if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {
             attributes |= NO_SUID;
         }
@@ -122,8 +119,13 @@ pub(super) fn mount_all(
 pub(in crate::sandbox) fn restrict(
     mount: &Mount,
     tree: BorrowedFd<'_>,
-    attributes: MountAttrFlags,
+    mut attributes: MountAttrFlags,
 ) -> std::result::Result<(), Errno> {
+    if mount.read_only && mount.writable_below {
+        mounts::restrict(tree, false, READ_ONLY)?;
+    } else if mount.read_only {
+        attributes |= READ_ONLY;
+    }
     match mount.propagation {
         // As it was when it was copied.
         Some(_) => mounts::restrict(tree, true, attributes),

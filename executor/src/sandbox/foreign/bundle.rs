@@ -68,7 +68,6 @@ impl Bundle {
                 options.push("nodev");
             }
             if mount.read_only {
-                attributes |= READ_ONLY;
                 options.push("ro");
             }
             if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {

@@ -15,7 +15,7 @@ use crate::mapped::Mapped;
 use crate::overlay;
 use crate::sandbox::plan::{self, Bytes, Slot, Source, Space};
 use crate::sandbox::{ExecError, cache_content, container, in_root, mounts, propagation, socket};
-use crate::spec::{self, Exec, Mount, MountSource};
+use crate::spec::{self, Below, Exec, Mount, MountSource};
 use crate::sys;
 
 /// Collects the mounts of one command, with their descriptors and what keeps them alive.
@@ -65,6 +65,7 @@ impl Builder {
                     read_only: !exec.writable_names,
                     source: Source::File { name: name.into() },
                     propagation: None,
+                    writable_below: false,
                 },
             );
         }
@@ -93,6 +94,7 @@ impl Builder {
                 MountSource::Propagated { propagation, .. } => Some(propagation),
                 _ => None,
             },
+            writable_below: mount.below == Below::Writable,
         });
         self.kept._mounts.push(mount);
         Ok(())
@@ -126,6 +128,17 @@ impl Builder {
                         tree: self.slot(tree),
                     });
                 }
+                if mount.below == Below::Excluded {
+                    let tree = in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)
+                        .map_err(std::io::Error::from)
+                        .and_then(|found| mounts::copy_of(found.as_fd(), mount.below))
+                        .map_err(|error| {
+                            setup(format!("mount a directory at {}", target.display()), error)
+                        })?;
+                    return Ok(Source::Whole {
+                        tree: self.slot(tree),
+                    });
+                }
                 let tree =
                     mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
                 Ok(self.tree(tree, path))
@@ -133,7 +146,7 @@ impl Builder {
             MountSource::Propagated { path, propagation } => {
                 let tree = match self.directories.get_mut(index).and_then(Option::take) {
                     Some(tree) => tree,
-                    None => propagation::tree(&self.host, path, *propagation, target)?,
+                    None => propagation::tree(&self.host, path, *propagation, mount)?,
                 };
                 Ok(Source::Whole {
                     tree: self.slot(tree),
