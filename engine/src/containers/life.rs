@@ -246,7 +246,8 @@ impl Life {
         limit: Option<Duration>,
         mut holds: impl FnMut(&Now) -> bool,
     ) -> bool {
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        // Longer than the clock can tell is for ever.
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut now = self.now();
         while !holds(&now) {
             now = match deadline {
