@@ -21,7 +21,8 @@ use crate::error::IoContext as _;
 use crate::lease;
 use crate::store::{Result, Store, lock_file, make_directory, open_lock_file};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who may use a cache mount at the same time; what is further down leaves less to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sharing {
     /// Any number of users at once.
     Shared,
@@ -54,6 +55,16 @@ impl CacheMount {
     pub fn lend(&self) -> std::io::Result<()> {
         std::fs::create_dir(&self.path)?;
         Ok(rustix::fs::chmod(&self.path, LENT)?)
+    }
+
+    /// The same directory once more for the same user, who has it in two places. Both hold the lock, and the first one
+    /// gives it its first content.
+    pub fn again(&self) -> Result<Self> {
+        Ok(Self {
+            path: self.path.clone(),
+            is_new: false,
+            _lock: self._lock.try_clone().at("use again", &self.path)?,
+        })
     }
 
     /// True when the directory was made by this call and nothing was put in yet.

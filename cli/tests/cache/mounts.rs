@@ -38,3 +38,28 @@ RUN --mount=type=cache,target=/c,id=one test \"$(cat /c/l)\" = hi
     assert_eq!(bad.code, 1, "{bad}");
     kit.store_is_whole();
 }
+
+#[test]
+fn one_cache_in_two_places_of_a_command_is_one_directory() {
+    require_machine!();
+    let kit = Kit::new();
+    let ways = ["shared", "private", "locked"];
+    let mut dockerfile =
+        "FROM busybox AS seed\nRUN mkdir /s && echo seed > /s/seed\nFROM busybox\n".to_owned();
+    for (one, other) in ways
+        .iter()
+        .flat_map(|one| ways.iter().map(move |other| (one, other)))
+    {
+        let id = format!("{one}-{other}");
+        dockerfile.push_str(&format!(
+            "RUN --mount=type=cache,id={id},sharing={one},target=/b,from=seed,source=/s \
+             --mount=type=cache,id={id},sharing={other},target=/a,from=seed,source=/s \
+             test \"$(cat /a/seed)\" = seed && echo hi > /a/x && test \"$(cat /b/x)\" = hi\n"
+        ));
+    }
+    kit.must_build(&dockerfile, &[]);
+    // Nobody holds one after the build.
+    let listed = kit.must(&["cache", "mounts", "ls", "-q"]).stdout;
+    assert_eq!(listed.lines().count(), 9, "{listed}");
+    kit.store_is_whole();
+}

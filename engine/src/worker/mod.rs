@@ -118,8 +118,9 @@ pub(crate) struct Worker {
     pub(crate) said_network: Arc<AtomicBool>,
     pub(crate) networks: Arc<rbuild_executor::network::Pool>,
     pub(crate) commands: commands::Commands,
-    /// Parts of contexts that commands see, by selection.
-    pub(crate) materialised: Mutex<HashMap<Key, Snapshot>>,
+    /// Parts of contexts that commands see, by selection. With the view that each is of: while it is held, no other view
+    /// has its address, by which parts are told apart.
+    pub(crate) materialised: Mutex<HashMap<Key, (Arc<View>, Snapshot)>>,
     pub(crate) notebook: Arc<Notebook>,
     /// What fetched sources turned out to be.
     pub(crate) pins: Arc<Pins>,

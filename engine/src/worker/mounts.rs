@@ -1,7 +1,7 @@
 //! RUN --mount: from what the instruction says to what the sandbox mounts, with cache mounts taken and parts of
 //! contexts copied into snapshots.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -192,39 +192,35 @@ impl Worker {
         };
         let path = PathBuf::from("/").join(rbuild_cache::root_dir::path_of(&top));
         let key = materialised_key(view, &top);
-        let lock = |worker: &Self| {
-            let memory = worker.materialised.lock();
-            memory
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&key)
-                .cloned()
+        let memory = || {
+            let memory = self.materialised.lock();
+            memory.unwrap_or_else(PoisonError::into_inner)
         };
-        if let Some(known) = lock(self) {
-            return Ok((Some(known), path));
+        let known = memory().get(&key).map(|(_, snapshot)| snapshot.clone());
+        if known.is_some() {
+            return Ok((known, path));
         }
         let part = part_of(&view.tree, &top);
-        let (executor, view) = (Arc::clone(&self.executor), Arc::clone(view));
+        let (executor, of) = (Arc::clone(&self.executor), Arc::clone(view));
         let snapshot = blocking(move || {
-            let input = view.context.input(Arc::new(part));
+            let input = of.context.input(Arc::new(part));
             executor.materialise(&input, now())
         })
         .await
         .map_err(|error| Failure::of("build-context", error))?;
-        self.materialised
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, snapshot.clone());
+        memory().insert(key, (Arc::clone(view), snapshot.clone()));
         Ok((Some(snapshot), path))
     }
 
     /// Takes the cache mounts of a command, by their places. Always in the order of their ids: two commands that
-    /// want the same two would else wait for each other for ever.
+    /// want the same two would else wait for each other for ever. What has the same id is the same directory, as with
+    /// BuildKit, shared with others as the strictest of its mounts says.
     async fn cache_mounts(
         &self,
         step: Option<StepId>,
         op: &ExecOp,
     ) -> Result<Vec<(usize, CacheMount)>> {
-        let mut wanted: Vec<(&str, Sharing, usize)> = Vec::new();
+        let mut wanted: BTreeMap<&str, (Sharing, Vec<usize>)> = BTreeMap::new();
         for (place, mount) in op.mounts.iter().enumerate() {
             if let MountOpKind::Cache { id, sharing, .. } = &mount.kind {
                 let sharing = match sharing {
@@ -234,34 +230,31 @@ impl Worker {
                     SharingOp::Private => Sharing::Private,
                     SharingOp::Locked => Sharing::Locked,
                 };
-                wanted.push((id, sharing, place));
+                let (strictest, places) = wanted.entry(id).or_insert((sharing, Vec::new()));
+                *strictest = sharing.max(*strictest);
+                places.push(place);
             }
         }
-        wanted.sort_by_key(|(id, _, place)| (*id, *place));
-        let mut seen = HashSet::new();
         let mut taken = Vec::new();
-        for (id, sharing, place) in wanted {
-            let first = seen.insert(id);
-            if !first && sharing == Sharing::Locked {
+        for (id, (sharing, places)) in wanted {
+            if places.len() > 1 && !self.executor.has_namespaces() {
                 return Err(Failure::new(
                     "cache-mount-twice",
                     format!(
-                        "this RUN mounts the locked cache `{id}` twice, and would wait for itself"
+                        "this RUN mounts the cache `{id}` in {} places: where nothing can be mounted, a cache is in one \
+                         place at a time",
+                        places.len()
                     ),
                 ));
             }
-            if first && op.reset_cache_mounts {
+            if op.reset_cache_mounts {
                 // Once a build: what its own steps put in is not of earlier ones. Held while it is emptied, so
                 // that no other step gets what is about to go.
                 let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
                 if emptied.insert(id.to_owned()) {
                     self.store().reset_cache_mount(id)?;
                 }
-            }
-            if first
-                && !op.reset_cache_mounts
-                && let Some(imports) = &self.imports
-            {
+            } else if let Some(imports) = &self.imports {
                 imports.fill_mount(id, &self.progress(step)).await;
             }
             let mut pause = Duration::from_millis(1);
@@ -272,7 +265,12 @@ impl Worker {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(50));
             };
-            taken.push((place, mount));
+            if let Some((first, further)) = places.split_first() {
+                for place in further {
+                    taken.push((*place, mount.again()?));
+                }
+                taken.push((*first, mount));
+            }
         }
         Ok(taken)
     }
