@@ -20,6 +20,7 @@ use rbuild_executor::file::Source;
 use rbuild_parser::ignore::{Patterns, Verdict};
 
 pub use follow::FollowError;
+pub(crate) use follow::LINK_LIMIT;
 use parents::ParentsError;
 use pattern::Pattern;
 

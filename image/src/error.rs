@@ -78,15 +78,14 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     text
 }
 
-/// An [`Error::Io`] over a path of an input.
-pub(crate) fn io(
+/// An [`Error::Io`] over a path of an input, put into words only where it is needed.
+pub(crate) fn io<E: Into<std::io::Error>>(
     action: &'static str,
     path: &[u8],
-) -> impl FnOnce(rustix::io::Errno) -> Error + use<> {
-    let path = shown(path);
+) -> impl FnOnce(E) -> Error {
     move |source| Error::Io {
         action,
-        path,
+        path: shown(path),
         source: source.into(),
     }
 }

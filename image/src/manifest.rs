@@ -23,6 +23,8 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzi
 pub const DOCUMENT_LIMIT_BYTES: u64 = 4 << 20;
 /// What an image config may have, in bytes.
 pub const CONFIG_LIMIT_BYTES: u64 = 8 << 20;
+/// Indexes above a manifest that are followed; nobody nests more than twice.
+pub const INDEX_DEPTH_LIMIT: usize = 8;
 
 /// How the tag of an image in a layout is annotated, and its whole name.
 pub const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;

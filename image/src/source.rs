@@ -2,14 +2,15 @@
 //!
 //! [`resolve`] walks from what a [`Location`] names to one manifest and one config; [`snapshots`] and [`fetch`] bring
 //! the layers. Everything is compared with the digest and size that led to it before it is used; URLs in descriptors
-//! are never followed. The walk: `walk`; layers: `layers`; whole images, with all their platforms: `gather`; Docker's
-//! archives, which have no manifest: `docker`.
+//! are never followed. Locations as people write them: [`written`]; the walk: `walk`; layers: `layers`; whole images, with
+//! all their platforms: `gather`; Docker's archives, which have no manifest: `docker`.
 
 mod docker;
 mod gather;
 mod layers;
 mod verify;
 mod walk;
+pub mod written;
 
 use std::path::PathBuf;
 use std::sync::Arc;

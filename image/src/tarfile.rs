@@ -27,3 +27,39 @@ pub(crate) enum Error {
 
 /// What an archive may make this process hold in memory for one entry: long names and extended headers.
 pub(crate) const EXTENDED_HEADER_LIMIT_BYTES: u64 = 1 << 20;
+
+/// A name of a tar as a path below its root: without empty parts and dots; `..` does not lead out.
+pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_clamped() {
+        let table: &[(&[u8], &[u8])] = &[
+            (b"a/b", b"a/b"),
+            (b"/a//b/", b"a/b"),
+            (b"./c/./d", b"c/d"),
+            (b"../up", b"up"),
+            (b"a/../../b", b"b"),
+            (b"/", b""),
+            (b"..", b""),
+        ];
+        for (path, expected) in table {
+            assert_eq!(clean(path), *expected);
+        }
+    }
+}

@@ -20,17 +20,6 @@ use crate::lease;
 use crate::store::{self, Result, Store};
 use crate::synced;
 
-const TABLES: [&str; 8] = [
-    "blobs",
-    "snapshots",
-    "chains",
-    "layers",
-    "results",
-    "keys",
-    "images",
-    "containers",
-];
-
 /// A manifest is no larger.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
 
@@ -90,7 +79,7 @@ fn salvage(old: &Path, connection: &mut Connection) -> Result<()> {
         return Ok(());
     };
     let action = "take over what is left of the index";
-    for table in TABLES {
+    for table in index::MARKED.iter().chain(&["containers"]) {
         let columns: Vec<String> = connection
             .prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))
             .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())

@@ -13,7 +13,7 @@ use crate::{human, machine, stdio, values};
 /// Show what each layer of an image adds and wastes, and which instruction made it
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageLayersArgs {
-    /// A name, an ID or a digest of the store, `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`, or a name
+    /// A name, an ID or a digest of the store, `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE`, `docker-archive:FILE`, or a name
     /// to pull
     image: String,
     /// Of an image for several platforms

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rbuild_engine::image::Reference;
 use rbuild_engine::image::signature::Place;
 use rbuild_engine::image::signature::key::{PrivateKey, PublicKey};
+use rbuild_engine::image::source::written;
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ pub(crate) struct SignArgs {
     /// What the signature says besides; may be repeated
     #[arg(short, long, value_name = "K=V")]
     annotations: Vec<String>,
-    /// A name in a registry, or `oci:DIR[:TAG]`
+    /// A name in a registry, or `oci:DIR[:TAG][@DIGEST]`
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
 }
@@ -42,7 +43,7 @@ pub(crate) struct VerifyArgs {
     /// What the signature must say; may be repeated
     #[arg(short, long, value_name = "K=V")]
     annotations: Vec<String>,
-    /// A name in a registry, or `oci:DIR[:TAG]`
+    /// A name in a registry, or `oci:DIR[:TAG][@DIGEST]`
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
 }
@@ -201,24 +202,9 @@ fn place(text: &str) -> Result<Place> {
             .map_err(|error| Error::usage(format!("{error}")))?;
         return Ok(Place::Registry(reference));
     };
-    let (rest, digest) = match rest.rsplit_once('@') {
-        Some((rest, digest)) => {
-            let digest = digest
-                .parse()
-                .map_err(|error| Error::usage(format!("`{text}`: {error}")))?;
-            (rest, Some(digest))
-        }
-        None => (rest, None),
-    };
-    let (path, tag) = match rest.rsplit_once(':') {
-        Some((path, tag)) if !tag.contains('/') && !path.is_empty() => (path, Some(tag.to_owned())),
-        _ => (rest, None),
-    };
-    Ok(Place::Layout {
-        path: PathBuf::from(path),
-        tag,
-        digest,
-    })
+    let split = written::layout(rest);
+    let (path, tag, digest) = split.map_err(|error| Error::usage(format!("{error}")))?;
+    Ok(Place::Layout { path, tag, digest })
 }
 
 fn pairs(texts: &[String]) -> Result<BTreeMap<String, String>> {

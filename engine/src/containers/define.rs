@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_cache::SnapshotId;
 use rbuild_executor::spec::Below;
 use rbuild_image::config::ContainerConfig;
-use rbuild_image::source::{self, Location, Progress, Resolved};
+use rbuild_image::source::{self, Location, Progress, Resolved, written};
 use rbuild_image::{Platform, Reference};
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +95,7 @@ impl Engine {
     async fn root_of(&self, request: &RunRequest, progress: Progress) -> Result<Root> {
         let host = Platform::host();
         let platform = request.platform.as_ref().unwrap_or(&host);
-        let location = match explicit(&request.image)? {
+        let location = match written::explicit(&request.image)? {
             Some(location) => location,
             None => match self.find_image(&request.image) {
                 Ok(image) if request.pull != Pull::Always => {
@@ -174,47 +174,6 @@ fn progress(events: Arc<dyn Sink>) -> Progress {
             total,
         });
     })
-}
-
-/// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:TAG]`; `None` for names and IDs.
-fn explicit(image: &str) -> Result<Option<Location>> {
-    let Some((transport, rest)) = image.split_once(':') else {
-        return Ok(None);
-    };
-    let (path, tag) = split_tag(rest);
-    let path = PathBuf::from(path);
-    let location = match transport {
-        "oci" => Location::OciLayout {
-            path,
-            tag,
-            digest: None,
-        },
-        "oci-archive" => Location::OciArchive { path, tag },
-        "docker-archive" => Location::DockerArchive { path, tag },
-        _ => return Ok(None),
-    };
-    if rest.is_empty() {
-        return Err(Error::Usage(format!("`{image}`: a path follows the colon")));
-    }
-    Ok(Some(location))
-}
-
-/// Splits `PATH[:TAG]`. Both may have colons: the longest beginning that is there is the path.
-fn split_tag(text: &str) -> (&str, Option<String>) {
-    let exists = |path: &str| Path::new(path).exists();
-    if exists(text) {
-        return (text, None);
-    }
-    let colons = text.match_indices(':').map(|(at, _)| text.split_at(at));
-    let mut splits: Vec<(&str, &str)> = colons.collect();
-    splits.reverse();
-    let found = splits.iter().find(|(path, _)| exists(path));
-    // Of a path that is not there, the error is to name what was most likely meant.
-    let likely = splits.first().filter(|(_, tag)| !tag.contains('/'));
-    match found.or(likely) {
-        Some((path, tag)) => (path, tag.strip_prefix(':').map(str::to_owned)),
-        None => (text, None),
-    }
 }
 
 fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
@@ -561,28 +520,5 @@ mod tests {
     fn variables_are_replaced_by_name_and_need_a_value() {
         let env = environment(&config(&[], &[]), &request(None, &[]), "h");
         assert_eq!(env, ["PATH=/x", "HOSTNAME=h", "A=mine", "B=2"]);
-    }
-
-    #[test]
-    fn images_outside_of_the_store_say_where_they_are() {
-        let found = |text: &str| explicit(text).expect("a location");
-        assert_eq!(found("busybox:latest"), None);
-        assert_eq!(found("localhost:5000/x"), None);
-        assert_eq!(
-            found("oci:/no/such/dir:v1"),
-            Some(Location::OciLayout {
-                path: "/no/such/dir".into(),
-                tag: Some("v1".to_owned()),
-                digest: None
-            })
-        );
-        assert_eq!(
-            found("docker-archive:/no/such.tar"),
-            Some(Location::DockerArchive {
-                path: "/no/such.tar".into(),
-                tag: None
-            })
-        );
-        assert!(explicit("oci:").is_err());
     }
 }

@@ -15,7 +15,7 @@ use crate::request::NetworkChoice;
 /// A container to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunRequest {
-    /// A name, an ID, a digest, or `oci:DIR[:TAG]`, `oci-archive:FILE`, `docker-archive:FILE`.
+    /// A name, an ID, a digest, or `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE`, `docker-archive:FILE`.
     pub image: String,
     /// A random one where there is none.
     pub name: Option<String>,

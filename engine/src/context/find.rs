@@ -11,10 +11,8 @@ use rustix::fs::{FileType, OFlags};
 
 use super::walk::walk;
 use super::{Context, Effort, Error, Found, Wanted};
+use crate::select::LINK_LIMIT;
 use crate::select::pattern::{Pattern, Segment, components, join};
-
-/// As BuildKit's own limit.
-const LINK_LIMIT: usize = 255;
 
 /// In any order, some more than once.
 pub(super) fn find(

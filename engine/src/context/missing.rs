@@ -9,6 +9,7 @@ use rbuild_cache::tree::Kind;
 use rbuild_parser::ignore::Verdict;
 
 use super::Context;
+use crate::select::LINK_LIMIT;
 use crate::select::names::{hint, nearest};
 use crate::select::pattern::{components, join};
 
@@ -52,8 +53,6 @@ impl fmt::Display for Missing {
         }
     }
 }
-
-const LINK_LIMIT: usize = 255;
 
 pub(super) fn why(context: &Context, source: &str) -> Missing {
     let mut todo: VecDeque<Vec<u8>> = components(source.as_bytes())

@@ -7,19 +7,11 @@ use serde_json::Value;
 
 use crate::lint::looks_secret;
 use crate::lower::remote::without_userinfo;
+use crate::lower::scope::PROXIES;
 use crate::request::BuildRequest;
 use crate::worker::log;
 
 const MASK: &str = "***";
-
-/// Arguments that every build knows and that hold what is of the host and may hold credentials.
-const PROXIES: [&str; 5] = [
-    "http_proxy",
-    "https_proxy",
-    "ftp_proxy",
-    "no_proxy",
-    "all_proxy",
-];
 
 pub(super) struct Scrub {
     /// Longest first.

@@ -1,10 +1,9 @@
 //! An image's config and unpacked layers, wherever it is.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_cache::Snapshot;
-use rbuild_image::source::{self, Location};
+use rbuild_image::source::{self, Location, written};
 use rbuild_image::{ImageConfig, Platform, Reference};
 
 use crate::{Engine, Error, Result};
@@ -16,7 +15,7 @@ pub(crate) struct ImageRoot {
 }
 
 impl Engine {
-    /// `image` is a name, an ID or a digest of the store, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `image` is a name, an ID or a digest of the store, `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE[:TAG]`,
     /// `docker-archive:FILE[:TAG]`, or a name to pull. Unpacks what is not.
     pub(crate) async fn image_root(
         &self,
@@ -24,7 +23,7 @@ impl Engine {
         platform: Option<&Platform>,
     ) -> Result<ImageRoot> {
         let host = Platform::host();
-        let location = match explicit(image) {
+        let location = match written::explicit(image)? {
             Some(location) => location,
             None => match self.find_image(image) {
                 Ok(image) => {
@@ -53,24 +52,4 @@ impl Engine {
         let config = resolved.config;
         Ok(ImageRoot { config, chain })
     }
-}
-
-fn explicit(image: &str) -> Option<Location> {
-    let (transport, rest) = image.split_once(':')?;
-    let (path, tag) = match rest.rsplit_once(':') {
-        // What is behind a slash is a path.
-        Some((path, tag)) if !tag.contains('/') && !path.is_empty() => (path, Some(tag.to_owned())),
-        _ => (rest, None),
-    };
-    let path = PathBuf::from(path);
-    Some(match transport {
-        "oci" => Location::OciLayout {
-            path,
-            tag,
-            digest: None,
-        },
-        "oci-archive" => Location::OciArchive { path, tag },
-        "docker-archive" => Location::DockerArchive { path, tag },
-        _ => return None,
-    })
 }

@@ -111,7 +111,8 @@ pub(crate) fn is_predefined(name: &str) -> bool {
         })
 }
 
-const PROXIES: [&str; 5] = [
+/// Arguments that every build knows; they hold what is of the host, and may hold credentials.
+pub(crate) const PROXIES: [&str; 5] = [
     "http_proxy",
     "https_proxy",
     "ftp_proxy",

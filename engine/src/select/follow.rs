@@ -8,7 +8,7 @@ use super::names;
 use super::pattern::join;
 
 /// As BuildKit's own limit.
-pub(super) const LINK_LIMIT: usize = 255;
+pub(crate) const LINK_LIMIT: usize = 255;
 
 /// Why a path leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use rbuild_cache::Store;
 
 use crate::compression::{Bounded, Detected, Limits, detect};
 use crate::error::{Error, Result, shown};
-use crate::tarfile::{Kind, Reader};
+use crate::tarfile::{Kind, Reader, clean};
 use crate::unpack::tar_error;
 
 /// How many files an image's archive may have.
@@ -164,10 +164,6 @@ fn decompressed(store: &Store, file: File, what: &str) -> Result<File> {
     let mut input = Bounded::new(Box::new(file), Limits::default()).map_err(unwritable)?;
     std::io::copy(&mut input, &mut output).map_err(unwritable)?;
     Ok(output)
-}
-
-fn clean(name: &[u8]) -> Vec<u8> {
-    beside(b"", name)
 }
 
 /// A link's target as a name in the archive; `..` does not lead out of it.

@@ -9,13 +9,10 @@ use rbuild_cache::{Digest, Store};
 use super::sink::{Verifying, unwritable};
 use crate::error::{Error, Result};
 use crate::manifest::{
-    CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest, OCI_INDEX,
-    REF_NAME,
+    CONTAINERD_NAME, DOCUMENT_LIMIT_BYTES, Descriptor, Document, INDEX_DEPTH_LIMIT, Index,
+    Manifest, OCI_INDEX, REF_NAME,
 };
 use crate::reference::Reference;
-
-/// Indexes that lead to indexes.
-const DEPTH_LIMIT: u32 = 8;
 
 pub(super) const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -61,7 +58,7 @@ fn visit(
         let Document::Index(index) = document else {
             continue;
         };
-        if depth > DEPTH_LIMIT {
+        if depth >= INDEX_DEPTH_LIMIT {
             return Err(Error::BadDocument {
                 document: name,
                 reason: "indexes are nested too deep".to_owned(),

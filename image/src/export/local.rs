@@ -9,7 +9,7 @@ use rbuild_cache::root_dir::{Place, Resolve, path_of};
 use rbuild_cache::tree::{Entry, Kind};
 use rbuild_cache::{RootDir, SnapshotId, Store};
 
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result, io, shown};
 use crate::layer::View;
 
 /// A root whose files are written.
@@ -28,14 +28,10 @@ pub(super) fn write(
     directory: &Path,
     delete: bool,
 ) -> Result<()> {
-    std::fs::create_dir_all(directory).map_err(failed(
-        "make the directory",
-        directory.as_os_str().as_bytes(),
-    ))?;
-    let to = RootDir::open_ambient(directory).map_err(failed(
-        "open the directory",
-        directory.as_os_str().as_bytes(),
-    ))?;
+    std::fs::create_dir_all(directory)
+        .map_err(io("make the directory", directory.as_os_str().as_bytes()))?;
+    let to = RootDir::open_ambient(directory)
+        .map_err(io("open the directory", directory.as_os_str().as_bytes()))?;
     let mut written = HashSet::new();
     for root in roots {
         match &root.directory {
@@ -43,11 +39,11 @@ pub(super) fn write(
             Some(name) => {
                 let place = to
                     .place(Path::new(name), Resolve::Beneath)
-                    .map_err(failed("write", name.as_bytes()))?;
+                    .map_err(io("write", name.as_bytes()))?;
                 make_directory(&place, name.as_bytes(), 0o755)?;
                 let below = to
                     .directory(Path::new(name), Resolve::Beneath)
-                    .map_err(failed("open the directory", name.as_bytes()))?;
+                    .map_err(io("open the directory", name.as_bytes()))?;
                 written.insert(name.clone().into_bytes());
                 let prefix = format!("{name}/");
                 one(store, root, &below, prefix.as_bytes(), &mut written)?;
@@ -109,7 +105,7 @@ fn remove_others(to: &RootDir, written: &HashSet<Vec<u8>>) -> Result<()> {
     while let Some(directory) = directories.pop() {
         let listed = to
             .read_dir(path_of(&directory), Resolve::Beneath)
-            .map_err(failed("list", &directory))?;
+            .map_err(io("list", &directory))?;
         for entry in listed {
             let mut path = directory.clone();
             if !path.is_empty() {
@@ -118,12 +114,12 @@ fn remove_others(to: &RootDir, written: &HashSet<Vec<u8>>) -> Result<()> {
             path.extend_from_slice(entry.name.as_bytes());
             if !written.contains(&path) {
                 to.remove_tree(path_of(&path), Resolve::Beneath)
-                    .map_err(failed("remove", &path))?;
+                    .map_err(io("remove", &path))?;
                 continue;
             }
             let metadata = to
                 .metadata(path_of(&path), Resolve::Beneath)
-                .map_err(failed("look at", &path))?;
+                .map_err(io("look at", &path))?;
             if metadata.kind == Kind::Directory {
                 directories.push(path);
             }
@@ -136,13 +132,13 @@ fn remove_others(to: &RootDir, written: &HashSet<Vec<u8>>) -> Result<()> {
 fn make_directory(place: &Place, path: &[u8], mode: u32) -> Result<()> {
     match place.metadata() {
         Ok(metadata) if metadata.kind == Kind::Directory => return Ok(()),
-        Ok(_) => place.remove_file().map_err(failed("replace", path))?,
+        Ok(_) => place.remove_file().map_err(io("replace", path))?,
         Err(_) => {}
     }
     place
         .create_dir(mode)
         .map(drop)
-        .map_err(failed("make the directory", path))
+        .map_err(io("make the directory", path))
 }
 
 struct LocalWriter<'a> {
@@ -160,18 +156,18 @@ impl LocalWriter<'_> {
         let place = self
             .to
             .place(path_of(path), Resolve::Beneath)
-            .map_err(failed("write", path))?;
+            .map_err(io("write", path))?;
         if entry.kind == Kind::Directory {
             // Open for its owner until everything is in it.
             return make_directory(&place, path, 0o700);
         }
-        place.remove_tree().map_err(failed("replace", path))?;
+        place.remove_tree().map_err(io("replace", path))?;
         if own.hard_link != 0 {
             if let Some(first) = self.first_names.get(&(number, own.hard_link)) {
                 return self
                     .to
                     .hard_link(path_of(first), path_of(path), Resolve::Beneath)
-                    .map_err(failed("make the hard link", path));
+                    .map_err(io("make the hard link", path));
             }
             self.first_names
                 .insert((number, own.hard_link), path.clone());
@@ -180,13 +176,13 @@ impl LocalWriter<'_> {
             Kind::File => {
                 let mut from = root
                     .open_file_no_follow(path_of(path), Resolve::Beneath)
-                    .map_err(failed("read", path))?;
-                let mut file = place.create_file(0o600).map_err(failed("write", path))?;
-                std::io::copy(&mut from, &mut file).map_err(failed("write", path))?;
+                    .map_err(io("read", path))?;
+                let mut file = place.create_file(0o600).map_err(io("write", path))?;
+                std::io::copy(&mut from, &mut file).map_err(io("write", path))?;
             }
             Kind::Symlink => place
                 .symlink(&own.target)
-                .map_err(failed("make the link", path))?,
+                .map_err(io("make the link", path))?,
             Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => {
                 match place.make_node(own.kind, own.mode, own.device) {
                     // Docker and BuildKit leave devices out for ordinary users too; there is no other way.
@@ -197,7 +193,7 @@ impl LocalWriter<'_> {
                         tracing::warn!(path = shown(path), "device node left out");
                         return Ok(());
                     }
-                    result => result.map_err(failed("make the node", path))?,
+                    result => result.map_err(io("make the node", path))?,
                 }
             }
             Kind::Directory | Kind::Socket | Kind::Whiteout => return Ok(()),
@@ -209,7 +205,7 @@ impl LocalWriter<'_> {
         let place = self
             .to
             .place(path_of(&entry.path), Resolve::Beneath)
-            .map_err(failed("write", &entry.path))?;
+            .map_err(io("write", &entry.path))?;
         self.metadata(&place, entry)
     }
 
@@ -220,11 +216,11 @@ impl LocalWriter<'_> {
                 // Ids that the caller's user namespace does not have.
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {}
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-                result => result.map_err(failed("set the owner of", path))?,
+                result => result.map_err(io("set the owner of", path))?,
             }
         }
         if entry.kind != Kind::Symlink {
-            let node = place.node().map_err(failed("open", path))?;
+            let node = place.node().map_err(io("open", path))?;
             for (name, value) in &entry.xattrs {
                 // A destination may lack attributes or forbid them; its files are still the files.
                 if let Err(error) = node.set_xattr(name, value) {
@@ -232,7 +228,7 @@ impl LocalWriter<'_> {
                 }
             }
             node.set_mode(entry.mode)
-                .map_err(failed("set the mode of", path))?;
+                .map_err(io("set the mode of", path))?;
         }
         let mut mtime = entry.mtime;
         if let Some(limit) = self.clamp_mtime.filter(|limit| mtime.0 >= *limit) {
@@ -240,15 +236,6 @@ impl LocalWriter<'_> {
         }
         place
             .set_times(mtime, mtime)
-            .map_err(failed("set the time of", path))
-    }
-}
-
-fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(std::io::Error) -> Error {
-    let path = shown(path);
-    move |source| Error::Io {
-        action,
-        path,
-        source,
+            .map_err(io("set the time of", path))
     }
 }

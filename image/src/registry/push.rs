@@ -20,15 +20,13 @@ use super::answer::header;
 use super::auth::Access;
 use super::transport::{Call, TRIES, failed};
 use crate::error::{Error, Result, shown};
-use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, Document};
+use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, Document, INDEX_DEPTH_LIMIT};
 use crate::reference::Reference;
 use crate::source::blocking;
 
 /// Blobs that are asked for at once, and those that are sent.
 const CONCURRENT_QUESTIONS: usize = 12;
 const CONCURRENT_BLOBS: usize = 4;
-/// Indexes that lead to indexes.
-const DEPTH_LIMIT: u32 = 8;
 /// Repositories that one push asks leave to read from. Addresses do not grow without end.
 const MOUNT_SOURCES_LIMIT: usize = 8;
 
@@ -304,7 +302,7 @@ impl Plan {
         store: &Store,
         descriptor: &Descriptor,
         seen: &mut HashSet<Digest>,
-        depth: u32,
+        depth: usize,
     ) -> Result<()> {
         if !seen.insert(descriptor.digest) {
             return Ok(());
@@ -313,7 +311,7 @@ impl Plan {
         let name = descriptor.digest.to_string();
         match Document::parse(&bytes, &descriptor.media_type, &name)? {
             Document::Index(index) => {
-                if depth >= DEPTH_LIMIT {
+                if depth >= INDEX_DEPTH_LIMIT {
                     return Err(Error::BadDocument {
                         document: name,
                         reason: "indexes are nested too deep".to_owned(),

@@ -8,13 +8,10 @@ use serde_json::Value;
 use super::{Place, bad};
 use crate::Result;
 use crate::config::RootFs;
-use crate::manifest::{Descriptor, Document, Manifest};
+use crate::manifest::{CONFIG_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Manifest};
 
 /// The key in an image's config.
 pub const CARRIED: &str = "rbuild.cache.v1";
-/// Of a config, records and all.
-const CONFIG_LIMIT_BYTES: u64 = 8 << 20;
-const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
 /// More platforms than any image has.
 const IMAGES_MAX: usize = 32;
 
@@ -55,7 +52,7 @@ impl Place {
         };
         let images = index.manifests.iter().filter(is_image).take(IMAGES_MAX);
         let images = images.map(|image| async move {
-            let bytes = self.small(image, MANIFEST_LIMIT_BYTES).await?;
+            let bytes = self.small(image, DOCUMENT_LIMIT_BYTES).await?;
             let name = image.digest.to_string();
             match Document::parse(&bytes, &image.media_type, &name)? {
                 Document::Manifest(manifest) => self.of_image(&manifest).await,

@@ -10,6 +10,7 @@ use super::walk::{self, Found, Origin};
 use super::{Gathered, Location, Platforms, Progress, Resolved, blocking, layers, verify};
 use crate::manifest::{
     ABOUT, CONFIG_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, Descriptor, DescriptorPlatform, Document,
+    INDEX_DEPTH_LIMIT,
 };
 use crate::platform::Platform;
 use crate::registry::Client;
@@ -126,7 +127,7 @@ impl Tree {
             if !seen.insert(descriptor.digest) {
                 continue;
             }
-            if indexes.len() > walk::DEPTH_LIMIT {
+            if indexes.len() > INDEX_DEPTH_LIMIT {
                 return Err(walk::too_deep(&descriptor.digest));
             }
             documents += 1;

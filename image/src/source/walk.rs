@@ -9,17 +9,14 @@ use super::{Location, Resolved, blocking};
 use crate::archive::Layout;
 use crate::config::ImageConfig;
 use crate::manifest::{
-    CONFIG_LIMIT_BYTES, DOCKER_CONFIG, DOCUMENT_LIMIT_BYTES, Descriptor, Document, Index, Manifest,
-    OCI_CONFIG, own_media_type,
+    CONFIG_LIMIT_BYTES, DOCKER_CONFIG, DOCUMENT_LIMIT_BYTES, Descriptor, Document,
+    INDEX_DEPTH_LIMIT, Index, Manifest, OCI_CONFIG, own_media_type,
 };
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::shared::Place;
 use crate::{Error, Result};
-
-/// Indexes that lead to indexes; nobody nests more than twice.
-pub(super) const DEPTH_LIMIT: usize = 8;
 
 /// Documents that are read on the way to one image: what names more is there to keep somebody busy.
 const DOCUMENTS_LIMIT: usize = 200;
@@ -172,7 +169,7 @@ impl Origin {
 pub(super) fn too_deep(digest: &Digest) -> Error {
     bad(
         digest,
-        format!("indexes are nested more than {DEPTH_LIMIT} deep"),
+        format!("indexes are nested more than {INDEX_DEPTH_LIMIT} deep"),
     )
 }
 
@@ -309,7 +306,7 @@ async fn walk(
         if !seen.insert(descriptor.digest) {
             continue;
         }
-        if indexes.len() > DEPTH_LIMIT {
+        if indexes.len() > INDEX_DEPTH_LIMIT {
             return Err(too_deep(&descriptor.digest));
         }
         if seen.len() > DOCUMENTS_LIMIT {

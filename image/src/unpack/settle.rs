@@ -10,7 +10,7 @@ use rbuild_cache::{RootDir, SnapshotId, Store, owners};
 
 use super::metadata::{self, Metadata};
 use super::{Unpacked, place};
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result, io, shown};
 use crate::layer::View;
 
 /// Completes an upper directory: directories that the layer only implies look like those below, links to files
@@ -68,21 +68,12 @@ fn metadata_of(entry: &Entry) -> Metadata<'_> {
     }
 }
 
-fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(std::io::Error) -> Error {
-    let path = shown(path);
-    move |source| Error::Io {
-        action,
-        path,
-        source,
-    }
-}
-
 fn like(upper: &RootDir, path: &[u8], entry: &Entry) -> Result<()> {
     use rustix::fs::OFlags;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let directory = upper
         .open(path_of(path), flags, 0, Resolve::Beneath)
-        .map_err(failed("open the directory", path))?;
+        .map_err(io("open the directory", path))?;
     let metadata = metadata_of(entry);
     metadata.apply_to(directory.as_fd(), path)?;
     metadata::set_time(&directory, entry.mtime, path)
@@ -94,15 +85,15 @@ fn copy_up(upper: &RootDir, path: &[u8], entry: &Entry, view: &View) -> Result<(
     let (entry, root, _) = view.find(entry)?;
     let to = upper
         .place(path_of(path), Resolve::Beneath)
-        .map_err(failed("make the hard link", path))?;
-    let make = failed("make the hard link", path);
+        .map_err(io("make the hard link", path))?;
+    let make = io("make the hard link", path);
     match entry.kind {
         Kind::File => {
             let mut from = root
                 .open_file_no_follow(path_of(&entry.path), Resolve::Beneath)
-                .map_err(failed("read", &entry.path))?;
+                .map_err(io("read", &entry.path))?;
             let mut file = to.create_file(0o600).map_err(make)?;
-            std::io::copy(&mut from, &mut file).map_err(failed("write", path))?;
+            std::io::copy(&mut from, &mut file).map_err(io("write", path))?;
             let metadata = metadata_of(entry);
             metadata.apply_to(file.as_fd(), path)?;
             return metadata::set_time(&file, entry.mtime, path);
@@ -124,17 +115,17 @@ fn hide_all(upper: &RootDir, below: &Tree) -> Result<()> {
         .map(|entry| entry.path.as_slice())
         .filter(|path| !path.is_empty() && !path.contains(&b'/'));
     for name in names {
-        let at = Place::at(upper, OsStr::from_bytes(name)).map_err(failed("hide", name))?;
+        let at = Place::at(upper, OsStr::from_bytes(name)).map_err(io("hide", name))?;
         match at.node() {
             Ok(node) => {
-                let metadata = node.metadata().map_err(failed("look at", name))?;
+                let metadata = node.metadata().map_err(io("look at", name))?;
                 if metadata.kind == Kind::Directory {
                     place::mark_opaque_at(upper, name)?;
                 }
             }
             Err(_) => at
                 .make_node(Kind::Whiteout, 0, 0)
-                .map_err(failed("mark the removal of", name))?,
+                .map_err(io("mark the removal of", name))?,
         }
     }
     Ok(())

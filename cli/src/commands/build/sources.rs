@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_engine::image::Reference;
-use rbuild_engine::image::source::Location;
+use rbuild_engine::image::source::{Location, written};
 use rbuild_engine::image::unpack;
 use rbuild_engine::request::{Archive, ContextLocation, DockerfileLocation, NamedContext, Remote};
 
@@ -201,9 +201,11 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
             .map_err(|error| bad(&format!("{error}")))?;
         NamedContext::Image(Location::Registry(reference))
     } else if let Some(layout) = value.strip_prefix("oci-layout://") {
-        NamedContext::Image(oci_layout(layout).map_err(|reason| bad(&reason))?)
+        let split = written::layout(layout).map_err(|error| bad(&format!("{error}")));
+        let (path, tag, digest) = split?;
+        NamedContext::Image(Location::OciLayout { path, tag, digest })
     } else if let Some(archive) = value.strip_prefix("oci-archive://") {
-        let (path, tag) = path_and_tag(archive);
+        let (path, tag) = written::path_and_tag(archive);
         if !path.is_file() {
             return Err(Error::failed(format!(
                 "the context `{name}`: there is no archive `{}`",
@@ -230,31 +232,6 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
     };
     // The engine compares names as image names are compared: `x:latest` is `x`.
     Ok((name.to_owned(), context))
-}
-
-/// `DIR[:TAG][@DIGEST]`
-fn oci_layout(text: &str) -> Result<Location, String> {
-    let (rest, digest) = match text.rsplit_once("@sha256:") {
-        Some((rest, hex)) => {
-            let digest = format!("sha256:{hex}")
-                .parse()
-                .map_err(|error| format!("{error}"))?;
-            (rest, Some(digest))
-        }
-        None => (text, None),
-    };
-    let (path, tag) = path_and_tag(rest);
-    Ok(Location::OciLayout { path, tag, digest })
-}
-
-/// `PATH[:TAG]`. A colon in a path that exists belongs to the path.
-pub(crate) fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
-    match text.rsplit_once(':') {
-        Some((path, tag)) if !tag.contains('/') && !tag.is_empty() && !Path::new(text).exists() => {
-            (path.into(), Some(tag.to_owned()))
-        }
-        _ => (text.into(), None),
-    }
 }
 
 #[cfg(test)]
@@ -312,22 +289,5 @@ mod tests {
         }
         let refused = remote("https://example.com/a.git#--upload-pack=x", Path::new("-"));
         assert!(matches!(refused, Err(Error::Usage(_))));
-    }
-
-    #[test]
-    fn a_colon_in_an_existing_path_is_no_tag() {
-        let directory = tempfile::tempdir().unwrap();
-        let odd = directory.path().join("a:b");
-        std::fs::create_dir(&odd).unwrap();
-        let odd = odd.display().to_string();
-        assert_eq!(path_and_tag(&odd), (PathBuf::from(&odd), None));
-        assert_eq!(
-            path_and_tag(&format!("{odd}:t")),
-            (PathBuf::from(&odd), Some("t".into()))
-        );
-        assert_eq!(
-            path_and_tag("/x:5000/y"),
-            (PathBuf::from("/x:5000/y"), None)
-        );
     }
 }
