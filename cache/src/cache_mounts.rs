@@ -46,6 +46,7 @@ pub struct CacheMount {
 }
 
 impl CacheMount {
+    /// The directory, for as long as this is held.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -117,6 +118,7 @@ impl Store {
         Ok(())
     }
 
+    /// All directories that a build may get, by id.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMountInfo>> {
         let mounts = self.root().join("mounts");
         let mut found = Vec::new();

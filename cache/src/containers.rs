@@ -236,6 +236,7 @@ pub fn remove_hidden(path: &Path) -> Result<()> {
 }
 
 impl Store {
+    /// The containers of this store.
     pub fn container_files(&self) -> Containers {
         Containers::at(self.root())
     }

@@ -21,6 +21,7 @@ pub struct ChainId(pub Digest);
 pub struct BadDigest(pub String);
 
 impl Digest {
+    /// Of a hash that was computed elsewhere.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -31,6 +32,7 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -53,6 +53,7 @@ pub enum Error {
     BadId(String),
 }
 
+/// With this crate's error, unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -119,6 +120,7 @@ impl Error {
         }
     }
 
+    /// Whether the store lies on a file system that cannot be written to.
     pub fn is_read_only(&self) -> bool {
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::ReadOnlyFilesystem,
@@ -129,6 +131,7 @@ impl Error {
         }
     }
 
+    /// Whether it failed for want of rights to the store.
     pub fn is_permission_denied(&self) -> bool {
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,

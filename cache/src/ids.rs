@@ -16,6 +16,7 @@ pub struct Extent {
 pub struct IdMap(Vec<Extent>);
 
 impl IdMap {
+    /// Of ranges that do not overlap, on either side.
     pub fn new(extents: Vec<Extent>) -> Self {
         Self(extents)
     }
@@ -33,6 +34,7 @@ impl IdMap {
         text.lines().map(extent).collect::<Option<_>>().map(Self)
     }
 
+    /// The ranges, in the order given.
     pub fn extents(&self) -> &[Extent] {
         &self.0
     }
@@ -71,10 +73,12 @@ pub struct Ids {
 }
 
 impl Ids {
+    /// Whose a file is outside that is this owner's inside; `None` where either id is nobody's.
     pub fn outside(&self, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
         Some((self.users.outside(uid)?, self.groups.outside(gid)?))
     }
 
+    /// Whose a file is inside that is this owner's outside; `None` where either id is nobody's.
     pub fn inside(&self, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
         Some((self.users.inside(uid)?, self.groups.inside(gid)?))
     }

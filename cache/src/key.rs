@@ -68,10 +68,12 @@ impl KeyWriter {
         });
     }
 
+    /// The key of what was added so far.
     pub fn finish(self) -> Key {
         self.finish_with_ingredients().0
     }
 
+    /// As [`Self::finish`], with what the key was made of, for explanations.
     pub fn finish_with_ingredients(self) -> (Key, Vec<Ingredient>) {
         (Key(*self.hasher.finalize().as_bytes()), self.ingredients)
     }

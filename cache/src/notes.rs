@@ -85,6 +85,7 @@ impl Store {
         Ok(found)
     }
 
+    /// Whether there is a note, whole or not.
     pub fn has_note(&self, note: Note, key: Key) -> bool {
         self.note_path(note, key).exists()
     }

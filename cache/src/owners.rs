@@ -46,6 +46,7 @@ pub struct Record {
 }
 
 impl Record {
+    /// Of a file that is no device.
     pub fn owner(uid: u32, gid: u32) -> Self {
         Self {
             uid,

@@ -141,6 +141,7 @@ impl SnapshotId {
         crate::collect::is_hex(text, 32).then(|| Self(text.to_owned()))
     }
 
+    /// As it is written in the index and as a directory's name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -196,6 +197,7 @@ impl Store {
         ActiveSnapshot::make(&self.shared, holder)
     }
 
+    /// A committed snapshot. [`Error::Missing`] where there is none.
     pub fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
         find(&self.index(), id)?.ok_or_else(|| missing(id))
     }
@@ -420,6 +422,7 @@ impl Store {
             .doing(action)
     }
 
+    /// Remembers the blob that a snapshot is as a layer of this variant.
     pub fn set_layer_blob(&self, id: &SnapshotId, variant: &str, blob: &LayerBlob) -> Result<()> {
         let action = "remember a layer";
         let mut connection = self.index();

@@ -125,6 +125,7 @@ impl Store {
         Ok(store)
     }
 
+    /// The store's directory.
     pub fn root(&self) -> &Path {
         &self.shared.root
     }
@@ -401,6 +402,7 @@ pub struct TemporaryDirectory {
 }
 
 impl TemporaryDirectory {
+    /// Where it is until it is dropped.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -52,6 +52,7 @@ impl WholeFile {
         Ok(Self { target, incoming })
     }
 
+    /// To be written to. Nobody sees what is in it before it is finished.
     pub fn file(&mut self) -> &mut File {
         match &mut self.incoming {
             Incoming::Nameless(file, _) | Incoming::Special(file) => file,

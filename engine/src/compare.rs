@@ -23,6 +23,7 @@ pub struct Difference {
     pub size_after: Option<u64>,
 }
 
+/// What became of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {

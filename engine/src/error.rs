@@ -14,6 +14,7 @@ pub struct Located {
     pub diagnostic: Diagnostic,
 }
 
+/// Why what was asked for was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The Dockerfile is wrong: all mistakes of one run, warnings among them.
@@ -74,4 +75,5 @@ pub struct StepFailure {
     pub cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
+/// With this crate's error, unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

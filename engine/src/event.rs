@@ -31,6 +31,7 @@ impl<F: Fn(Event) + Send + Sync> Sink for F {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct StepId(pub u32);
 
+/// One thing that happened.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// All steps of the build, known before anything runs.
@@ -74,6 +75,7 @@ pub enum Event {
     },
 }
 
+/// A step, as it is announced.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
     pub id: StepId,

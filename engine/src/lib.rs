@@ -115,6 +115,7 @@ impl Engine {
         Ok(self.store().keep_within(self.limits)?)
     }
 
+    /// The store that it works in.
     pub fn store(&self) -> &Arc<Store> {
         self.executor.store()
     }

@@ -17,6 +17,7 @@ use rbuild_solver::worker::CachePolicy;
 pub use environment::Environment;
 use key::flag;
 
+/// What a vertex does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
     Image(ImageSource),
@@ -68,6 +69,7 @@ pub struct GitSource {
     pub checksum: Option<String>,
 }
 
+/// RUN.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExecOp {
     pub base: bool,
@@ -90,6 +92,7 @@ pub struct ExecOp {
     pub reset_cache_mounts: bool,
 }
 
+/// `RUN --network`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NetworkOp {
     /// What `--network` says for the build.
@@ -98,6 +101,7 @@ pub enum NetworkOp {
     Host,
 }
 
+/// `RUN --mount`
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MountOp {
     /// Absolute.
@@ -106,6 +110,7 @@ pub struct MountOp {
     pub kind: MountOpKind,
 }
 
+/// What is mounted. An `input` is a place among the vertex's inputs, a `source` a path in that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MountOpKind {
     /// `None` is an empty root.
@@ -161,6 +166,7 @@ impl fmt::Display for Access {
     }
 }
 
+/// Who may use a cache mount at the same time: [`rbuild_cache::cache_mounts::Sharing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SharingOp {
     Shared,
@@ -168,6 +174,7 @@ pub enum SharingOp {
     Locked,
 }
 
+/// COPY, ADD and WORKDIR: actions on one root, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileOp {
     pub base: bool,
@@ -178,6 +185,7 @@ pub struct FileOp {
     pub epoch: Option<i64>,
 }
 
+/// One thing that is done to a root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FileAction {
     /// WORKDIR.
@@ -215,6 +223,7 @@ pub struct CopyOp {
     pub unpack: Option<Unpack>,
 }
 
+/// What ADD does with archives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unpack {
     /// ADD of a local archive, and `--unpack=true`.

@@ -95,6 +95,7 @@ impl BuildRequest {
     }
 }
 
+/// Where the build context is.
 #[derive(Debug, Clone)]
 pub enum ContextLocation {
     Directory(PathBuf),
@@ -114,6 +115,7 @@ pub struct Archive {
 }
 
 impl Archive {
+    /// Of a stream that is read once. `name` is for messages.
     pub fn new(name: impl Into<String>, stream: Box<dyn Read + Send>) -> Self {
         Self {
             name: name.into(),
@@ -179,6 +181,7 @@ impl std::fmt::Debug for Remote {
     }
 }
 
+/// Where the Dockerfile is.
 #[derive(Debug, Clone)]
 pub enum DockerfileLocation {
     Path(PathBuf),
@@ -191,6 +194,7 @@ pub enum DockerfileLocation {
     InContext(Option<PathBuf>),
 }
 
+/// What `--build-context NAME=…` stands for.
 #[derive(Debug, Clone)]
 pub enum NamedContext {
     Directory(PathBuf),
@@ -200,6 +204,7 @@ pub enum NamedContext {
     Remote(Remote),
 }
 
+/// What is run even if its result is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NoCache {
     #[default]
@@ -262,6 +267,7 @@ pub enum CacheMode {
     Max,
 }
 
+/// One `--secret`, with its value.
 #[derive(Clone)]
 pub struct Secret {
     pub id: String,
@@ -277,12 +283,14 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// One `--ssh`.
 #[derive(Debug, Clone)]
 pub struct Ssh {
     pub id: String,
     pub agent: SshAgent,
 }
 
+/// Who signs for those that have it.
 #[derive(Debug, Clone)]
 pub enum SshAgent {
     /// One of the machine's, by its socket.
@@ -291,6 +299,7 @@ pub enum SshAgent {
     Own(Arc<Agent>),
 }
 
+/// Which network commands have that ask for none themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum NetworkChoice {
     #[default]
@@ -299,6 +308,7 @@ pub enum NetworkChoice {
     Host,
 }
 
+/// What a Dockerfile may ask for only where it is allowed (`--allow`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entitlement {
     NetworkHost,
@@ -313,6 +323,7 @@ pub struct Attestations {
 }
 
 impl Attestations {
+    /// Whether anything is to be said.
     pub fn is_any(&self) -> bool {
         self.provenance.is_some() || self.sbom
     }
@@ -392,6 +403,7 @@ impl Output {
     }
 }
 
+/// `type=` of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputKind {
     /// `type=oci`; a layout directory with `tar=false`.
@@ -409,6 +421,7 @@ pub enum OutputKind {
     CacheOnly,
 }
 
+/// What layers are compressed with; `None` leaves the level to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompressionChoice {
     Gzip { level: Option<u8> },

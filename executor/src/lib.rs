@@ -53,6 +53,7 @@ pub struct Executor {
 }
 
 impl Executor {
+    /// Runs commands on a store, with what the host lets this process do.
     pub fn new(host: Host, store: Arc<Store>) -> Self {
         if let Err(error) = host.bury_in(&store) {
             tracing::debug!(%error, "what is left in the store, if this process is killed, is for others to remove");
@@ -64,6 +65,7 @@ impl Executor {
         }
     }
 
+    /// The host that it runs on.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -74,6 +76,7 @@ impl Executor {
         self.host.running().waiting()
     }
 
+    /// The store that it works in.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }

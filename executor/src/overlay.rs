@@ -25,6 +25,7 @@ pub(crate) use mount::mount;
 /// The kernel's own limit on lower layers.
 const MOST_LAYERS: usize = 500;
 
+/// At which step layers could not be brought together, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot bring the layers of a root together: {step}")]
 pub struct Error {

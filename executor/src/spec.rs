@@ -72,6 +72,7 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
+/// One mount of a command.
 #[derive(Debug)]
 pub struct Mount {
     /// Absolute path inside the root. Missing mount points are made for the time of the command and are not in the
@@ -133,6 +134,7 @@ impl Propagation {
     }
 }
 
+/// What is mounted.
 #[derive(Debug)]
 pub enum MountSource {
     /// A path of a snapshot's view. Writes go to a throw-away layer.
@@ -181,6 +183,7 @@ pub enum MountSource {
     },
 }
 
+/// Which network a command has.
 #[derive(Debug)]
 pub enum Network {
     /// A network namespace with `lo` only.
@@ -276,6 +279,7 @@ impl std::fmt::Debug for Later {
     }
 }
 
+/// How much a command is kept from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Security {
     #[default]

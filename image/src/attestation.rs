@@ -11,10 +11,15 @@ use crate::manifest::{Descriptor, DescriptorPlatform, Manifest, OCI_CONFIG, OCI_
 use crate::store_image::put;
 use crate::{Error, Result};
 
+/// The media type of a statement's layer.
 pub const IN_TOTO: &str = "application/vnd.in-toto+json";
+/// The annotation of such a layer that says what its statement is about.
 pub const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
+/// The annotation by which a manifest in an index is none of an image.
 pub const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+/// The annotation by which an attestation says which image it is about.
 pub const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+/// The value of [`REFERENCE_TYPE`] for attestations.
 pub const ATTESTATION_MANIFEST: &str = "attestation-manifest";
 
 /// A statement, as bytes that are kept as they are.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gzip::Gzip;
 
+/// What layers are compressed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// libdeflate, in pieces of 1 MiB input on all cores.
@@ -50,6 +51,7 @@ impl Default for Compression {
     }
 }
 
+/// Tells by the first bytes of a stream what it is compressed with; six are enough.
 pub fn detect(first_bytes: &[u8]) -> Detected {
     if first_bytes.starts_with(&[0x1f, 0x8b, 0x08]) {
         Detected::Gzip

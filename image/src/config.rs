@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::platform::Platform;
 
+/// The config of an image: for which platform it is, how it is run, and what its layers are.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,6 +52,7 @@ impl ImageConfig {
     }
 }
 
+/// How a container of the image is run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
@@ -111,6 +113,7 @@ pub struct Healthcheck {
     pub retries: i64,
 }
 
+/// The layers of an image, bottom first.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RootFs {
     #[serde(rename = "type")]
@@ -119,6 +122,7 @@ pub struct RootFs {
     pub diff_ids: Option<Vec<rbuild_cache::Digest>>,
 }
 
+/// One line of an image's history.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]

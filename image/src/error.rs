@@ -49,6 +49,7 @@ pub enum Error {
     Store(#[from] rbuild_cache::store::Error),
 }
 
+/// With this crate's error, unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Bytes of an input as they may be shown: control characters escaped, what is no UTF-8 as `\xNN`, cut at a

@@ -27,11 +27,13 @@ use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
 
 use crate::compression::{Compression, Compressor};
 use crate::error::{Error, Result, shown};
+use crate::manifest::{DOCKER_LAYER, OCI_LAYER};
 use crate::tarfile::writer::Writer;
 use entries::{Archive, EntryWriter};
 pub use merged::merged;
 pub use pack::{Files, FilesReader, pack};
 
+/// What decides over a layer's bytes, besides the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LayerOptions {
     pub compression: Compression,
@@ -62,39 +64,31 @@ impl LayerOptions {
     }
 
     fn media_type(&self) -> &'static str {
-        match (self.compression, self.oci_media_types) {
-            (Compression::Gzip { .. }, true) => "application/vnd.oci.image.layer.v1.tar+gzip",
-            (Compression::Zstd { .. }, true) => "application/vnd.oci.image.layer.v1.tar+zstd",
-            (Compression::None, true) => "application/vnd.oci.image.layer.v1.tar",
-            (Compression::Gzip { .. }, false) => {
-                "application/vnd.docker.image.rootfs.diff.tar.gzip"
-            }
-            (Compression::Zstd { .. }, false) => {
-                "application/vnd.docker.image.rootfs.diff.tar.zstd"
-            }
-            (Compression::None, false) => "application/vnd.docker.image.rootfs.diff.tar",
+        let (in_oci, in_docker) = match self.compression {
+            Compression::Gzip { .. } => GZIP,
+            Compression::Zstd { .. } => ZSTD,
+            Compression::None => UNCOMPRESSED,
+        };
+        if self.oci_media_types {
+            in_oci
+        } else {
+            in_docker
         }
     }
 }
 
+/// Media types of layers: OCI's (layer.md), and what Docker's tools call the same.
+const GZIP: (&str, &str) = ("application/vnd.oci.image.layer.v1.tar+gzip", DOCKER_LAYER);
+const ZSTD: (&str, &str) = (
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+);
+const UNCOMPRESSED: (&str, &str) = (OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar");
+
 /// The same layer's media type in the other family.
 pub(crate) fn media_type_in(media_type: &str, oci: bool) -> String {
-    const PAIRS: [(&str, &str); 3] = [
-        (
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-            "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        ),
-        (
-            "application/vnd.oci.image.layer.v1.tar+zstd",
-            "application/vnd.docker.image.rootfs.diff.tar.zstd",
-        ),
-        (
-            "application/vnd.oci.image.layer.v1.tar",
-            "application/vnd.docker.image.rootfs.diff.tar",
-        ),
-    ];
-    PAIRS
-        .iter()
+    [GZIP, ZSTD, UNCOMPRESSED]
+        .into_iter()
         .find(|(in_oci, in_docker)| media_type == *in_oci || media_type == *in_docker)
         .map_or(
             media_type,
@@ -409,6 +403,7 @@ pub struct View {
 }
 
 impl View {
+    /// Of a chain whose layers are unpacked.
     pub fn open(store: &Store, snapshot: &SnapshotId) -> Result<Self> {
         let chain = store.chain(snapshot)?;
         let open = |link: &rbuild_cache::Snapshot| {

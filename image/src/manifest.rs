@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use rbuild_cache::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::attestation::REFERENCE_TYPE;
 use crate::config::ImageConfig;
 use crate::platform::Platform;
 use crate::{Error, Result};
 
+// Media types of what an image is made of, in OCI's family and in Docker's.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -26,12 +28,12 @@ pub const CONFIG_LIMIT_BYTES: u64 = 8 << 20;
 /// Indexes above a manifest that are followed; nobody nests more than twice.
 pub const INDEX_DEPTH_LIMIT: usize = 8;
 
-/// How the tag of an image in a layout is annotated, and its whole name.
+/// The annotation that says an image's tag in a layout.
 pub const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
+/// The annotation that says an image's whole name in a layout.
 pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
-/// By which annotation an attestation says which image it is about.
-pub const ABOUT: &str = "vnd.docker.reference.digest";
 
+/// Points to a blob: its type, digest and size in bytes (OCI descriptor.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
@@ -59,14 +61,17 @@ impl Descriptor {
         }
     }
 
+    /// Whether it points to an index, OCI's or Docker's.
     pub fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_INDEX)
     }
 
+    /// Whether it points to a manifest of one image, OCI's or Docker's.
     pub fn is_manifest(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
     }
 
+    /// The value of an annotation.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(name).map(String::as_str)
     }
@@ -78,7 +83,7 @@ impl Descriptor {
 
     /// BuildKit's provenance and SBOM manifests lie in the same index as the images they speak of.
     pub fn is_attestation(&self) -> bool {
-        self.annotation("vnd.docker.reference.type").is_some()
+        self.annotation(REFERENCE_TYPE).is_some()
             || self
                 .platform
                 .as_ref()
@@ -86,6 +91,7 @@ impl Descriptor {
     }
 }
 
+/// For which platform an index says that an image is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorPlatform {
     pub architecture: String,
@@ -118,12 +124,14 @@ impl DescriptorPlatform {
         }
     }
 
+    /// As platforms are compared.
     pub fn normalised(&self) -> Platform {
         let variant = self.variant.as_deref().unwrap_or_default();
         Platform::normalised(&self.os, &self.architecture, variant)
     }
 }
 
+/// One image: its config and layers, bottom first (OCI manifest.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -137,6 +145,7 @@ pub struct Manifest {
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
+/// Several images under one name (OCI image-index.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::{Error, Result};
 
+/// Normalised: two of them are the same platform if they are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Platform {
     pub os: String,

@@ -7,6 +7,7 @@ use rbuild_cache::Digest;
 
 use crate::{Error, Result};
 
+/// An image's name, with its defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// `docker.io`, `localhost:5000`.

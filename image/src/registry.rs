@@ -90,6 +90,7 @@ struct Inner {
 }
 
 impl Client {
+    /// One that has spoken to nobody yet.
     pub fn new(options: Options) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -131,6 +132,7 @@ impl Client {
         Ok(())
     }
 
+    /// How it was told to speak to registries.
     pub fn options(&self) -> &Options {
         &self.inner.options
     }

@@ -98,6 +98,7 @@ pub trait Merge: Sync {
 }
 
 impl State {
+    /// Whether the cache lists a blob.
     pub fn has(&self, digest: &Digest) -> bool {
         self.blobs.iter().any(|blob| blob.digest == *digest)
     }

@@ -7,6 +7,7 @@ use crate::source::{Span, Spanned};
 /// A word or text as written.
 pub type Text = Spanned<String>;
 
+/// A whole file, as it was parsed.
 #[derive(Debug, Clone, Default)]
 pub struct Dockerfile {
     pub directives: Vec<Directive>,
@@ -24,6 +25,7 @@ pub struct Directive {
     pub value: Text,
 }
 
+/// What makes the next character plain, and continues a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Escape {
     #[default]
@@ -32,6 +34,7 @@ pub enum Escape {
 }
 
 impl Escape {
+    /// As it is written.
     pub fn character(self) -> char {
         match self {
             Self::Backslash => '\\',
@@ -40,6 +43,7 @@ impl Escape {
     }
 }
 
+/// One instruction, with all its lines.
 #[derive(Debug, Clone)]
 pub struct Instruction {
     /// As written: `RUN`, `run`.
@@ -64,6 +68,7 @@ pub struct Instruction {
     pub empty_continuation_line: Option<usize>,
 }
 
+/// `--name` or `--name=value`.
 #[derive(Debug, Clone)]
 pub struct Flag {
     pub name: Text,
@@ -98,6 +103,7 @@ pub enum CommandLine {
     Exec(Vec<Text>),
 }
 
+/// What an instruction says, by its keyword.
 #[derive(Debug, Clone)]
 pub enum Command {
     From(From),
@@ -123,6 +129,7 @@ pub enum Command {
     Invalid,
 }
 
+/// `FROM [--platform=PLATFORM] IMAGE [AS NAME]`
 #[derive(Debug, Clone)]
 pub struct From {
     pub image: Text,
@@ -171,6 +178,7 @@ pub struct Transfer {
     pub unpack: Option<Switch>,
 }
 
+/// One source of COPY or ADD.
 #[derive(Debug, Clone)]
 pub enum TransferSource {
     Path(Text),
@@ -180,6 +188,7 @@ pub enum TransferSource {
 /// A boolean flag, `--link` or `--link=false`.
 pub type Switch = Spanned<bool>;
 
+/// `ARG name[=default]`; one ARG may have several.
 #[derive(Debug, Clone)]
 pub struct ArgDeclaration {
     pub name: Text,
@@ -194,6 +203,7 @@ pub struct OnBuild {
     pub instruction: Instruction,
 }
 
+/// `HEALTHCHECK`
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a file has one or two of them")]
 pub enum Healthcheck {

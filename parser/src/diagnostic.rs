@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::source::Span;
 
+/// Whether a build fails for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -35,6 +36,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// A mistake at a place.
     pub fn error(code: &'static str, message: impl Into<String>, span: Span) -> Self {
         Self {
             severity: Severity::Error,
@@ -49,6 +51,7 @@ impl Diagnostic {
         }
     }
 
+    /// A warning at a place.
     pub fn warning(code: &'static str, message: impl Into<String>, span: Span) -> Self {
         Self {
             severity: Severity::Warning,
@@ -63,6 +66,7 @@ impl Diagnostic {
         self
     }
 
+    /// Adds another place that has to do with it.
     #[must_use]
     pub fn secondary(mut self, span: Span, text: impl Into<String>) -> Self {
         self.secondary.push(Label {
@@ -72,6 +76,7 @@ impl Diagnostic {
         self
     }
 
+    /// Adds an advice.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());

@@ -20,6 +20,7 @@ pub(crate) fn decode(text: &[u8]) -> Option<(char, usize)> {
     )
 }
 
+/// A class without an end, or a `\` with nothing behind it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("syntax error in pattern")]
 pub struct BadPattern;
@@ -45,6 +46,7 @@ enum Token {
 }
 
 impl Glob {
+    /// Reads a pattern of Go's `filepath.Match`.
     pub fn new(pattern: &[u8]) -> Result<Self, BadPattern> {
         let mut tokens = Vec::new();
         let mut rest = pattern;

@@ -24,6 +24,7 @@ pub enum Keyword {
 }
 
 impl Keyword {
+    /// All instructions.
     pub const ALL: [Self; 18] = [
         Self::Add,
         Self::Arg,

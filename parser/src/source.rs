@@ -33,12 +33,14 @@ pub struct Source {
 }
 
 impl Span {
+    /// From one byte offset to another, the second not included.
     pub fn new(start: usize, end: usize) -> Self {
         Self { start, end }
     }
 }
 
 impl<T> Spanned<T> {
+    /// A value and where it stands.
     pub fn new(value: T, span: Span) -> Self {
         Self { value, span }
     }
@@ -64,10 +66,12 @@ impl Source {
         }
     }
 
+    /// What errors call it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// All of it.
     pub fn text(&self) -> &str {
         &self.text
     }

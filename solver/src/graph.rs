@@ -41,6 +41,7 @@ impl<O: Operation> Default for Graph<O> {
 }
 
 impl<O: Operation> Graph<O> {
+    /// Without vertices.
     pub fn new() -> Self {
         Self {
             vertices: StableDiGraph::new(),
@@ -104,10 +105,12 @@ impl<O: Operation> Graph<O> {
         inputs.into_iter().map(|(_, vertex)| vertex).collect()
     }
 
+    /// How many vertices there are.
     pub fn len(&self) -> usize {
         self.vertices.node_count()
     }
 
+    /// Whether there is no vertex.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

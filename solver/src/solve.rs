@@ -39,6 +39,7 @@ pub trait Observer: Send + Sync {
     }
 }
 
+/// What is told of a vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Runs now (after having waited for a place).
@@ -52,6 +53,7 @@ pub enum Status {
     Cancelled,
 }
 
+/// Why a graph was not solved.
 #[derive(Debug, thiserror::Error)]
 pub enum SolveError<E: std::error::Error + 'static> {
     /// The first error, and the vertex it came from.
@@ -80,10 +82,12 @@ impl<W: Worker> std::fmt::Debug for Solver<W> {
 }
 
 impl<W: Worker> Solver<W> {
+    /// `jobs`: how many operations execute at once.
     pub fn new(worker: Arc<W>, jobs: Jobs) -> Self {
         Self { worker, jobs }
     }
 
+    /// Who executes the operations.
     pub fn worker(&self) -> &Arc<W> {
         &self.worker
     }

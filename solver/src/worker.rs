@@ -24,6 +24,7 @@ pub trait Operation: std::fmt::Debug + Eq + Hash + Send + Sync + 'static {
     }
 }
 
+/// What becomes of a vertex's results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CachePolicy {
     /// Look up, and save.
@@ -32,12 +33,6 @@ pub enum CachePolicy {
     Refresh,
     /// Neither: the worker has its own way (image sources).
     Bypass,
-}
-
-/// A cached result that was found.
-#[derive(Debug, Clone)]
-pub struct Hit<T> {
-    pub output: T,
 }
 
 /// Executes operations, and keeps their results.

@@ -23,6 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds, in the order in which they are shown.
     pub const ALL: [Self; 5] = [
         Self::Regular,
         Self::CacheMount,
@@ -31,6 +32,7 @@ impl Kind {
         Self::Quarantine,
     ];
 
+    /// As filters and listings call it: BuildKit's names where it has them.
     pub fn name(self) -> &'static str {
         match self {
             Self::Regular => "regular",

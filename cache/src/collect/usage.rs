@@ -25,6 +25,7 @@ pub struct Usage {
     pub other: Used,
 }
 
+/// What one kind of things takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
     /// How many things.
@@ -37,6 +38,7 @@ pub struct Used {
 }
 
 impl Usage {
+    /// Each kind by its name, in the order in which they are shown.
     pub fn kinds(&self) -> [(&'static str, Used); 7] {
         [
             ("Blobs", self.blobs),
@@ -49,10 +51,12 @@ impl Usage {
         ]
     }
 
+    /// Of all kinds together.
     pub fn bytes(&self) -> u64 {
         self.kinds().iter().map(|(_, used)| used.bytes).sum()
     }
 
+    /// What `prune --all` would give back of all kinds together, in bytes.
     pub fn reclaimable(&self) -> u64 {
         self.kinds().iter().map(|(_, used)| used.reclaimable).sum()
     }

@@ -90,10 +90,12 @@ impl Metadata {
 }
 
 impl Node {
+    /// Of a descriptor of any kind, also `O_PATH`.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
+    /// What it is now; of a link its own.
     pub fn metadata(&self) -> io::Result<Metadata> {
         Metadata::of_fd(self.fd.as_fd())
     }
@@ -169,6 +171,7 @@ impl Node {
         read_growing(|buffer| rustix::fs::getxattr(&path, name, buffer))
     }
 
+    /// Sets an extended attribute, in place of the value that it had.
     pub fn set_xattr(&self, name: &[u8], value: &[u8]) -> io::Result<()> {
         Ok(rustix::fs::setxattr(
             self.proc_path(),
@@ -178,6 +181,7 @@ impl Node {
         )?)
     }
 
+    /// Removes an extended attribute. `ENODATA` where there is none.
     pub fn remove_xattr(&self, name: &[u8]) -> io::Result<()> {
         Ok(rustix::fs::removexattr(self.proc_path(), name)?)
     }

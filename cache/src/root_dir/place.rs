@@ -42,10 +42,12 @@ impl Place {
         self.directory.as_fd()
     }
 
+    /// The name within [`Self::directory`].
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
+    /// Of what has this name; of a link its own.
     pub fn metadata(&self) -> io::Result<Metadata> {
         Metadata::at(self.directory.as_fd(), &self.name)
     }
@@ -91,6 +93,7 @@ impl Place {
         Ok(Node::from_fd(fd))
     }
 
+    /// Makes a link. `AlreadyExists` where there is something.
     pub fn symlink(&self, target: &[u8]) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(target, &self.directory, &self.name)?)
     }

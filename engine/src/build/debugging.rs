@@ -38,6 +38,7 @@ pub struct Point {
     pub when: When,
 }
 
+/// On which side of a step a shell is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     Before,

@@ -30,6 +30,7 @@ pub struct Entry {
 }
 
 impl Catalog {
+    /// Of the store in this directory. Nothing is opened.
     pub fn at(root: &Path) -> Self {
         Self {
             files: Containers::at(root),
@@ -172,6 +173,7 @@ fn document<T: serde::de::DeserializeOwned>(id: &str, file: &str, bytes: &[u8]) 
 }
 
 impl Entry {
+    /// All 64 digits.
     pub fn id(&self) -> &str {
         &self.definition.id
     }

@@ -189,6 +189,7 @@ pub mod frame {
     }
 
     impl Frames {
+        /// Pieces on a connected stream.
         pub fn new(stream: UnixStream) -> Self {
             Self {
                 stream,
@@ -196,6 +197,7 @@ pub mod frame {
             }
         }
 
+        /// Writes one piece whole, whoever else writes; a long one as several of its kind.
         pub fn write(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
             let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
             for piece in pieces(bytes) {

@@ -92,6 +92,7 @@ impl Engine {
         opened.keep()
     }
 
+    /// `cp CONTAINER:PATH DIR`. Blocking.
     pub fn copy_from_container(
         &self,
         entry: &Entry,
@@ -125,6 +126,7 @@ impl Engine {
         transfer(&from, &to, how, options.follow)
     }
 
+    /// `cp PATH CONTAINER:DIR`. Blocking.
     pub fn copy_into_container(
         &self,
         from: &Path,

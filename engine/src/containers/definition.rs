@@ -51,6 +51,7 @@ pub struct MountPoint {
     pub new: NewVolume,
 }
 
+/// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
     /// A path on the host.

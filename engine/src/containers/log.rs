@@ -53,6 +53,7 @@ pub enum Driver {
 }
 
 impl Driver {
+    /// As `--log-driver` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::JsonFile => "json-file",

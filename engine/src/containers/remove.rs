@@ -27,6 +27,7 @@ impl Catalog {
 }
 
 impl Engine {
+    /// The containers of the engine's store.
     pub fn catalog(&self) -> Catalog {
         Catalog::at(self.store().root())
     }

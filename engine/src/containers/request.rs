@@ -158,6 +158,7 @@ pub struct Spaces {
     pub machines_names: bool,
 }
 
+/// Whose processes a container sees (`--pid`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Space {
     #[default]
@@ -167,6 +168,7 @@ pub enum Space {
     Container(String),
 }
 
+/// Whose System V IPC and /dev/shm a container has (`--ipc`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ipc {
     #[default]
@@ -220,6 +222,7 @@ pub struct Volume {
     pub new: NewVolume,
 }
 
+/// Where the files of a volume are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeSource {
     /// An absolute path on the host.
@@ -229,6 +232,7 @@ pub enum VolumeSource {
     Anonymous,
 }
 
+/// `--tmpfs`, `--mount type=tmpfs`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tmpfs {
     pub target: String,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) const FILE: &str = "state.json";
 
+/// How a container is, as it is written in its directory.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
     pub status: Status,
@@ -44,6 +45,7 @@ pub struct Joined {
     pub place: Place,
 }
 
+/// Docker's states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -56,6 +58,7 @@ pub enum Status {
     Dead,
 }
 
+/// What health checks have said.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Health {
     /// `starting`, `healthy` or `unhealthy`.
@@ -65,6 +68,7 @@ pub struct Health {
     pub log: Vec<Probe>,
 }
 
+/// One health check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Probe {
@@ -75,6 +79,7 @@ pub struct Probe {
 }
 
 impl Status {
+    /// As Docker prints it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -86,6 +91,7 @@ impl Status {
         }
     }
 
+    /// Whether a process lives for it, though between two starts none of its own may run.
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::Restarting)
     }

@@ -30,6 +30,7 @@ impl Subnet {
         self.first + (self.addresses() - 1)
     }
 
+    /// Whether an address is in it, be it anybody's or not.
     pub fn contains(self, address: Ipv4Addr) -> bool {
         (self.first..=self.last()).contains(&address.to_bits())
     }

@@ -98,6 +98,7 @@ impl Catalog {
         Ok(volume)
     }
 
+    /// One by its name; `None` where there is none.
     pub fn volume(&self, name: &str) -> Result<Option<Volume>> {
         let Some(bytes) = self.volume_files().read(name)? else {
             return Ok(None);
@@ -108,6 +109,7 @@ impl Catalog {
         Ok(Some(volume))
     }
 
+    /// All of them, by name.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
         let mut volumes = Vec::new();
         for name in self.volume_files().names()? {

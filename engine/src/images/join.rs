@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_cache::{Digest, KeyWriter};
-use rbuild_image::manifest::{
-    ABOUT, DOCKER_INDEX, DOCKER_MANIFEST, DescriptorPlatform, Index, OCI_INDEX,
-};
+use rbuild_image::attestation::REFERENCE_DIGEST;
+use rbuild_image::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, DescriptorPlatform, Index, OCI_INDEX};
 use rbuild_image::registry::push::{Progress, Push};
 use rbuild_image::source::{self, Location};
 use rbuild_image::{Descriptor, Reference};
@@ -48,6 +47,7 @@ pub struct Platform {
 }
 
 impl Member {
+    /// Says for which platform it is, over what its config says.
     pub fn annotate(&mut self, platform: &Platform) {
         let known = self
             .descriptor
@@ -263,7 +263,7 @@ fn merge(mut known: Vec<Descriptor>, members: &[Member]) -> Vec<Descriptor> {
             .map(|it| it.digest)
             .filter(|digest| *digest != descriptor.digest)
             .collect();
-        let about = |it: &Descriptor| it.annotation(ABOUT)?.parse::<Digest>().ok();
+        let about = |it: &Descriptor| it.annotation(REFERENCE_DIGEST)?.parse::<Digest>().ok();
         known.retain(|it| {
             it.digest != descriptor.digest
                 && !replaced.contains(&it.digest)
@@ -313,6 +313,8 @@ fn jitter(round: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_image::attestation::{ATTESTATION_MANIFEST, REFERENCE_TYPE};
+
     use super::*;
     use rbuild_image::manifest::OCI_MANIFEST;
 
@@ -321,11 +323,8 @@ mod tests {
         descriptor.annotations = about.map(|about| {
             let digest = Digest::of(about.as_bytes()).to_string();
             [
-                (ABOUT.to_owned(), digest),
-                (
-                    "vnd.docker.reference.type".to_owned(),
-                    "attestation-manifest".to_owned(),
-                ),
+                (REFERENCE_DIGEST.to_owned(), digest),
+                (REFERENCE_TYPE.to_owned(), ATTESTATION_MANIFEST.to_owned()),
             ]
             .into()
         });

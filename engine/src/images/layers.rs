@@ -29,6 +29,7 @@ pub struct LayerSummary {
     pub files: Vec<LayerFile>,
 }
 
+/// A path that a layer has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerFile {
     pub path: String,
@@ -39,6 +40,7 @@ pub struct LayerFile {
 }
 
 impl Engine {
+    /// The layers of an image, bottom first. `image` as for `run`.
     pub async fn image_layers(
         &self,
         image: &str,

@@ -86,6 +86,7 @@ impl Engine {
         Ok(image)
     }
 
+    /// Gives an image of the store another name, which another image may have had.
     pub fn tag(&self, source: &str, target: &Reference) -> Result<()> {
         let image = self.find_image(source)?;
         Ok(self.store().put_image(&StoredImage {

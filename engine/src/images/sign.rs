@@ -20,6 +20,7 @@ impl Engine {
         Ok(signing.await?.0)
     }
 
+    /// Looks for a signature that holds for the key and has all annotations.
     pub async fn verify(
         &self,
         place: &Place,

@@ -41,6 +41,7 @@ struct Layer {
 }
 
 impl Engine {
+    /// Measures all images of the store. Blocking.
     pub fn images_usage(&self) -> Result<ImagesUsage> {
         let mut containers: HashMap<String, u64> = HashMap::new();
         for entry in self.catalog().all()? {

@@ -31,6 +31,7 @@ pub struct Vertex {
     pub inputs: Vec<usize>,
 }
 
+/// What a vertex does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VertexKind {
     Image,
@@ -43,6 +44,7 @@ pub enum VertexKind {
 }
 
 impl VertexKind {
+    /// As graphs and their JSON call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Image => "image",

@@ -27,6 +27,7 @@ pub struct Outline {
     pub caches: Vec<CacheMount>,
 }
 
+/// An ARG that a target takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Argument {
     pub name: String,
@@ -44,6 +45,7 @@ pub struct Needed {
     pub line: usize,
 }
 
+/// A cache mount that a target uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheMount {
     pub id: String,

@@ -53,10 +53,10 @@ impl Lowering<'_> {
             ));
         }
         if let Ok(number) = name.parse::<i64>() {
-            return self.input_by_number(state, site, text, number);
+            return self.input_by_number(site, text, number);
         }
         if let Some((name, kind)) = self.named_context(&name) {
-            return self.input_of(state, site, text, name, &kind);
+            return self.input_of(site, text, name, &kind);
         }
         if let Some(stage) = self.file.stage_named(&name, site.stage) {
             return Ok(self.input_of_stage(stage));
@@ -68,7 +68,7 @@ impl Lowering<'_> {
             return Ok(Input::Empty);
         }
         let location = self.reference(&name, text, site.stage)?;
-        self.input_of(state, site, text, name, &ContextKind::Image(location))
+        self.input_of(site, text, name, &ContextKind::Image(location))
     }
 
     /// Says that a variable in `from` is not set, and what there is.
@@ -111,13 +111,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn input_by_number(
-        &mut self,
-        _state: &State,
-        site: Site<'_>,
-        text: &Text,
-        number: i64,
-    ) -> Outcome<Input> {
+    fn input_by_number(&mut self, site: Site<'_>, text: &Text, number: i64) -> Outcome<Input> {
         let stages = self.file.stages.len();
         match usize::try_from(number) {
             Ok(index) if index < site.stage => Ok(self.input_of_stage(index)),
@@ -181,7 +175,6 @@ impl Lowering<'_> {
 
     fn input_of(
         &mut self,
-        _state: &State,
         site: Site<'_>,
         text: &Text,
         name: String,

@@ -45,26 +45,31 @@ impl Chunk {
 }
 
 impl Environment {
+    /// `NAME=value`, in the order set.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.chunks
             .iter()
             .flat_map(|chunk| chunk.variables.iter().map(AsRef::as_ref))
     }
 
+    /// How many variables there are.
     pub fn len(&self) -> usize {
         let last = self.chunks.last().map_or(0, |chunk| chunk.variables.len());
         self.chunks.len().saturating_sub(1) * CHUNK + last
     }
 
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
+    /// The variable at a place, counted from 0.
     pub fn get(&self, place: usize) -> Option<&str> {
         let chunk = self.chunks.get(place / CHUNK)?;
         chunk.variables.get(place % CHUNK).map(AsRef::as_ref)
     }
 
+    /// Adds a variable at the end, `NAME=value`.
     pub fn push(&mut self, variable: &str) {
         if let Some(last) = self.chunks.last_mut()
             && last.variables.len() < CHUNK

@@ -14,6 +14,7 @@ use super::wire::{Reader, put_number, put_string, remainder};
 const RSA_SHA2_256: u32 = 2;
 const RSA_SHA2_512: u32 = 4;
 
+/// Why a key cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("it has no private key (PEM, as ssh-keygen writes it)")]

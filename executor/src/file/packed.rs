@@ -428,6 +428,7 @@ impl Packing {
             .is_some_and(|place| *place != IN_DIRECTORY)
     }
 
+    /// Reads the files in any order, one after the other.
     pub fn reader(&self) -> Reader<'_> {
         Reader {
             packing: self,

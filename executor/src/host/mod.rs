@@ -270,6 +270,7 @@ impl Host {
         self.outer.as_deref()
     }
 
+    /// What this process may do here.
     pub fn privilege(&self) -> Privilege {
         self.privilege
     }

@@ -42,6 +42,7 @@ use crate::spec::Users;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 2);
 /// Name server, and the host.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 1);
+/// How long the network's part of these addresses is.
 pub const PREFIX_BITS: u8 = 22;
 /// How many addresses there are for neighbours ([`neighbour`]).
 pub const NEIGHBOURS: u32 = 1020;

@@ -15,6 +15,7 @@ use rustix::thread::LinkNameSpaceType;
 
 use super::Error;
 
+/// Of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -23,6 +24,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// As Docker writes it behind a port, `tcp`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",

@@ -229,6 +229,7 @@ pub fn remove_cgroups(directories: &[PathBuf]) {
 }
 
 impl Container {
+    /// By which others reach it while it runs.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }

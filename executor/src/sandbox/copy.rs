@@ -39,6 +39,7 @@ pub struct How<'i> {
 }
 
 impl How<'_> {
+    /// Between directories of this machine, without overlay's own attributes.
     pub fn with(owners: Owners) -> Self {
         Self {
             owners,

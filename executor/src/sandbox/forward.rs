@@ -12,6 +12,7 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// From here on these signals are told by [`Self::next`], and do nothing to this process.
     pub fn listen() -> io::Result<Self> {
         let forwarded = [
             Signal::TERM,

@@ -74,6 +74,7 @@ impl Entered {
         self.master.take()
     }
 
+    /// Sends the process a signal; nothing happens where it has ended.
     pub fn signal(&self, signal: Signal) {
         self.session.signal(signal);
     }

@@ -32,6 +32,7 @@ pub struct Access {
 }
 
 impl Access {
+    /// Everything.
     pub const ALL: Self = Self {
         read: true,
         write: true,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+/// `None` everywhere: what the machine gives.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Bytes.

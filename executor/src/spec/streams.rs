@@ -65,6 +65,7 @@ impl std::fmt::Debug for Stdio {
     }
 }
 
+/// Which stream a piece of output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     Stdout,

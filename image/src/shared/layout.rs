@@ -15,6 +15,7 @@ use crate::manifest::{DOCUMENT_LIMIT_BYTES, Descriptor, REF_NAME};
 use crate::source::{Progress, blocking};
 use crate::{Error, Result};
 
+/// A tag of a layout directory that stands for a cache.
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: PathBuf,
@@ -30,6 +31,7 @@ pub(super) struct Turn {
 }
 
 impl Directory {
+    /// The tag is `latest` where none is given. With `digest`, that is what is read.
     pub fn new(path: PathBuf, tag: Option<String>, digest: Option<Digest>) -> Self {
         Self {
             path,
@@ -38,6 +40,7 @@ impl Directory {
         }
     }
 
+    /// The layout's directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -11,6 +11,7 @@ use crate::manifest::Descriptor;
 use crate::source::Progress;
 use crate::{Error, Result};
 
+/// Which store of objects it is.
 #[derive(Debug, Clone)]
 pub enum Objects {
     S3(S3),

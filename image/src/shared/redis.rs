@@ -30,6 +30,7 @@ const REPLACE: &str = "local v = redis.call('GET', KEYS[1]) \
     if (v or '') ~= ARGV[1] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[2]) return 1";
 
+/// A cache under a name, below a prefix.
 #[derive(Clone)]
 pub struct Redis {
     /// With what is secret in it.
@@ -40,6 +41,7 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// Connects when it is first used.
     pub fn new(url: Url, prefix: String, name: String) -> Self {
         Self {
             url,

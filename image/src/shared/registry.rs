@@ -14,6 +14,7 @@ use crate::{Error, Result};
 /// More than will write within the time that one write takes.
 const NOTES: usize = 8;
 
+/// A tag of a registry that stands for a cache.
 #[derive(Debug, Clone)]
 pub struct Repository {
     client: Client,
@@ -21,10 +22,12 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// Nothing is asked before it is used.
     pub fn new(client: Client, reference: Reference) -> Self {
         Self { client, reference }
     }
 
+    /// The name of the cache.
     pub fn reference(&self) -> &Reference {
         &self.reference
     }

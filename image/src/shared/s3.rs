@@ -67,6 +67,7 @@ impl fmt::Debug for Options {
     }
 }
 
+/// A cache under a name, in a bucket.
 #[derive(Clone)]
 pub struct S3 {
     client: Client,

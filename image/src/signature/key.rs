@@ -34,6 +34,7 @@ const SCRYPT: Params = Params {
 const SCRYPT_BYTES_MAX: u64 = 1 << 30;
 const TAG_BYTES: usize = 16;
 
+/// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("it is no key: {0}")]
@@ -49,6 +50,7 @@ pub enum KeyError {
 /// Never shown.
 pub struct PrivateKey(SigningKey);
 
+/// What signatures are verified with.
 #[derive(Debug, Clone)]
 pub struct PublicKey(VerifyingKey);
 
@@ -87,6 +89,7 @@ struct Cipher {
 }
 
 impl PrivateKey {
+    /// A new key, of the kernel's random bytes.
     pub fn generate() -> Result<Self, KeyError> {
         // Nearly every number is a key; those that are none are as good as never drawn.
         for _ in 0..100 {
@@ -136,6 +139,7 @@ impl PrivateKey {
         Ok(wrap(ENCRYPTED[0], &sealed))
     }
 
+    /// The half of it that may be shown.
     pub fn public(&self) -> PublicKey {
         PublicKey(*self.0.verifying_key())
     }
@@ -148,6 +152,7 @@ impl PrivateKey {
 }
 
 impl PublicKey {
+    /// Reads a public key of ECDSA on P-256.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let key = P256Public::from_public_key_pem(pem.trim()).map_err(|error| {
             KeyError::NotAKey(format!(
@@ -157,6 +162,7 @@ impl PublicKey {
         Ok(Self(VerifyingKey::from(&key)))
     }
 
+    /// As openssl and cosign write it.
     pub fn to_pem(&self) -> Result<String, KeyError> {
         let key = P256Public::from(&self.0);
         key.to_public_key_pem(LineEnding::LF)

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 const TYPE: &str = "cosign container image signature";
 
+/// What is signed, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Payload {
     critical: Critical,

@@ -8,8 +8,9 @@ use rbuild_cache::{Digest, Store};
 
 use super::walk::{self, Found, Origin};
 use super::{Gathered, Location, Platforms, Progress, Resolved, blocking, layers, verify};
+use crate::attestation::REFERENCE_DIGEST;
 use crate::manifest::{
-    ABOUT, CONFIG_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, Descriptor, DescriptorPlatform, Document,
+    CONFIG_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, Descriptor, DescriptorPlatform, Document,
     INDEX_DEPTH_LIMIT,
 };
 use crate::platform::Platform;
@@ -163,7 +164,9 @@ impl Tree {
                     indexes.push(descriptor.digest);
                     let is_wanted = |child: &Descriptor| {
                         wanted.is_none_or(|wanted| {
-                            let about = child.annotation(ABOUT).and_then(|text| text.parse().ok());
+                            let about = child
+                                .annotation(REFERENCE_DIGEST)
+                                .and_then(|text| text.parse().ok());
                             wanted.contains(&child.digest)
                                 || about.is_some_and(|about: Digest| wanted.contains(&about))
                         })

@@ -17,7 +17,7 @@ use rbuild_cache::{ActiveSnapshot, ChainId, DiffId, Key, KeyWriter, RootDir, Sna
 use super::walk::Origin;
 use super::{Location, Progress, Resolved, blocking};
 use crate::layer::{self, IMAGE_VARIANT};
-use crate::manifest::Descriptor;
+use crate::manifest::{Descriptor, OCI_LAYER};
 use crate::registry::Client;
 use crate::shared::Place;
 use crate::unpack::{self, Unpacked};
@@ -234,7 +234,7 @@ fn described(resolved: &Resolved) -> Result<Vec<StackLayer>> {
 /// Whether a media type is that of a layer.
 pub fn is_layer(media_type: &str) -> bool {
     [
-        "application/vnd.oci.image.layer.v1.tar",
+        OCI_LAYER,
         "application/vnd.oci.image.layer.nondistributable.v1.tar",
         "application/vnd.docker.image.rootfs.diff.tar",
         "application/vnd.docker.image.rootfs.foreign.diff.tar",

@@ -94,6 +94,7 @@ impl Patterns {
         self.list.iter().any(|pattern| pattern.reincludes)
     }
 
+    /// Whether there is no pattern, so that nothing is excluded.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

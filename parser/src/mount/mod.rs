@@ -12,6 +12,7 @@ use crate::diagnostic::Diagnostic;
 use crate::expand::{self, ExpandError, Variables};
 use crate::source::Span;
 
+/// One `--mount` of RUN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     pub kind: MountKind,
@@ -21,6 +22,7 @@ pub struct Mount {
     pub target: Option<String>,
 }
 
+/// `sharing=` of a cache mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
     #[default]
@@ -29,6 +31,7 @@ pub enum Sharing {
     Locked,
 }
 
+/// `type=`, with the options that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountKind {
     Bind {
