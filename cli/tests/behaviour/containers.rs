@@ -419,6 +419,38 @@ fn networks_that_are_made_at_once_share_no_address() {
     assert_eq!(subnets.len(), 4, "{shown}");
 }
 
+#[test]
+fn networks_that_are_connected_at_once_all_stay_and_all_go() {
+    require_machine!();
+    let kit = Kit::new();
+    images(&kit);
+    let names: Vec<String> = (0..6).map(|number| format!("n{number}")).collect();
+    for name in &names {
+        kit.must(&["network", "create", name]);
+    }
+    kit.must(&["run", "-d", "--name", "co", "bb", "sleep", "60"]);
+    let change = |what: &str| {
+        let start = |name: &String| kit.command(["network", what, name, "co"]).spawn().unwrap();
+        let changing: Vec<_> = names.iter().map(start).collect();
+        for mut child in changing {
+            assert!(child.wait().unwrap().success(), "{what}");
+        }
+    };
+    let format = "{{range $name, $network := .NetworkSettings.Networks}}{{$name}} {{end}}";
+    let connected = || kit.must(&["inspect", "-f", format, "co"]).stdout;
+    let all = "bridge n0 n1 n2 n3 n4 n5 \n";
+    change("connect");
+    assert_eq!(connected(), all);
+    kit.must(&["stop", "-t", "0", "co"]);
+    kit.must(&["start", "co"]);
+    assert_eq!(connected(), all);
+    kit.must(&["stop", "-t", "0", "co"]);
+    change("disconnect");
+    kit.must(&["start", "co"]);
+    assert_eq!(connected(), "bridge \n");
+    kit.must(&["rm", "-f", "co"]);
+}
+
 /// What of the machine's a command may leave behind: mounts and network devices as this process sees them, rules of
 /// packet filters where there is a program to ask, cgroups, and what is in the directory for temporary files.
 fn traces(kit: &Kit) -> std::collections::BTreeSet<String> {

@@ -2,7 +2,6 @@
 
 use super::catalog::{Catalog, Entry};
 use super::control::Ask;
-use super::definition::{self, Definition};
 use super::life::Life;
 use super::networks::{self, Attachment};
 use super::request::RunRequest;
@@ -27,7 +26,7 @@ impl Entry {
 
     /// Forgets what the container calls another one. Errors where it runs.
     pub fn remove_link(&self, alias: &str) -> Result<()> {
-        let held = self.catalog.files.hold(self.id())?;
+        let held = self.hold()?;
         let now = self.catalog.entry(self.id())?;
         let (Some(_held), Some(now)) = (held, now) else {
             return Err(Error::Other(format!(
@@ -45,7 +44,7 @@ impl Entry {
                 self.name
             )));
         }
-        keep(&self.catalog, &definition)
+        self.catalog.write_definition(&definition)
     }
 
     fn change_networks(
@@ -54,7 +53,7 @@ impl Entry {
         change: impl FnOnce(&Catalog, &mut RunRequest) -> Result<()>,
     ) -> Result<()> {
         // Held, so that nobody starts it from what it was.
-        let held = self.catalog.files.hold(self.id())?;
+        let held = self.hold()?;
         if held.is_none() {
             let connection = self.must_connect("change the networks of")?;
             connection.request(ask)?;
@@ -65,7 +64,7 @@ impl Entry {
         };
         let mut definition = now.definition;
         change(&self.catalog, &mut definition.request)?;
-        keep(&self.catalog, &definition)
+        self.catalog.write_definition(&definition)
     }
 }
 
@@ -110,33 +109,20 @@ fn leave(request: &mut RunRequest, network: &str) -> Result<()> {
 
 /// In the process that the container lives in.
 pub(super) fn join_now(life: &Life, attachment: &Attachment) -> std::result::Result<(), String> {
+    let _alone = life.changing();
     let mut request = life.request();
     join(&life.catalog, &mut request, attachment.clone()).map_err(|error| with_causes(&error))?;
     life.join(attachment).map_err(|error| with_causes(&error))?;
-    keep_now(life, request)
+    life.is_now(request).map_err(|error| with_causes(&error))
 }
 
 /// In the process that the container lives in.
 pub(super) fn leave_now(life: &Life, network: &str) -> std::result::Result<(), String> {
+    let _alone = life.changing();
     let mut request = life.request();
     leave(&mut request, network).map_err(|error| with_causes(&error))?;
     life.leave(network).map_err(|error| with_causes(&error))?;
-    keep_now(life, request)
-}
-
-fn keep_now(life: &Life, request: RunRequest) -> std::result::Result<(), String> {
-    let mut definition = life.definition.clone();
-    definition.request = request.clone();
-    keep(&life.catalog, &definition).map_err(|error| error.to_string())?;
-    life.change(|now| now.request = Some(request));
-    Ok(())
-}
-
-fn keep(catalog: &Catalog, definition: &Definition) -> Result<()> {
-    let bytes = serde_json::to_vec(definition).map_err(|error| Error::Other(error.to_string()))?;
-    Ok(catalog
-        .files
-        .write(&definition.id, definition::FILE, &bytes)?)
+    life.is_now(request).map_err(|error| with_causes(&error))
 }
 
 impl RunRequest {

@@ -1,7 +1,9 @@
 //! Finding containers. Opens no index and mounts nothing, so that looking costs next to nothing.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rbuild_cache::Containers;
 use rbuild_executor::spec::Propagation;
@@ -10,6 +12,7 @@ use super::control::{Ask, Connection};
 use super::definition::{self, Definition};
 use super::request::RunRequest;
 use super::state::{self, State, Status};
+use super::supervise::ANSWERS;
 use crate::{Error, Result};
 
 /// The containers of a store.
@@ -158,6 +161,13 @@ impl Catalog {
         Ok(if held { state } else { state.orphaned() })
     }
 
+    /// Writes down what a container is from now on. Whoever does so holds the container, or is the process it lives in.
+    pub(super) fn write_definition(&self, definition: &Definition) -> Result<()> {
+        let bytes =
+            serde_json::to_vec(definition).map_err(|error| Error::Other(error.to_string()))?;
+        Ok(self.files.write(&definition.id, definition::FILE, &bytes)?)
+    }
+
     pub(super) fn write_state(&self, id: &str, state: &State) -> Result<()> {
         let bytes = serde_json::to_vec(state).map_err(|error| Error::Other(error.to_string()))?;
         Ok(self.files.write(id, state::FILE, &bytes)?)
@@ -173,6 +183,24 @@ fn document<T: serde::de::DeserializeOwned>(id: &str, file: &str, bytes: &[u8]) 
 }
 
 impl Entry {
+    /// Holds the container, so that nobody else starts or changes it. `None` where it runs. Waits for who holds it for a
+    /// moment: another one who changes it, or its process that is held up between the container's end and its own
+    /// (whoever stopped it was told of the first).
+    pub(super) fn hold(&self) -> Result<Option<File>> {
+        const TURN: Duration = Duration::from_millis(5);
+        let asked = Instant::now();
+        loop {
+            if let Some(held) = self.catalog.files.hold(self.id())? {
+                return Ok(Some(held));
+            }
+            let is_alive = self.catalog.state(self.id())?.status.is_alive();
+            if is_alive || asked.elapsed() > 2 * ANSWERS {
+                return Ok(None);
+            }
+            std::thread::sleep(TURN);
+        }
+    }
+
     /// All 64 digits.
     pub fn id(&self) -> &str {
         &self.definition.id

@@ -111,7 +111,7 @@ impl Engine {
                 standing: None,
             });
         }
-        let Some(held) = entry.catalog.files.hold(entry.id())? else {
+        let Some(held) = entry.hold()? else {
             return Err(Error::Other(format!(
                 "the container `{}` is being started or removed: try again",
                 entry.name

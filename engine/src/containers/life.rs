@@ -35,6 +35,8 @@ pub(super) struct Life {
     /// Its addresses, once they were claimed.
     claimed: Mutex<Option<Vec<Claimed>>>,
     circle: Arc<Circle>,
+    /// Held while it is made another container than it was: what it is then is worked out from what it is.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +102,7 @@ impl Life {
             changed: Condvar::new(),
             claimed: Mutex::default(),
             circle: Circle::new(&catalog, &definition.request),
+            changing: Mutex::default(),
             catalog,
             store,
             definition,
@@ -272,6 +275,20 @@ impl Life {
     pub(super) fn request(&self) -> RunRequest {
         let changed = self.now().request.clone();
         changed.unwrap_or_else(|| self.definition.request.clone())
+    }
+
+    /// To be held from reading [`Self::request`] until [`Self::is_now`].
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what it is from now on.
+    pub(super) fn is_now(&self, request: RunRequest) -> Result<()> {
+        let mut definition = self.definition.clone();
+        definition.request.clone_from(&request);
+        self.catalog.write_definition(&definition)?;
+        self.change(|now| now.request = Some(request));
+        Ok(())
     }
 
     pub(super) fn is_paused(&self) -> bool {

@@ -3,12 +3,7 @@
 use super::catalog::{Catalog, Entry};
 use super::control::Ask;
 use super::names;
-use super::state::Status;
 use crate::{Engine, Error, Result};
-
-/// How often, and after how long, it is looked again whether the process of a container that has ended is gone.
-const ENDING_TRIES: u32 = 400;
-const ENDING_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 impl Catalog {
     /// Gives a container another name.
@@ -35,7 +30,7 @@ impl Engine {
     /// Removes a container that does not run; with `force` it is killed first. With `volumes` its anonymous volumes
     /// go along.
     pub fn remove_container(&self, entry: &Entry, force: bool, volumes: bool) -> Result<()> {
-        let held = match self.hold_soon(entry)? {
+        let held = match entry.hold()? {
             Some(held) => held,
             None if !force => {
                 return Err(Error::Other(format!(
@@ -67,24 +62,6 @@ impl Engine {
         self.store().remove_container(entry.id())?;
         drop(held);
         Ok(())
-    }
-
-    /// Where it has ended, the process that it lived in may take a moment more: what it printed is seen to end before.
-    fn hold_soon(&self, entry: &Entry) -> Result<Option<std::fs::File>> {
-        let tries = if entry.state.status == Status::Exited {
-            ENDING_TRIES
-        } else {
-            1
-        };
-        for again in (0..tries).rev() {
-            let held = entry.catalog.files.hold(entry.id())?;
-            if held.is_some() || again == 0 {
-                return Ok(held);
-            }
-            // There may be no end: somebody may have started it again.
-            std::thread::sleep(ENDING_PAUSE);
-        }
-        Ok(None)
     }
 
     /// Its process is about to end.

@@ -30,7 +30,7 @@ use crate::{Created, Engine, Error, Result};
 const LONG_LIVED: Duration = Duration::from_secs(1);
 
 /// How long a container's process waits, at its end, until those who asked have their answers.
-const ANSWERS: Duration = Duration::from_secs(2);
+pub(super) const ANSWERS: Duration = Duration::from_secs(2);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,20 +50,10 @@ pub enum Front {
 }
 
 impl Engine {
-    /// Holds a container that is there, to start it. `None` where it runs already. Waits for a process that is held up
-    /// between the container's end and its own: whoever stopped it was told of the first.
+    /// Holds a container that is there, to start it. `None` where it runs already.
     pub fn hold(&self, entry: Entry) -> Result<Option<Created>> {
-        const TURN: Duration = Duration::from_millis(5);
-        let asked = Instant::now();
-        let held = loop {
-            if let Some(held) = entry.catalog.files.hold(entry.id())? {
-                break held;
-            }
-            let alive = entry.catalog.state(entry.id())?.status.is_alive();
-            if alive || asked.elapsed() > 2 * ANSWERS {
-                return Ok(None);
-            }
-            std::thread::sleep(TURN);
+        let Some(held) = entry.hold()? else {
+            return Ok(None);
         };
         let mut entry = entry;
         // What another process left.

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::Entry;
 use super::control::Ask;
-use super::definition::{self, Definition};
 use super::life::Life;
 use super::request::{Restart, RunRequest};
+use crate::error::with_causes;
 use crate::{Error, Result};
 
 /// What is to be changed; the rest stays.
@@ -43,8 +43,7 @@ impl Entry {
     /// stays; what it took before that one holds until the container ends.
     pub fn update(&self, changes: &Changes) -> Result<()> {
         // Held, so that nobody starts it from what it was.
-        let files = &self.catalog.files;
-        let held = files.hold(self.id())?;
+        let held = self.hold()?;
         if held.is_none() {
             let connection = self.must_connect("update")?;
             connection.request(&Ask::Update(Box::new(changes.clone())))?;
@@ -55,12 +54,13 @@ impl Entry {
         };
         let mut definition = now.definition;
         changes.apply(&mut definition.request)?;
-        keep(&self.catalog, &definition)
+        self.catalog.write_definition(&definition)
     }
 }
 
 /// In the process that the container lives in.
 pub(super) fn update(life: &Life, changes: &Changes) -> std::result::Result<(), String> {
+    let _alone = life.changing();
     let mut request = life.request();
     changes
         .apply(&mut request)
@@ -69,23 +69,13 @@ pub(super) fn update(life: &Life, changes: &Changes) -> std::result::Result<(), 
     if let Some(handle) = handle.filter(|_| changes.limits != Limits::default()) {
         handle
             .set_limits(&request.limits)
-            .map_err(|error| crate::error::with_causes(&error))?;
+            .map_err(|error| with_causes(&error))?;
     }
-    let mut definition = life.definition.clone();
-    definition.request = request.clone();
-    keep(&life.catalog, &definition).map_err(|error| error.to_string())?;
+    life.is_now(request).map_err(|error| with_causes(&error))?;
     life.change(|now| {
         if let Some(handle) = &now.handle {
             now.state.cgroups = handle.cgroups_to_remove();
         }
-        now.request = Some(request);
     });
     Ok(())
-}
-
-fn keep(catalog: &super::catalog::Catalog, definition: &Definition) -> Result<()> {
-    let bytes = serde_json::to_vec(definition).map_err(|error| Error::Other(error.to_string()))?;
-    Ok(catalog
-        .files
-        .write(&definition.id, definition::FILE, &bytes)?)
 }
