@@ -68,6 +68,12 @@ impl CacheMount {
         })
     }
 
+    /// Leaves the directory to its users: nobody else gets it, and collection takes it. For what did not become what it
+    /// was to be.
+    pub fn give_up(&self) -> Result<()> {
+        mark(&self.path.with_extension("retired"))
+    }
+
     /// True when the directory was made by this call and nothing was put in yet.
     pub fn is_new(&self) -> bool {
         self.is_new
@@ -352,7 +358,12 @@ fn is_retired(directory: &Path, number: u64) -> bool {
 }
 
 fn retire(directory: &Path, number: u64) -> Result<()> {
-    drop(open_lock_file(&retired_path(directory, number))?);
+    mark(&retired_path(directory, number))
+}
+
+/// Makes an empty file, where there is none.
+fn mark(path: &Path) -> Result<()> {
+    drop(open_lock_file(path)?);
     Ok(())
 }
 

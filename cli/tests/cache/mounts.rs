@@ -63,3 +63,20 @@ fn one_cache_in_two_places_of_a_command_is_one_directory() {
     assert_eq!(listed.lines().count(), 9, "{listed}");
     kit.store_is_whole();
 }
+
+#[test]
+fn a_cache_without_all_of_its_first_content_is_nobodys() {
+    require_machine!();
+    let kit = Kit::new();
+    let dockerfile = |source: &str| {
+        format!(
+            "FROM busybox AS seed\nRUN mkdir /s && echo seed > /s/seed\nFROM busybox\n\
+             RUN --mount=type=cache,id=one,target=/c,from=seed,source={source} cat /c/seed\n"
+        )
+    };
+    let missing = kit.build(&dockerfile("/missing"), &[]);
+    assert_eq!(missing.code, 1, "{missing}");
+    kit.must_build(&dockerfile("/s"), &[]);
+    assert_eq!(kit.must(&["cache", "mounts", "ls", "-q"]).stdout, "one\n");
+    kit.store_is_whole();
+}

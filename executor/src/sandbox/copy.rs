@@ -2,12 +2,15 @@
 //! what `cp` moves in and out. No link is followed.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
+use rbuild_cache::RootDir;
 use rbuild_cache::ids::{Crossing, Ids};
 use rbuild_cache::owners as recorded;
+use rbuild_cache::root_dir::Resolve;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
@@ -58,8 +61,27 @@ pub fn as_root_of<T>(ids: &Ids, work: impl FnOnce() -> T) -> Result<T, Errno> {
     Ok(work())
 }
 
-/// Which directory and name an inode with several names got first.
-type FirstNames = HashMap<(u64, u64), (Arc<OwnedFd>, CString)>;
+/// A name: its directory, from the root of what is copied, and what it is called there.
+type Name = (PathBuf, CString);
+
+/// A tree that is copied, and where to. Directories are opened by their paths when they are needed: however many a tree
+/// has, few are open at a time.
+struct Trees {
+    from: RootDir,
+    to: RootDir,
+}
+
+impl Trees {
+    /// The same directory in both.
+    fn directories(&self, path: &Path) -> Result<(OwnedFd, OwnedFd), Errno> {
+        let open = |root: &RootDir| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            let opened = root.open(path, flags, 0, Resolve::Beneath);
+            opened.map_err(|error| errno_of(&error))
+        };
+        Ok((open(&self.from)?, open(&self.to)?))
+    }
+}
 
 /// Copies what a directory holds. What is there already is replaced, but a directory is never by something else, nor
 /// the other way round.
@@ -67,13 +89,17 @@ pub fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, how: How<'_>) -> Result
     if how.owners == Owners::Kept && recorded::devices_recorded() {
         recorded::copy(from.as_fd(), to).map_err(|error| errno_of(&error))?;
     }
-    let to = Arc::new(to.try_clone_to_owned().map_err(|_| Errno::MFILE)?);
-    let mut names = FirstNames::new();
-    let mut pending = vec![(Arc::new(from), to)];
+    let trees = Trees {
+        from: RootDir::from_fd(from),
+        to: RootDir::from_fd(to.try_clone_to_owned().map_err(|_| Errno::MFILE)?),
+    };
+    // Which name an inode with several got first.
+    let mut names: HashMap<(u64, u64), Name> = HashMap::new();
+    let mut pending = vec![PathBuf::new()];
     // Changing what is in a directory changes its time: those are set at the end, the deepest first.
-    let mut dressed = Vec::new();
-    while let Some((from, to)) = pending.pop() {
-        let kept = Arc::clone(&from);
+    let mut dressed: Vec<(Name, Stat)> = Vec::new();
+    while let Some(path) = pending.pop() {
+        let (from, to) = trees.directories(&path)?;
         for entry in rustix::fs::Dir::read_from(&from)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -86,15 +112,11 @@ pub fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, how: How<'_>) -> Result
                     Err(Errno::EXIST) => {}
                     result => result?,
                 }
-                let open = |parent: &OwnedFd| {
-                    let flags =
-                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    rustix::fs::openat(parent, name, flags, Mode::empty())
-                };
-                let (from, below) = (open(&from)?, open(&to)?);
-                attributes(from.as_fd(), below.as_fd(), how)?;
-                pending.push((Arc::new(from), Arc::new(below)));
-                dressed.push((Arc::clone(&kept), Arc::clone(&to), name.to_owned(), stat));
+                let below = path.join(OsStr::from_bytes(name.to_bytes()));
+                let (from, to) = trees.directories(&below)?;
+                attributes(from.as_fd(), to.as_fd(), how)?;
+                pending.push(below);
+                dressed.push(((path.clone(), name.to_owned()), stat));
                 continue;
             }
             let key = (stat.st_dev, stat.st_ino);
@@ -102,16 +124,23 @@ pub fn copy_directory(from: OwnedFd, to: BorrowedFd<'_>, how: How<'_>) -> Result
                 && let Some((directory, first)) = names.get(&key)
             {
                 remove(&to, name)?;
-                rustix::fs::linkat(&**directory, first, &*to, name, AtFlags::empty())?;
+                let (_, directory) = trees.directories(directory)?;
+                rustix::fs::linkat(&directory, first, &to, name, AtFlags::empty())?;
                 continue;
             }
             copy_entry(from.as_fd(), name, to.as_fd(), name, &stat, how)?;
             if stat.st_nlink > 1 {
-                names.insert(key, (Arc::clone(&to), name.to_owned()));
+                names.insert(key, (path.clone(), name.to_owned()));
             }
         }
     }
-    for (from, to, name, stat) in dressed.iter().rev() {
+    // Those of one directory follow one another.
+    let mut open: Option<(&Path, (OwnedFd, OwnedFd))> = None;
+    for ((path, name), stat) in dressed.iter().rev() {
+        let (from, to) = match &open {
+            Some((of, directories)) if *of == path => directories,
+            _ => &open.insert((path, trees.directories(path)?)).1,
+        };
         dress((from.as_fd(), name), (to.as_fd(), name), stat, how)?;
     }
     Ok(())
