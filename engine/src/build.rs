@@ -12,6 +12,7 @@ mod reading;
 mod solving;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::{Key, Snapshot};
@@ -280,6 +281,7 @@ impl Engine {
             exports: None,
             ahead: None,
             packs: None,
+            executed: AtomicUsize::new(0),
             seen: Mutex::default(),
             layers: HashSet::new(),
         })

@@ -59,6 +59,8 @@ pub struct Exec {
     pub timeout: Option<Duration>,
     /// More commands are expected after it: while it runs, the process of the next one is begun.
     pub followed: bool,
+    /// Nothing else that takes long is done beside its beginning: what is short is not handed to other threads.
+    pub alone: bool,
 }
 
 /// What replaces lines of /etc/resolv.conf; where a field is empty, those of the host or the network stay.

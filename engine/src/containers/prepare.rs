@@ -94,6 +94,7 @@ pub(super) fn exec(
         runtime: request.runtime.clone(),
         timeout: None,
         followed: false,
+        alone: false,
     })
 }
 

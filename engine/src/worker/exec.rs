@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{Failure, Result};
 use super::log::Log;
 use super::platform::check_platform;
-use super::{Output, Worker, brief};
+use super::{Output, Worker};
 use crate::event::{Event, Sink};
 use crate::op::{ExecOp, NetworkOp};
 use crate::request::NetworkChoice;
@@ -118,6 +118,7 @@ impl Worker {
             timeout: None,
             spaces: rbuild_executor::spec::Spaces::default(),
             followed: self.commands.another_follows(),
+            alone: self.is_alone(),
         };
         Ok((exec, mounted.absent))
     }
@@ -125,7 +126,7 @@ impl Worker {
     /// What runs one command with this build's limits.
     pub(crate) async fn counting(&self) -> Result<Executor> {
         let (executor, limits) = (Arc::clone(&self.executor), self.settings.limits.clone());
-        let counting = brief(move || executor.counting(&limits));
+        let counting = self.brief(move || executor.counting(&limits));
         counting
             .await
             .map_err(|error| failed(error, Vec::new(), &[]))

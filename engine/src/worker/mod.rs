@@ -21,7 +21,7 @@ mod scripts;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -134,6 +134,8 @@ pub(crate) struct Worker {
     pub(crate) imports: Option<Arc<Imports>>,
     /// `--cache-to`.
     pub(crate) exports: Option<Arc<Exports>>,
+    /// How many operations are executed now.
+    pub(crate) executed: AtomicUsize,
     /// Layers of packed snapshots that were seen to be there.
     pub(crate) seen: Mutex<HashSet<Digest>>,
     /// The vertices whose own layers are in an image that is made.
@@ -170,6 +172,22 @@ pub(crate) async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     match tokio::runtime::Handle::current().runtime_flavor() {
         tokio::runtime::RuntimeFlavor::CurrentThread => work(),
         _ => blocking(work).await,
+    }
+}
+
+/// An operation that is executed, while this is there.
+struct Executed<'a>(&'a AtomicUsize);
+
+impl<'a> Executed<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Executed<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -256,6 +274,19 @@ pub(crate) fn wanted(graph: &Graph<Op>, vertices: &[VertexId]) -> HashMap<String
 impl Worker {
     pub(crate) fn store(&self) -> &Arc<Store> {
         self.executor.store()
+    }
+
+    /// Whether no more than one operation is executed now.
+    fn is_alone(&self) -> bool {
+        self.executed.load(Ordering::Relaxed) <= 1
+    }
+
+    /// As [`brief`]; at once, too, where no other operation is executed, which would wait for it.
+    async fn brief<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self.is_alone() {
+            true => work(),
+            false => brief(work).await,
+        }
     }
 
     fn step(&self, vertex: VertexId) -> Option<StepId> {
@@ -397,7 +428,7 @@ impl Worker {
             _ => return Ok(made),
         };
         let (store, id) = (Arc::clone(self.store()), snapshot.id.clone());
-        let checked = brief(move || Ok(layer::require_names(&*store.tree(&id)?)?));
+        let checked = self.brief(move || Ok(layer::require_names(&*store.tree(&id)?)?));
         let help = "a stage that is only copied from may have it, and an output that is no image (`type=local`, `type=tar`); what is copied can leave it out by `--exclude` or .dockerignore";
         checked
             .await
@@ -487,6 +518,7 @@ impl rbuild_solver::Worker for Worker {
         inputs: Vec<Output>,
         cancel: CancellationToken,
     ) -> Result<Output> {
+        let _executed = Executed::begin(&self.executed);
         let inputs = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Failure::cancelled()),

@@ -241,7 +241,7 @@ impl Container {
         signals: Option<Signals>,
     ) -> Result<Exit, ExecError> {
         let ended = self.started.finish(None, cancel, signals).await?;
-        brief(move || {
+        brief(false, move || {
             let exit = ended.exit;
             let mut ended = ended;
             match (&ended.top, ended.bare.take()) {

@@ -143,7 +143,7 @@ impl Executor {
     ) -> Result<Snapshot, (ExecError, Option<ActiveSnapshot>)> {
         let lost = |error: ExecError| (error, None);
         let base = base.cloned();
-        let top = brief({
+        let top = brief(exec.alone, {
             let store = self.store.clone();
             move || Ok(store.prepare()?)
         });
@@ -233,7 +233,7 @@ impl Executor {
             })
             .await;
         }
-        brief(move || {
+        brief(exec.alone, move || {
             let (host, whose, followed) = (&executor.host, exec.users, exec.followed);
             let users = users::choose(&executor, &exec)?;
             if host.counted().is_some() {
@@ -342,13 +342,15 @@ fn can_be_counted(host: &Host, users: &users::Chosen, exec: &Exec) -> Result<(),
     Ok(())
 }
 
-/// Runs work that takes a moment: off the async threads where there are several, else at once. Handing it over would
-/// take as long as most of it, and the one thread there is has nothing else to do.
+/// Runs work that takes a moment: off the async threads where they have something else to do, else at once. Handing it
+/// over would take as long as most of it.
 async fn brief<T: Send + 'static>(
+    alone: bool,
     work: impl FnOnce() -> Result<T, ExecError> + Send + 'static,
 ) -> Result<T, ExecError> {
     match tokio::runtime::Handle::current().runtime_flavor() {
         RuntimeFlavor::CurrentThread => work(),
+        _ if alone => work(),
         _ => blocking(work).await,
     }
 }

@@ -311,6 +311,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         timeout: None,
         spaces: rbuild_executor::spec::Spaces::default(),
         followed: false,
+        alone: false,
     }
 }
 

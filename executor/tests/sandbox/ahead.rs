@@ -154,6 +154,7 @@ pub(crate) fn one_each(kit: &Kit) -> Outcome {
     )?;
     let followed = Exec {
         followed: true,
+        alone: true,
         ..command(&["/bin/true"])
     };
     kit.plain(followed).ok()?;

@@ -1,6 +1,6 @@
 //! How a command ends before its time, containers in the foreground, many at once, and what is left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -317,9 +317,26 @@ pub(crate) fn waiting(kit: &Kit) -> Outcome {
 pub(crate) fn nothing_leaks(kit: &Kit) -> Outcome {
     let count = |path: &str| std::fs::read_dir(path).map(Iterator::count);
     let temporary = || -> std::io::Result<Vec<PathBuf>> {
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(kit.store().root().join("tmp"))?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .collect();
+        let entries = |directory: &Path| -> std::io::Result<Vec<PathBuf>> {
+            let entries = std::fs::read_dir(directory)?;
+            Ok(entries.filter_map(|it| Some(it.ok()?.path())).collect())
+        };
+        let lease = kit.store().lease();
+        let is_named = |path: &PathBuf| {
+            path.to_string_lossy()
+                .rsplit('/')
+                .next()
+                .is_some_and(|name| name.starts_with(lease))
+        };
+        let mut paths = entries(&kit.store().root().join("tmp"))?;
+        // On a disk where making files is slow, all of them are in one of these.
+        for nursery in paths.clone() {
+            let inside = entries(&nursery).unwrap_or_default();
+            if inside.iter().any(is_named) {
+                paths.retain(|path| *path != nursery);
+                paths.extend(inside);
+            }
+        }
         // Work directories that were cleared for the next step are empty.
         paths
             .retain(|path| std::fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_some()));
