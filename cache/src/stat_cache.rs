@@ -74,10 +74,19 @@ const COARSE_NS: i128 = 2_000_000_000;
 impl Store {
     /// `context` is the context's canonical path. A missing or damaged file is an empty cache.
     pub fn stat_cache(&self, context: &Path) -> StatCache {
-        let name = blake3::hash(context.as_os_str().as_bytes()).to_hex();
-        let path = self.root().join("contexts").join(name.as_str());
+        let path = self.stat_cache_path(context);
         let bytes = std::fs::read(&path).unwrap_or_default();
         StatCache::load(path, bytes)
+    }
+
+    /// How many bytes [`Store::stat_cache`] would read: what is known of a context, roughly 100 and a path for each file.
+    pub fn stat_cache_bytes(&self, context: &Path) -> u64 {
+        std::fs::metadata(self.stat_cache_path(context)).map_or(0, |metadata| metadata.len())
+    }
+
+    fn stat_cache_path(&self, context: &Path) -> PathBuf {
+        let name = blake3::hash(context.as_os_str().as_bytes()).to_hex();
+        self.root().join("contexts").join(name.as_str())
     }
 
     /// Writes atomically; only if something changed.

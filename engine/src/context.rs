@@ -132,6 +132,11 @@ impl Context {
 
     /// As [`Context::tree`], where that takes a moment: there is little to look at, and nothing to read. `None` elsewhere.
     pub(crate) fn tree_at_once(&self, wanted: &[Wanted]) -> Option<Result<Tree, Error>> {
+        // As much as is said of some hundred files. What is not known at all must be read.
+        const LITTLE_BYTES: std::ops::RangeInclusive<u64> = 1..=64 << 10;
+        if !LITTLE_BYTES.contains(&self.store.stat_cache_bytes(&self.path)) {
+            return None;
+        }
         match self.tree_within(Effort::Little, wanted) {
             Err(Error::Long) => None,
             result => Some(result),

@@ -72,6 +72,34 @@ fn paths(tree: &Tree) -> String {
 }
 
 #[test]
+fn little_that_is_known_is_looked_at_at_once() {
+    let kit = Kit::new("mkdir -p a/b; echo 1 > a/b/one; echo 2 > a/two; ln -s two a/link");
+    let sources = [wanted(&["a", "none*"], false)];
+    let at_once = || kit.context("").tree_at_once(&sources);
+    // Nothing is known of it.
+    assert!(at_once().is_none());
+    // Files that changed just now are not remembered.
+    std::thread::sleep(Duration::from_millis(50));
+    let known = kit.tree("", &["a", "none*"]);
+    let found = at_once().map(Result::unwrap);
+    assert_eq!(
+        found.as_ref().map(|tree| &tree.entries),
+        Some(&known.entries)
+    );
+    // One of them has to be read, or there is more.
+    fs::write(kit.directory.path().join("a/two"), "changed").unwrap();
+    assert!(at_once().is_none());
+    let known = kit.tree("", &["a", "none*"]);
+    assert_ne!(found.map(|tree| tree.entries), Some(known.entries));
+    for number in 0..300 {
+        let directory = kit.directory.path().join(format!("a/many/{number}"));
+        fs::create_dir_all(directory).unwrap();
+    }
+    kit.tree("", &["a", "none*"]);
+    assert!(at_once().is_none());
+}
+
+#[test]
 fn only_what_is_named() {
     let kit = Kit::new("mkdir -p d/e other; touch f g d/x d/e/y other/z");
     assert_eq!(kit.paths("", &["f"]), "f");
