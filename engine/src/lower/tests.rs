@@ -121,7 +121,7 @@ impl Kit {
             "created": "2020-01-01T00:00:00Z",
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": [digest]},
-            "history": [{"created_by": format!("layer of {name}")}],
+            "history": [{"created": "2020-01-01T00:00:00Z", "created_by": format!("layer of {name}")}],
         }))
         .unwrap();
         let descriptor = Descriptor {

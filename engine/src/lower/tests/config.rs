@@ -257,3 +257,34 @@ fn epoch() {
         None
     );
 }
+
+#[test]
+fn epoch_is_the_time_of_what_is_made_here() {
+    let times = |text: &str, epoch: &str| {
+        let kit = kit(text)
+            .image("env", serde_json::json!({}))
+            .arg("SOURCE_DATE_EPOCH", epoch);
+        let config = crate::assemble::image_config(&kit.ok().images[0], &[1, 2_000_000_000]);
+        let created =
+            |entry: &rbuild_image::config::History| entry.created.clone().unwrap_or_default();
+        let history: Vec<String> = config.history.iter().map(created).collect();
+        format!(
+            "{}: {}",
+            config.created.unwrap_or_default(),
+            history.join(" ")
+        )
+    };
+    assert_eq!(
+        times("FROM env\nCOPY f /f\nENV a=b", "5"),
+        "1970-01-01T00:00:05Z: 2020-01-01T00:00:00Z 1970-01-01T00:00:05Z 1970-01-01T00:00:05Z"
+    );
+    // Also where that is later than the base, and than now.
+    assert_eq!(
+        times("FROM env\nENV a=b", "4000000000"),
+        "2096-10-02T07:06:40Z: 2020-01-01T00:00:00Z 2096-10-02T07:06:40Z"
+    );
+    assert_eq!(
+        times("FROM env", "5"),
+        "2020-01-01T00:00:00Z: 2020-01-01T00:00:00Z"
+    );
+}
