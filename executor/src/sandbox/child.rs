@@ -251,7 +251,7 @@ pub(super) fn die_with_parent() -> Result<()> {
 
 /// Into its cgroups first, so that they are the root of the cgroup namespace.
 fn join_cgroups(task: &Task, descriptors: &Descriptors) -> Result<()> {
-    if let (Some(score), None) = (task.oom_score_adj, task.spared_from_outside()) {
+    if let Some(score) = task.oom_score_adj {
         // Such files of a process that is not dumpable are nobody's. There is nobody inside yet who could look.
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         let step = || format!("set oom_score_adj to {score}");

@@ -98,7 +98,7 @@ pub(super) struct Task {
     pub(super) mounts: Vec<Mount>,
     pub(super) shm_size: u64,
     pub(super) limits: Vec<ResourceLimit>,
-    /// How willingly the kernel kills it when memory is short.
+    /// How willingly the kernel kills it when memory is short, where it can say so itself.
     pub(super) oom_score_adj: Option<i16>,
     /// Mask of capabilities that uid 0 gets and that bound everybody.
     pub(super) capabilities: u64,
@@ -223,12 +223,6 @@ impl Task {
             None if self.is_kept() => super::keeper::END,
             None => rustix::process::Signal::KILL,
         }
-    }
-
-    /// [`Task::oom_score_adj`] where it cannot say so itself: in a user namespace nobody may be spared.
-    pub(super) fn spared_from_outside(&self) -> Option<i16> {
-        let outside = self.privilege == crate::host::Privilege::Root && !self.machines_root;
-        self.oom_score_adj.filter(|score| outside && *score < 0)
     }
 
     /// What keeps it from devices that come with what is mounted for it.

@@ -167,6 +167,10 @@ pub(super) fn start(
         mapped,
         bare,
     } = prepared;
+    // In a user namespace of its own nobody may be spared.
+    let spared = task
+        .oom_score_adj
+        .take_if(|score| mapped.is_some() && *score < 0);
     let (status, status_inside) = wire::pair().map_err(|error| setup("make a socket", error))?;
     task.status = descriptors.len();
     descriptors.push(status_inside);
@@ -212,7 +216,7 @@ pub(super) fn start(
         .map_err(|error| setup("start a process in new namespaces", error))?;
     let session = Session::new(pidfd, task.end());
     host.running().add(session.process());
-    if let Some(score) = task.spared_from_outside() {
+    if let Some(score) = spared {
         spare(&session, score)
             .map_err(|error| setup(format!("set oom_score_adj to {score}"), error))?;
     }

@@ -232,7 +232,7 @@ pub(crate) fn terminal(kit: &Kit) -> Outcome {
     while let Ok(length @ 1..) = rustix::io::read(&master, &mut buffer) {
         shown.extend_from_slice(&buffer[..length]);
         // Not earlier: the terminal would show it in between.
-        if !typed && String::from_utf8_lossy(&shown).contains("console") {
+        if !typed && String::from_utf8_lossy(&shown).contains("console\r\n") {
             rustix::io::write(&master, b"typed\n")?;
             typed = true;
         }
