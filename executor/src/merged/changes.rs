@@ -255,11 +255,10 @@ fn separate(layer: &RootDir, paths: &[PathBuf]) -> io::Result<()> {
     };
     let place = layer.place(first, Resolve::Beneath)?;
     let name = CString::new(place.name().as_bytes())?;
-    let mut aside = place.name().to_owned();
-    aside.push(".rbuild-copy");
-    let aside = CString::new(aside.as_bytes())?;
     let directory = place.directory();
     let stat = rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+    // Short, however long the file's own name is, and no other file's.
+    let aside = CString::new(format!(".rbuild-{:x}-{:x}", stat.st_dev, stat.st_ino))?;
     let how = How::with(Owners::Kept);
     copy_entry(directory, &name, directory, &aside, &stat, how)?;
     rustix::fs::renameat(directory, &aside, directory, &name)?;
