@@ -2,7 +2,7 @@
 //!
 //! Rows are published before what they point at is synced to disk. Until then they carry in `unsynced` the epoch
 //! in which they were written; [`crate::Store::sync`] ends an epoch, syncs the file system and takes the marks
-//! off; or it is done behind the back of a build, and said beside the index how far (`synced`). `meta.boot` says in
+//! off, or how far it is done is said beside the index (`synced`). `meta.boot` says in
 //! which boot the marks were made: whoever opens the store first after another boot
 //! drops the marked rows, because a power cut may have torn what they point at. `kill -9` tears nothing.
 //!

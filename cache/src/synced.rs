@@ -1,13 +1,13 @@
-//! Up to which epoch what was published is synced, told beside the index: so that a process whose user waits need not
-//! wait for the disk, nor for a further transaction.
+//! Up to which epoch what was published is synced, told beside the index: a build, whose user waits, needs no further
+//! transaction.
 //!
 //! ```text
 //! ROOT/synced     epoch (8 bytes), boot (36), hash of both (20)
 //! ```
-//! A build ends its epoch ([`Store::begin_sync`]) and leaves the rest to a process that outlives it: `syncfs`, then this
-//! file, then `fdatasync` of it ([`finish`]). Marks of that epoch and of those before are off then, wherever the index
-//! still has them; the next one that ends an epoch takes them out of it, and so does the first one after another boot,
-//! before it drops the others ([`crate::index`]).
+//! A build ends its epoch ([`Store::begin_sync`]); then comes `syncfs`, then this file, then `fdatasync` of it
+//! ([`Unsynced::finish`]). Marks of that epoch and of those before are off then, wherever the index still has them; the next one
+//! that ends an epoch takes them out of it, and so does the first one after another boot, before it drops the others
+//! ([`crate::index`]). It is done before the build ends: whoever waited for that may take the file system away.
 //!
 //! The order is what counts. `syncfs` begins when all rows of the epoch are in the index's log, and this file is written
 //! when all that was in the log, and all that the rows point at, is on the disk. A power cut before that finds the file of an earlier
@@ -33,19 +33,18 @@ const BOOT_BYTES: usize = 36;
 const SUM_BYTES: usize = 20;
 const BYTES: usize = EPOCH_BYTES + BOOT_BYTES + SUM_BYTES;
 
-/// What is published and not synced: what [`finish`] needs, in this process or in another.
+/// What is published and not synced.
 #[derive(Debug)]
 #[must_use = "what is in it is not durable before it is finished"]
 pub struct Unsynced {
     /// The store.
-    pub root: OwnedFd,
+    root: OwnedFd,
     /// The file that says what is synced.
-    pub record: OwnedFd,
-    pub epoch: i64,
+    record: OwnedFd,
+    epoch: i64,
 }
 
-/// Makes an epoch durable, and all before it. Blocking; may be done by several processes at once, in any order.
-pub fn finish(root: BorrowedFd<'_>, record: BorrowedFd<'_>, epoch: i64) -> std::io::Result<()> {
+fn finish(root: BorrowedFd<'_>, record: BorrowedFd<'_>, epoch: i64) -> std::io::Result<()> {
     rustix::fs::syncfs(root)?;
     let boot = index::boot().map_err(std::io::Error::other)?;
     while let Err(errno) = rustix::fs::flock(record, FlockOperation::LockExclusive) {
@@ -112,8 +111,16 @@ fn path(root: &Path) -> PathBuf {
 }
 
 impl Store {
-    /// The first half of [`Store::sync`], which waits for no disk: what is published so far is durable when somebody
-    /// has [`finish`]ed what is returned. `None` where all of it is already.
+    /// Makes durable what is published so far, as [`Store::sync`], and leaves its marks in the index to the next.
+    pub fn sync_published(&self) -> Result<()> {
+        match self.begin_sync()? {
+            Some(unsynced) => unsynced.finish().at("sync", self.root()),
+            None => Ok(()),
+        }
+    }
+
+    /// The half of [`Store::sync_published`] that waits for no disk: the other is [`Unsynced::finish`]. `None` where all
+    /// is durable already.
     pub fn begin_sync(&self) -> Result<Option<Unsynced>> {
         let action = "mark what is to be synced";
         let synced = epoch(self.root(), &self.shared.boot);
@@ -136,7 +143,7 @@ impl Store {
 }
 
 impl Unsynced {
-    /// As [`finish`].
+    /// Makes the epoch durable, and all before it. Blocking; several processes may do so at once, in any order.
     pub fn finish(&self) -> std::io::Result<()> {
         finish(self.root.as_fd(), self.record.as_fd(), self.epoch)
     }

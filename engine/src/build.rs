@@ -107,10 +107,10 @@ impl Engine {
             carried,
         };
         let targets = built.targets;
-        let executor = Arc::clone(&self.executor);
+        let store = Arc::clone(self.store());
         let exported = waited_for(move || {
             let image = exporting.export(&targets, &capture)?;
-            executor.sync_later()?;
+            store.sync_published()?;
             Ok::<_, Error>((image, targets, capture))
         });
         let (image, targets, capture) = exported.await?;

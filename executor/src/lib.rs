@@ -81,19 +81,6 @@ impl Executor {
         &self.store
     }
 
-    /// Has everything that was published so far made durable beside this process, or after it: nobody waits for the disk.
-    /// Until then a power cut loses it.
-    pub fn sync_later(&self) -> rbuild_cache::store::Result<()> {
-        let Some(unsynced) = self.store.begin_sync()? else {
-            return Ok(());
-        };
-        if let Err(error) = self.host.sync(&unsynced) {
-            tracing::debug!(%error, "what was published is synced at once");
-            return self.store.sync();
-        }
-        Ok(())
-    }
-
     /// Removes what is left of a container that nobody finds any more: later, beside this process or after it, if it
     /// can be.
     pub fn remove_later(&self, hidden: &std::path::Path) -> rbuild_cache::store::Result<()> {

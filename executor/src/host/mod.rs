@@ -422,11 +422,6 @@ impl Host {
         spawner::bury_in(self.lock().as_fd(), store)
     }
 
-    /// Has the spawner see to it that what is published is synced.
-    pub(crate) fn sync(&self, unsynced: &rbuild_cache::synced::Unsynced) -> std::io::Result<()> {
-        spawner::sync(self.lock().as_fd(), unsynced)
-    }
-
     /// Has the spawner remove what is left of a container.
     pub(crate) fn remove(&self, hidden: &std::path::Path) -> std::io::Result<()> {
         spawner::remove(self.lock().as_fd(), hidden)

@@ -11,7 +11,7 @@ mod inside;
 mod serve;
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rbuild_cache::ids::Ids;
 
@@ -58,10 +58,6 @@ enum What<'a> {
     /// Removes what is left of a container. No answer.
     Remove {
         hidden: Bytes,
-    },
-    /// Syncs a store, whose root and whose record of it come along. No answer.
-    Sync {
-        epoch: i64,
     },
     /// Keeps a descriptor open until nobody holds the other end of the pipe that comes with it. No answer.
     Hold,
@@ -135,16 +131,6 @@ pub(crate) fn remove(socket: BorrowedFd<'_>, hidden: &std::path::Path) -> io::Re
         hidden: hidden.into(),
     };
     wire::send(socket, &Order::of(what), &[])
-}
-
-/// Has a store synced while nobody waits.
-pub(crate) fn sync(
-    socket: BorrowedFd<'_>,
-    unsynced: &rbuild_cache::synced::Unsynced,
-) -> io::Result<()> {
-    let epoch = unsynced.epoch;
-    let descriptors = [unsynced.root.as_fd(), unsynced.record.as_fd()];
-    wire::send(socket, &Order::of(What::Sync { epoch }), &descriptors)
 }
 
 /// Has the temporary files of this process in a store go with it, if it is killed.

@@ -13,7 +13,7 @@ use crate::sandbox::ceilings::Ceilings;
 use crate::sandbox::join::{self, Join};
 use crate::sandbox::plan::{Bytes, Network, Reply, Space, Surroundings, Task};
 use crate::sandbox::{cgroup, child, keeper, outer_proc, seccomp, wire};
-use crate::sys::{self, Cloned, Forked};
+use crate::sys::{self, Cloned};
 
 pub(super) fn serve(socket: OwnedFd) {
     // Signals of the terminal are for the builder, which decides what becomes of its commands.
@@ -114,13 +114,6 @@ impl Spawner {
             What::Remove { hidden } => {
                 // Whoever looks at containers next tries it again.
                 let _ = rbuild_cache::containers::remove_hidden(child::path_of(&hidden));
-                return true;
-            }
-            What::Sync { epoch } => {
-                let mut descriptors = descriptors.into_iter();
-                if let (Some(root), Some(record)) = (descriptors.next(), descriptors.next()) {
-                    sync(&root, &record, epoch);
-                }
                 return true;
             }
             What::Hold => {
@@ -336,33 +329,6 @@ fn born_among(
         let failed = |_| io::Error::other("the thread that starts commands panicked");
         thread.join().map_err(failed)?
     })
-}
-
-/// By a process of its own: a disk may take long, and others ask this one for more.
-fn sync(root: &OwnedFd, record: &OwnedFd, epoch: i64) {
-    // Those that have ended.
-    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
-    match sys::fork() {
-        Ok(Forked::Child) => {
-            let _ = rustix::thread::set_name(c"rbuild-sync");
-            // Where it fails, the next one that syncs the store does this, too.
-            let synced = sync_alone(root, record, epoch);
-            sys::exit_now(i32::from(synced.is_err()));
-        }
-        Ok(Forked::Parent(_)) => {}
-        Err(_) => {
-            let _ = rbuild_cache::synced::finish(root.as_fd(), record.as_fd(), epoch);
-        }
-    }
-}
-
-/// In a process that has nothing else to do any more. Whoever waits for the end of something that it has from those
-/// before it, does not wait for the disk: it keeps nothing open but what it needs.
-fn sync_alone(root: &OwnedFd, record: &OwnedFd, epoch: i64) -> io::Result<()> {
-    rustix::stdio::dup2_stdin(root)?;
-    rustix::stdio::dup2_stdout(record)?;
-    sys::close_from(3)?;
-    rbuild_cache::synced::finish(rustix::stdio::stdin(), rustix::stdio::stdout(), epoch)
 }
 
 /// Made by a thread, which ends in it: from a network namespace that is not the host's there is no way back.
