@@ -2,6 +2,7 @@
 //! right.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -313,9 +314,12 @@ fn a_build_that_has_ended_is_synced() {
     // Nothing is new in the next.
     kit.must_build("FROM busybox\nRUN echo two > /two\n", &["-t", "one"]);
     // What killed processes left is synced with what the next one makes.
-    let arguments = kit.build_arguments("FROM busybox\nRUN echo 3 > /three && sleep 600\n", &[]);
+    let dockerfile = "FROM busybox\nRUN echo 3 > /three\nRUN sleep 600\n";
+    let arguments = kit.build_arguments(dockerfile, &["--progress=plain"]);
     let mut killed = kit.command(arguments).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let told = BufReader::new(killed.stderr.take().unwrap()).lines();
+    let mut told = told.map_while(Result::ok);
+    assert!(told.any(|line| line.contains("RUN sleep 600")));
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert_eq!(synced(&store), second);

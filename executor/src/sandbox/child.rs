@@ -191,7 +191,7 @@ fn become_command(
     } = ground;
     let root = stage.attach(descriptors.get(task.root)?, "root")?;
     let mut points = MountPoints::new(root.as_fd()).step("look at the root")?;
-    root::note_own(task, &mut points, root.as_fd())?;
+    root::note_own(task, &mut points, root.as_fd(), false)?;
     let shared_memory = task.shared_memory.map(|slot| descriptors.get(slot));
     let shared_memory = shared_memory.transpose()?;
     kernel_files.mount(task, shared_memory, &mut points, root.as_fd())?;

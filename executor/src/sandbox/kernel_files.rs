@@ -80,7 +80,7 @@ impl KernelFiles {
             own_cgroups(&task.cgroup_views, sys.as_fd())?;
         }
         attach_over(&self.dev, points, root, "dev")?;
-        super::child::root::note_own_memory(task, points, self.dev.as_fd())?;
+        super::child::root::note_own(task, points, self.dev.as_fd(), true)?;
         if task.opens_devices {
             mounts::allow_devices(self.dev.as_fd()).step("let devices be opened in /dev")?;
         }
@@ -94,7 +94,7 @@ impl KernelFiles {
             let size = task.shm_size.to_string();
             let shm = mounts::make("tmpfs", &[("mode", "1777"), ("size", &size)], GUARDED)
                 .step("make /dev/shm")?;
-            super::child::root::note_own_memory(task, points, shm.as_fd())?;
+            super::child::root::note_own(task, points, shm.as_fd(), true)?;
             attach_in(&self.dev, "shm", shm.as_fd())?;
         }
         if !task.unmasked {

@@ -168,21 +168,12 @@ fn decompressed(store: &Store, file: File, what: &str) -> Result<File> {
 
 /// A link's target as a name in the archive; `..` does not lead out of it.
 fn beside(name: &[u8], target: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').collect();
-    parts.pop();
     if target.starts_with(b"/") {
-        parts.clear();
+        return clean(target);
     }
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
+    let directory = name.iter().rposition(|byte| *byte == b'/');
+    let directory = directory.and_then(|end| name.get(..end)).unwrap_or(b"");
+    clean(&[directory, target].join(&b'/'))
 }
 
 /// Reads a file from the start and can leave parts out.
@@ -221,5 +212,26 @@ impl Read for Part {
         let count = self.file.read_at(buffer, self.position)?;
         self.position += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_from_where_they_are_and_never_out() {
+        for (name, target, expected) in [
+            ("a/b", "c", "a/c"),
+            ("a", "c", "c"),
+            ("a/b", "./d//e/", "a/d/e"),
+            ("a/b", ".", "a"),
+            ("a/b", "/x/../y", "y"),
+            ("a/b", "../../../z", "z"),
+            ("a/b", "..", ""),
+        ] {
+            let found = beside(name.as_bytes(), target.as_bytes());
+            assert_eq!(found, expected.as_bytes(), "{name} -> {target}");
+        }
     }
 }

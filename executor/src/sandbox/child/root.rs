@@ -99,10 +99,9 @@ pub(super) fn mount_all(
         if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {
             attributes |= NO_SUID;
         }
-        match mount.source {
-            Source::Whole { .. } => {}
-            Source::Tmpfs(_) => note_own_memory(task, points, tree.as_fd())?,
-            Source::Tree { .. } | Source::File { .. } => note_own(task, points, tree.as_fd())?,
+        if !matches!(mount.source, Source::Whole { .. }) {
+            let is_memory = matches!(mount.source, Source::Tmpfs(_));
+            note_own(task, points, tree.as_fd(), is_memory)?;
         }
         restrict(mount, tree.as_fd(), attributes)
             .step(format!("set the options of the mount at {target}"))?;
@@ -133,30 +132,19 @@ pub(in crate::sandbox) fn restrict(
     }
 }
 
-/// Where root of a user namespace may have devices made: not where others would find them.
+/// Where devices may be made for the command: on what is the sandbox's own, so that nobody else finds them, and where
+/// something only stands for them, in memory, which goes with the sandbox.
 pub(in crate::sandbox) fn note_own(
     task: &Task,
     points: &mut MountPoints<'_>,
     tree: BorrowedFd<'_>,
+    is_memory: bool,
 ) -> Result<()> {
-    if task.makes_devices() {
+    if task.makes_devices() || (is_memory && task.has_stand_ins()) {
         let id = in_root::mount_id(tree).step("look at a mount")?;
         points.own_mounts.push(id);
     }
     Ok(())
-}
-
-/// As [`note_own`], of memory, which goes with the sandbox.
-pub(in crate::sandbox) fn note_own_memory(
-    task: &Task,
-    points: &mut MountPoints<'_>,
-    tree: BorrowedFd<'_>,
-) -> Result<()> {
-    if task.has_stand_ins() {
-        let id = in_root::mount_id(tree).step("look at a mount")?;
-        points.own_mounts.push(id);
-    }
-    note_own(task, points, tree)
 }
 
 /// A target that leads, through links, to the root or into /proc would take away what the sandbox stands on.
