@@ -79,6 +79,38 @@ fn signals_interrupt_a_build_and_leave_nothing() {
     }
 }
 
+/// How much a process has read so far.
+fn bytes_read(child: &Child) -> u64 {
+    let told = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+    let line = told.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+/// A file that is copied does not have to be copied to its end first.
+#[test]
+fn a_large_file_is_left_in_the_middle() {
+    let kit = Kit::new();
+    kit.context(&[("large", "")]);
+    let large = std::fs::File::create(kit.path("context/large")).unwrap();
+    large.set_len(2 << 30).unwrap();
+    let more = ["--progress=plain", "-o", "type=oci,dest=image.tar"];
+    let arguments = kit.build_arguments("FROM scratch\nCOPY large /\n", &more);
+    let mut child = kit.command(arguments).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let begun = |line: std::io::Result<String>| line.unwrap().contains("COPY large");
+    assert!(told.any(begun));
+    let before = bytes_read(&child);
+    while bytes_read(&child) < before + (64 << 20) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    signal(&child, "INT");
+    let rest: Vec<String> = told.map_while(Result::ok).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("DONE")), "{rest:?}");
+    assert!(!kit.path("image.tar").exists());
+    kit.store_is_whole();
+}
+
 #[test]
 fn a_killed_build_leaves_a_good_cache() {
     require_machine!();

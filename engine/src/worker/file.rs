@@ -72,11 +72,16 @@ impl FilesReader for CopiedReader<'_> {
         place: usize,
         to: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
-        if self.files.cancel.is_cancelled() {
-            return Err(std::io::Error::other("it was cancelled"));
-        }
         let mut is_refused = false;
-        let mut take = |piece: &[u8]| to(piece).inspect_err(|_| is_refused = true);
+        // A file may be as long as many.
+        let mut take = |piece: &[u8]| {
+            let taken = if self.files.cancel.is_cancelled() {
+                Err(std::io::Error::other("it was cancelled"))
+            } else {
+                to(piece)
+            };
+            taken.inspect_err(|_| is_refused = true)
+        };
         let read = self.reader.read(place, &mut take);
         read.map_err(|error| {
             let message = error.to_string();
