@@ -61,6 +61,20 @@ impl Catalog {
         Ok(entries)
     }
 
+    /// All of them, in no order. What dead ones left is passed over and stays: removing it takes the lock of the
+    /// containers, which the caller may have.
+    pub(super) fn all_as_they_are(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for id in self.files.ids()? {
+            if let Some(entry) = self.entry(&id)?
+                && !entry.is_leftover()?
+            {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
     /// By name, ID, or the beginning of an ID.
     pub fn find(&self, wanted: &str) -> Result<Entry> {
         self.look_for(wanted)?.ok_or_else(|| {

@@ -264,12 +264,12 @@ impl Catalog {
 
     /// Removes the networks that no container is to be in. Returns their names.
     pub fn prune_networks(&self, wanted: impl Fn(&Network) -> bool) -> Result<Vec<String>> {
+        let _lock = self.files.lock()?;
         let mut users = std::collections::HashSet::new();
-        for entry in self.all()? {
+        for entry in self.all_as_they_are()? {
             let networks = entry.definition.request.attachments().into_iter();
             users.extend(networks.map(|it| it.network));
         }
-        let _lock = self.files.lock()?;
         let mut removed = Vec::new();
         for network in self.networks()? {
             if wanted(&network)

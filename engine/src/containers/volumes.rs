@@ -151,17 +151,9 @@ impl Catalog {
                 matches!(&mount.kind, MountKind::Volume { name: other, .. } if other == name)
             })
         };
-        // What dead ones left is not removed here: that takes the lock that our callers have.
-        let mut users = Vec::new();
-        for id in self.files.ids()? {
-            if let Some(entry) = self.entry(&id)?
-                && holds(&entry.definition)
-                && !entry.is_leftover()?
-            {
-                users.push(entry.name);
-            }
-        }
-        Ok(users)
+        let mut users = self.all_as_they_are()?;
+        users.retain(|entry| holds(&entry.definition));
+        Ok(users.into_iter().map(|entry| entry.name).collect())
     }
 
     /// Removes a volume that no container holds. With `force` one that is not there is no error.
