@@ -5,8 +5,12 @@
 //! mounts/HASH/lock        held while the names below are looked at or changed
 //! mounts/HASH/N           a directory that builds mount; N counts up from 0
 //! mounts/HASH/N.lock      held shared or exclusively by its users; its mtime is the last use
+//! mounts/HASH/N.filling   N has not all of its first content; whoever gives it that holds the lock exclusively
 //! mounts/HASH/N.retired   N was reset: its users keep it, nobody else gets it, collection takes it
 //! ```
+//!
+//! A directory is marked as filling before it is there, and until its first content, mode and owner are synced. One that
+//! is marked while nobody holds its lock stays so for ever: whoever filled it died, or gave up. It is retired.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -19,7 +23,7 @@ use rustix::io::Errno;
 use crate::collect::MountRow;
 use crate::error::IoContext as _;
 use crate::lease;
-use crate::store::{Result, Store, lock_file, make_directory, open_lock_file};
+use crate::store::{Result, Store, lock, lock_file, make_directory, open_lock_file};
 
 /// Who may use a cache mount at the same time; what is further down leaves less to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +36,15 @@ pub enum Sharing {
     Locked,
 }
 
+impl Sharing {
+    fn operation(self) -> FlockOperation {
+        match self {
+            Self::Shared => FlockOperation::LockShared,
+            Self::Private | Self::Locked => FlockOperation::LockExclusive,
+        }
+    }
+}
+
 /// Of what is in place of a directory that is elsewhere.
 const LENT: Mode = Mode::empty();
 
@@ -41,8 +54,9 @@ const LENT: Mode = Mode::empty();
 pub struct CacheMount {
     path: PathBuf,
     is_new: bool,
+    sharing: Sharing,
     /// Holds the lock until it is dropped.
-    _lock: File,
+    lock: File,
 }
 
 impl CacheMount {
@@ -64,19 +78,34 @@ impl CacheMount {
         Ok(Self {
             path: self.path.clone(),
             is_new: false,
-            _lock: self._lock.try_clone().at("use again", &self.path)?,
+            sharing: self.sharing,
+            lock: self.lock.try_clone().at("use again", &self.path)?,
         })
     }
 
-    /// Leaves the directory to its users: nobody else gets it, and collection takes it. For what did not become what it
-    /// was to be.
-    pub fn give_up(&self) -> Result<()> {
-        mark(&self.path.with_extension("retired"))
-    }
-
-    /// True when the directory was made by this call and nothing was put in yet.
+    /// True when the directory was made by this call and nothing was put in yet. Nobody else gets it before
+    /// [`CacheMount::filled`]; if it is dropped before that, nobody ever does.
     pub fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// Says that a new directory has all of its first content, with mode and owner. Waits for the disk where that are
+    /// files.
+    pub fn filled(&self) -> Result<()> {
+        let Some(holder) = self.path.parent().filter(|_| self.is_new) else {
+            return Ok(());
+        };
+        if !is_empty(&self.path) {
+            let directory = File::open(holder).at("open", holder)?;
+            rustix::fs::syncfs(&directory).at("sync the file system of", &self.path)?;
+        }
+        // Nobody may take it between the mark and the weaker lock.
+        let _names = lock_names(holder)?;
+        unmark(&self.path.with_extension("filling"))?;
+        if self.sharing == Sharing::Shared {
+            lock(&self.lock, FlockOperation::LockShared).at("lock", &self.path)?;
+        }
+        Ok(())
     }
 }
 
@@ -96,7 +125,7 @@ impl Store {
             match self.take_cache_mount(id, sharing)? {
                 Taken::Here(mount) => return Ok(mount),
                 // Wait outside of the lock on the names; then look again, for it may have been reset or collected.
-                Taken::Busy(lock) => drop(lock_file(&lock, FlockOperation::LockExclusive)?),
+                Taken::Busy(lock) => drop(lock_file(&lock, sharing.operation())?),
             }
         }
     }
@@ -117,11 +146,24 @@ impl Store {
             Err(error) if is_not_found(&error) => return Ok(()),
             result => result?,
         };
-        for number in numbers(&directory)? {
-            retire(&directory, number)?;
-            remove_if_unused(&directory, number)?;
+        for found in directories(&directory)? {
+            retire(&directory, found.number)?;
+            remove_if_unused(&directory, found.number)?;
         }
         Ok(())
+    }
+
+    /// Whether a build that asks for an id finds something, at once or when somebody has filled it.
+    pub fn has_cache_mount(&self, id: &str) -> Result<bool> {
+        let directory = self.mount_directory(id);
+        let all = match directories(&directory) {
+            Err(error) if is_not_found(&error) => return Ok(false),
+            result => result?,
+        };
+        Ok(all.iter().any(|found| {
+            found.is_anybodys()
+                || !found.is_retired && self.is_mount_in_use(&directory, found.number)
+        }))
     }
 
     /// All directories that a build may get, by id.
@@ -136,14 +178,13 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error).at("read", &directory.join("id")),
             };
-            for number in numbers(&directory)? {
-                if !is_retired(&directory, number) {
-                    found.push(CacheMountInfo {
-                        id: id.clone(),
-                        path: directory.join(number.to_string()),
-                        last_used: last_used_ms(&directory, number) / 1000,
-                    });
-                }
+            let all = directories(&directory)?;
+            for Numbered { number, .. } in all.into_iter().filter(Numbered::is_anybodys) {
+                found.push(CacheMountInfo {
+                    id: id.clone(),
+                    path: directory.join(number.to_string()),
+                    last_used: last_used_ms(&directory, number) / 1000,
+                });
             }
         }
         found.sort_by(|one, other| (&one.id, &one.path).cmp(&(&other.id, &other.path)));
@@ -157,22 +198,20 @@ impl Store {
         for name in lease::names(&mounts)? {
             let directory = mounts.join(name);
             // Being made or being collected.
-            let (Ok(id), Ok(numbers)) = (
+            let (Ok(id), Ok(all)) = (
                 std::fs::read_to_string(directory.join("id")),
-                numbers(&directory),
+                directories(&directory),
             ) else {
                 continue;
             };
-            for number in numbers {
-                if !is_retired(&directory, number) {
-                    rows.push(MountRow {
-                        number,
-                        used: last_used_ms(&directory, number),
-                        directory: directory.clone(),
-                        id: id.clone(),
-                        bytes: 0,
-                    });
-                }
+            for Numbered { number, .. } in all.into_iter().filter(Numbered::is_anybodys) {
+                rows.push(MountRow {
+                    number,
+                    used: last_used_ms(&directory, number),
+                    directory: directory.clone(),
+                    id: id.clone(),
+                    bytes: 0,
+                });
             }
         }
         Ok(rows)
@@ -193,7 +232,7 @@ impl Store {
         })
     }
 
-    /// Removes these directories of cache mounts where nobody used them since, and retired ones whichever they are.
+    /// Removes these directories of cache mounts where nobody used them since, and those that nobody gets any more.
     /// Returns how many, and the bytes given back.
     pub(crate) fn collect_cache_mounts(&self, chosen: &[MountRow]) -> Result<(u64, u64)> {
         let mounts = self.root().join("mounts");
@@ -204,13 +243,14 @@ impl Store {
                 Err(error) if is_not_found(&error) => continue,
                 result => result?,
             };
-            for number in numbers(&directory)? {
+            for found in directories(&directory)? {
+                let number = found.number;
                 let is_chosen = chosen.iter().any(|it| {
                     it.number == number
                         && it.directory == directory
                         && it.used == last_used_ms(&directory, number)
                 });
-                if !is_retired(&directory, number) && !is_chosen {
+                if found.is_anybodys() && !is_chosen {
                     continue;
                 }
                 let size = crate::collect::allocated(&directory.join(number.to_string()));
@@ -219,7 +259,7 @@ impl Store {
                     bytes += size;
                 }
             }
-            if numbers(&directory)?.is_empty() {
+            if directories(&directory)?.is_empty() {
                 // Whoever waits for the lock on the names finds the directory gone and makes another.
                 let doomed = self.shared.temporary_path();
                 rustix::fs::rename(&directory, &doomed).at("remove", &directory)?;
@@ -253,40 +293,46 @@ impl Store {
         if !label.exists() {
             self.shared.write_atomically(&label, id.as_bytes())?;
         }
-        let all = numbers(&directory)?;
-        let operation = match sharing {
-            Sharing::Shared => FlockOperation::NonBlockingLockShared,
-            Sharing::Private | Sharing::Locked => FlockOperation::NonBlockingLockExclusive,
-        };
-        for number in all.iter().copied() {
-            if is_retired(&directory, number) {
-                continue;
-            }
-            let path = lock_path(&directory, number);
+        let all = directories(&directory)?;
+        for found in all.iter().filter(|found| !found.is_retired) {
+            let path = lock_path(&directory, found.number);
             let lock = open_lock_file(&path)?;
+            let operation = match sharing {
+                Sharing::Shared if !found.is_filling => FlockOperation::NonBlockingLockShared,
+                _ => FlockOperation::NonBlockingLockExclusive,
+            };
+            let place = directory.join(found.number.to_string());
             match rustix::fs::flock(&lock, operation) {
+                // Who filled it is gone, or who borrowed it.
+                Ok(()) if found.is_filling || is_lost(&place)? => {
+                    retire(&directory, found.number)?;
+                }
                 Ok(()) => {
                     self.shared.fill();
-                    let lost = found_again(&directory.join(number.to_string()))?;
-                    return Ok(Taken::Here(in_use(&directory, number, lock, lost)));
+                    return Ok(Taken::Here(in_use(place, sharing, lock, false)));
                 }
                 Err(Errno::WOULDBLOCK) => match sharing {
                     Sharing::Locked => return Ok(Taken::Busy(path)),
+                    Sharing::Shared if found.is_filling => return Ok(Taken::Busy(path)),
                     // A private user of the first directory keeps shared ones out, too.
                     Sharing::Shared | Sharing::Private => {}
                 },
                 Err(error) => return Err(error).at("lock", &path),
             }
         }
-        let number = all.last().map_or(0, |last| last + 1);
+        let number = all.last().map_or(0, |last| last.number + 1);
         let path = lock_path(&directory, number);
         let lock = open_lock_file(&path)?;
+        let operation = FlockOperation::NonBlockingLockExclusive;
         rustix::fs::flock(&lock, operation).at("lock", &path)?;
+        // Of one whose removal was not finished.
+        unmark(&retired_path(&directory, number))?;
+        mark(&filling_path(&directory, number))?;
         let place = directory.join(number.to_string());
         make_directory(&place)?;
         rustix::fs::chmod(&place, Mode::from_raw_mode(0o755)).at("chmod", &place)?;
         self.shared.fill();
-        Ok(Taken::Here(in_use(&directory, number, lock, true)))
+        Ok(Taken::Here(in_use(place, sharing, lock, true)))
     }
 }
 
@@ -296,27 +342,27 @@ enum Taken {
     Busy(PathBuf),
 }
 
-/// Whether a directory never came back from where it was lent to; then it is as new. Nobody else uses it.
-fn found_again(place: &Path) -> Result<bool> {
+/// Whether a directory never came back from where it was lent to.
+fn is_lost(place: &Path) -> Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
     let found = std::fs::symlink_metadata(place).at("stat", place)?;
-    let is_lost = Mode::from_raw_mode(found.mode() & 0o7777) == LENT
-        && std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
-    if is_lost {
-        rustix::fs::chmod(place, Mode::from_raw_mode(0o755)).at("chmod", place)?;
-    }
-    Ok(is_lost)
+    Ok(Mode::from_raw_mode(found.mode() & 0o7777) == LENT && is_empty(place))
 }
 
-fn in_use(directory: &Path, number: u64, mut lock: File, is_new: bool) -> CacheMount {
+fn is_empty(place: &Path) -> bool {
+    std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn in_use(path: PathBuf, sharing: Sharing, mut lock: File, is_new: bool) -> CacheMount {
     // Only the time of the last use, for listings and collection: worth no failed build.
     let _ = lock
         .set_modified(SystemTime::now())
         .and_then(|()| lock.flush());
     CacheMount {
-        path: directory.join(number.to_string()),
+        path,
         is_new,
-        _lock: lock,
+        sharing,
+        lock,
     }
 }
 
@@ -335,14 +381,42 @@ fn lock_names(directory: &Path) -> Result<File> {
     }
 }
 
+/// A directory of an id, and what is said of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbered {
+    number: u64,
+    is_filling: bool,
+    is_retired: bool,
+}
+
+impl Numbered {
+    /// Whether somebody may get it.
+    fn is_anybodys(&self) -> bool {
+        !self.is_filling && !self.is_retired
+    }
+}
+
 /// The directories of an id, in order.
-pub(crate) fn numbers(directory: &Path) -> Result<Vec<u64>> {
-    let mut numbers: Vec<u64> = lease::names(directory)?
+pub(crate) fn directories(directory: &Path) -> Result<Vec<Numbered>> {
+    let names = lease::names(directory)?;
+    let marked = |number: u64, mark: &str| {
+        let is_mark = |name: &String| {
+            name.strip_suffix(mark)
+                .is_some_and(|name| name.parse() == Ok(number))
+        };
+        names.iter().any(is_mark)
+    };
+    let mut all: Vec<Numbered> = names
         .iter()
         .filter_map(|name| name.parse().ok())
+        .map(|number| Numbered {
+            number,
+            is_filling: marked(number, ".filling"),
+            is_retired: marked(number, ".retired"),
+        })
         .collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    all.sort_unstable_by_key(|found| found.number);
+    Ok(all)
 }
 
 fn lock_path(directory: &Path, number: u64) -> PathBuf {
@@ -353,8 +427,8 @@ fn retired_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number}.retired"))
 }
 
-fn is_retired(directory: &Path, number: u64) -> bool {
-    retired_path(directory, number).exists()
+fn filling_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number}.filling"))
 }
 
 fn retire(directory: &Path, number: u64) -> Result<()> {
@@ -365,6 +439,13 @@ fn retire(directory: &Path, number: u64) -> Result<()> {
 fn mark(path: &Path) -> Result<()> {
     drop(open_lock_file(path)?);
     Ok(())
+}
+
+fn unmark(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", path),
+    }
 }
 
 /// Milliseconds since 1970.
@@ -382,13 +463,12 @@ fn remove_if_unused(directory: &Path, number: u64) -> Result<bool> {
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(false);
     }
+    // Nobody is to get what is left of it when this does not end. A full disk may have no room for the mark.
+    let _ = retire(directory, number);
     lease::remove(&directory.join(number.to_string()))?;
-    for path in [retired_path(directory, number), path] {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            result => result.at("remove", &path)?,
-        }
-    }
+    unmark(&filling_path(directory, number))?;
+    unmark(&retired_path(directory, number))?;
+    unmark(&path)?;
     Ok(true)
 }
 

@@ -286,13 +286,16 @@ impl Shared {
 /// Opens a lock file, making it where there is none, and locks it.
 pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File> {
     let file = open_lock_file(path)?;
+    lock(&file, operation).at("lock", path)?;
+    Ok(file)
+}
+
+/// Locks an open file, or changes how it is locked.
+pub(crate) fn lock(file: &File, operation: FlockOperation) -> rustix::io::Result<()> {
     loop {
-        match rustix::fs::flock(&file, operation) {
+        match rustix::fs::flock(file, operation) {
             Err(rustix::io::Errno::INTR) => {}
-            result => {
-                result.at("lock", path)?;
-                return Ok(file);
-            }
+            result => return result,
         }
     }
 }

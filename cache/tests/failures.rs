@@ -56,7 +56,7 @@ fn try_publish(
         tagged: 0,
     };
     store.put_image(&image)?;
-    drop(store.cache_mount(name, Sharing::Shared)?);
+    store.cache_mount(name, Sharing::Shared)?.filled()?;
     let mut cache = store.stat_cache(Path::new(name));
     let stamp = Stamp {
         device: 1,

@@ -91,7 +91,8 @@ fn worker() {
         "holder" => {
             let store = Store::open(&root).unwrap();
             let _lock = store.lock_key(key(0)).unwrap();
-            let _mount = store.cache_mount("m", Sharing::Locked).unwrap();
+            let mount = store.cache_mount("m", Sharing::Locked).unwrap();
+            mount.filled().unwrap();
             let active = store.prepare().unwrap();
             fs::write(active.upper().join("half"), "x").unwrap();
             fs::write(root.join("tmp/ready"), "").unwrap();
@@ -142,7 +143,7 @@ fn once(root: &Path) -> rbuild_cache::Result<()> {
         tagged: 0,
     };
     store.put_image(&image)?;
-    drop(store.cache_mount("m", Sharing::Private)?);
+    store.cache_mount("m", Sharing::Private)?.filled()?;
     store.sync()?;
     store.prune(&PruneOptions {
         all: true,
@@ -195,7 +196,16 @@ fn work(store: &Store, dice: &mut Dice) {
                 store.remove_image(&image.name, &image.manifest).unwrap();
             }
         }
-        4 => drop(store.cache_mount("m", Sharing::Private).unwrap()),
+        4 => {
+            let mount = store.cache_mount("m", Sharing::Private).unwrap();
+            // Whoever was killed between the two left nothing that is seen.
+            let place = mount.path().join("content");
+            assert_ne!(mount.is_new(), place.exists());
+            if mount.is_new() {
+                fs::write(&place, "x").unwrap();
+            }
+            mount.filled().unwrap();
+        }
         5 if dice.roll(8) == 0 => store.sync().unwrap(),
         6 if dice.roll(8) == 0 => store.reset_cache_mount("m").unwrap(),
         _ => step(store, number),

@@ -14,30 +14,27 @@ impl Engine {
     pub fn export_cache_mount(&self, id: &str, to: &mut dyn Write) -> Result<()> {
         self.require_cache_mount(id)?;
         let mount = self.store().cache_mount(id, Sharing::Locked)?;
+        // Somebody took it away meanwhile.
+        if mount.is_new() {
+            return Err(missing(id));
+        }
         let root = open(mount.path())?;
         Ok(rbuild_image::layer::write_directory(&root, to)?)
     }
 
     /// Fills a cache mount from a tar, compressed or not; what it held before goes. Blocking.
     pub fn import_cache_mount(&self, id: &str, from: &mut (dyn Read + Send)) -> Result<()> {
-        self.store().reset_cache_mount(id)?;
-        let unpacked = self.unpack_cache_mount(id, from);
-        if unpacked.is_err() {
-            // Half of a cache may be worse than none.
+        let mount = loop {
             self.store().reset_cache_mount(id)?;
-        }
-        unpacked
-    }
-
-    fn unpack_cache_mount(&self, id: &str, from: &mut (dyn Read + Send)) -> Result<()> {
-        let mount = self.store().cache_mount(id, Sharing::Locked)?;
+            let mount = self.store().cache_mount(id, Sharing::Locked)?;
+            // Else somebody was faster.
+            if mount.is_new() {
+                break mount;
+            }
+        };
         let root = open(mount.path())?;
-        Ok(rbuild_image::unpack::archive(
-            from,
-            &root,
-            Path::new("/"),
-            None,
-        )?)
+        rbuild_image::unpack::archive(from, &root, Path::new("/"), None)?;
+        Ok(mount.filled()?)
     }
 
     /// Forgets what cache mounts hold. Errors where one of them is not there; then none is emptied.
@@ -52,14 +49,17 @@ impl Engine {
     }
 
     fn require_cache_mount(&self, id: &str) -> Result<()> {
-        let known = self.store().cache_mounts()?;
-        if known.iter().any(|mount| mount.id == id) {
+        if self.store().has_cache_mount(id)? {
             return Ok(());
         }
-        Err(Error::Other(format!(
-            "there is no cache mount `{id}` in the store; `rbuild cache mounts ls` lists them"
-        )))
+        Err(missing(id))
     }
+}
+
+fn missing(id: &str) -> Error {
+    Error::Other(format!(
+        "there is no cache mount `{id}` in the store; `rbuild cache mounts ls` lists them"
+    ))
 }
 
 fn open(path: &Path) -> Result<RootDir> {

@@ -138,7 +138,7 @@ impl Store {
                 // Whoever began it died, or had no room: who comes next goes on. Directories come after the id.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::NotFound
-                        && crate::cache_mounts::numbers(&directory)
+                        && crate::cache_mounts::directories(&directory)
                             .is_ok_and(|it| it.is_empty()) =>
                 {
                     continue;

@@ -1,7 +1,79 @@
 //! `rbuild cache mounts`.
 
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::kit::Kit;
 use crate::require_machine;
+
+const SEEDS: usize = 3000;
+
+/// Begins a build that fills a cache with many files, and waits until some of them are there.
+fn begin_to_fill(kit: &Kit) -> (Child, String) {
+    let dockerfile = format!(
+        "FROM busybox AS seed
+RUN mkdir /s && cd /s && i=0; while [ $i -lt {SEEDS} ]; do echo $i > $i; i=$((i+1)); done
+FROM busybox
+ARG USER
+RUN --mount=type=cache,id=one,target=/c,from=seed,source=/s,mode=0751 \
+    test \"$(ls /c | wc -l) $(stat -c %a /c)\" = '{SEEDS} 751'
+"
+    );
+    kit.must_build(&dockerfile, &["--target=seed"]);
+    let arguments = kit.build_arguments(&dockerfile, &["--build-arg=USER=first"]);
+    let mut child = kit.command(arguments).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(child.try_wait().unwrap().is_none());
+        assert!(Instant::now() < deadline, "nothing is filled");
+        for mount in std::fs::read_dir(kit.path("store/mounts")).unwrap() {
+            let mount = mount.unwrap().path();
+            if std::fs::read_dir(mount.join("0")).is_ok_and(|mut files| files.next().is_some()) {
+                kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+                assert!(mount.join("0.filling").exists());
+                assert!(std::fs::read_dir(mount.join("0")).unwrap().count() < SEEDS);
+                return (child, dockerfile);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_whose_filler_was_killed_is_filled_anew() {
+    require_machine!();
+    let kit = Kit::new();
+    let (mut filler, dockerfile) = begin_to_fill(&kit);
+    filler.kill().unwrap();
+    filler.wait().unwrap();
+    assert_eq!(kit.must(&["cache", "mounts", "ls", "-q"]).stdout, "");
+    kit.store_is_whole();
+    kit.must_build(&dockerfile, &["--build-arg=USER=second"]);
+    assert_eq!(kit.must(&["cache", "mounts", "ls", "-q"]).stdout, "one\n");
+    kit.must(&["prune", "-f", "--filter=type=exec.cachemount"]);
+    assert_eq!(
+        std::fs::read_dir(kit.path("store/mounts")).unwrap().count(),
+        0
+    );
+    kit.store_is_whole();
+}
+
+#[test]
+fn a_cache_that_another_build_fills_is_waited_for() {
+    require_machine!();
+    let kit = Kit::new();
+    let (filler, dockerfile) = begin_to_fill(&kit);
+    let arguments = kit.build_arguments(&dockerfile, &["--build-arg=USER=second"]);
+    let mut second = kit.command(arguments).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(second.try_wait().unwrap().is_none());
+    kill_process(Pid::from_child(&filler), Signal::CONT).unwrap();
+    kit.finish(filler).success();
+    kit.finish(second).success();
+    assert_eq!(kit.must(&["cache", "mounts", "ls", "-q"]).stdout, "one\n");
+    kit.store_is_whole();
+}
 
 #[test]
 fn cache_mounts_travel_with_owners_and_modes() {

@@ -28,13 +28,17 @@ pub(super) async fn pack(
 ) -> Result<Packed, Problem> {
     let (store, id) = (Arc::clone(store), id.to_owned());
     blocking(move || {
-        let mounts = store.cache_mounts().map_err(|error| Problem::of(&error))?;
-        if !mounts.iter().any(|mount| mount.id == id) {
+        let has = store.has_cache_mount(&id);
+        if !has.map_err(|error| Problem::of(&error))? {
             return Ok(Packed::Missing);
         }
         let mount = store
             .cache_mount(&id, Sharing::Locked)
             .map_err(|error| Problem::of(&error))?;
+        // Collected meanwhile.
+        if mount.is_new() {
+            return Ok(Packed::Missing);
+        }
         let root = RootDir::open_ambient(mount.path()).map_err(|error| Problem::of(&error))?;
         let tree = Tree::scan(std::os::fd::AsFd::as_fd(&root));
         let tree = in_tar(&tree.map_err(|error| Problem::of(&error))?);
@@ -82,12 +86,9 @@ pub(super) async fn unpack(
     progress: &Progress,
 ) -> Result<(), Problem> {
     let id = mount.id.clone();
-    let has = |store: &Store, id: &str| {
-        let mounts = store.cache_mounts().map_err(|error| Problem::of(&error));
-        Ok::<_, Problem>(mounts?.iter().any(|mount| mount.id == id))
-    };
     let local = Arc::clone(store);
-    if blocking(move || has(&local, &id)).await? {
+    let has = blocking(move || local.has_cache_mount(&id)).await;
+    if has.map_err(|error| Problem::of(&error))? {
         return Ok(());
     }
     place
@@ -96,34 +97,25 @@ pub(super) async fn unpack(
         .map_err(|error| Problem::of(&error))?;
     let (store, mount) = (Arc::clone(store), mount.clone());
     blocking(move || {
-        // Held until it is whole: whoever wants the mount meanwhile waits, or gets one of his own.
         let taken = store
             .cache_mount(&mount.id, Sharing::Locked)
             .map_err(|error| Problem::of(&error))?;
         if !taken.is_new() {
             return Ok(());
         }
-        let filled = (|| {
-            let root = RootDir::open_ambient(taken.path()).map_err(|error| Problem::of(&error))?;
-            let mut blob = store
-                .open_blob(&mount.digest)
-                .map_err(|error| Problem::of(&error))?;
-            unpack::archive(&mut blob, &root, Path::new("/"), None)
-                .map_err(|error| Problem::of(&error))?;
-            let top = std::os::fd::AsFd::as_fd(&root).try_clone_to_owned();
-            let top = Node::from_fd(top.map_err(|error| Problem::of(&error))?);
-            // Where there is one id only, owners are not to be had.
-            let _ = top.set_owner(mount.uid, mount.gid);
-            top.set_mode(mount.mode & 0o7777)
-                .map_err(|error| Problem::of(&error))
-        })();
-        if filled.is_err() {
-            // Half of a cache may be worse than none.
-            store
-                .reset_cache_mount(&mount.id)
-                .map_err(|error| Problem::of(&error))?;
-        }
-        filled
+        let root = RootDir::open_ambient(taken.path()).map_err(|error| Problem::of(&error))?;
+        let mut blob = store
+            .open_blob(&mount.digest)
+            .map_err(|error| Problem::of(&error))?;
+        unpack::archive(&mut blob, &root, Path::new("/"), None)
+            .map_err(|error| Problem::of(&error))?;
+        let top = std::os::fd::AsFd::as_fd(&root).try_clone_to_owned();
+        let top = Node::from_fd(top.map_err(|error| Problem::of(&error))?);
+        // Where there is one id only, owners are not to be had.
+        let _ = top.set_owner(mount.uid, mount.gid);
+        top.set_mode(mount.mode & 0o7777)
+            .and_then(|()| taken.filled().map_err(std::io::Error::other))
+            .map_err(|error| Problem::of(&error))
     })
     .await
 }

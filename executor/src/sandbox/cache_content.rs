@@ -29,14 +29,9 @@ pub(super) fn open(
             std::io::Error::from(errno),
         )
     })?;
-    if cache.is_new()
-        && let Err(error) = fill(store, directory.as_fd(), from, mode, owner)
-    {
-        // The next command would take what is there for all of it.
-        if let Err(error) = cache.give_up() {
-            tracing::warn!(%error, "a cache mount stays with a part of its first content");
-        }
-        return Err(error);
+    if cache.is_new() {
+        fill(store, directory.as_fd(), from, mode, owner)?;
+        cache.filled()?;
     }
     Ok(directory)
 }
