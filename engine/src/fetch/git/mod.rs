@@ -3,11 +3,12 @@
 //! What a branch or tag means is asked for each time; the commit then says whether its files are here already. They
 //! are fetched without history where the server can do that. Rules of names are BuildKit's: a branch wins over a tag
 //! of the same name, 40 hexadecimal digits are a commit. [`address`]: where and by what right; [`program`]: calling
-//! git; [`files`]: from a repository to a snapshot's directory.
+//! git; [`silence`]: servers that say nothing; [`files`]: from a repository to a snapshot's directory.
 
 mod address;
 mod files;
 mod program;
+mod silence;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub(crate) async fn checkout(
         home: temporary.path().to_owned(),
         repository: temporary.path().join("repository"),
         ssh_socket: access.ssh.get("default").map(|path| &**path),
+        patience: program::PATIENCE,
     };
     let pin = if is_commit(&source.reference) {
         Pin {

@@ -1,6 +1,7 @@
 //! Calling `git`: with nothing of the user's or the system's configuration, no hooks, no prompts, and only over the
 //! protocols that the repository's own address calls for. What a repository holds is data to it.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::address::Address;
+use super::silence::{self, Family};
 use crate::worker::failure::{Failure, Result};
 
 /// Of what git prints; references of a repository are the longest.
@@ -16,6 +18,8 @@ const OUTPUT_BYTES: usize = 4 << 20;
 const SHOWN_LINES: usize = 6;
 const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// With servers that send nothing, as with those of files; `http.lowSpeedTime` says the same.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Variables of the caller that say how the network is reached.
 const PASSED_ON: [&str; 9] = [
@@ -55,6 +59,7 @@ pub(super) struct Git<'a> {
     pub(super) home: PathBuf,
     pub(super) repository: PathBuf,
     pub(super) ssh_socket: Option<&'a Path>,
+    pub(super) patience: Duration,
 }
 
 /// A call that did not end well.
@@ -65,7 +70,7 @@ struct Failed {
 impl Git<'_> {
     /// Runs git on the repository; gives what it printed.
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<String> {
-        match self.call(None, arguments).await? {
+        match self.call(None, arguments, None).await? {
             Ok(output) => Ok(output),
             Err(failed) => Err(self.failure(&failed)),
         }
@@ -73,7 +78,7 @@ impl Git<'_> {
 
     /// As [`Git::run`], with a directory that the repository's files go to.
     pub(super) async fn run_in(&self, work_tree: &Path, arguments: &[&str]) -> Result<String> {
-        match self.call(Some(work_tree), arguments).await? {
+        match self.call(Some(work_tree), arguments, None).await? {
             Ok(output) => Ok(output),
             Err(failed) => Err(self.failure(&failed)),
         }
@@ -89,7 +94,8 @@ impl Git<'_> {
         let mut arguments = arguments.to_vec();
         let mut tries = 0;
         loop {
-            let failed = match self.call(work_tree, &arguments).await? {
+            let called = self.call(work_tree, &arguments, Some(self.patience));
+            let failed = match called.await? {
                 Ok(output) => return Ok(output),
                 Err(failed) => failed,
             };
@@ -114,6 +120,7 @@ impl Git<'_> {
         &self,
         work_tree: Option<&Path>,
         arguments: &[&str],
+        patience: Option<Duration>,
     ) -> Result<Result<String, Failed>> {
         let mut command = rbuild_executor::tool::command("git");
         command.arg("--git-dir").arg(&self.repository);
@@ -123,11 +130,12 @@ impl Git<'_> {
         command
             .args(arguments)
             .current_dir(work_tree.unwrap_or(&self.home))
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         self.environment(&mut command);
         let mut command = tokio::process::Command::from(command);
-        let mut child = command.kill_on_drop(true).spawn().map_err(|error| {
+        let child = command.kill_on_drop(true).spawn().map_err(|error| {
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             let failure = Failure::caused("git", "cannot start `git`", error);
             if missing {
@@ -135,8 +143,17 @@ impl Git<'_> {
             }
             failure
         })?;
+        let mut family = Family(child);
+        let (group, child) = (family.0.id(), &mut family.0);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (stdout, stderr, status) = tokio::join!(bounded(stdout), bounded(stderr), child.wait());
+        let ended = async { tokio::join!(bounded(stdout), bounded(stderr), child.wait()) };
+        let (stdout, stderr, status) = match (group, patience) {
+            (Some(group), Some(patience)) => tokio::select! {
+                ended = ended => ended,
+                () = silence::of_group(group, patience) => return Err(self.silent(patience)),
+            },
+            _ => ended.await,
+        };
         let status =
             status.map_err(|error| Failure::caused("git", "cannot wait for `git`", error))?;
         if status.success() {
@@ -179,6 +196,13 @@ impl Git<'_> {
             count += 1;
         }
         command.env("GIT_CONFIG_COUNT", count.to_string());
+    }
+
+    fn silent(&self, patience: Duration) -> Failure {
+        let (shown, seconds) = (&self.address.shown, patience.as_secs());
+        let message =
+            format!("git cannot fetch `{shown}`: the server sent nothing for {seconds} seconds");
+        Failure::new("git", message)
     }
 
     fn failure(&self, failed: &Failed) -> Failure {
