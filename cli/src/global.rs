@@ -91,6 +91,7 @@ impl GlobalArgs {
             credential_files: credential_files(),
             certificate_directories: certificate_directories(),
             authorities: self.registry_ca.clone(),
+            no_proxy: no_proxy(),
             registries: file.registries,
             ..registry::Options::default()
         }
@@ -127,6 +128,14 @@ pub(crate) fn credential_files() -> Vec<PathBuf> {
         .into_iter()
         .chain(set("REGISTRY_AUTH_FILE").map(PathBuf::from))
         .collect()
+}
+
+/// Hosts that no proxy is asked for.
+fn no_proxy() -> String {
+    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    given("NO_PROXY")
+        .or_else(|| given("no_proxy"))
+        .unwrap_or_default()
 }
 
 /// Where the user's configuration lies.

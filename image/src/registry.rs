@@ -18,6 +18,7 @@ mod blobs;
 mod certificates;
 pub mod credentials;
 mod date;
+mod direct;
 mod documents;
 pub mod download;
 mod helper;
@@ -58,6 +59,8 @@ pub struct Options {
     pub certificate_directories: Vec<PathBuf>,
     /// Files of authorities (PEM) that are trusted for every registry, besides the system's.
     pub authorities: Vec<PathBuf>,
+    /// What `NO_PROXY` says; other variables of proxies are read by the HTTP library.
+    pub no_proxy: String,
     /// By registry.
     pub registries: HashMap<String, RegistryOptions>,
 }

@@ -164,8 +164,7 @@ impl Client {
         }
     }
 
-    /// Unlike registries, whatever is named with https must show a valid certificate. On this machine there is no
-    /// proxy in between.
+    /// Unlike registries, whatever is named with https must show a valid certificate.
     async fn get(
         &self,
         url: &Url,
@@ -176,7 +175,7 @@ impl Client {
         let client = if url.scheme() == "http" && self.is_lax(url) {
             transport.lax(url)
         } else {
-            &transport.usual
+            transport.usual(url).map_err(Failure::lasting)?
         };
         let mut request = client.get(url.clone()).headers(headers.clone());
         if let Some(authorization) = authorization {

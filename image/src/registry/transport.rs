@@ -1,7 +1,7 @@
 //! One request to a registry: which scheme, which redirects, which failures are worth another try.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,13 +9,15 @@ use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, Response, StatusCode};
-use url::{Host, Url};
+use url::Url;
 
 use super::Client;
+use super::Options;
 use super::answer::{passes, retry_after};
 use super::arriving::{Arriving, Patience, in_pieces};
 use super::auth::Access;
 use super::certificates::Certificates;
+use super::direct::{Direct, is_loopback};
 use crate::error::{Error, Result, shown};
 use crate::reference::Reference;
 
@@ -34,22 +36,26 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Transport {
     /// With the system's proxy and verified certificates.
-    pub(super) usual: reqwest::Client,
-    /// For hosts that need no valid certificate, elsewhere.
+    usual: reqwest::Client,
+    /// The same without a proxy.
+    direct: OnceLock<reqwest::Client>,
+    /// For hosts that need no valid certificate.
     lax: reqwest::Client,
-    /// The same on this machine, so without a proxy.
+    /// The same without a proxy: on this machine, above all.
     local: reqwest::Client,
+    without_proxy: Direct,
     /// For hosts that certificates were found for, by host and port; `None` where there are none.
     own: Mutex<HashMap<String, Option<reqwest::Client>>>,
     schemes: Mutex<HashMap<String, &'static str>>,
 }
 
 impl Transport {
-    fn new() -> Result<Self> {
+    fn new(options: &Options) -> Result<Self> {
         // An embedder may have installed a provider already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             usual: builder().build().map_err(unusable)?,
+            direct: OnceLock::new(),
             lax: builder()
                 .tls_danger_accept_invalid_certs(true)
                 .build()
@@ -59,6 +65,7 @@ impl Transport {
                 .tls_danger_accept_invalid_certs(true)
                 .build()
                 .map_err(unusable)?,
+            without_proxy: Direct::read(&options.no_proxy),
             own: Mutex::default(),
             schemes: Mutex::default(),
         })
@@ -68,10 +75,22 @@ impl Transport {
 impl Transport {
     /// For a host that needs no valid certificate.
     pub(super) fn lax(&self, url: &Url) -> &reqwest::Client {
-        match is_loopback(url) {
+        match self.without_proxy.has(url) {
             true => &self.local,
             false => &self.lax,
         }
+    }
+
+    /// For a host that must show a valid certificate.
+    pub(super) fn usual(&self, url: &Url) -> Result<&reqwest::Client> {
+        if !self.without_proxy.has(url) {
+            return Ok(&self.usual);
+        }
+        if let Some(direct) = self.direct.get() {
+            return Ok(direct);
+        }
+        let made = builder().no_proxy().build().map_err(unusable)?;
+        Ok(self.direct.get_or_init(|| made))
     }
 }
 
@@ -229,7 +248,7 @@ impl Client {
         if let Some(transport) = self.inner.transport.get() {
             return Ok(transport);
         }
-        let transport = Transport::new()?;
+        let transport = Transport::new(&self.inner.options)?;
         Ok(self.inner.transport.get_or_init(|| transport))
     }
 
@@ -413,7 +432,7 @@ impl Client {
             return Ok(transport.lax(url).clone());
         }
         let Some(host) = host_and_port(url).filter(|_| url.scheme() == "https") else {
-            return Ok(transport.usual.clone());
+            return Ok(transport.usual(url)?.clone());
         };
         let own = || transport.own.lock().unwrap_or_else(PoisonError::into_inner);
         let known = own().get(&host).cloned();
@@ -421,15 +440,22 @@ impl Client {
             Some(client) => client,
             None => {
                 let found = Certificates::find(&self.inner.options, url)?;
+                let builder = match transport.without_proxy.has(url) {
+                    true => builder().no_proxy(),
+                    false => builder(),
+                };
                 let client = found
-                    .map(|found| found.apply(builder()).build())
+                    .map(|found| found.apply(builder).build())
                     .transpose()
                     .map_err(unusable)?;
                 own().insert(host, client.clone());
                 client
             }
         };
-        Ok(client.unwrap_or_else(|| transport.usual.clone()))
+        match client {
+            Some(client) => Ok(client),
+            None => Ok(transport.usual(url)?.clone()),
+        }
     }
 
     /// Where a redirect leads: http and https only, not from https to http, and not for ever.
@@ -513,15 +539,6 @@ impl Client {
         });
         // Who gives a registry on this machine certificates wants them looked at.
         insecure || (is_loopback(url) && !Certificates::are_set(&self.inner.options, url))
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
