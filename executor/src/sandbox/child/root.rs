@@ -105,13 +105,33 @@ pub(super) fn mount_all(
         }
         restrict(mount, tree.as_fd(), attributes)
             .step(format!("set the options of the mount at {target}"))?;
-        let point = points
-            .ensure(path_of(&mount.target), directory)
-            .step(format!("make the mount point {target}"))?;
+        let point = mount_point(points, path_of(&mount.target), directory)?;
         refuse_own(&point, points, &target)?;
         mounts::attach(tree.as_fd(), point.as_fd()).step(format!("mount at {target}"))?;
     }
     Ok(())
+}
+
+/// What a directory or a file is mounted on. Neither is mounted on the other.
+pub(in crate::sandbox) fn mount_point(
+    points: &mut MountPoints<'_>,
+    target: &Path,
+    directory: bool,
+) -> Result<OwnedFd> {
+    points.ensure(target, directory).map_err(|errno| {
+        let shown = target.display();
+        let step = match errno {
+            Errno::NOTDIR if directory => {
+                format!("mount a directory at {shown}, which is a file or below one")
+            }
+            Errno::ISDIR => format!("mount a file at {shown}, which is a directory"),
+            _ => format!("make the mount point {shown}"),
+        };
+        Failure {
+            step,
+            errno: errno.raw_os_error(),
+        }
+    })
 }
 
 /// Sets the options of a detached mount, and says whether others travel to it.

@@ -83,8 +83,7 @@ impl Bundle {
             ))?;
             // Inside another mount, the runtime makes it there.
             if !targets.iter().any(|outer| target.starts_with(outer)) {
-                let point = points.ensure(&target, directory);
-                let point = point.step(format!("make the mount point {}", target.display()))?;
+                let point = child::root::mount_point(&mut points, &target, directory)?;
                 child::root::refuse_own(&point, &points, &target.display().to_string())?;
             }
             let name = format!("mount-{index}");
