@@ -644,3 +644,103 @@ fn contexts_come_from_repositories() {
     let outside = build(&["-f", "etc/passwd"], &url);
     assert_eq!(outside.code, 1, "{outside}");
 }
+
+#[test]
+fn a_mode_in_words_is_for_files_of_repositories_too() {
+    require_machine!();
+    if !has("git") {
+        return;
+    }
+    let kit = Kit::new();
+    let server = Server::new();
+    server.directory(kit.path("www"));
+    repository(&kit, None);
+    let url = server.url("/work.git#:dir");
+    let context = format!("--build-context=copied={}", kit.path("work/dir").display());
+    for mode in ["go-rx", "a-x,u+rwX,g=u", "755"] {
+        let dockerfile = format!("FROM scratch\nADD --chmod={mode} {url} /f/\n");
+        let added = built(&kit, &dockerfile);
+        let dockerfile = format!("FROM scratch\nCOPY --from=copied --chmod={mode} . /f/\n");
+        let output = kit.build(&dockerfile, &[IMAGE[0], IMAGE[1], &context]);
+        assert_eq!(added, files(&kit, output), "{mode}");
+        assert!(added.iter().any(|(name, _)| name == "f/deep/file"));
+    }
+}
+
+/// Command lines that mention something.
+fn processes_of(words: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|it| std::fs::read(it.path().join("cmdline")).ok());
+    lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(words))
+        .collect()
+}
+
+#[test]
+fn who_waits_for_a_silent_repository_is_interrupted_at_once() {
+    require_machine!();
+    if !has("git") {
+        return;
+    }
+    let kit = Kit::new();
+    for scheme in ["git", "http", "ssh"] {
+        if scheme == "ssh" && !has("ssh") {
+            continue;
+        }
+        // The kernel accepts, and nobody reads.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap().to_string();
+        let url = format!("{scheme}://{place}/a.git");
+        let dockerfile = format!("FROM scratch\nADD {url} /\n");
+        let added = kit.build_arguments(&dockerfile, &IMAGE);
+        let context = ["build", IMAGE[0], IMAGE[1], &url].map(str::to_owned);
+        for arguments in [added, context.to_vec()] {
+            let child = kit.command(&arguments).spawn().unwrap();
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            let asks = |line: &String| line.starts_with("git ") || line.contains("remote-http");
+            while !processes_of(&url).iter().any(asks) {
+                assert!(std::time::Instant::now() < deadline, "git does not start");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            let began = std::time::Instant::now();
+            let pid = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+            let output = kit.finish(child);
+            assert_eq!(output.code, 130, "{output}");
+            assert!(began.elapsed() < std::time::Duration::from_secs(10));
+            let port = place.rsplit(':').next().unwrap();
+            assert_eq!(processes_of(port), Vec::<String>::new(), "{url}");
+        }
+    }
+}
+
+#[test]
+fn no_proxy_names_ports() {
+    require_machine!();
+    let kit = Kit::new();
+    let (server, proxy) = (Server::new(), Server::new());
+    server.text("/f", "direct", &[]);
+    // This machine, without being called so.
+    let url = server.url("/f").replace("127.0.0.1", "0.0.0.0");
+    proxy.text(&url, "by proxy", &[]);
+    let authority = url.trim_start_matches("http://").trim_end_matches("/f");
+    for (no_proxy, content) in [
+        (authority.to_owned(), "-600 direct"),
+        ("0.0.0.0:1".to_owned(), "-600 by proxy"),
+        (format!("example.com,{authority}"), "-600 direct"),
+        ("0.0.0.0/8".to_owned(), "-600 direct"),
+        (String::new(), "-600 by proxy"),
+    ] {
+        let dockerfile = format!("FROM scratch\nADD {url} /\n");
+        let child = kit
+            .command(kit.build_arguments(&dockerfile, &IMAGE))
+            .env("HTTP_PROXY", proxy.url(""))
+            .env("NO_PROXY", &no_proxy)
+            .spawn()
+            .unwrap();
+        let found = files(&kit, kit.finish(child));
+        assert_eq!(found, pairs(&[("f", content)]), "{no_proxy}");
+    }
+}

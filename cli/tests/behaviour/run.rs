@@ -85,6 +85,47 @@ fn flags_replace_what_the_image_says() {
 }
 
 #[test]
+fn a_directory_and_a_file_are_not_mounted_on_each_other() {
+    require_machine!();
+    let kit = image("");
+    kit.context(&[("d/f", "hi\n")]);
+    let (directory, file) = (kit.path("context/d"), kit.path("context/d/f"));
+    let run = |volume: String, command: &[&str]| {
+        let mut arguments = vec!["run", "--rm", "-v", &volume, "app"];
+        arguments.extend(command);
+        kit.rbuild(&arguments)
+    };
+    for name in ["hosts", "resolv.conf", "hostname"] {
+        let refused = run(format!("{}:/etc/{name}", directory.display()), &["true"]);
+        assert_eq!(refused.code, 125, "{refused}");
+        let expected = format!("mount a directory at /etc/{name}, which is a file");
+        assert!(refused.stderr.contains(&expected), "{refused}");
+        let own = run(
+            format!("{}:/etc/{name}", file.display()),
+            &["cat", &format!("/etc/{name}")],
+        );
+        assert_eq!(own.success().stdout, "hi\n");
+    }
+    let refused = run(format!("{}:/etc", file.display()), &["true"]);
+    assert!(
+        refused
+            .stderr
+            .contains("mount a file at /etc, which is a directory"),
+        "{refused}"
+    );
+    let whole = run(format!("{}:/etc:ro", directory.display()), &["ls", "/etc"]);
+    assert_eq!(whole.success().stdout, "f\n");
+    let cached = kit.build(
+        "FROM busybox\nRUN --mount=type=cache,target=/etc,readonly test -z \"$(ls /etc)\"\n\
+         RUN --mount=type=cache,target=/etc/hosts true\n",
+        &[],
+    );
+    let expected = "mount a directory at /etc/hosts, which is a file";
+    assert!(cached.stderr.contains(expected), "{cached}");
+    assert!(cached.stderr.contains("Dockerfile:3"), "{cached}");
+}
+
+#[test]
 fn arguments_after_the_image_belong_to_the_command() {
     require_machine!();
     let kit = image("");
