@@ -258,11 +258,11 @@ impl Store {
         filled
     }
 
-    /// Records that a container stands on a snapshot, and makes its directory where there is none. Such containers
+    /// Records that a container stands on snapshots, and makes its directory where there is none. Such containers
     /// are synced at once: they are no cache.
     ///
-    /// Errors: `Missing` where the snapshot is not here, [`Error::BadId`] for an id that is no plain name.
-    pub fn put_container(&self, id: &str, snapshot: &SnapshotId) -> Result<()> {
+    /// Errors: `Missing` where a snapshot is not here, [`Error::BadId`] for an id that is no plain name.
+    pub fn put_container(&self, id: &str, snapshots: &[SnapshotId]) -> Result<()> {
         let directory = self.container_directory(id)?;
         match std::fs::create_dir(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -272,15 +272,15 @@ impl Store {
         self.sync()?;
         let action = "record a container";
         index::durably(&mut self.index(), action, |transaction| {
-            record(transaction, id, snapshot)
+            record(transaction, id, snapshots)
         })
     }
 
     /// As [`Store::put_container`], for one that need not outlive a power cut.
-    pub fn put_passing_container(&self, id: &str, snapshot: &SnapshotId) -> Result<()> {
+    pub fn put_passing_container(&self, id: &str, snapshots: &[SnapshotId]) -> Result<()> {
         let mut connection = self.index();
         let transaction = index::write(&mut connection)?;
-        record(&transaction, id, snapshot)?;
+        record(&transaction, id, snapshots)?;
         transaction.commit().doing("record a container")
     }
 
@@ -300,12 +300,12 @@ impl Store {
         self.container_files().hide(id)
     }
 
-    /// The snapshot that a container stood on may go.
+    /// The snapshots that a container stood on may go.
     fn forget_container(&self, id: &str) -> Result<bool> {
         let action = "forget a container";
         let known = self
             .index()
-            .prepare_cached("SELECT 1 FROM containers WHERE id = ?1")
+            .prepare_cached(&format!("SELECT 1 FROM containers WHERE {ITS_ROWS}"))
             .and_then(|mut statement| statement.exists([id]))
             .doing(action)?;
         if !known {
@@ -314,19 +314,23 @@ impl Store {
         let mut connection = self.index();
         let transaction = index::write(&mut connection)?;
         transaction
-            .execute("DELETE FROM containers WHERE id = ?1", [id])
+            .execute(&format!("DELETE FROM containers WHERE {ITS_ROWS}"), [id])
             .doing(action)?;
         transaction.commit().doing(action)?;
         Ok(true)
     }
 
-    /// Containers and the snapshots they stand on, by id.
+    /// Containers and the snapshots they stand on, by id: one that stands on several comes several times.
     pub fn containers(&self) -> Result<Vec<(String, SnapshotId)>> {
         self.index()
             .prepare_cached("SELECT id, snapshot FROM containers ORDER BY id")
             .and_then(|mut statement| {
                 statement
-                    .query_map([], |row| Ok((row.get(0)?, SnapshotId(row.get(1)?))))?
+                    .query_map([], |row| {
+                        let mut id: String = row.get(0)?;
+                        id.truncate(id.find('/').unwrap_or(id.len()));
+                        Ok((id, SnapshotId(row.get(1)?)))
+                    })?
                     .collect()
             })
             .doing("read the containers")
@@ -338,15 +342,25 @@ impl Store {
     }
 }
 
-fn record(connection: &rusqlite::Connection, id: &str, snapshot: &SnapshotId) -> Result<()> {
-    if snapshot::find(connection, snapshot)?.is_none() {
-        return Err(snapshot::missing(snapshot));
+/// The rows of the container `?1`. The first snapshot is at its id, the further ones at `ID/1` and so on, up to what
+/// comes after the slash.
+const ITS_ROWS: &str = "id = ?1 OR (id > ?1 || '/' AND id < ?1 || '0')";
+
+fn record(connection: &rusqlite::Connection, id: &str, snapshots: &[SnapshotId]) -> Result<()> {
+    for (number, snapshot) in snapshots.iter().enumerate() {
+        if snapshot::find(connection, snapshot)?.is_none() {
+            return Err(snapshot::missing(snapshot));
+        }
+        let row = match number {
+            0 => id.to_owned(),
+            further => format!("{id}/{further}"),
+        };
+        connection
+            .execute(
+                "INSERT OR REPLACE INTO containers (id, snapshot) VALUES (?1, ?2)",
+                (row, snapshot.as_str()),
+            )
+            .doing("record a container")?;
     }
-    connection
-        .execute(
-            "INSERT OR REPLACE INTO containers (id, snapshot) VALUES (?1, ?2)",
-            (id, snapshot.as_str()),
-        )
-        .doing("record a container")?;
     Ok(())
 }

@@ -358,7 +358,14 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     store
         .save(&[key("gone")], &record(Some(gone.id.clone())))
         .unwrap();
-    store.put_container("c1", &kept.id).unwrap();
+    store
+        .put_container("c1", &[base.id.clone(), kept.id.clone()])
+        .unwrap();
+    store.put_container("c10", &[kept.id.clone()]).unwrap();
+    assert_eq!(store.containers().unwrap().len(), 3);
+    assert!(store.remove_container("c10").unwrap());
+    assert_eq!(store.containers().unwrap().len(), 2);
+    assert_eq!(store.usage().unwrap().containers.count, 1);
     let blob = store.put_blob(b"loose").unwrap();
     let mount = store.cache_mount("m", Sharing::Shared).unwrap();
     mount.filled().unwrap();
@@ -388,7 +395,7 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     assert_eq!(store.chain(&kept.id).unwrap().len(), 2);
     assert_eq!(store.check(false).unwrap(), []);
     assert!(store.remove_container("c1").unwrap());
-    assert!(store.put_container("../x", &kept.id).is_err());
+    assert!(store.put_container("../x", &[kept.id.clone()]).is_err());
 }
 
 /// Until the clock that files are marked by has gone on, wherever it is slow.
@@ -409,7 +416,9 @@ fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
     let loose = snapshot(&living, Some(&base.id), "loose");
     let built = record(Some(loose.id.clone()));
     living.save(&[key("loose")], &built).unwrap();
-    living.put_passing_container("c1", &stands.id).unwrap();
+    living
+        .put_passing_container("c1", &[stands.id.clone()])
+        .unwrap();
     let leases = || {
         let names = fs::read_dir(living.root().join("leases")).unwrap();
         names.count()

@@ -1,5 +1,6 @@
 //! How much room the store takes: by kind, and thing by thing.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 
 use super::item::{self, Item, Kind};
@@ -106,7 +107,8 @@ impl Store {
             .iter()
             .map(|context| context.bytes)
             .sum();
-        usage.containers.count = contents.containers.len() as u64;
+        let ids: HashSet<String> = self.containers()?.into_iter().map(|(id, _)| id).collect();
+        usage.containers.count = ids.len() as u64;
         usage.containers.active = usage.containers.count;
         for name in ["containers", "networks", "volumes"] {
             usage.containers.bytes += meter.tree(&self.root().join(name));

@@ -57,10 +57,10 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Created> {
         let progress = progress(Arc::clone(&events));
-        let root = tokio::select! {
+        let (root, mounted) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            root = self.root_of(&request, progress) => root?,
+            roots = self.roots_of(&request, progress) => roots?,
         };
         check_platform(&root.platform).map_err(|failure| Error::Other(failure.message))?;
         let executor = Arc::clone(&self.executor);
@@ -70,7 +70,7 @@ impl Engine {
             if bare && request.hostname.is_none() {
                 request.hostname = Some(without::hostname());
             }
-            let definition = define(executor.store().root(), root, request)?;
+            let definition = define(executor.store().root(), root, &mounted, request)?;
             if bare {
                 without::check(&definition)?;
             }
@@ -91,13 +91,30 @@ impl Engine {
         .await
     }
 
-    /// Finds the image, and unpacks what of it is not.
-    async fn root_of(&self, request: &RunRequest, progress: Progress) -> Result<Root> {
+    /// The container's image, and those that are mounted in it, by what they are called.
+    async fn roots_of(
+        &self,
+        request: &RunRequest,
+        progress: Progress,
+    ) -> Result<(Root, BTreeMap<String, Root>)> {
+        let own = self.root_of(&request.image, request, Arc::clone(&progress));
+        let own = own.await?;
+        let mut mounted = BTreeMap::new();
+        for image in request.mounted_images() {
+            let root = self.root_of(image, request, Arc::clone(&progress));
+            mounted.insert(image.to_owned(), root.await?);
+        }
+        Ok((own, mounted))
+    }
+
+    /// Finds an image, and unpacks what of it is not.
+    async fn root_of(&self, image: &str, request: &RunRequest, progress: Progress) -> Result<Root> {
+        let name = image;
         let host = Platform::host();
         let platform = request.platform.as_ref().unwrap_or(&host);
-        let location = match written::explicit(&request.image)? {
+        let location = match written::explicit(name)? {
             Some(location) => location,
-            None => match self.find_image(&request.image) {
+            None => match self.find_image(name) {
                 Ok(image) if request.pull != Pull::Always => {
                     if request.platform.is_none()
                         && let Some(top) = &image.snapshot
@@ -117,12 +134,11 @@ impl Engine {
                     if request.pull == Pull::Never =>
                 {
                     return Err(Error::Other(format!(
-                        "the image `{}` is not in the store, and --pull=never forbids to pull it",
-                        request.image
+                        "the image `{name}` is not in the store, and --pull=never forbids to pull it"
                     )));
                 }
                 Ok(_) | Err(Error::Image(rbuild_image::Error::NotFound(_))) => {
-                    Location::Registry(request.image.parse::<Reference>()?)
+                    Location::Registry(name.parse::<Reference>()?)
                 }
                 Err(error) => return Err(error),
             },
@@ -139,7 +155,7 @@ impl Engine {
         if !fits(&resolved)
             && matches!(location, Location::Stored(_))
             && request.pull != Pull::Never
-            && let Ok(reference) = request.image.parse::<Reference>()
+            && let Ok(reference) = name.parse::<Reference>()
         {
             // The store may hold another platform's image under this name.
             self.pull(&reference, Some(platform), Arc::new(|_, _, _| {}))
@@ -149,8 +165,7 @@ impl Engine {
         }
         if !fits(&resolved) {
             return Err(Error::Other(format!(
-                "the image `{}` is for {}, and --platform asks for {platform}",
-                request.image,
+                "the image `{name}` is for {}, and --platform asks for {platform}",
                 resolved.config.platform()
             )));
         }
@@ -176,7 +191,12 @@ fn progress(events: Arc<dyn Sink>) -> Progress {
     })
 }
 
-fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
+fn define(
+    store: &Path,
+    root: Root,
+    mounted: &BTreeMap<String, Root>,
+    request: RunRequest,
+) -> Result<Definition> {
     let catalog = Catalog::at(store);
     for attachment in &request.networks {
         catalog.check_attachment(attachment)?;
@@ -209,7 +229,7 @@ fn define(store: &Path, root: Root, request: RunRequest) -> Result<Definition> {
         stop_signal: given
             .or_else(|| root.config.stop_signal.clone())
             .unwrap_or_else(|| "SIGTERM".to_owned()),
-        mounts: mounts(store, &root.config, &request)?,
+        mounts: mounts(store, &root.config, mounted, &request)?,
         hostname,
         config: root.config,
         request,
@@ -281,7 +301,12 @@ pub(super) fn merge_environment<'v>(
 
 /// Volumes and tmpfs asked for, those of other containers, then the image's own volumes where nothing else is
 /// mounted.
-fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Result<Vec<MountPoint>> {
+fn mounts(
+    store: &Path,
+    config: &ContainerConfig,
+    mounted: &BTreeMap<String, Root>,
+    request: &RunRequest,
+) -> Result<Vec<MountPoint>> {
     let mut mounts: Vec<MountPoint> = Vec::new();
     let place = |target: &str| target.trim_end_matches('/').to_owned();
     let anonymous = || {
@@ -302,6 +327,16 @@ fn mounts(store: &Path, config: &ContainerConfig, request: &RunRequest) -> Resul
                     }
                 }
                 VolumeSource::Anonymous => anonymous()?,
+                VolumeSource::Image(name) => {
+                    let root = mounted.get(name);
+                    MountKind::Image {
+                        name: name.clone(),
+                        id: root.and_then(|root| root.id.clone()),
+                        snapshot: root
+                            .and_then(|root| root.top.as_ref())
+                            .map(|top| top.as_str().to_owned()),
+                    }
+                }
             },
             target: place(&volume.target),
             read_only: volume.read_only,
@@ -394,11 +429,12 @@ fn publish(
             return Err(error);
         }
     };
-    if let Some(snapshot) = definition.snapshot.as_deref().and_then(SnapshotId::parse) {
+    let snapshots = definition.snapshots();
+    if !snapshots.is_empty() {
         match (definition.request.remove, lifetime) {
-            (false, _) => store.put_container(&id, &snapshot)?,
-            (true, Lifetime::Background) => store.put_passing_container(&id, &snapshot)?,
-            // This process's lease spares it.
+            (false, _) => store.put_container(&id, &snapshots)?,
+            (true, Lifetime::Background) => store.put_passing_container(&id, &snapshots)?,
+            // This process's lease spares them.
             (true, Lifetime::Foreground) => {}
         }
     }

@@ -1,5 +1,6 @@
 //! What a container is, from its creation to its end: `config.json` in its directory. Never changes.
 
+use rbuild_cache::SnapshotId;
 use rbuild_executor::spec::{Below, Propagation, Tmpfs};
 use rbuild_image::config::{ContainerConfig, Healthcheck};
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub struct MountPoint {
     /// As Docker names it; empty is its default.
     pub propagation: String,
     pub no_copy: bool,
-    /// Of a volume: a path in it.
+    /// Of a volume or an image: a path in it.
     pub subpath: Option<String>,
     /// Of a directory of the host.
     #[serde(default)]
@@ -62,9 +63,28 @@ pub enum MountKind {
         anonymous: bool,
     },
     Tmpfs(Tmpfs),
+    /// The files of an image.
+    Image {
+        /// As it was asked for.
+        name: String,
+        /// The image's ID.
+        id: Option<String>,
+        /// Its topmost snapshot.
+        snapshot: Option<String>,
+    },
 }
 
 impl Definition {
+    /// What it stands on: its root, and the images that are mounted in it.
+    pub(super) fn snapshots(&self) -> Vec<SnapshotId> {
+        let mounted = self.mounts.iter().map(|mount| match &mount.kind {
+            MountKind::Image { snapshot, .. } => snapshot.as_deref(),
+            MountKind::Bind(_) | MountKind::Volume { .. } | MountKind::Tmpfs(_) => None,
+        });
+        let all = std::iter::once(self.snapshot.as_deref()).chain(mounted);
+        all.flatten().filter_map(SnapshotId::parse).collect()
+    }
+
     /// The 12 digits that people use.
     pub fn short_id(&self) -> &str {
         self.id.get(..12).unwrap_or(&self.id)

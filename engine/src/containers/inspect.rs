@@ -215,8 +215,29 @@ impl Entry {
         });
         if let Some(fields) = value.as_object_mut() {
             fields.extend(resources::of(&request.limits));
+            let images = self.image_mounts();
+            if !images.is_empty() {
+                fields.insert("Mounts".to_owned(), Value::Array(images));
+            }
         }
         value
+    }
+
+    /// As they were asked for: no bind says it.
+    fn image_mounts(&self) -> Vec<Value> {
+        let mounts = self.definition.mounts.iter();
+        mounts
+            .filter_map(|mount| {
+                let MountKind::Image { name, .. } = &mount.kind else {
+                    return None;
+                };
+                let mut value = json!({"Type": "image", "Source": name, "Target": mount.target});
+                if let Some(subpath) = &mount.subpath {
+                    value["ImageOptions"] = json!({"Subpath": subpath});
+                }
+                Some(value)
+            })
+            .collect()
     }
 
     fn network_mode(&self) -> String {
@@ -324,18 +345,25 @@ impl Entry {
                 Volumes::at(&self.catalog.root).data(name)?,
             ),
             MountKind::Tmpfs(_) => ("tmpfs", None, std::path::PathBuf::new()),
+            // It is nowhere on the host.
+            MountKind::Image { name, id, .. } => {
+                let id = id.as_deref().unwrap_or_default();
+                ("image", Some(name), std::path::PathBuf::from(id))
+            }
         };
         let mut value = json!({
             "Type": kind,
             "Source": source,
             "Destination": mount.target,
-            "Mode": if mount.read_only { "ro" } else { "" },
+            "Mode": if mount.read_only && kind != "image" { "ro" } else { "" },
             "RW": !mount.read_only,
             "Propagation": if kind == "bind" && mount.propagation.is_empty() { "rprivate" } else { &mount.propagation },
         });
         if let (Some(name), Some(fields)) = (name, value.as_object_mut()) {
             fields.insert("Name".to_owned(), json!(name));
-            fields.insert("Driver".to_owned(), json!("local"));
+            if kind == "volume" {
+                fields.insert("Driver".to_owned(), json!("local"));
+            }
         }
         Ok(value)
     }

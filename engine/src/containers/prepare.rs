@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_cache::RootDir;
+use rbuild_cache::{RootDir, SnapshotId};
 use rbuild_executor::Host;
 use rbuild_executor::host::Privilege;
 use rbuild_executor::network::{self, Ahead, Place, Private};
@@ -316,6 +316,10 @@ fn source(
             })
         }
         MountKind::Tmpfs(tmpfs) => Ok(MountSource::Tmpfs(tmpfs.clone())),
+        MountKind::Image { snapshot, .. } => Ok(MountSource::Snapshot {
+            snapshot: snapshot.as_deref().and_then(SnapshotId::parse),
+            path: Path::new("/").join(mount.subpath.as_deref().unwrap_or_default()),
+        }),
     }
 }
 

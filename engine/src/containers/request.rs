@@ -99,6 +99,16 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
+    /// The images that are mounted in it.
+    pub(super) fn mounted_images(&self) -> impl Iterator<Item = &str> {
+        self.volumes
+            .iter()
+            .filter_map(|volume| match &volume.source {
+                VolumeSource::Image(image) => Some(image.as_str()),
+                VolumeSource::Host(_) | VolumeSource::Named(_) | VolumeSource::Anonymous => None,
+            })
+    }
+
     /// Whether it is to have a network of its own that leads out.
     pub fn has_private_network(&self) -> bool {
         self.network_of.is_none() && self.network == NetworkChoice::Default
@@ -202,7 +212,7 @@ pub enum Pull {
     Never,
 }
 
-/// `-v`, `--mount type=bind` and `type=volume`
+/// `-v`, `--mount` of all types but `tmpfs`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     pub source: VolumeSource,
@@ -210,7 +220,7 @@ pub struct Volume {
     pub read_only: bool,
     /// An empty volume does not get what the image has there.
     pub no_copy: bool,
-    /// A path inside of a volume.
+    /// A path inside of a volume or an image.
     pub subpath: Option<String>,
     /// How mounts that are made later travel, as `rprivate`.
     pub propagation: Option<String>,
@@ -230,6 +240,8 @@ pub enum VolumeSource {
     Named(String),
     /// Goes with `rm -v`.
     Anonymous,
+    /// The files of an image, named as [`RunRequest::image`].
+    Image(String),
 }
 
 /// `--tmpfs`, `--mount type=tmpfs`

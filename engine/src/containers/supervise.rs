@@ -313,12 +313,10 @@ impl Engine {
         let (life, store) = (Arc::clone(life), Arc::clone(self.store()));
         let held = blocking(move || {
             let definition = &life.definition;
-            let snapshot = definition.snapshot.as_deref();
-            if definition.request.remove
-                && let Some(snapshot) = snapshot.and_then(rbuild_cache::SnapshotId::parse)
-            {
-                // Until now it may have been spared by this process's lease alone.
-                store.put_passing_container(&definition.id, &snapshot)?;
+            let snapshots = definition.snapshots();
+            if definition.request.remove && !snapshots.is_empty() {
+                // Until now they may have been spared by this process's lease alone.
+                store.put_passing_container(&definition.id, &snapshots)?;
             }
             store.let_go()
         });

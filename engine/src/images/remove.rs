@@ -120,11 +120,12 @@ impl Engine {
             return Ok(());
         };
         let users = self.store().containers()?;
-        let users: Vec<String> = users
+        let mut users: Vec<String> = users
             .into_iter()
             .filter(|(_, snapshot)| *snapshot == top)
             .map(|(id, _)| id.chars().take(12).collect())
             .collect();
+        users.dedup();
         if users.is_empty() || force {
             return Ok(());
         }

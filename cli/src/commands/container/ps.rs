@@ -188,7 +188,7 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         .iter()
         .filter_map(|mount| match &mount.kind {
             MountKind::Bind(path) => Some(path.display().to_string()),
-            MountKind::Volume { name, .. } => Some(if whole {
+            MountKind::Volume { name, .. } | MountKind::Image { name, .. } => Some(if whole {
                 name.clone()
             } else {
                 table::shorten(name, 15)
@@ -359,7 +359,7 @@ fn matches(
                 || match &mount.kind {
                     MountKind::Bind(path) => path == std::path::Path::new(value),
                     MountKind::Volume { name, .. } => name == value,
-                    MountKind::Tmpfs(_) => false,
+                    MountKind::Tmpfs(_) | MountKind::Image { .. } => false,
                 }
         }),
         "network" => {

@@ -116,8 +116,9 @@ pub(crate) struct ContainerArgs {
     /// options: ro, nocopy, and whether later mounts arrive (rslave), are shared (rshared) or neither (rprivate)
     #[arg(short, long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
-    /// type=bind|volume|tmpfs,src=..,dst=..[,ro][,bind-propagation=rslave|rshared|rprivate]
+    /// type=bind|volume|tmpfs|image,src=..,dst=..[,ro][,bind-propagation=rslave|rshared|rprivate]
     /// [,bind-recursive=disabled|writable|readonly][,volume-nocopy][,volume-subpath=..][,volume-opt=KEY=VALUE]
+    /// [,image-subpath=..]
     #[arg(long, value_name = "SPEC")]
     pub(crate) mount: Vec<String>,
     /// A file system in memory, TARGET[:size=64m]

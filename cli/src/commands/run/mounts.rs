@@ -132,9 +132,9 @@ fn refuse_labels(option: &str) -> Result<()> {
     }
 }
 
-/// `type=bind|volume|tmpfs,source=..,target=..,readonly`
+/// `type=bind|volume|tmpfs|image,source=..,target=..,readonly`
 fn mount(text: &str, all: &mut Mounts) -> Result<()> {
-    const KEYS: [&str; 13] = [
+    const KEYS: [&str; 14] = [
         "type",
         "source",
         "target",
@@ -148,6 +148,7 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         "volume-label",
         "tmpfs-size",
         "tmpfs-mode",
+        "image-subpath",
     ];
     let mut spec = Spec::parse("--mount", text)?;
     let kind = spec.take(&["type"])?.unwrap_or_else(|| "volume".to_owned());
@@ -169,6 +170,7 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
     let mode = take(&mut spec, "tmpfs", "tmpfs-mode")?;
     let travels = take(&mut spec, "bind", "bind-propagation")?;
     let subpath = take(&mut spec, "volume", "volume-subpath")?;
+    let in_image = take(&mut spec, "image", "image-subpath")?;
     let no_copy = spec.take_bool(&["volume-nocopy"])?;
     let non_recursive = spec.take_bool(&["bind-nonrecursive"])?;
     belongs.extend(no_copy.map(|_| ("volume", "volume-nocopy")));
@@ -215,7 +217,7 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         target: target.clone(),
         read_only,
         no_copy: no_copy.unwrap_or(false),
-        subpath,
+        subpath: subpath.or(in_image),
         propagation: match travels {
             Some(name) if !PROPAGATIONS.contains(&name.as_str()) => {
                 return Err(spec.error(format!("there is no propagation `{name}`")));
@@ -257,13 +259,22 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
             });
         }
         ("tmpfs", Some(_)) => return Err(spec.error("`type=tmpfs` takes no source")),
-        ("image" | "npipe" | "cluster", _) => {
+        ("image", None) => {
+            return Err(spec.error("`source=` is missing: the image whose files are to be seen"));
+        }
+        ("image", Some(image)) => {
+            volume.source = VolumeSource::Image(image);
+            // There is nothing to write to.
+            volume.read_only = true;
+            all.volumes.push(volume);
+        }
+        ("npipe" | "cluster", _) => {
             return Err(Error::unsupported(format!("--mount type={kind}")));
         }
         (other, _) => {
             return Err(spec
                 .error(format!("`type={other}`: there is no such mount"))
-                .help("it is `bind`, `volume` or `tmpfs`"));
+                .help("it is `bind`, `volume`, `tmpfs` or `image`"));
         }
     }
     spec.finish(&KEYS)
@@ -409,7 +420,17 @@ mod tests {
             .map(|tmpfs| (&*tmpfs.target, tmpfs.file_system.size))
             .collect();
         assert_eq!(sizes, [("/b", Some(1 << 20)), ("/d", Some(2048))]);
+        let image = "type=image,src=busybox,dst=/i,image-subpath=bin".to_owned();
+        let image = read(&[], &[image], &[]).unwrap().volumes.remove(0);
+        assert_eq!(image.source, VolumeSource::Image("busybox".to_owned()));
+        assert_eq!(
+            (image.subpath.as_deref(), image.read_only),
+            (Some("bin"), true)
+        );
         for text in [
+            "type=image,dst=/x",
+            "type=image,src=a,dst=/x,volume-subpath=b",
+            "type=volume,src=a,dst=/x,image-subpath=b",
             "type=bind,dst=/x",
             "type=bind,src=/tmp",
             "type=x,dst=/x",

@@ -118,7 +118,7 @@ impl Builder<'_> {
                 })?;
                 let name = self.places.fresh_name();
                 self.copy(view.as_fd(), path, &name)
-                    .map_err(failed("copy the source"))?;
+                    .map_err(failed(&format!("copy `{}` of the source", path.display())))?;
                 self.put(target, &name)?;
             }
             MountSource::Propagated { .. } => {
