@@ -290,6 +290,46 @@ fn however_full_the_disk_gets_the_store_is_whole_and_the_next_build_right() {
     println!("{rounds} rounds: {failed} builds met a full disk, {killed} were killed on it");
 }
 
+/// What is left of a container is removed beside the next command.
+#[test]
+fn a_store_can_be_unmounted_when_a_command_has_ended() {
+    require_machine!();
+    const ROUNDS: usize = 8;
+    let kit = Kit::new();
+    let disk = kit.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let store = disk.join("store");
+    let rbuild = |arguments: &[String]| {
+        let mut command = kit.command(arguments);
+        command.env("RBUILD_ROOT", &store);
+        kit.finish(command.spawn().unwrap()).success()
+    };
+    let script = "mkdir /m; i=0; while [ $i -lt 1000 ]; do : > /m/$i; i=$((i+1)); done";
+    let run = ["run", "--rm", "--name=same", "app", "sh", "-c", script].map(str::to_owned);
+    let umount = || Command::new("umount").arg(&disk).output().unwrap();
+    for round in 0..ROUNDS {
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "tmpfs"])
+            .arg(&disk)
+            .status();
+        if !is_root() || !mount.is_ok_and(|status| status.success()) {
+            let test = "a_store_can_be_unmounted_when_a_command_has_ended";
+            crate::kit::skipped(test, "no file system can be mounted here");
+            return;
+        }
+        let _mounted = Mounted(disk.clone());
+        let dockerfile = format!("FROM busybox\nRUN echo {round} > /round\n");
+        rbuild(&kit.build_arguments(&dockerfile, &["--tag=app"]));
+        if round % 2 == 0 {
+            rbuild(&run);
+            rbuild(&run);
+        }
+        let output = umount();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "round {round}: {said}");
+    }
+}
+
 /// Up to which epoch a store says that it is synced.
 fn synced(store: &Path) -> Option<i64> {
     let record = std::fs::read(store.join("synced")).ok()?;
