@@ -361,7 +361,9 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     store
         .put_container("c1", &[base.id.clone(), kept.id.clone()])
         .unwrap();
-    store.put_container("c10", &[kept.id.clone()]).unwrap();
+    store
+        .put_container("c10", std::slice::from_ref(&kept.id))
+        .unwrap();
     assert_eq!(store.containers().unwrap().len(), 3);
     assert!(store.remove_container("c10").unwrap());
     assert_eq!(store.containers().unwrap().len(), 2);
@@ -395,7 +397,11 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     assert_eq!(store.chain(&kept.id).unwrap().len(), 2);
     assert_eq!(store.check(false).unwrap(), []);
     assert!(store.remove_container("c1").unwrap());
-    assert!(store.put_container("../x", &[kept.id.clone()]).is_err());
+    assert!(
+        store
+            .put_container("../x", std::slice::from_ref(&kept.id))
+            .is_err()
+    );
 }
 
 /// Until the clock that files are marked by has gone on, wherever it is slow.
@@ -417,7 +423,7 @@ fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
     let built = record(Some(loose.id.clone()));
     living.save(&[key("loose")], &built).unwrap();
     living
-        .put_passing_container("c1", &[stands.id.clone()])
+        .put_passing_container("c1", std::slice::from_ref(&stands.id))
         .unwrap();
     let leases = || {
         let names = fs::read_dir(living.root().join("leases")).unwrap();
