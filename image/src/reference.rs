@@ -224,6 +224,9 @@ fn check_tag(tag: &str) -> Result<(), String> {
     if good {
         return Ok(());
     }
+    if tag.is_empty() {
+        return Err("after its `:` there is no tag".to_owned());
+    }
     let shown = crate::error::shown(tag.as_bytes());
     Err(format!(
         "the tag `{shown}` may hold up to {TAG_LIMIT_BYTES} letters, digits, `_`, `.` and `-`, and begins with none \

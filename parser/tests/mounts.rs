@@ -105,6 +105,10 @@ fn other_mounts() {
             size: Some(1 << 20)
         }
     );
+    // Without a target it is at WORKDIR.
+    for value in ["from=b", "type=cache", "type=tmpfs,target="] {
+        assert_eq!(read(value).target, None, "{value}");
+    }
     assert_eq!(
         read("size=1k,type=tmpfs,target=/t").kind,
         MountKind::Tmpfs { size: Some(1024) }
@@ -217,9 +221,6 @@ fn wrong_mounts_are_explained() {
             "sharing",
             "did you mean `locked`?",
         ),
-        ("type=bind,source=f", "needs a target", ""),
-        ("type=cache", "needs a target", ""),
-        ("type=tmpfs,target=", "needs a target", ""),
         ("type=tmpfs,target=/", "target", ""),
         ("target=/a/..", "root directory cannot be the target", ""),
         ("type=secret", "needs an id or a target", ""),

@@ -99,8 +99,9 @@ fn slip(text: &str) -> Option<(std::ops::Range<usize>, &'static str)> {
                 note(at..at + 1, "a comma is missing before this");
                 commas += 1;
             }
-            None if commas > 0 => {
+            None => {
                 note(at.saturating_sub(1)..at, "`]` is missing after this");
+                commas += 1;
                 break;
             }
             _ => return None,
@@ -151,6 +152,7 @@ mod tests {
                 "[“a”, “b”]",
                 Some((1, "strings stand in plain double quotes")),
             ),
+            ("[\"a\"", Some((3, "`]` is missing after this"))),
             ("[ \"$a\" = b ]", None),
             ("[ \"$a\" ] && b", None),
             ("[ -f x ]", None),

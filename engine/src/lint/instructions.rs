@@ -144,7 +144,7 @@ pub(super) fn legacy_pairs(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
         found.push(
             Diagnostic::warning("LegacyKeyValueFormat", message, span).help(format!(
                 "write `{keyword} {}={quote}{value}{quote}`",
-                pair.key.value
+                pair.key.value.trim_end_matches(':')
             )),
         );
     }

@@ -21,34 +21,39 @@ const USES: [&str; 9] = [
     "reinstall",
 ];
 
+/// Of these a script need not stop.
+const HARMLESS: [&str; 8] = [
+    "echo", "printf", "export", "unset", "umask", "alias", "true", ":",
+];
+
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 
 pub(super) fn apt_update_alone(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
-    for instruction in subject.file.stages.iter().flat_map(|stage| &stage.body) {
-        let Command::Run(run) = &instruction.command else {
-            continue;
-        };
-        // With its lists in a cache mount, the update is for the steps below.
-        if run
-            .mounts
-            .iter()
-            .any(|mount| mount.value.contains("/var/lib/apt"))
-        {
-            continue;
-        }
-        let CommandLine::Shell(text) = &run.command else {
-            continue;
-        };
-        let mut script = if run.script {
-            String::new()
-        } else {
-            text.value.clone()
-        };
-        for heredoc in &instruction.heredocs {
-            script.push('\n');
-            script.push_str(&heredoc.content);
-        }
-        if let Some(program) = updates_only(&script) {
+    for stage in &subject.file.stages {
+        for (index, instruction) in stage.body.iter().enumerate() {
+            let Command::Run(run) = &instruction.command else {
+                continue;
+            };
+            // With its lists in a cache mount, the update is for the steps below.
+            if run
+                .mounts
+                .iter()
+                .any(|mount| mount.value.contains("/var/lib/apt"))
+            {
+                continue;
+            }
+            let Some(program) = script(instruction).and_then(|script| updates_only(&script)) else {
+                continue;
+            };
+            let later = stage.body[index + 1..]
+                .iter()
+                .filter_map(|later| script(later));
+            let installs: Vec<bool> = later
+                .filter_map(|script: String| installs_from_old(&script))
+                .collect();
+            if !installs.is_empty() && !installs.contains(&true) {
+                continue;
+            }
             let message = format!(
                 "`{program} update` stands alone: its result is cached, and the packages that later steps install grow stale"
             );
@@ -62,26 +67,72 @@ pub(super) fn apt_update_alone(subject: &Subject<'_>, found: &mut Vec<Diagnostic
     }
 }
 
+/// What RUN in its shell form hands to a shell.
+fn script(instruction: &Instruction) -> Option<String> {
+    let Command::Run(run) = &instruction.command else {
+        return None;
+    };
+    let CommandLine::Shell(text) = &run.command else {
+        return None;
+    };
+    let mut script = if run.script {
+        String::new()
+    } else {
+        text.value.clone()
+    };
+    for heredoc in &instruction.heredocs {
+        script.push('\n');
+        script.push_str(&heredoc.content);
+    }
+    Some(script)
+}
+
+/// The words of each command of a script.
+fn commands(script: &str) -> impl Iterator<Item = Vec<&str>> {
+    let commands = script.split(['\n', ';', '&', '|', '(', ')', '{', '}']);
+    commands.filter_map(|command| {
+        let words: Vec<&str> = command
+            .split_whitespace()
+            .skip_while(|word| word.contains('=') || *word == "sudo")
+            .collect();
+        (!words.is_empty()).then_some(words)
+    })
+}
+
+/// `apt` or `apt-get`, wherever it is.
+fn is_apt(program: &str) -> bool {
+    matches!(file_name(program), "apt-get" | "apt")
+}
+
+fn file_name(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+/// Whether a script installs from lists that it has not fetched itself; `None` where it installs nothing.
+fn installs_from_old(script: &str) -> Option<bool> {
+    let mut updated = false;
+    for words in commands(script).filter(|words| is_apt(words[0])) {
+        if words.iter().any(|word| USES.contains(word)) {
+            return Some(!updated);
+        }
+        updated |= words.contains(&"update");
+    }
+    None
+}
+
 /// The program, where a script updates a package list and does nothing with it.
 fn updates_only(script: &str) -> Option<String> {
     let mut updates = None;
-    for command in script.split(['\n', ';', '&', '|', '(', ')', '{', '}']) {
-        let mut words = command
-            .split_whitespace()
-            .skip_while(|word| word.contains('=') || *word == "sudo");
-        let Some(program) = words.next() else {
-            continue;
-        };
-        let name = program.rsplit('/').next().unwrap_or(program);
-        if name == "apt-get" || name == "apt" {
-            let words: Vec<&str> = words.collect();
+    for words in commands(script) {
+        let program = words[0];
+        if is_apt(program) {
             if words.iter().any(|word| USES.contains(word)) {
                 return None;
             }
             if words.contains(&"update") {
-                updates = Some(name.to_owned());
+                updates = Some(file_name(program).to_owned());
             }
-        } else if !TRIVIAL.contains(&name) && !program.starts_with('#') {
+        } else if !TRIVIAL.contains(&file_name(program)) && !program.starts_with('#') {
             return None;
         }
     }
@@ -153,8 +204,20 @@ fn goes_on(script: &str) -> bool {
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
     let continued = |line: &str| line.ends_with(['\\', '|']) || line.ends_with("&&");
-    let ends = commands.clone().filter(|line| !continued(line)).count();
-    ends > 1 && !commands.clone().any(is_set_e)
+    let ends = commands.clone().filter(|line| !continued(line));
+    let mut ends = ends.collect::<Vec<_>>();
+    ends.pop();
+    !ends.into_iter().all(cannot_fail) && !commands.clone().any(is_set_e)
+}
+
+/// One simple command that fails only where nothing works any more.
+fn cannot_fail(line: &str) -> bool {
+    let is_one = !line.contains(['&', '|', ';', '`']) && !line.contains("$(");
+    let mut words = line.split_whitespace();
+    let is_harmless = words.next().is_some_and(|first| {
+        HARMLESS.contains(&first) || first.contains('=') && words.all(|word| word.contains('='))
+    });
+    is_one && is_harmless
 }
 
 /// `-e`, `-ex`, `-euo`.
@@ -164,5 +227,5 @@ fn is_e_flag(word: &str) -> bool {
 }
 
 fn is_shell(program: &str) -> bool {
-    SHELLS.contains(&program.rsplit('/').next().unwrap_or(program))
+    SHELLS.contains(&file_name(program))
 }

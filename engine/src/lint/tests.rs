@@ -75,6 +75,10 @@ const CASES: &[(&str, &str)] = &[
     ("FROM scratch\nCOPY ['a', '/b']", "InvalidJsonArray:2"),
     ("FROM scratch\nRUN [ \"$a\" = b ]", ""),
     ("FROM scratch\nRUN [ 'a' ]", ""),
+    (
+        "FROM scratch\nENTRYPOINT [\"a\"",
+        "JSONArgsRecommended:2 InvalidJsonArray:2",
+    ),
     ("FROM scratch\nRUN [\"a\" \"b\"]", "InvalidJsonArray:2"),
     (
         "ARG V=1\nFROM scratch\nRUN echo $V",
@@ -83,6 +87,22 @@ const CASES: &[(&str, &str)] = &[
     ("ARG V=1\nFROM scratch\nARG V\nRUN echo $V", ""),
     ("ARG V=1\nFROM scratch\nRUN V=2; echo ${V}", ""),
     ("ARG V=1\nFROM scratch\nRUN echo $VX", ""),
+    (
+        "ARG v=1\nFROM scratch\nRUN R -e 'cat(\"it\", R.Version()$v)'",
+        "",
+    ),
+    (
+        "ARG V=1\nFROM scratch\nRUN echo \"it's $V\"",
+        "ArgBeforeFromNotVisible:3",
+    ),
+    (
+        "ARG V=1\nFROM scratch\nRUN su me -c 'echo $V'",
+        "ArgBeforeFromNotVisible:3",
+    ),
+    (
+        "ARG v=1\nFROM scratch\nSHELL [\"powershell.exe\", \"-Command\"]\nRUN echo $v",
+        "",
+    ),
     ("ARG V=1\nFROM scratch\nENV V=3\nRUN echo $V", ""),
     ("FROM scratch\nCOPY ../a /", "CopyOutsideContext:2"),
     ("FROM scratch\nCOPY b/../a /", ""),
@@ -228,6 +248,19 @@ const CASES: &[(&str, &str)] = &[
     ),
     ("FROM alpine\nRUN apt-get update && ./install.sh", ""),
     (
+        "FROM alpine\nRUN apt-get update\nRUN apt-get install -y x",
+        "AptGetUpdateAlone:2",
+    ),
+    // What is installed is fresh all the same.
+    (
+        "FROM alpine\nRUN apt-get update\nRUN apt-get -q update && apt-get install -y x",
+        "",
+    ),
+    (
+        "FROM alpine\nRUN apt update\nRUN apt update && apt install x\nRUN apt install y",
+        "AptGetUpdateAlone:2",
+    ),
+    (
         "FROM alpine\nRUN <<EOF\nset -e\napt-get update\napt-get install -y x\nEOF",
         "",
     ),
@@ -249,6 +282,18 @@ const CASES: &[(&str, &str)] = &[
         "HeredocContinuesAfterError:2",
     ),
     ("FROM alpine\nRUN <<EOF\na && \\\n b\nEOF", ""),
+    (
+        "FROM alpine\nRUN <<EOF\nx=1 y=2\nexport z=3\necho a > /b\nlast\nEOF",
+        "",
+    ),
+    (
+        "FROM alpine\nRUN <<EOF\necho $(first)\nlast\nEOF",
+        "HeredocContinuesAfterError:2",
+    ),
+    (
+        "FROM alpine\nRUN <<EOF\nx=1 first\nlast\nEOF",
+        "HeredocContinuesAfterError:2",
+    ),
     (
         "FROM alpine\nSHELL [\"/bin/bash\", \"-ec\"]\nRUN <<EOF\na\nb\nEOF",
         "",

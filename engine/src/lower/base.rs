@@ -109,19 +109,25 @@ impl Lowering<'_> {
             ));
         }
         Platform::parse(&value).map_err(|error| {
-            Box::new(
-                Diagnostic::error("bad-platform", format!("bad platform: {error}"), text.span)
-                    .help("write os/architecture or os/architecture/variant, for instance linux/arm64"),
-            )
+            let mistake =
+                Diagnostic::error("bad-platform", format!("bad platform: {error}"), text.span);
+            Box::new(match self.undefined_in(text) {
+                Some(_) => mistake.help(self.why_empty(text)),
+                None => mistake,
+            })
         })
     }
 
+    /// The first variable of a word of FROM that has no value.
+    pub(crate) fn undefined_in(&self, text: &Text) -> Option<String> {
+        expand::word(&text.value, self.file.escape, &self.target.globals)
+            .ok()
+            .and_then(|expanded| expanded.undefined.into_iter().next())
+    }
+
     /// What to do about a word of a FROM line that came out empty.
-    fn why_empty(&self, text: &Text) -> String {
-        let undefined = expand::word(&text.value, self.file.escape, &self.target.globals)
-            .map(|expanded| expanded.undefined)
-            .unwrap_or_default();
-        match undefined.first() {
+    pub(crate) fn why_empty(&self, text: &Text) -> String {
+        match &self.undefined_in(text) {
             Some(name) if self.target.global_names.contains(name) => {
                 format!("ARG {name} has no value: give it a default, or --build-arg {name}=…")
             }
@@ -149,10 +155,10 @@ impl Lowering<'_> {
                     ));
                 } else if let Some(near) = nearest(name, self.file.stage_names()) {
                     mistake = mistake.help(format!("there is a stage `{near}`"));
+                } else if self.undefined_in(text).is_some() {
+                    mistake = mistake.help(self.why_empty(text));
                 } else if name.ends_with(':') {
                     mistake = mistake.help("take the `:` away, or write a tag after it");
-                } else if text.value.contains('$') {
-                    mistake = mistake.help(self.why_empty(text));
                 }
                 Box::new(mistake)
             })

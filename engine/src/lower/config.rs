@@ -243,9 +243,13 @@ impl Lowering<'_> {
     ) -> Outcome<()> {
         let name = self.word(state, site, text)?;
         if values::validate_signal(&name).is_err() {
+            let help = match values::nearest_signal(&name) {
+                Some(near) => format!("did you mean `SIG{near}`?"),
+                None => "write a name such as SIGTERM, or a number".to_owned(),
+            };
             return Err(Box::new(
                 Diagnostic::error("bad-signal", format!("`{name}` is not a signal"), text.span)
-                    .help("write a name such as SIGTERM, or a number"),
+                    .help(help),
             ));
         }
         state.record(format!("STOPSIGNAL {name}"), false);

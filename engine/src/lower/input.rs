@@ -240,6 +240,14 @@ impl Lowering<'_> {
             .secondary(place.keyword.span, "a stage of that name begins here")
             .help("a stage can only be used below its end: move it up if it is meant");
         }
+        if self.undefined_in(text).is_some() {
+            return Diagnostic::error(
+                "image-not-found",
+                format!("image `{name}` could not be found"),
+                text.span,
+            )
+            .help(self.why_empty(text));
+        }
         let near = nearest(name, self.file.stage_names());
         let plain = !name.contains(['/', ':', '.', '@']);
         match near {

@@ -177,16 +177,26 @@ impl Lowering<'_> {
     }
 }
 
-/// A mount point: absolute, and not the root itself.
+/// A mount point: absolute, and not the root itself; WORKDIR where none is written.
 fn place(state: &State, target: &str, raw: &Text) -> Outcome<String> {
-    let target = paths::resolve(&state.cwd(), target);
-    if target == "/" {
-        return Err(Box::new(
-            Diagnostic::error("bad-mount", "the root is no target for a mount", raw.span)
-                .help("give a directory below it as `target`"),
-        ));
+    let place = paths::resolve(&state.cwd(), target);
+    if place != "/" {
+        return Ok(place);
     }
-    Ok(target)
+    let (message, help) = if target.is_empty() {
+        (
+            "a mount without a target is at WORKDIR, which is the root here",
+            "give `target=/path`, or set WORKDIR before",
+        )
+    } else {
+        (
+            "the root is no target for a mount",
+            "give a directory below it as `target`",
+        )
+    };
+    Err(Box::new(
+        Diagnostic::error("bad-mount", message, raw.span).help(help),
+    ))
 }
 
 /// Sockets without a place of their own are numbered in the order of the flags.

@@ -59,7 +59,9 @@ impl Lowering<'_> {
             }
             (command, _) => with_shell(state, command),
         };
-        if let (CommandLine::Shell(_), Some(script)) = (&run.command, argv.last()) {
+        if let (CommandLine::Shell(_), [shell, .., script]) = (&run.command, argv.as_slice())
+            && !is_windows_shell(shell)
+        {
             self.warn_of_globals(state, site, script);
         }
         let network = network(run)?;
@@ -300,4 +302,12 @@ mod tests {
         assert_eq!(lines("12-15"), Some((12, 15)));
         assert_eq!(lines("build-2"), None);
     }
+}
+
+/// `$NAME` is a variable of the script's own to PowerShell, and nothing to cmd.
+fn is_windows_shell(program: &str) -> bool {
+    let name = program.rsplit(['/', '\\']).next().unwrap_or(program);
+    let name = name.to_ascii_lowercase();
+    let name = name.strip_suffix(".exe").unwrap_or(&name);
+    ["powershell", "pwsh", "cmd"].contains(&name)
 }

@@ -1,5 +1,7 @@
 //! Expanding words with what holds in a stage, and what to say when that fails.
 
+use std::ops::Range;
+
 use rbuild_parser::ast::Text;
 use rbuild_parser::expand::{self, ExpandError, Expanded};
 use rbuild_parser::suggest::nearest_variable;
@@ -117,15 +119,46 @@ impl Lowering<'_> {
     }
 }
 
-/// Whether a script has `$NAME` or `${NAME`.
+/// Whether a script has `$NAME` or `${NAME` where a shell puts in the value.
 fn uses(script: &str, name: &str) -> bool {
+    let literal = single_quoted(script);
     script.match_indices('$').any(|(at, _)| {
+        if literal.iter().any(|range| range.contains(&at)) {
+            return false;
+        }
         let rest = &script[at + 1..];
         let rest = rest.strip_prefix('{').unwrap_or(rest);
         rest.strip_prefix(name).is_some_and(|after| {
             !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         })
     })
+}
+
+/// What stands in single quotes and is another program's: text of R, awk or perl. After `-c` it is for a shell again.
+fn single_quoted(script: &str) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let mut double = false;
+    let mut chars = script.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '\\' => {
+                chars.next();
+            }
+            '"' => double = !double,
+            '\'' if !double => {
+                let end = chars.find(|(_, char)| *char == '\'').map(|(end, _)| end);
+                let last = script[..at].split_ascii_whitespace().next_back();
+                let for_a_shell = last.is_some_and(|word| {
+                    word.starts_with('-') && !word.starts_with("--") && word.ends_with('c')
+                });
+                if let (Some(end), false) = (end, for_a_shell) {
+                    ranges.push(at..end);
+                }
+            }
+            _ => {}
+        }
+    }
+    ranges
 }
 
 /// Whether a script may set a variable itself.

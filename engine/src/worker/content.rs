@@ -233,6 +233,13 @@ fn misunderstood(pattern: &str, is_context: bool) -> Option<String> {
             "`{pattern}` is no instruction here: the line above goes on, it ends in an escape character"
         ));
     }
+    if matches!(pattern, "&&" | "||" | "|" | ";" | ">" | ">>")
+        || pattern.trim_start_matches(['1', '2']).starts_with(">/")
+    {
+        return Some(format!(
+            "no shell reads this line: `{pattern}` is taken for a path"
+        ));
+    }
     if pattern.starts_with("http:/") || pattern.starts_with("https:/") {
         return Some("a URL has two slashes after its scheme".to_owned());
     }

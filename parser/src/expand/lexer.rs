@@ -282,10 +282,11 @@ impl<'a> Lexer<'a> {
         };
         if !is_known {
             let written = &self.raw[at..self.at];
-            return self.fail(
-                at,
-                &format!("`{written}` is no modifier that `${{{name}…}}` knows"),
-            );
+            let mut message = format!("`{written}` is no modifier that `${{{name}…}}` knows");
+            if kind == '=' {
+                message.push_str("; `:-` puts in a default");
+            }
+            return self.fail(at, &message);
         }
         let written = &self.raw[at..self.at];
         let word = match self.until(Some('}'), matches!(kind, '#' | '%'), None) {

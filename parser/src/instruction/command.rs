@@ -141,6 +141,9 @@ impl Builder<'_, '_> {
             return self.no_healthcheck(line, kind, &arguments);
         }
         if !written.eq_ignore_ascii_case("cmd") {
+            if flags.lacks_value() {
+                return None;
+            }
             let message = format!("HEALTHCHECK takes CMD or NONE, not `{written}`");
             self.report(
                 Diagnostic::error("bad-healthcheck", message, line.span(kind))

@@ -87,6 +87,11 @@ impl Flags {
             .collect()
     }
 
+    /// Whether the first argument may be meant for the value of a flag.
+    pub(crate) fn lacks_value(&self) -> bool {
+        self.list.iter().any(|flag| flag.value.is_none())
+    }
+
     pub(crate) fn switch(&self, name: &str) -> Option<Switch> {
         let flag = self.list.iter().find(|flag| flag.name.value == name)?;
         let value = flag
@@ -146,9 +151,12 @@ impl Builder<'_, '_> {
         match (kind, &flag.value) {
             (Kind::Text | Kind::Texts, None) => {
                 let message = format!("the flag `--{name}` of {instruction} needs a value");
+                let value = value_behind_blank(keyword, line.slice(range.end..line.text.len()));
+                let value = value.unwrap_or("…");
                 self.report(
-                    Diagnostic::error("missing-flag-value", message, line.span(range))
-                        .help(format!("the value follows an equals sign: `--{name}=…`")),
+                    Diagnostic::error("missing-flag-value", message, line.span(range)).help(
+                        format!("the value follows an equals sign: `--{name}={value}`"),
+                    ),
                 );
             }
             (Kind::Switch, Some(value)) if !is_boolean(&value.value) => {
@@ -187,6 +195,21 @@ impl Builder<'_, '_> {
         }
         self.report(diagnostic);
     }
+}
+
+/// What is meant for the value of a flag that has none, where enough words are left without it.
+fn value_behind_blank(keyword: Keyword, rest: &str) -> Option<&str> {
+    let mut words = rest.split_whitespace();
+    let next = words.next().filter(|next| !next.starts_with("--"))?;
+    let is_value = match keyword {
+        Keyword::From => words
+            .next()
+            .is_some_and(|word| !word.eq_ignore_ascii_case("as")),
+        Keyword::Copy | Keyword::Add => words.filter(|word| !word.starts_with("--")).count() > 1,
+        Keyword::Healthcheck => next.starts_with(|c: char| c.is_ascii_digit()),
+        _ => next.contains('='),
+    };
+    is_value.then_some(next)
 }
 
 fn is_boolean(value: &str) -> bool {

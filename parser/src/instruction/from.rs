@@ -20,6 +20,8 @@ impl Builder<'_, '_> {
             [image, r#as, name] if line.slice(r#as.clone()).eq_ignore_ascii_case("as") => {
                 (image, Some(name))
             }
+            // Its value may be what is too much here.
+            _ if flags.lacks_value() => return None,
             words => {
                 // Where a name is given properly, it is what follows that is too much.
                 let has_name =
@@ -40,7 +42,8 @@ impl Builder<'_, '_> {
                 } else if word.eq_ignore_ascii_case("as") && words.len() == 2 {
                     diagnostic.help("a name for the stage must follow AS")
                 } else {
-                    diagnostic.help("a stage gets its name by `FROM image AS name`")
+                    let words: Vec<&str> = words.iter().map(|it| line.slice(it.clone())).collect();
+                    diagnostic.help(meant(&words))
                 };
                 self.report(diagnostic);
                 return None;
@@ -71,5 +74,21 @@ impl Builder<'_, '_> {
                     .help("a stage's name begins with a letter and goes on with letters, digits, `-`, `_` and `.`"),
             );
         }
+    }
+}
+
+/// What the words of FROM are meant to be.
+fn meant(words: &[&str]) -> String {
+    match words {
+        [image, tag, ..] if image.ends_with(':') => {
+            format!("a name of an image has no blanks: `{image}{tag}`")
+        }
+        [image, ..] if image.ends_with(',') => {
+            "a stage has one image: begin another stage with a FROM of its own".to_owned()
+        }
+        [image, name] | [image, _, name] => {
+            format!("a stage gets its name by AS: `FROM {image} AS {name}`")
+        }
+        _ => "a stage gets its name by `FROM image AS name`".to_owned(),
     }
 }

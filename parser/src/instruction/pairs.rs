@@ -198,6 +198,7 @@ impl Builder<'_, '_> {
                 .rsplit([' ', '\t'])
                 .next()
                 .and_then(|pair| pair.split_once('='));
+            let swallowed = swallowed(&line.text[..word.end]);
             let plain = |text: &str| !text.contains(['"', '\'', '\\']);
             let help = match pair {
                 Some((key, value))
@@ -207,10 +208,16 @@ impl Builder<'_, '_> {
                 }
                 _ => "a value with blanks needs quotes: name=\"two words\"".to_owned(),
             };
-            diagnostic(format!(
+            let diagnostic = diagnostic(format!(
                 "`{text}` in {name} has no `=`; the form is name=value"
-            ))
-            .help(help)
+            ));
+            match swallowed {
+                Some(quote) => diagnostic.secondary(
+                    line.span(quote..quote + 1),
+                    "this quote is closed by the one that is meant to open the next value",
+                ),
+                None => diagnostic.help(help),
+            }
         });
     }
 }
@@ -219,4 +226,21 @@ impl Builder<'_, '_> {
 fn split(line: Line<'_>, word: Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
     let equals = word.start + line.slice(word.clone()).find('=')?;
     Some((word.start..equals, equals + 1..word.end))
+}
+
+/// Where a quote stands that was not closed: what closes it follows an `=`, as quotes do that open a value.
+fn swallowed(text: &str) -> Option<usize> {
+    let mut open = None;
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match (open, c) {
+            _ if escaped => escaped = false,
+            (_, '\\') => escaped = true,
+            (None, '"') => open = Some(at),
+            (Some(start), '"') if text[start + 1..at].ends_with('=') => return Some(start),
+            (Some(_), '"') => open = None,
+            _ => {}
+        }
+    }
+    None
 }

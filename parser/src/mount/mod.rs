@@ -16,9 +16,9 @@ use crate::source::Span;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     pub kind: MountKind,
-    /// As written; the executor's caller resolves it against WORKDIR. Always there for bind, cache and tmpfs. `None`
-    /// for a secret that is given as `env=` only (a secret without either gets `/run/secrets/ID`), and for an ssh
-    /// socket whose place is left to the builder.
+    /// As written; the executor's caller resolves it against WORKDIR. `None` is WORKDIR itself for bind, cache and
+    /// tmpfs. So it is for a secret that is given as `env=` only (a secret without either gets `/run/secrets/ID`), and
+    /// for an ssh socket whose place is left to the builder.
     pub target: Option<String>,
 }
 

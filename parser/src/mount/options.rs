@@ -345,21 +345,12 @@ impl Reading {
                 });
             }
         };
-        let name = self.kind.name();
-        let Some(target) = target else {
-            return Err(self.wrong(format!(
-                "a mount of type {name} needs a target: target=/path"
-            )));
-        };
-        if is_root(&target) {
+        if let Some(target) = target.as_deref().filter(|target| is_root(target)) {
             return Err(self.wrong(format!(
                 "the root directory cannot be the target of a mount (`target={target}`)"
             )));
         }
-        Ok(Mount {
-            kind,
-            target: Some(target),
-        })
+        Ok(Mount { kind, target })
     }
 
     fn secret(

@@ -182,6 +182,13 @@ pub fn validate_signal(text: &str) -> Result<i32, ValueError> {
     real_time.ok_or_else(invalid)
 }
 
+/// The signal whose name a mistyped one is most like, without `SIG`.
+pub fn nearest_signal(text: &str) -> Option<&'static str> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    crate::suggest::nearest(name, SIGNALS.iter().map(|(known, _)| *known))
+}
+
 /// Reads a size like `64m`, `1.5GiB`, `512 kb`: binary multiples, the unit's case and a final `b` of no account.
 pub fn parse_bytes(text: &str) -> Result<u64, ValueError> {
     let invalid = || {

@@ -53,6 +53,26 @@ fn mistakes() {
             "2:13 bad-mount: the root is no target for a mount (give a directory below it as `target`)",
         ),
         (
+            "FROM busybox\nSTOPSIGNAL SIGQIUT",
+            "2:12 bad-signal: `SIGQIUT` is not a signal (did you mean `SIGQUIT`?)",
+        ),
+        (
+            "ARG TAG\nFROM busybox:$TAG",
+            "2:6 bad-image-name: `busybox:` is not a valid image name: after its `:` there is no tag (ARG TAG has no value: give it a default, or --build-arg TAG=…)",
+        ),
+        (
+            "FROM busybox:",
+            "1:6 bad-image-name: `busybox:` is not a valid image name: after its `:` there is no tag (take the `:` away, or write a tag after it)",
+        ),
+        (
+            "FROM --platform=linux/$ARCH busybox",
+            "1:17 bad-platform: bad platform: `linux/` is not a platform: write os/architecture or os/architecture/variant, for instance linux/arm64 (declare `ARG ARCH=…` before the first FROM)",
+        ),
+        (
+            "FROM busybox\nRUN --mount=type=cache true",
+            "2:13 bad-mount: a mount without a target is at WORKDIR, which is the root here (give `target=/path`, or set WORKDIR before)",
+        ),
+        (
             "FROM scratch\nADD --checksum=sha256:x <<EOF /x\nEOF",
             "2:16 checksum-of-several: --checksum is for one URL or git repository",
         ),

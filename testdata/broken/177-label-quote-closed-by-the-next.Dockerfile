@@ -1,0 +1,3 @@
+FROM busybox
+LABEL title="my app \
+      vendor="Acme, Inc."
