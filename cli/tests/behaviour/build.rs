@@ -52,6 +52,48 @@ fn a_second_build_is_taken_from_the_cache() {
 }
 
 #[test]
+fn a_mount_without_a_target_is_at_workdir() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("given", "here")]);
+    let dockerfile = "\
+FROM busybox AS other
+RUN echo there > /found
+FROM busybox
+WORKDIR /w
+RUN --mount=from=other cat found > /a
+RUN --mount=type=bind cat given > /b
+RUN --mount=type=tmpfs test -z \"$(ls)\" && echo lost > kept
+RUN --mount=type=cache,id=k echo cached > kept
+RUN test ! -e kept && cat /a /b
+";
+    let output = kit.must_build(
+        dockerfile,
+        &["--progress=plain", "-o", "type=oci,dest=image.tar"],
+    );
+    assert!(output.stderr.contains("there"), "{output}");
+    assert!(output.stderr.contains("here"), "{output}");
+    let output = kit.build("FROM busybox\nRUN --mount=type=cache true\n", &[]);
+    let told = "a mount without a target is at WORKDIR, which is the root here";
+    assert!(output.stderr.contains(told), "{output}");
+    kit.store_is_whole();
+}
+
+#[test]
+fn misread_words_of_copy_and_undeclared_args_are_explained() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let output = kit.build("FROM busybox\nCOPY a ./ && ls\n", &[]);
+    let told = "no shell reads this line: `&&` is taken for a path";
+    assert!(output.stderr.contains(told), "{output}");
+    let text = "ARG VERSION=1\nFROM localhost:9/none:${VERISON}-x\n";
+    let output = kit.build(text, &[]);
+    let told = "declares `VERISON`; there is `VERSION`";
+    assert!(output.stderr.contains(told), "{output}");
+}
+
+#[test]
 fn a_failing_run_shows_its_lines_its_exit_code_and_its_output() {
     require_machine!();
     let kit = Kit::new();
