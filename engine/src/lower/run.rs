@@ -292,6 +292,14 @@ fn summary(document: &str) -> String {
     }
 }
 
+/// `$NAME` is a variable of the script's own to PowerShell, and nothing to cmd.
+fn is_windows_shell(program: &str) -> bool {
+    let name = program.rsplit(['/', '\\']).next().unwrap_or(program);
+    let name = name.to_ascii_lowercase();
+    let name = name.strip_suffix(".exe").unwrap_or(&name);
+    ["powershell", "pwsh", "cmd"].contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,12 +310,4 @@ mod tests {
         assert_eq!(lines("12-15"), Some((12, 15)));
         assert_eq!(lines("build-2"), None);
     }
-}
-
-/// `$NAME` is a variable of the script's own to PowerShell, and nothing to cmd.
-fn is_windows_shell(program: &str) -> bool {
-    let name = program.rsplit(['/', '\\']).next().unwrap_or(program);
-    let name = name.to_ascii_lowercase();
-    let name = name.strip_suffix(".exe").unwrap_or(&name);
-    ["powershell", "pwsh", "cmd"].contains(&name)
 }
