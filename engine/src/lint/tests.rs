@@ -429,7 +429,10 @@ fn the_context_is_looked_at() {
     write("start.sh", "#!/bin/sh\r\necho\r\n");
     write("good.sh", "#!/bin/sh\necho\r\n");
     write(".dockerignore", "secret\n*.log\n");
-    let text = "# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY start.sh ./good.sh missing /\nCOPY --from=alpine secret /\nADD <<EOF secret/x good /\nEOF\nENV S=x.log\nCOPY $S . /\nCOPY *.log /\n";
+    // Archives under other names, which ADD unpacks.
+    write("tarred", &format!("{}ustar\0", "\0".repeat(257)));
+    write("zipped", "BZh9");
+    let text = "# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY start.sh ./good.sh missing /\nCOPY --from=alpine secret /\nADD <<EOF secret/x good /\nEOF\nENV S=x.log\nCOPY $S . /\nCOPY *.log /\nADD tarred zipped /\n";
     let request = request(
         text,
         ContextLocation::Directory(directory.path().to_owned()),

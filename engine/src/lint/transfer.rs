@@ -33,7 +33,9 @@ pub(super) fn add(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
             add.checksum.is_some() || add.unpack.is_some() || add.keep_git_dir.is_some();
         let is_plain = add.sources.iter().all(|source| match source {
             TransferSource::Heredoc(_) => true,
-            TransferSource::Path(path) => is_plain(&path.value),
+            TransferSource::Path(path) => {
+                is_plain(&path.value) && !head(subject, path).is_some_and(|it| is_archive(&it))
+            }
         });
         if !is_special && is_plain {
             found.push(
@@ -133,11 +135,9 @@ pub(super) fn crlf(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
                     (format!("<<{}", heredoc.name), heredoc.span, head)
                 }
                 TransferSource::Path(path) => {
-                    let head = plain_path(subject, path).and_then(|clean| {
-                        let context = subject.context?;
-                        (context.head)(Path::new(&clean))
-                    });
-                    let Some(head) = head else { continue };
+                    let Some(head) = head(subject, path) else {
+                        continue;
+                    };
                     (path.value.clone(), path.span, head)
                 }
             };
@@ -187,6 +187,19 @@ fn local<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Instruction, &'
             }
             _ => None,
         })
+}
+
+/// The beginning of a file of the context.
+fn head(subject: &Subject<'_>, path: &Text) -> Option<Vec<u8>> {
+    let clean = plain_path(subject, path)?;
+    (subject.context?.head)(Path::new(&clean))
+}
+
+/// What ADD unpacks, whatever it is called: a tar, or what one may be compressed with.
+fn is_archive(head: &[u8]) -> bool {
+    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    compressed.iter().any(|magic| head.starts_with(magic))
+        || head.get(257..262) == Some(b"ustar".as_slice())
 }
 
 /// A source within the context as a relative path; `None` where it is a pattern, a URL or holds variables.
