@@ -71,6 +71,14 @@ impl Chosen {
     }
 }
 
+/// Whether a name is what a filter asks for, by a regular expression as Docker has them.
+pub(crate) fn is_match(name: &str, pattern: &str) -> bool {
+    match regex::Regex::new(pattern) {
+        Ok(pattern) => pattern.is_match(name),
+        Err(_) => name == pattern,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use rbuild_engine::executor;
 /// | 0 | success |
 /// | 1 | the build or the command failed |
 /// | 2 | usage |
-/// | 125 | `run`: rbuild itself failed |
+/// | 125 | `run`, `exec`: rbuild itself failed, or could not understand its arguments |
 /// | 126 | `run`: the command cannot be executed |
 /// | 127 | `run`: the command was not found |
 /// | 130 | interrupted |

@@ -1,5 +1,7 @@
 //! Sizes and times as Docker shows them.
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
 /// `0B`, `4.27kB`, `123MB`: three digits that count, powers of 1000.
@@ -100,13 +102,26 @@ fn moment(rfc3339: Option<&str>) -> Option<Timestamp> {
     })
 }
 
-/// Reads a moment in the past as Docker's `until=` filters do: `24h`, a Unix time, or RFC 3339. Unix seconds.
+/// Reads a moment in the past as Docker's `until=` filters do: `24h`, a Unix time, RFC 3339, or a date with or without a
+/// time. Unix seconds.
 pub(crate) fn until(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<i64>() {
         return Some(seconds);
     }
     if let Ok(then) = text.parse::<Timestamp>() {
         return Some(then.as_second());
+    }
+    // Docker takes the client's zone; here it is UTC, as everywhere.
+    if let Ok(then) = text.parse::<DateTime>() {
+        return then
+            .to_zoned(TimeZone::UTC)
+            .ok()
+            .map(|then| then.timestamp().as_second());
+    }
+    if let Some((whole, parts)) = text.split_once('.')
+        && parts.bytes().all(|digit| digit.is_ascii_digit())
+    {
+        return whole.parse().ok();
     }
     seconds(text).map(|ago| Timestamp::now().as_second() - ago)
 }
@@ -126,7 +141,7 @@ pub(crate) fn moment_or_duration(flag: &str, text: &str) -> crate::error::Result
         Some(moment) => Ok(format!("{moment:.9}")),
         None => Err(
             crate::error::Error::usage(format!("{flag} `{text}`: not a time"))
-                .help("it is `10m`, `2026-01-31T12:00:00Z` or a Unix time"),
+                .help("it is `10m`, `2026-01-31`, `2026-01-31T12:00:00Z` or a Unix time"),
         ),
     }
 }
@@ -183,6 +198,9 @@ mod tests {
         assert_eq!(until("1970-01-01T00:01:00Z"), Some(60));
         let day = Timestamp::now().as_second() - until("24h").unwrap();
         assert!((86_399..=86_401).contains(&day), "{day}");
+        assert_eq!(until("1970-01-02"), Some(86_400));
+        assert_eq!(until("1970-01-01T00:01:00"), Some(60));
+        assert_eq!(until("90.5"), Some(90));
         assert_eq!(until("yesterday"), None);
     }
 }

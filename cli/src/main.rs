@@ -58,7 +58,13 @@ fn main() -> ExitCode {
     allocator::keep_one_arena();
     let given: Vec<OsString> = std::env::args_os().collect();
     let arguments = commands::with_default_command(given.clone());
-    let parsed = match commands::narrow::parse(&arguments) {
+    if let Some(foreign) = commands::foreign(&given) {
+        stdio::err(render::failure(&foreign, stdio::err_is_coloured()));
+        return ExitCode::from(foreign.exit().code());
+    }
+    let read =
+        commands::narrow::parse(&arguments).or_else(|| commands::narrow::parse_all(&arguments));
+    let parsed = match read {
         Some(cli) => Ok(cli),
         None => Cli::try_parse_from(arguments),
     };
@@ -73,7 +79,7 @@ fn main() -> ExitCode {
             // pipe, which is no failure either.
             drop(error.print());
             let exit = if error.use_stderr() {
-                Exit::Usage
+                commands::misused(&given)
             } else {
                 Exit::Success
             };

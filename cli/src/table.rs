@@ -28,10 +28,12 @@ pub(crate) enum Format {
 impl Format {
     pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
         Ok(match text {
-            None | Some("table") => Self::Table,
+            None | Some("" | "table") => Self::Table,
             Some("json") => Self::Json,
-            Some(text) => match text.strip_prefix("table ") {
-                Some(template) => Self::TableOf(Template::parse(&template.replace("\\t", "\t"))?),
+            Some(text) => match text.strip_prefix("table") {
+                Some(template) => Self::TableOf(Template::parse(
+                    &template.trim_start_matches(' ').replace("\\t", "\t"),
+                )?),
                 None => Self::Each(Template::parse(
                     &text.replace("\\t", "\t").replace("\\n", "\n"),
                 )?),

@@ -37,7 +37,7 @@ enum MountsCommand {
         #[arg(short, long)]
         quiet: bool,
         /// `json`, or a template such as `{{.ID}} {{.LastUsed}}`
-        #[arg(long, value_name = "FORMAT")]
+        #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
         format: Option<String>,
     },
     /// Empty some of them

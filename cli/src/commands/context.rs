@@ -44,7 +44,7 @@ struct LsArgs {
     #[arg(long)]
     why: bool,
     /// `json`, or a template such as `{{.Path}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct DuArgs {
     #[arg(long, value_name = "FILTER")]
     filter: Vec<String>,
     /// `json`, or a template such as `{{.Type}} {{.Bytes}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct HistoryArgs {
     #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     human: bool,
     /// `json`, or a template such as `{{.CreatedBy}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct ImageDiffArgs {
     #[arg(long)]
     exit_code: bool,
     /// `json`, or a template such as `{{.Change}} {{.Path}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

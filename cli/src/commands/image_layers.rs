@@ -29,7 +29,7 @@ pub(crate) struct ImageLayersArgs {
     #[arg(long)]
     no_trunc: bool,
     /// `json`, or a template such as `{{.Size}} {{.CreatedBy}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

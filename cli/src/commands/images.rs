@@ -31,7 +31,7 @@ pub(crate) struct ImagesArgs {
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
     /// `json`, or a template such as `{{.Repository}}:{{.Tag}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

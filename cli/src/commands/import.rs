@@ -18,10 +18,10 @@ pub(crate) struct ImportArgs {
     #[arg(value_name = "NAME[:TAG]")]
     reference: Option<String>,
     /// A Dockerfile instruction to apply to the config, as in `CMD ["/bin/sh"]`
-    #[arg(short, long, value_name = "INSTRUCTION")]
+    #[arg(short, long, value_name = "INSTRUCTION", allow_hyphen_values = true)]
     change: Vec<String>,
     /// The comment in the image's history (default: where it came from)
-    #[arg(short, long)]
+    #[arg(short, long, allow_hyphen_values = true)]
     message: Option<String>,
     #[arg(long, value_name = "P")]
     platform: Option<String>,

@@ -1,9 +1,11 @@
 //! `rbuild info`.
 
+use rbuild_engine::containers::{Catalog, Status};
 use rbuild_engine::executor::host::Privilege;
 use rbuild_engine::image::Platform;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::commands::container::stats::memory_of_machine;
 use crate::error::Result;
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -14,7 +16,7 @@ use crate::{machine, stdio};
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
     /// `json`, or a template such as `{{.Root}}`
-    #[arg(short, long, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 
@@ -24,7 +26,8 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         Some(format) => Some(Template::parse(format)?),
     };
     let options = global.options()?;
-    let root = options.root.display().to_string();
+    let store = options.root.clone();
+    let root = store.display().to_string();
     let host = machine::enter()?;
     let privilege = match host.privilege() {
         Privilege::Root => "root",
@@ -51,6 +54,9 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
             Err(why) => format!("none: {why}").into(),
         };
     }
+    if args.format.is_some() {
+        add_dockers_names(&mut value, &Catalog::at(&store))?;
+    }
     let text = match template {
         Some(template) => format!("{}\n", template.render(&value)?),
         None if args.format.is_some() => format!("{value}\n"),
@@ -66,4 +72,42 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
     };
     stdio::out(text);
     Ok(Exit::Success)
+}
+
+/// What Docker calls what both know: scripts ask for it.
+fn add_dockers_names(value: &mut Value, catalog: &Catalog) -> Result<()> {
+    let containers = catalog.all()?;
+    let count = |is: fn(Status) -> bool| {
+        let states = containers.iter().map(|entry| entry.state.status);
+        states.filter(|status| is(*status)).count()
+    };
+    let kernel = rustix::system::uname();
+    let is_root = value["Privilege"] == "root";
+    let mut security = vec!["name=seccomp,profile=builtin"];
+    if !is_root {
+        security.push("name=rootless");
+    }
+    let more = json!({
+        "ServerVersion": env!("CARGO_PKG_VERSION"),
+        "Name": kernel.nodename().to_string_lossy(),
+        "OSType": std::env::consts::OS,
+        "Architecture": kernel.machine().to_string_lossy(),
+        "DockerRootDir": value["Root"],
+        "Driver": "overlay2",
+        "LoggingDriver": "json-file",
+        "DefaultRuntime": "embedded",
+        "NCPU": value["CPUs"],
+        "MemTotal": memory_of_machine(),
+        "Containers": containers.len(),
+        "ContainersRunning": count(|status| status.is_alive() && status != Status::Paused),
+        "ContainersPaused": count(|status| status == Status::Paused),
+        "ContainersStopped": count(|status| !status.is_alive()),
+        "SecurityOptions": security,
+        "Swarm": {"LocalNodeState": "inactive"},
+        "Warnings": null,
+    });
+    if let (Value::Object(value), Value::Object(more)) = (value, more) {
+        value.extend(more);
+    }
+    Ok(())
 }

@@ -16,7 +16,7 @@ pub(crate) struct InspectArgs {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// `json`, or a template such as `{{.Config.Env}}`
-    #[arg(short, long, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
     /// `container`, `image`, `volume` or `network`
     #[arg(long = "type", value_name = "TYPE")]

@@ -311,6 +311,9 @@ pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString
     let at = command_at(&arguments);
     if let Some(argument) = arguments.get(at) {
         let text = argument.to_string_lossy();
+        if text == "-v" && arguments.len() == at + 1 {
+            return vec!["rbuild".into(), "--version".into()];
+        }
         let own = ["-h", "--help", "-V", "--version", "help"].contains(&text.as_ref());
         // Many a context is called so; the command has a word after it.
         let is_directory = text == "context" && !names_context_command(arguments.get(at + 1));
@@ -335,6 +338,57 @@ pub(crate) fn unknown(arguments: &[OsString]) -> Option<Error> {
         error = error.help(format!("there is a command `{near}`"));
     }
     Some(error.help("`rbuild --help` lists the commands"))
+}
+
+/// Commands of Docker's that cannot be had, and why. They would be taken for build contexts.
+const FOREIGN: [(&str, &str); 14] = [
+    (
+        "events",
+        "no process watches all containers; `rbuild wait`, `rbuild logs -f` and `rbuild ps` tell of them",
+    ),
+    (
+        "search",
+        "registries are not searched; `rbuild pull` takes an image's name",
+    ),
+    (
+        "compose",
+        "containers are started one by one, with `rbuild network create` and `rbuild run --network`",
+    ),
+    ("swarm", ONE_MACHINE),
+    ("service", ONE_MACHINE),
+    ("stack", ONE_MACHINE),
+    ("node", ONE_MACHINE),
+    ("secret", ONE_MACHINE),
+    ("config", ONE_MACHINE),
+    ("plugin", "there are no plugins"),
+    ("checkpoint", "what processes hold in memory is not kept"),
+    (
+        "trust",
+        "`rbuild sign` and `rbuild verify` are for signatures",
+    ),
+    ("scout", "`rbuild build --sbom` lists what is in an image"),
+    ("model", "rbuild runs containers only"),
+];
+const ONE_MACHINE: &str = "rbuild runs the containers of one machine, without a daemon";
+
+/// Refuses a command of Docker's by its name, unless a build context is called so.
+pub(crate) fn foreign(arguments: &[OsString]) -> Option<Error> {
+    let word = arguments.get(command_at(arguments))?.to_str()?;
+    let (_, why) = FOREIGN.iter().find(|(name, _)| *name == word)?;
+    if std::fs::symlink_metadata(word).is_ok() {
+        return None;
+    }
+    Some(Error::usage(format!("`{word}` cannot be had: {why}")))
+}
+
+/// How arguments end that could not be understood. Of `run` and `exec`, 2 is the command's own to end with.
+pub(crate) fn misused(arguments: &[OsString]) -> Exit {
+    let at = command_at(arguments);
+    let at = at + usize::from(arguments.get(at).is_some_and(|word| word == "container"));
+    match arguments.get(at).and_then(|word| word.to_str()) {
+        Some("run" | "exec") => Exit::Command(run::FAILED),
+        _ => Exit::Usage,
+    }
 }
 
 /// Where the name of the command stands, or would stand.

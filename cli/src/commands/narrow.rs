@@ -3,7 +3,8 @@
 
 use std::ffi::OsString;
 
-use clap::{Args, FromArgMatches};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches};
 
 use super::{Command, OnContainer, OnImage};
 use crate::Cli;
@@ -41,6 +42,32 @@ pub(crate) fn parse(arguments: &[OsString]) -> Option<Cli> {
     }
 }
 
+/// Reads the arguments of all other commands.
+pub(crate) fn parse_all(arguments: &[OsString]) -> Option<Cli> {
+    let definition = all_switchable(Cli::command());
+    let matches = definition.try_get_matches_from(arguments).ok()?;
+    Cli::from_arg_matches(&matches).ok()
+}
+
+fn all_switchable(command: clap::Command) -> clap::Command {
+    switchable(command).mut_subcommands(all_switchable)
+}
+
+/// Has flags that are on or off take a value after `=`, as Docker's do: `--rm=false`. Only for reading: help and messages
+/// show them as they are written.
+fn switchable(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(BoolishValueParser::new()),
+        _ => arg,
+    })
+}
+
 fn only<T: Args, C: Into<Command>>(
     arguments: &[OsString],
     name: &'static str,
@@ -49,7 +76,7 @@ fn only<T: Args, C: Into<Command>>(
     let root = clap::Command::new("rbuild")
         .args_override_self(true)
         .disable_help_subcommand(true)
-        .subcommand(T::augment_args(clap::Command::new(name)));
+        .subcommand(switchable(T::augment_args(clap::Command::new(name))));
     let matches = GlobalArgs::augment_args(root)
         .try_get_matches_from(arguments)
         .ok()?;

@@ -11,6 +11,7 @@ use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
 use super::run::networks;
 use crate::chosen::Chosen;
+use crate::chosen::is_match;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -36,7 +37,7 @@ enum NetworkCommand {
         #[arg(short, long, value_name = "FILTER")]
         filter: Vec<String>,
         /// `json`, or a template such as `{{.Name}}`
-        #[arg(long, value_name = "FORMAT")]
+        #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
         format: Option<String>,
         /// Whole IDs
         #[arg(long)]
@@ -57,7 +58,7 @@ enum NetworkCommand {
         #[arg(required = true, value_name = "NETWORK")]
         networks: Vec<String>,
         /// `json`, or a template such as `{{.IPAM.Config}}`
-        #[arg(short, long, value_name = "FORMAT")]
+        #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
         format: Option<String>,
     },
     /// Remove the networks that no container is in
@@ -100,7 +101,7 @@ struct CreateArgs {
     #[arg(long, value_name = "SUBNET")]
     ip_range: Option<Subnet>,
     /// A label of the network
-    #[arg(long, value_name = "K=V")]
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
     label: Vec<String>,
     /// `bridge`, the only one there is
     #[arg(short, long, value_name = "DRIVER", default_value = "bridge")]
@@ -235,8 +236,8 @@ fn list(
         let bad = || Error::usage(format!("--filter `{filter}`: there is no such filter"));
         let (key, value) = filter.split_once('=').ok_or_else(bad)?;
         match key {
-            "name" => networks.retain(|network| network.name.contains(value)),
-            "id" => networks.retain(|network| network.id.starts_with(value)),
+            "name" => networks.retain(|network| is_match(&network.name, value)),
+            "id" => networks.retain(|network| is_match(&network.id, value)),
             "driver" => networks.retain(|network| network.driver == value),
             "scope" => networks.retain(|_| value == "local"),
             "label" => networks.retain(|network| has_label(network, value)),

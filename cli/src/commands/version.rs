@@ -1,5 +1,6 @@
 //! `rbuild version`.
 
+use rbuild_engine::image::Platform;
 use serde_json::json;
 
 use crate::error::Result;
@@ -11,16 +12,21 @@ use crate::template::Template;
 #[derive(Debug, clap::Args)]
 pub(crate) struct VersionArgs {
     /// `json`, or a template such as `{{.Version}}`
-    #[arg(short, long, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 
 pub(crate) fn execute(args: &VersionArgs) -> Result<Exit> {
-    let value = json!({
+    let platform = Platform::host();
+    let own = json!({
         "Version": env!("CARGO_PKG_VERSION"),
-        "Os": std::env::consts::OS,
-        "Arch": std::env::consts::ARCH,
+        "Os": platform.os,
+        "Arch": platform.architecture,
     });
+    let mut value = own.clone();
+    // One program is both; scripts ask for either.
+    value["Client"] = own.clone();
+    value["Server"] = own;
     stdio::out(match args.format.as_deref() {
         None => format!("rbuild {}\n", env!("CARGO_PKG_VERSION")),
         Some("json") => format!("{value}\n"),

@@ -10,6 +10,7 @@ use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
 use super::run::mounts::memory_options;
 use crate::chosen::Chosen;
+use crate::chosen::is_match;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -35,7 +36,7 @@ enum VolumeCommand {
         #[arg(short, long, value_name = "FILTER")]
         filter: Vec<String>,
         /// `json`, or a template such as `{{.Name}}`
-        #[arg(long, value_name = "FORMAT")]
+        #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
         format: Option<String>,
     },
     /// Make a volume
@@ -44,7 +45,7 @@ enum VolumeCommand {
         #[arg(value_name = "NAME")]
         name: Option<String>,
         /// A label of the volume
-        #[arg(long, value_name = "K=V")]
+        #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
         label: Vec<String>,
         /// `local`, the only one there is
         #[arg(short, long, value_name = "DRIVER", default_value = "local")]
@@ -67,7 +68,7 @@ enum VolumeCommand {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         /// `json`, or a template such as `{{.Mountpoint}}`
-        #[arg(short, long, value_name = "FORMAT")]
+        #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
         format: Option<String>,
     },
     /// Remove the anonymous volumes that no container holds
@@ -192,7 +193,7 @@ fn list(
     let mut volumes = catalog.volumes()?;
     for filter in filters {
         match filter.split_once('=') {
-            Some(("name", part)) => volumes.retain(|volume| volume.name.contains(part)),
+            Some(("name", part)) => volumes.retain(|volume| is_match(&volume.name, part)),
             Some(("label", label)) => volumes.retain(|volume| has_label(volume, label)),
             Some(("driver", driver)) => volumes.retain(|_| driver == "local"),
             Some(("dangling", value)) => {

@@ -21,7 +21,7 @@ pub(crate) struct WhyArgs {
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// `json`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

@@ -11,20 +11,33 @@ pub(super) const FUNCTIONS: [&str; 23] = [
     "join", "split", "lower", "upper", "title", "pad", "print", "println", "printf", "truncate",
 ];
 
+/// The one field of a row that takes an argument: `.Label "name"`.
+pub(super) fn is_method(path: &[String], operands: &[Operand]) -> bool {
+    operands.len() == 2 && matches!(path, [name] if name == "Label")
+}
+
 /// `None` is a field that is not there.
 type Found<'a> = Option<Cow<'a, Value>>;
 
 struct Scope<'a> {
     root: &'a Value,
-    /// Whether a field that the root does not have is an error.
-    strict: bool,
+    kind: Kind,
     variables: Vec<(String, Value)>,
 }
 
-pub(super) fn render(nodes: &[Node], root: &Value, strict: bool) -> Result<String, String> {
+/// What a template is rendered over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A row of a list, all of whose fields are there.
+    Row,
+    /// A document, of which fields that hold nothing can be left out.
+    Document,
+}
+
+pub(super) fn render(nodes: &[Node], root: &Value, kind: Kind) -> Result<String, String> {
     let mut scope = Scope {
         root,
-        strict,
+        kind,
         variables: Vec::new(),
     };
     let mut text = String::new();
@@ -162,6 +175,10 @@ fn run<'a>(pipeline: &Pipeline, dot: &'a Value, scope: &Scope<'a>) -> Result<Fou
                 }
                 Some(Cow::Owned(call(name, &values)?))
             }
+            [Operand::Field(path), name] if is_method(path, operands) => {
+                let name = display(&owned(resolve(name, dot, scope)?));
+                Some(Cow::Owned(label(scope.root, &name).into()))
+            }
             [operand, ..] => resolve(operand, dot, scope)?,
             [] => None,
         };
@@ -170,11 +187,35 @@ fn run<'a>(pipeline: &Pipeline, dot: &'a Value, scope: &Scope<'a>) -> Result<Fou
     Ok(last.flatten())
 }
 
+/// A row's label; of a row of titles (which has one for `Label`), the label's name.
+fn label(row: &Value, name: &str) -> String {
+    if row.get("Label").is_some() {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        return last.replace(['-', '_'], " ");
+    }
+    let labels = row.get("Labels").and_then(Value::as_str);
+    let start = format!("{name}=");
+    let mut found: Option<String> = None;
+    for part in labels.unwrap_or_default().split(',') {
+        match (&mut found, part.strip_prefix(&start)) {
+            (None, Some(value)) => found = Some(value.to_owned()),
+            // A comma that was part of the value.
+            (Some(value), _) if !part.contains('=') => {
+                value.push(',');
+                value.push_str(part);
+            }
+            (Some(_), _) => break,
+            (None, None) => {}
+        }
+    }
+    found.unwrap_or_default()
+}
+
 fn resolve<'a>(operand: &Operand, dot: &'a Value, scope: &Scope<'a>) -> Result<Found<'a>, String> {
     match operand {
         Operand::Field(path) => {
-            if let (true, Some(name)) =
-                (scope.strict && std::ptr::eq(dot, scope.root), path.first())
+            if let (Kind::Row, true, Some(name)) =
+                (scope.kind, std::ptr::eq(dot, scope.root), path.first())
                 && let Value::Object(row) = dot
                 && !row.contains_key(name)
             {
@@ -184,9 +225,11 @@ fn resolve<'a>(operand: &Operand, dot: &'a Value, scope: &Scope<'a>) -> Result<F
                     known.join(", ")
                 ));
             }
-            field(Cow::Borrowed(dot), path)
+            field(Cow::Borrowed(dot), path, scope.kind)
         }
-        Operand::Variable(name, path) if name.is_empty() => field(Cow::Borrowed(scope.root), path),
+        Operand::Variable(name, path) if name.is_empty() => {
+            field(Cow::Borrowed(scope.root), path, scope.kind)
+        }
         Operand::Variable(name, path) => {
             let known = scope
                 .variables
@@ -194,18 +237,18 @@ fn resolve<'a>(operand: &Operand, dot: &'a Value, scope: &Scope<'a>) -> Result<F
                 .rev()
                 .find(|(known, _)| known == name);
             let (_, value) = known.ok_or_else(|| format!("there is no variable `${name}`"))?;
-            field(Cow::Owned(value.clone()), path)
+            field(Cow::Owned(value.clone()), path, scope.kind)
         }
         Operand::Literal(value) => Ok(Some(Cow::Owned(value.clone()))),
         Operand::Function(name) => Ok(Some(Cow::Owned(call(name, &[])?))),
         Operand::Group(inner, path) => match run(inner, dot, scope)? {
-            Some(value) => field(value, path),
+            Some(value) => field(value, path, scope.kind),
             None => Ok(None),
         },
     }
 }
 
-fn field<'a>(value: Cow<'a, Value>, path: &[String]) -> Result<Found<'a>, String> {
+fn field<'a>(value: Cow<'a, Value>, path: &[String], kind: Kind) -> Result<Found<'a>, String> {
     let mut value = value;
     for (at, name) in path.iter().enumerate() {
         let next = match value {
@@ -218,6 +261,12 @@ fn field<'a>(value: Cow<'a, Value>, path: &[String]) -> Result<Found<'a>, String
             Some(next) => value = next,
             None if at + 1 == path.len() && typed::is_text(path) => {
                 return Ok(Some(Cow::Owned(Value::String(String::new()))));
+            }
+            // A typing error shall not pass for an empty field.
+            None if kind == Kind::Document
+                && !(at + 1 == path.len() && typed::can_be_absent(path)) =>
+            {
+                return Err(format!("there is no field `{}`", path[..=at].join(".")));
             }
             None => return Ok(None),
         }
@@ -266,11 +315,17 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             .into()
         }
         ("index", [value, path @ ..]) => {
+            let empty = Value::String(String::new());
             let mut value = value;
             for key in path {
                 value = match (value, key) {
                     (Value::Object(map), Value::String(key)) => {
-                        map.get(key).unwrap_or(&Value::Null)
+                        // Of texts, as labels are, a missing one is an empty text.
+                        let absent = match map.values().all(Value::is_string) {
+                            true => &empty,
+                            false => &Value::Null,
+                        };
+                        map.get(key).unwrap_or(absent)
                     }
                     (Value::Array(list), Value::Number(at)) => at
                         .as_u64()
@@ -278,7 +333,10 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
                         .ok_or_else(|| {
                             format!("the list has {} elements, not number {at}", list.len())
                         })?,
-                    (Value::Null, _) => &Value::Null,
+                    (Value::Null, Value::String(_)) => &empty,
+                    (Value::Null, Value::Number(at)) => {
+                        return Err(format!("there is no list to take number {at} of"));
+                    }
                     _ => return Err(wrong()),
                 };
             }
@@ -331,6 +389,10 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             list.iter().map(display).collect::<Vec<_>>().join(by).into()
         }
         ("join", [Value::Null, Value::String(_)]) => "".into(),
+        ("split", [Value::String(text), Value::String(by)]) if by.is_empty() => {
+            let letters = text.chars().map(String::from);
+            letters.collect::<Vec<_>>().into()
+        }
         ("split", [Value::String(text), Value::String(by)]) => {
             text.split(by.as_str()).collect::<Vec<_>>().into()
         }
@@ -353,7 +415,19 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             let length = usize::try_from(length.as_u64().unwrap_or_default()).unwrap_or(usize::MAX);
             text.chars().take(length).collect::<String>().into()
         }
-        ("print", values) => values.iter().map(display).collect::<String>().into(),
+        ("print", values) => {
+            // A space between two of which neither is a text.
+            let mut text = String::new();
+            let mut before_is_text = true;
+            for value in values {
+                if !before_is_text && !value.is_string() {
+                    text.push(' ');
+                }
+                text.push_str(&display(value));
+                before_is_text = value.is_string();
+            }
+            text.into()
+        }
         ("println", values) => format!(
             "{}\n",
             values.iter().map(display).collect::<Vec<_>>().join(" ")
@@ -374,7 +448,7 @@ fn chosen(arguments: &[Value], wanted: bool) -> Value {
         .unwrap_or_default()
 }
 
-/// `%s %v %d %q %t %%`, with a width as in `%-10s`.
+/// `%s %v %d %q %t %f %x %%`, with a width and a precision as in `%-10s`, `%03d` and `%.2f`.
 fn printf(format: &str, values: &[Value]) -> Result<String, String> {
     let mut text = String::new();
     let mut values = values.iter();
@@ -385,29 +459,43 @@ fn printf(format: &str, values: &[Value]) -> Result<String, String> {
             continue;
         }
         let left = chars.next_if_eq(&'-').is_some();
-        let mut width = 0usize;
-        while let Some(digit) = chars.next_if(char::is_ascii_digit) {
-            width = (width * 10 + digit.to_digit(10).unwrap_or_default() as usize).min(1000);
-        }
+        let zeros = chars.next_if_eq(&'0').is_some();
+        let width = number(&mut chars);
+        let precision = chars.next_if_eq(&'.').map(|_| number(&mut chars));
         let word = match chars.next() {
             Some('%') => "%".to_owned(),
-            Some(verb @ ('s' | 'v' | 'd' | 'q' | 't')) => {
+            Some(verb @ ('s' | 'v' | 'd' | 'q' | 't' | 'f' | 'x')) => {
                 let value = values.next().ok_or("`printf` has too few values")?;
-                if verb == 'q' {
-                    format!("{:?}", display(value))
-                } else {
-                    display(value)
+                match (verb, value.as_f64(), value.as_i64()) {
+                    ('q', ..) => format!("{:?}", display(value)),
+                    ('f', Some(number), _) => format!("{number:.*}", precision.unwrap_or(6)),
+                    ('x', _, Some(number)) => format!("{number:x}"),
+                    ('s' | 'v', ..) => {
+                        let most = precision.unwrap_or(usize::MAX);
+                        display(value).chars().take(most).collect()
+                    }
+                    _ => display(value),
                 }
             }
-            _ => return Err("`printf` knows %s, %v, %d, %q, %t and %%".to_owned()),
+            _ => return Err("`printf` knows %s, %v, %d, %q, %t, %f, %x and %%".to_owned()),
         };
-        if left {
+        if zeros && !left && word.starts_with(|c: char| c.is_ascii_digit()) {
+            text.push_str(&format!("{word:0>width$}"));
+        } else if left {
             text.push_str(&format!("{word:<width$}"));
         } else {
             text.push_str(&format!("{word:>width$}"));
         }
     }
     Ok(text)
+}
+
+fn number(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> usize {
+    let mut number = 0usize;
+    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+        number = (number * 10 + digit.to_digit(10).unwrap_or_default() as usize).min(1000);
+    }
+    number
 }
 
 /// As Go prints values.
@@ -425,7 +513,11 @@ fn display(value: &Value) -> String {
             entries.sort_by_key(|(key, _)| *key);
             let entries: Vec<String> = entries
                 .into_iter()
-                .map(|(key, value)| format!("{key}:{}", display(value)))
+                .map(|(key, value)| match value.as_object() {
+                    // What says no more than that the key is there, as of a port or a volume.
+                    Some(map) if map.is_empty() => format!("{key}:{{}}"),
+                    _ => format!("{key}:{}", display(value)),
+                })
                 .collect();
             format!("map[{}]", entries.join(" "))
         }

@@ -6,8 +6,8 @@
 //! {{with .X}}..{{end}}  {{$x := .Y}}  {{- trimmed -}}  {{/* comment */}}
 //! ```
 //!
-//! [`parse`] makes the tree, [`eval`] walks it over a JSON value. A field that is not there is `<no value>`, but an
-//! error in a row of a list, whose fields are all known.
+//! [`parse`] makes the tree, [`eval`] walks it over a JSON value. A field that is not there is an error,
+//! unless it is one that Docker leaves out where it holds nothing.
 
 mod eval;
 mod lexer;
@@ -78,13 +78,13 @@ impl Template {
 
     /// Renders a document, as `inspect` does.
     pub(crate) fn render(&self, value: &Value) -> Result<String> {
-        eval::render(&self.nodes, value, false)
+        eval::render(&self.nodes, value, eval::Kind::Document)
             .map_err(|reason| Error::failed(format!("the template cannot be rendered: {reason}")))
     }
 
     /// Renders a row of a list: a field that it does not have is an error.
     pub(crate) fn render_row(&self, row: &Row) -> Result<String> {
-        eval::render(&self.nodes, &Value::Object(row.clone()), true)
+        eval::render(&self.nodes, &Value::Object(row.clone()), eval::Kind::Row)
             .map_err(|reason| Error::failed(format!("the template cannot be rendered: {reason}")))
     }
 

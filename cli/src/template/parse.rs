@@ -175,6 +175,7 @@ fn pipeline(tokens: &mut Tokens, depth: usize) -> Result<Pipeline, String> {
         match operands.first() {
             None => return Err("a value is missing".to_owned()),
             Some(Operand::Function(_)) => {}
+            Some(Operand::Field(path)) if eval::is_method(path, &operands) && calls.is_empty() => {}
             Some(_) if operands.len() > 1 || !calls.is_empty() => {
                 return Err("only functions take arguments".to_owned());
             }

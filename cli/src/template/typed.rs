@@ -56,6 +56,36 @@ const MAPS: [&str; 9] = [
     "Volumes",
 ];
 
+/// Further fields that are left out where they hold nothing, as `State.Health` of a container without probes.
+const OPTIONAL: [&str; 16] = [
+    "ArgsEscaped",
+    "ClusterVolume",
+    "ConfigFrom",
+    "Descriptor",
+    "DNSNames",
+    "Health",
+    "Healthcheck",
+    "Init",
+    "Manifests",
+    "Peers",
+    "Services",
+    "SizeRootFs",
+    "SizeRw",
+    "Status",
+    "StopTimeout",
+    "UsageData",
+];
+
+/// Whether a field need not be there; what is below a map, never.
+pub(super) fn can_be_absent(path: &[String]) -> bool {
+    let in_map = path.len() > 1 && named(&path[..path.len() - 1], &MAPS);
+    in_map
+        || named(path, &TEXTS)
+        || named(path, &LISTS)
+        || named(path, &MAPS)
+        || named(path, &OPTIONAL)
+}
+
 /// Whether an absent field is an empty text.
 pub(super) fn is_text(path: &[String]) -> bool {
     named(path, &TEXTS)

@@ -22,9 +22,9 @@ fn unknown_and_misused_flags_are_usage_errors() {
         &["build", "--jobs", "0", "context"],
         &["build", "--allow", "everything", "context"],
         &["build", "-f", "-", "-"],
-        &["run"],
-        &["run", "--no-such-flag", "image"],
-        &["run", "-v", "a:b:c:d", "image"],
+        &["create", "--no-such-flag", "image"],
+        &["events"],
+        &["swarm", "init"],
         &["images", "--format", "{{.ID"],
         &["images", "--filter", "what=1"],
         &["no-such-command", "argument"],
@@ -32,6 +32,21 @@ fn unknown_and_misused_flags_are_usage_errors() {
         let output = run(arguments);
         assert_eq!(output.code, 2, "{arguments:?}\n{output}");
         assert!(!output.stderr.is_empty(), "{arguments:?} says nothing");
+    }
+}
+
+#[test]
+fn of_run_and_exec_no_code_of_the_command_is_taken() {
+    for arguments in [
+        &["run"][..],
+        &["run", "--no-such-flag", "image"],
+        &["run", "-v", "a:b:c:d", "image"],
+        &["container", "run", "--no-such-flag", "image"],
+        &["exec", "container"],
+        &["exec", "-e", "", "container", "true"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.code, 125, "{arguments:?}\n{output}");
     }
 }
 

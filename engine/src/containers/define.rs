@@ -271,30 +271,43 @@ fn arguments(config: &ContainerConfig, request: &RunRequest) -> Result<Vec<Strin
     Ok(argv)
 }
 
-/// The image's variables, replaced and added to by the request's. Entries without `=` are not variables: nothing of
-/// the host's environment comes in by its name.
+/// What every container has, then the request's variables, then those of the image that it does not name, in the order that
+/// Docker has. A name alone takes a variable away: the command line found no value for it.
 fn environment(config: &ContainerConfig, request: &RunRequest, hostname: &str) -> Vec<String> {
     let mut env: Vec<String> = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
     if request.terminal {
         env.push("TERM=xterm".to_owned());
     }
-    merge_environment(&mut env, config.env.iter().flatten().chain(&request.env));
+    merge_given(&mut env, config, request);
     env
 }
 
-/// Replaces and adds variables.
+/// Adds what the request and the image say.
+pub(super) fn merge_given(env: &mut Vec<String>, config: &ContainerConfig, request: &RunRequest) {
+    let is_left = |image: &&String| {
+        let same = |own: &String| variable_name(own) == variable_name(image);
+        image.contains('=') && !request.env.iter().any(same)
+    };
+    let of_image = config.env.iter().flatten().filter(is_left);
+    merge_environment(env, request.env.iter().chain(of_image));
+}
+
+fn variable_name(variable: &str) -> &str {
+    variable.split_once('=').map_or(variable, |(name, _)| name)
+}
+
+/// Replaces and adds variables, and takes those away of which only the name is given.
 pub(super) fn merge_environment<'v>(
     env: &mut Vec<String>,
     given: impl Iterator<Item = &'v String>,
 ) {
     for variable in given {
-        let Some((name, _)) = variable.split_once('=') else {
-            continue;
-        };
-        let same = |other: &String| other.split_once('=').is_some_and(|(one, _)| one == name);
-        match env.iter_mut().find(|other| same(other)) {
-            Some(other) => other.clone_from(variable),
-            None => env.push(variable.clone()),
+        let name = variable_name(variable);
+        let place = env.iter().position(|other| variable_name(other) == name);
+        match (variable.contains('='), place.and_then(|at| env.get_mut(at))) {
+            (true, Some(other)) => other.clone_from(variable),
+            (true, None) => env.push(variable.clone()),
+            (false, _) => env.retain(|other| variable_name(other) != name),
         }
     }
 }

@@ -100,9 +100,9 @@ impl Definition {
 
     /// The variables without those that every container gets for itself.
     pub fn given_env(&self) -> Vec<String> {
-        let hostname = format!("HOSTNAME={}", self.hostname);
-        let own = |variable: &&String| **variable != hostname && *variable != "TERM=xterm";
-        self.env.iter().filter(own).cloned().collect()
+        let mut env = Vec::new();
+        super::define::merge_given(&mut env, &self.config, &self.request);
+        env
     }
 
     /// The image's labels with the container's own.

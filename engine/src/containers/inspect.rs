@@ -1,14 +1,14 @@
 //! A container as `docker inspect` shows it.
 
 mod resources;
-
-use std::net::IpAddr;
+mod shapes;
 
 use rbuild_cache::Volumes;
 use rbuild_executor::network::Place;
 use rbuild_executor::spec::{SecurityOptions, Tmpfs, Users};
 use serde_json::{Value, json};
 
+use self::shapes::{add_present, capabilities, filled, listed};
 use super::catalog::Entry;
 use super::definition::{MountKind, MountPoint};
 use super::log::Keeping;
@@ -72,29 +72,36 @@ impl Entry {
     fn config_value(&self) -> Value {
         let definition = &self.definition;
         let request = &definition.request;
-        json!({
+        let mut value = json!({
             "Hostname": definition.hostname,
             "Domainname": request.domainname,
             "User": definition.user,
             "AttachStdin": request.interactive,
             "AttachStdout": request.shown.stdout,
             "AttachStderr": request.shown.stderr,
-            "ExposedPorts": self.exposed(),
             "Tty": request.terminal,
             "OpenStdin": request.interactive,
             "StdinOnce": request.interactive,
-            "Env": definition.given_env(),
+            "Env": listed(definition.given_env()),
             "Cmd": self.cmd(),
-            "Healthcheck": definition.health(),
             "Image": request.image,
             "Volumes": self.declared_volumes(),
             "WorkingDir": definition.working_dir,
             "Entrypoint": self.entrypoint(),
             "OnBuild": null,
             "Labels": definition.labels(),
-            "StopSignal": definition.stop_signal,
-            "StopTimeout": request.stop_timeout,
-        })
+        });
+        let signal = request.stop_signal.as_ref();
+        let signal = signal.or(definition.config.stop_signal.as_ref());
+        // Where there is nothing to say of them, they are not there.
+        let more = [
+            ("ExposedPorts", filled(self.exposed())),
+            ("Healthcheck", json!(definition.health())),
+            ("StopSignal", json!(signal)),
+            ("StopTimeout", json!(request.stop_timeout)),
+        ];
+        add_present(&mut value, more);
+        value
     }
 
     fn state_value(&self) -> Value {
@@ -152,7 +159,8 @@ impl Entry {
             Restart::UnlessStopped => ("unless-stopped", 0),
         };
         let mut value = json!({
-            "Binds": binds,
+            "Binds": listed(binds),
+            "ContainerIDFile": "",
             "LogConfig": {"Type": request.log.driver.name(), "Config": log_options(&request.log)},
             "NetworkMode": self.network_mode(),
             "PortBindings": bindings(request.publish.iter().map(|port| {
@@ -161,7 +169,8 @@ impl Entry {
                     Some((first, last)) if first == last => first.to_string(),
                     Some((first, last)) => format!("{first}-{last}"),
                 };
-                (port.inside(), port.host, outside)
+                let host = if port.host.is_unspecified() { String::new() } else { port.host.to_string() };
+                (port.inside(), host, outside)
             })),
             "Links": (!request.links.is_empty()).then(|| {
                 let links = request.links.iter();
@@ -170,30 +179,30 @@ impl Entry {
             "PublishAllPorts": request.publish_all,
             "RestartPolicy": {"Name": policy, "MaximumRetryCount": most},
             "AutoRemove": request.remove,
-            "VolumesFrom": request.volumes_from.iter().map(|(name, _)| name).collect::<Vec<_>>(),
-            "CapAdd": request.capabilities_add,
-            "CapDrop": request.capabilities_drop,
+            "VolumeDriver": "",
+            "VolumesFrom": listed(request.volumes_from.iter().map(|(name, _)| name).collect::<Vec<_>>()),
+            "ConsoleSize": [0, 0],
+            "CapAdd": listed(capabilities(&request.capabilities_add)),
+            "CapDrop": listed(capabilities(&request.capabilities_drop)),
             "Dns": request.dns.servers,
             "DnsSearch": request.dns.search,
             "DnsOptions": request.dns.options,
-            "ExtraHosts": request.hosts.iter().map(|(host, ip)| format!("{host}:{ip}")).collect::<Vec<_>>(),
-            "GroupAdd": request.groups,
-            "SecurityOpt": security_options(&request.security),
-            "Sysctls": request.security.sysctls.iter().cloned().map(|(name, value)| (name, Value::String(value))).collect::<serde_json::Map<_, _>>(),
+            "ExtraHosts": listed(request.hosts.iter().map(|(host, ip)| format!("{host}:{ip}")).collect::<Vec<_>>()),
+            "GroupAdd": listed(request.groups.clone()),
+            "SecurityOpt": listed(security_options(&request.security)),
             "Devices": request.security.devices.iter().map(|device| json!({
                 "PathOnHost": device.path,
                 "PathInContainer": std::path::Path::new("/dev").join(&device.name),
                 "CgroupPermissions": device.access.to_string(),
             })).collect::<Vec<_>>(),
-            "DeviceCgroupRules": request.security.device_rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "DeviceCgroupRules": listed(request.security.device_rules.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            "DeviceRequests": null,
             "Privileged": request.privileged,
             "ReadonlyRootfs": request.read_only,
-            "Init": request.init,
             "ShmSize": request.limits.shm_size.unwrap_or(64 << 20),
-            "Tmpfs": self.definition.mounts.iter().filter_map(|mount| match &mount.kind {
-                MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), options_of(tmpfs))),
-                _ => None,
-            }).collect::<serde_json::Map<_, _>>(),
+            "Runtime": request.runtime.as_deref().map_or_else(|| "embedded".into(), |path| path.to_string_lossy()),
+            "Isolation": "",
+            "Cgroup": "",
             "PidMode": match &request.spaces.processes {
                 Space::Own => String::new(),
                 Space::Host => "host".to_owned(),
@@ -220,6 +229,22 @@ impl Entry {
                 fields.insert("Mounts".to_owned(), Value::Array(images));
             }
         }
+        let sysctls = request.security.sysctls.iter().cloned();
+        let sysctls: serde_json::Map<_, _> =
+            sysctls.map(|(name, value)| (name, value.into())).collect();
+        let tmpfs = self.definition.mounts.iter();
+        let tmpfs: serde_json::Map<_, _> = tmpfs
+            .filter_map(|mount| match &mount.kind {
+                MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), options_of(tmpfs))),
+                _ => None,
+            })
+            .collect();
+        let more = [
+            ("Init", json!(request.init.then_some(true))),
+            ("Sysctls", filled(Value::Object(sysctls))),
+            ("Tmpfs", filled(Value::Object(tmpfs))),
+        ];
+        add_present(&mut value, more);
         value
     }
 
@@ -249,7 +274,7 @@ impl Entry {
             return first.network.clone();
         }
         match request.network {
-            NetworkChoice::Default => "default",
+            NetworkChoice::Default => networks::DEFAULT,
             NetworkChoice::None => "none",
             NetworkChoice::Host => "host",
         }
@@ -275,7 +300,19 @@ impl Entry {
             networks.insert(attachment.network.clone(), self.endpoint(&attachment));
         }
         json!({
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": "",
             "Ports": self.ports(),
+            "HairpinMode": false,
+            "LinkLocalIPv6Address": "",
+            "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": null,
+            "SecondaryIPv6Addresses": null,
+            "EndpointID": of_default["EndpointID"],
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "IPv6Gateway": "",
             "IPAddress": of_default["IPAddress"],
             "IPPrefixLen": of_default["IPPrefixLen"],
             "Gateway": of_default["Gateway"],
@@ -297,9 +334,9 @@ impl Entry {
             Ok(None) | Err(_) => networks::id_of(name),
         };
         let dns: Option<Vec<&str>> = joined.map(|_| {
-            let own = [self.name.as_str(), self.definition.short_id()];
             let aliases = attachment.aliases.iter().map(String::as_str);
-            own.into_iter().chain(aliases).collect()
+            let named = std::iter::once(self.name.as_str()).chain(aliases);
+            named.chain([self.definition.short_id()]).collect()
         });
         json!({
             "IPAMConfig": attachment.address.map(|address| json!({"IPv4Address": address})),
@@ -327,12 +364,13 @@ impl Entry {
         }
         let exposed = self.definition.exposed_ports().into_iter();
         let mut ports: serde_json::Map<_, _> = exposed.map(|name| (name, Value::Null)).collect();
-        ports.extend(bindings(
-            self.state
-                .ports
-                .iter()
-                .map(|port| (port.inside(), port.host, port.host_port.to_string())),
-        ));
+        ports.extend(bindings(self.state.ports.iter().map(|port| {
+            (
+                port.inside(),
+                port.host.to_string(),
+                port.host_port.to_string(),
+            )
+        })));
         Value::Object(ports)
     }
 
@@ -351,20 +389,34 @@ impl Entry {
                 ("image", Some(name), std::path::PathBuf::from(id))
             }
         };
-        let mut value = json!({
-            "Type": kind,
-            "Source": source,
-            "Destination": mount.target,
-            "Mode": if mount.read_only && kind != "image" { "ro" } else { "" },
-            "RW": !mount.read_only,
-            "Propagation": if kind == "bind" && mount.propagation.is_empty() { "rprivate" } else { &mount.propagation },
-        });
-        if let (Some(name), Some(fields)) = (name, value.as_object_mut()) {
-            fields.insert("Name".to_owned(), json!(name));
-            if kind == "volume" {
-                fields.insert("Driver".to_owned(), json!("local"));
-            }
-        }
+        // Docker marks a volume that is given by name as one that containers share.
+        let mode = match &mount.kind {
+            MountKind::Image { .. } => "",
+            _ if mount.read_only => "ro",
+            MountKind::Volume {
+                anonymous: false, ..
+            } => "z",
+            _ => "",
+        };
+        let mut value = json!({"Type": kind});
+        add_present(&mut value, [("Name", json!(name))]);
+        let driver = (kind == "volume").then_some("local");
+        let more = [
+            ("Source", json!(source)),
+            ("Destination", json!(mount.target)),
+            ("Driver", json!(driver)),
+            ("Mode", json!(mode)),
+            ("RW", json!(!mount.read_only)),
+            (
+                "Propagation",
+                json!(if kind == "bind" && mount.propagation.is_empty() {
+                    "rprivate"
+                } else {
+                    &mount.propagation
+                }),
+            ),
+        ];
+        add_present(&mut value, more);
         Ok(value)
     }
 
@@ -399,13 +451,13 @@ impl Entry {
 
 /// Ports by what the container calls them.
 fn bindings(
-    ports: impl Iterator<Item = (String, IpAddr, String)>,
+    ports: impl Iterator<Item = (String, String, String)>,
 ) -> serde_json::Map<String, Value> {
     let mut shown = serde_json::Map::new();
     for (inside, host, port) in ports {
         let list = shown.entry(inside).or_insert_with(|| json!([]));
         if let Value::Array(list) = list {
-            list.push(json!({"HostIp": host.to_string(), "HostPort": port}));
+            list.push(json!({"HostIp": host, "HostPort": port}));
         }
     }
     shown

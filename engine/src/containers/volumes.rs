@@ -126,10 +126,10 @@ impl Catalog {
         Ok(Some(serde_json::json!({
             "CreatedAt": volume.created,
             "Driver": "local",
-            "Labels": volume.labels,
+            "Labels": (!volume.labels.is_empty()).then_some(&volume.labels),
             "Mountpoint": self.volume_path(name)?,
             "Name": volume.name,
-            "Options": volume.options,
+            "Options": (!volume.options.is_empty()).then_some(&volume.options),
             "Scope": "local",
         })))
     }

@@ -26,10 +26,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "P[,P...]")]
     pub(crate) platform: Vec<String>,
     /// A build argument; without a value it is taken from the environment
-    #[arg(long, value_name = "K[=V]")]
+    #[arg(long, value_name = "K[=V]", allow_hyphen_values = true)]
     pub(crate) build_arg: Vec<String>,
     /// A label of the image
-    #[arg(long, value_name = "K=V")]
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
     pub(crate) label: Vec<String>,
     /// An annotation; TYPE is `manifest`, `manifest-descriptor`, `index` or `index-descriptor`, for one platform as in
     /// `manifest[linux/amd64]`, and several with commas

@@ -1,7 +1,7 @@
 //! `rbuild attach`.
 
-use rbuild_engine::containers::Entry;
 use rbuild_engine::containers::control::{Answer, Ask};
+use rbuild_engine::containers::{Entry, Status};
 
 use crate::commands::run::behind::{self, Attachment, Started};
 use crate::error::{Error, Result};
@@ -38,6 +38,12 @@ pub(super) fn to(
     forward_signals: bool,
     keys: DetachKeys,
 ) -> Result<Exit> {
+    if entry.state.status == Status::Paused {
+        return Err(Error::failed(format!(
+            "the container `{}` is paused: unpause it first",
+            entry.name
+        )));
+    }
     let connection = entry.must_connect("attach to")?;
     connection.ask(&Ask::Attach, &[])?;
     match connection.answer()? {

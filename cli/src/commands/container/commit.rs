@@ -15,12 +15,12 @@ pub(crate) struct CommitArgs {
     container: String,
     #[arg(value_name = "NAME[:TAG]")]
     reference: Option<String>,
-    #[arg(short, long, value_name = "AUTHOR")]
+    #[arg(short, long, value_name = "AUTHOR", allow_hyphen_values = true)]
     author: Option<String>,
-    #[arg(short, long, value_name = "MESSAGE")]
+    #[arg(short, long, value_name = "MESSAGE", allow_hyphen_values = true)]
     message: Option<String>,
     /// A Dockerfile instruction that changes the config
-    #[arg(short, long, value_name = "INSTRUCTION")]
+    #[arg(short, long, value_name = "INSTRUCTION", allow_hyphen_values = true)]
     change: Vec<String>,
     /// Do not halt the container meanwhile with --pause=false
     #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]

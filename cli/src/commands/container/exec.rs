@@ -10,7 +10,7 @@ use rbuild_engine::containers::control::{Answer, Ask, Connection};
 use rbuild_engine::containers::{ExecRequest, Status};
 use rustix::termios::Winsize;
 
-use crate::commands::run::environment;
+use crate::commands::run::{environment, with_code};
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -32,17 +32,17 @@ pub(crate) struct ExecArgs {
     #[arg(short, long)]
     detach: bool,
     /// An environment variable; without a value it is taken from the environment
-    #[arg(short, long, value_name = "K[=V]")]
+    #[arg(short, long, value_name = "K[=V]", allow_hyphen_values = true)]
     env: Vec<String>,
     /// A file of environment variables
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// The user, as `name`, `uid`, `name:group` or `uid:gid`
-    #[arg(short, long, value_name = "USER")]
+    #[arg(short, long, value_name = "USER", allow_hyphen_values = true)]
     user: Option<String>,
     /// The working directory
     #[arg(short, long, value_name = "DIR")]
-    workdir: Option<PathBuf>,
+    workdir: Option<String>,
     /// All capabilities, no system call filter
     #[arg(long)]
     privileged: bool,
@@ -53,13 +53,15 @@ pub(crate) struct ExecArgs {
 
 pub(crate) fn execute(args: &ExecArgs, global: &GlobalArgs) -> Result<Exit> {
     run(args, global).map_err(|error| match error {
-        Error::Usage(_) | Error::Run(..) => error,
+        Error::Run(..) => error,
+        Error::Usage(_) => with_code(error),
         other => Error::Run(1, Box::new(other)),
     })
 }
 
 fn run(args: &ExecArgs, global: &GlobalArgs) -> Result<Exit> {
     let keys = DetachKeys::parse(args.detach_keys.as_deref())?;
+    let env = environment::read(&args.env_file, &args.env)?;
     let (name, argv) = match args.command.split_first() {
         Some((name, argv)) => (name, argv.to_vec()),
         None => return Err(Error::usage("a container and a command are needed")),
@@ -84,9 +86,13 @@ fn run(args: &ExecArgs, global: &GlobalArgs) -> Result<Exit> {
     let connection = entry.must_connect("run a command in")?;
     let request = ExecRequest {
         argv,
-        env: environment::read(&args.env_file, &args.env)?,
+        env,
         user: args.user.clone().filter(|user| !user.is_empty()),
-        workdir: args.workdir.clone(),
+        workdir: args
+            .workdir
+            .as_ref()
+            .filter(|text| !text.is_empty())
+            .map(PathBuf::from),
         privileged: args.privileged,
         terminal: args.tty.then(terminal::size),
         detach: args.detach,

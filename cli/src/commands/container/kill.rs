@@ -18,7 +18,11 @@ pub(crate) struct KillArgs {
 }
 
 pub(crate) fn execute(args: &KillArgs, global: &GlobalArgs) -> Result<Exit> {
-    let number = signal_number("--signal", &args.signal)?;
+    let signal = match args.signal.as_str() {
+        "" => "KILL",
+        given => given,
+    };
+    let number = signal_number("--signal", signal)?;
     Ok(super::each(
         &super::catalog(global)?,
         &args.containers,

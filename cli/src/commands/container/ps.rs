@@ -4,6 +4,7 @@ use rbuild_engine::containers::{Catalog, Entry, MountKind, Status};
 use rbuild_engine::request::NetworkChoice;
 use serde_json::json;
 
+use crate::chosen::is_match;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -24,7 +25,7 @@ pub(crate) struct PsArgs {
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
     /// `json`, or a template such as `{{.Names}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
     /// Whole IDs and commands
     #[arg(long)]
@@ -33,8 +34,8 @@ pub(crate) struct PsArgs {
     #[arg(short, long)]
     latest: bool,
     /// The N that were made last
-    #[arg(short = 'n', long, value_name = "N")]
-    last: Option<usize>,
+    #[arg(short = 'n', long, value_name = "N", allow_hyphen_values = true)]
+    last: Option<i64>,
     /// What they wrote
     #[arg(short, long)]
     size: bool,
@@ -72,9 +73,10 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         .filter
         .iter()
         .map(|text| {
-            text.split_once('=').ok_or_else(|| {
+            let (name, value) = text.split_once('=').ok_or_else(|| {
                 Error::usage(format!("--filter `{text}`: it looks like `NAME=VALUE`"))
-            })
+            })?;
+            Ok((name.trim(), value.trim()))
         })
         .collect::<Result<_>>()?;
     if let Some((name, _)) = filters.iter().find(|(name, _)| !FILTERS.contains(name)) {
@@ -83,15 +85,21 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
                 .help(format!("it is one of {}", FILTERS.join(", "))),
         );
     }
+    for (name, value) in &filters {
+        check(name, value)?;
+    }
     let mut entries = catalog.all()?;
     let any_state = filters
         .iter()
         .any(|(name, _)| ["status", "exited"].contains(name));
-    let last = if args.latest { Some(1) } else { args.last };
+    // None and fewer are no limit, as with Docker.
+    let given = args.last.and_then(|last| usize::try_from(last).ok());
+    let last = if args.latest { Some(1) } else { given };
+    let last = last.filter(|last| *last > 0);
     if !(args.all || any_state || last.is_some()) {
         entries.retain(|entry| entry.state.status.is_alive());
     }
-    // Filters of one name are alternatives; of several names all hold.
+    // Filters of one name are alternatives, but for labels; of several names all hold.
     let mut names: Vec<&str> = filters.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
     names.dedup();
@@ -99,11 +107,15 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         let moments = |wanted: &str| catalog.find(wanted).map(|other| other.definition.created);
         let mut kept = Vec::new();
         for entry in entries {
-            let mut any = false;
+            let mut found = Vec::new();
             for (_, value) in filters.iter().filter(|(other, _)| *other == name) {
-                any |= matches(&entry, name, value, &catalog, &moments)?;
+                found.push(matches(&entry, name, value, &catalog, &moments)?);
             }
-            if any {
+            let holds = match name {
+                "label" => !found.contains(&false),
+                _ => found.contains(&true),
+            };
+            if holds {
                 kept.push(entry);
             }
         }
@@ -215,9 +227,9 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
     .as_object()
     .cloned()
     .unwrap_or_default();
-    if with_size {
-        row.insert("Size".to_owned(), json!(human::size(entry.size()?)));
-    }
+    let size = if with_size { entry.size()? } else { 0 };
+    row.insert("Size".to_owned(), json!(human::size(size)));
+    row.insert("Platform".to_owned(), serde_json::Value::Null);
     Ok(row)
 }
 
@@ -297,6 +309,30 @@ fn status(entry: &Entry) -> String {
     }
 }
 
+/// Values of filters that can be nothing else are refused, though there may be no container to look at.
+fn check(filter: &str, value: &str) -> Result<()> {
+    const STATES: [&str; 7] = [
+        "created",
+        "running",
+        "paused",
+        "restarting",
+        "removing",
+        "exited",
+        "dead",
+    ];
+    const HEALTH: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
+    let known: &[&str] = match filter {
+        "status" => &STATES,
+        "health" => &HEALTH,
+        _ => return Ok(()),
+    };
+    if known.contains(&value) {
+        return Ok(());
+    }
+    let message = format!("--filter {filter} `{value}`: there is no such state");
+    Err(Error::usage(message).help(format!("it is one of {}", known.join(", "))))
+}
+
 fn matches(
     entry: &Entry,
     name: &str,
@@ -306,28 +342,9 @@ fn matches(
 ) -> Result<bool> {
     let definition = &entry.definition;
     Ok(match name {
-        "status" => {
-            const ALL: [&str; 7] = [
-                "created",
-                "running",
-                "paused",
-                "restarting",
-                "removing",
-                "exited",
-                "dead",
-            ];
-            if !ALL.contains(&value) {
-                return Err(Error::usage(format!(
-                    "--filter status `{value}`: there is no such status"
-                ))
-                .help(format!("it is one of {}", ALL.join(", "))));
-            }
-            entry.state.status.name() == value
-        }
-        "name" => entry
-            .name
-            .contains(value.trim_start_matches(['^', '/']).trim_end_matches('$')),
-        "id" => definition.id.starts_with(value),
+        "status" => entry.state.status.name() == value,
+        "name" => is_match(&entry.name, value) || is_match(&format!("/{}", entry.name), value),
+        "id" => is_match(&definition.id, value),
         "label" => {
             let labels = definition.labels();
             match value.split_once('=') {

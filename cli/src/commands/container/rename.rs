@@ -16,6 +16,7 @@ pub(crate) struct RenameArgs {
 pub(crate) fn execute(args: &RenameArgs, global: &GlobalArgs) -> Result<Exit> {
     let catalog = super::catalog(global)?;
     let entry = catalog.find(&args.container)?;
-    catalog.rename(&entry, &args.name)?;
+    let name = args.name.strip_prefix('/').unwrap_or(&args.name);
+    catalog.rename(&entry, name)?;
     Ok(Exit::Success)
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use rbuild_engine::containers::{Catalog, Entry, Front};
+use rbuild_engine::containers::{Catalog, Entry, Front, Status};
 
 use crate::commands::run::behind::{self, Attachment, Started};
 use crate::error::{Error, Result};
@@ -32,6 +32,12 @@ pub(crate) fn execute(args: &StartArgs, global: &GlobalArgs) -> Result<Exit> {
     let keys = DetachKeys::parse(args.detach_keys.as_deref())?;
     if !(args.attach || args.interactive) {
         return Ok(super::each(&catalog, &args.containers, |entry| {
+            if entry.state.status == Status::Paused {
+                return Err(Error::failed(format!(
+                    "the container `{}` is paused: unpause it instead",
+                    entry.name
+                )));
+            }
             in_background(&entry, global)
         }));
     }

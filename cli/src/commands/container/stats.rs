@@ -30,7 +30,7 @@ pub(crate) struct StatsArgs {
     #[arg(long)]
     no_trunc: bool,
     /// `json`, or a template such as `{{.Name}} {{.MemUsage}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 
@@ -171,7 +171,7 @@ fn network(pid: u32) -> Option<String> {
     Some(format!("{} / {}", human::size(received), human::size(sent)))
 }
 
-fn memory_of_machine() -> u64 {
+pub(crate) fn memory_of_machine() -> u64 {
     std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| {

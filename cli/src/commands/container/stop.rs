@@ -31,6 +31,7 @@ impl StopArgs {
     fn number(&self) -> Result<Option<i32>> {
         self.signal
             .as_deref()
+            .filter(|signal| !signal.is_empty())
             .map(|signal| signal_number("--signal", signal))
             .transpose()
     }

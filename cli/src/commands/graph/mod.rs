@@ -33,7 +33,7 @@ pub(crate) struct GraphArgs {
     #[arg(long, value_name = "P[,P...]")]
     platform: Vec<String>,
     /// A build argument; without a value it is taken from the environment
-    #[arg(long, value_name = "K[=V]")]
+    #[arg(long, value_name = "K[=V]", allow_hyphen_values = true)]
     build_arg: Vec<String>,
     /// A named context: a directory, docker-image://, oci-layout://, oci-archive:// or target:
     #[arg(long, value_name = "NAME=VALUE")]

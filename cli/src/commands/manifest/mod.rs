@@ -59,7 +59,7 @@ struct CreateArgs {
     #[arg(long, conflicts_with_all = ["push", "amend"])]
     dry_run: bool,
     /// An annotation of the index
-    #[arg(long, value_name = "K=V")]
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
     annotation: Vec<String>,
     /// Speak plain HTTP to registries that do not answer TLS
     #[arg(long)]

@@ -59,25 +59,25 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
     /// A label of the container
-    #[arg(short, long, value_name = "K=V")]
+    #[arg(short, long, value_name = "K=V", allow_hyphen_values = true)]
     pub(crate) label: Vec<String>,
     /// A file of labels, one a line
     #[arg(long, value_name = "FILE")]
     pub(crate) label_file: Vec<PathBuf>,
     /// Replace the image's ENTRYPOINT; an empty one takes it away
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub(crate) entrypoint: Option<String>,
     /// An environment variable; without a value it is taken from the environment
-    #[arg(short, long, value_name = "K[=V]")]
+    #[arg(short, long, value_name = "K[=V]", allow_hyphen_values = true)]
     pub(crate) env: Vec<String>,
     /// A file of environment variables
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
     /// The user, as `name`, `uid`, `name:group` or `uid:gid`
-    #[arg(short, long, value_name = "USER")]
+    #[arg(short, long, value_name = "USER", allow_hyphen_values = true)]
     pub(crate) user: Option<String>,
     /// A further group
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", allow_hyphen_values = true)]
     pub(crate) group_add: Vec<String>,
     /// The working directory
     #[arg(short, long, value_name = "DIR")]
@@ -208,7 +208,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub(crate) stop_timeout: Option<i64>,
     /// Probe the container with this command
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub(crate) health_cmd: Option<String>,
     /// Between two probes
     #[arg(long, value_name = "DURATION")]

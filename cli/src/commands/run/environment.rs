@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Returns `K=V` in the order in which later ones win: files first, then flags. A name alone is taken from the
-/// environment, and left out where it is not set.
+/// environment; where it is not set, a flag's takes the image's variable away, and a file's says nothing.
 pub(crate) fn read(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for path in files {
@@ -19,14 +19,25 @@ pub(crate) fn read(files: &[PathBuf], flags: &[String]) -> Result<Vec<String>> {
                 "--env `{flag}`: the name before `=` is empty"
             )));
         }
-        complete(flag, &mut all)?;
+        if !complete(flag, &mut all)? {
+            all.push(flag.clone());
+        }
     }
     Ok(all)
 }
 
-/// One variable a line; empty lines and lines that begin with `#` are skipped; values are taken as they stand.
+/// Adds the variables of a file that have values.
 fn file(path: &Path, text: &str, all: &mut Vec<String>) -> Result<()> {
+    for line in lines(path, text, "variable")? {
+        complete(line, all)?;
+    }
+    Ok(())
+}
+
+/// One `NAME[=VALUE]` a line; empty lines and lines that begin with `#` are skipped; values are taken as they stand.
+pub(super) fn lines<'t>(path: &Path, text: &'t str, what: &str) -> Result<Vec<&'t str>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut all = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start();
         if line.is_empty() || line.starts_with('#') {
@@ -35,23 +46,26 @@ fn file(path: &Path, text: &str, all: &mut Vec<String>) -> Result<()> {
         let name = line.split('=').next().unwrap_or_default();
         if name.is_empty() || name.contains(char::is_whitespace) {
             return Err(Error::failed(format!(
-                "{}:{}: `{name}` is not the name of a variable",
+                "{}:{}: `{name}` is not the name of a {what}",
                 path.display(),
                 number + 1
             )));
         }
-        complete(line, all)?;
+        all.push(line);
     }
-    Ok(())
+    Ok(all)
 }
 
-fn complete(text: &str, all: &mut Vec<String>) -> Result<()> {
-    if text.contains('=') {
-        all.push(text.to_owned());
-    } else if let Some(value) = environment(text)? {
-        all.push(format!("{text}={value}"));
-    }
-    Ok(())
+/// Whether it has a value, of its own or of the environment's.
+fn complete(text: &str, all: &mut Vec<String>) -> Result<bool> {
+    let complete = if text.contains('=') {
+        Some(text.to_owned())
+    } else {
+        environment(text)?.map(|value| format!("{text}={value}"))
+    };
+    let is_complete = complete.is_some();
+    all.extend(complete);
+    Ok(is_complete)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::environment;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -10,8 +11,9 @@ pub(super) fn read(flags: &[String], files: &[PathBuf]) -> Result<Vec<(String, S
     let mut labels = Vec::new();
     for path in files {
         let text = files::read_list(path)?;
-        for line in text.lines().map(str::trim) {
-            if !line.is_empty() && !line.starts_with('#') {
+        for line in environment::lines(path, &text, "label")? {
+            // Of a name alone Docker makes nothing.
+            if line.contains('=') {
                 labels.push(label(line)?);
             }
         }
@@ -27,6 +29,11 @@ fn label(text: &str) -> Result<(String, String)> {
     if name.is_empty() {
         return Err(Error::usage(format!(
             "--label `{text}`: the name before `=` is empty"
+        )));
+    }
+    if name.contains(char::is_whitespace) {
+        return Err(Error::usage(format!(
+            "--label `{text}`: the name `{name}` has blanks in it"
         )));
     }
     Ok((name.to_owned(), value.to_owned()))

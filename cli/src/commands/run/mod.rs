@@ -40,7 +40,7 @@ use crate::stdio;
 use crate::terminal::DetachKeys;
 
 /// rbuild itself failed.
-const FAILED: u8 = 125;
+pub(super) const FAILED: u8 = 125;
 /// The command is there and cannot be executed.
 const NOT_EXECUTABLE: u8 = 126;
 /// The command is not there.
@@ -53,7 +53,7 @@ pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> Result<Exit> {
 /// Gives an error of `run` and its like the exit code that Docker has for it.
 pub(crate) fn with_code(error: Error) -> Error {
     match error {
-        Error::Usage(_) | Error::Run(..) => error,
+        Error::Run(..) => error,
         Error::Engine(engine::Error::Exec(ExecError::NotExecutable { not_found, .. })) => {
             Error::Run(
                 if not_found { NOT_FOUND } else { NOT_EXECUTABLE },

@@ -55,6 +55,12 @@ impl More {
     }
 }
 
+/// `name=NETWORK` where it says nothing more.
+fn alone(text: &str) -> &str {
+    let name = text.strip_prefix("name=");
+    name.filter(|name| !name.contains(',')).unwrap_or(text)
+}
+
 fn choose(texts: &[String], more: More) -> Result<Networks> {
     let lonely = |text: &str| {
         if texts.len() > 1 {
@@ -70,7 +76,7 @@ fn choose(texts: &[String], more: More) -> Result<Networks> {
         }
     };
     let mut attachments: Vec<Attachment> = Vec::new();
-    for text in texts {
+    for text in texts.iter().map(|text| alone(text)) {
         if let Some(other) = text.strip_prefix("container:") {
             if other.is_empty() {
                 return Err(Error::usage(
@@ -84,7 +90,7 @@ fn choose(texts: &[String], more: More) -> Result<Networks> {
                 ..Networks::default()
             });
         }
-        if matches!(text.as_str(), "none" | "host") {
+        if matches!(text, "none" | "host") {
             lonely(text)?;
             return Ok(Networks {
                 choice: values::network(text)?,

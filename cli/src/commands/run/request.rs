@@ -79,7 +79,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     }
     Ok(RunRequest {
         image,
-        name: args.name.clone(),
+        name: container_name(args.name.as_deref()),
         labels: labels::read(&args.label, &args.label_file)?,
         remove: args.rm,
         starts_at_once: false,
@@ -140,8 +140,20 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         interactive: args.interactive,
         terminal: args.tty,
         pull: pull(args.pull.as_deref())?,
-        platform: args.platform.as_deref().map(values::platform).transpose()?,
+        platform: args
+            .platform
+            .as_deref()
+            .filter(|text| !text.is_empty())
+            .map(values::platform)
+            .transpose()?,
     })
+}
+
+/// As `inspect` shows it, with a slash, or without; an empty one is none.
+fn container_name(text: Option<&str>) -> Option<String> {
+    let text = text?;
+    let name = text.strip_prefix('/').unwrap_or(text);
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// Each a word, as of a line of resolv.conf.
@@ -158,7 +170,7 @@ fn words(flag: &str, texts: &[String]) -> Result<Vec<String>> {
 
 fn pull(text: Option<&str>) -> Result<Pull> {
     match text {
-        None | Some("missing") => Ok(Pull::Missing),
+        None | Some("" | "missing") => Ok(Pull::Missing),
         Some("always") => Ok(Pull::Always),
         Some("never") => Ok(Pull::Never),
         Some(other) => Err(Error::usage(format!(

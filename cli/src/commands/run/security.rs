@@ -76,10 +76,9 @@ pub(super) fn options(
         require_own(name)?;
         security.sysctls.push((name.to_owned(), value.to_owned()));
     }
-    security.devices = devices
-        .iter()
-        .map(|text| device(text))
-        .collect::<Result<_>>()?;
+    for text in devices {
+        security.devices.extend(device(text)?);
+    }
     security.device_rules = rules.iter().map(|text| rule(text)).collect::<Result<_>>()?;
     Ok(security)
 }
@@ -111,8 +110,8 @@ fn read_profile(path: &Path) -> Result<Profile> {
     })
 }
 
-/// `HOST[:CONTAINER][:PERMISSIONS]`
-fn device(text: &str) -> Result<Device> {
+/// `HOST[:CONTAINER][:PERMISSIONS]`; of a directory, such as `/dev/dri`, all devices below it.
+fn device(text: &str) -> Result<Vec<Device>> {
     let bad = |reason: &str| Error::usage(format!("--device `{text}`: {reason}"));
     let mut fields: Vec<&str> = text.split(':').collect();
     let access = match fields.last().map(|field| Access::parse(field)) {
@@ -132,11 +131,11 @@ fn device(text: &str) -> Result<Device> {
     }
     let path =
         std::fs::canonicalize(host).map_err(|error| Error::io("find", Path::new(host), error))?;
-    let kind = std::fs::metadata(&path)
-        .map_err(|error| Error::io("look up", &path, error))?
-        .file_type();
-    if !kind.is_char_device() && !kind.is_block_device() {
-        return Err(bad(&format!("`{host}` is no device")));
+    let mut devices = Vec::new();
+    collect(&path, Path::new(""), access, &mut devices)
+        .map_err(|error| Error::io("look up the device", &path, error))?;
+    if devices.is_empty() {
+        return Err(bad(&format!("`{host}` is no device, and none is below it")));
     }
     let name = Path::new(inside)
         .strip_prefix("/dev")
@@ -147,11 +146,38 @@ fn device(text: &str) -> Result<Device> {
         })
         .filter(|name| name.components().next().is_some())
         .ok_or_else(|| bad("inside, devices are below /dev"))?;
-    Ok(Device {
-        path,
-        name: PathBuf::from(name),
-        access,
-    })
+    for device in &mut devices {
+        device.name = match device.name.as_os_str().is_empty() {
+            true => name.to_owned(),
+            false => name.join(&device.name),
+        };
+    }
+    Ok(devices)
+}
+
+/// A device, or those below a directory; what links lead to is left out, as it is elsewhere.
+fn collect(
+    path: &Path,
+    name: &Path,
+    access: Access,
+    devices: &mut Vec<Device>,
+) -> std::io::Result<()> {
+    let kind = std::fs::symlink_metadata(path)?.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        devices.push(Device {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            access,
+        });
+    } else if kind.is_dir() {
+        let mut entries = std::fs::read_dir(path)?.collect::<std::io::Result<Vec<_>>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let entry_name = name.join(entry.file_name());
+            collect(&entry.path(), &entry_name, access, devices)?;
+        }
+    }
+    Ok(())
 }
 
 /// `TYPE MAJOR:MINOR PERMISSIONS`
@@ -247,12 +273,22 @@ mod tests {
 
     #[test]
     fn devices_have_permissions_at_their_end() {
-        let access = |text: &str| device(text).unwrap().access.to_string();
+        let access = |text: &str| device(text).unwrap()[0].access.to_string();
         assert_eq!(access("/dev/null"), "rwm");
         assert_eq!(access("/dev/null:/dev/x"), "rwm");
         assert_eq!(access("/dev/null:/dev/x:r"), "r");
         assert_eq!(access("/dev/null:mw"), "wm");
         assert!(device("/dev/null:/dev/x:rx").is_err());
         assert!(device("/dev/null:").is_err());
+    }
+
+    #[test]
+    fn a_directory_stands_for_the_devices_below_it() {
+        let all = device("/dev:/dev/all:r").unwrap();
+        let null = all.iter().find(|it| it.path == Path::new("/dev/null"));
+        let null = null.unwrap();
+        assert_eq!(null.name, Path::new("all/null"));
+        assert_eq!(null.access.to_string(), "r");
+        assert!(device("/etc:/dev/etc").is_err());
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct DfArgs {
     #[arg(short, long)]
     verbose: bool,
     /// `json`, or a template such as `{{.Type}} {{.Size}}`
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
 

@@ -30,6 +30,12 @@ pub(super) fn of(limits: &Limits) -> Map<String, Value> {
         "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
         "CpuQuota": limits.cpu_quota.unwrap_or(0),
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
         "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or_default(),
         "CpusetMems": limits.cpuset_mems.as_deref().unwrap_or_default(),
         "MemoryReservation": limits.memory_reservation.unwrap_or(0),
@@ -38,7 +44,7 @@ pub(super) fn of(limits: &Limits) -> Map<String, Value> {
         "MemorySwap": swap,
         "PidsLimit": limits.pids,
         "Ulimits": limits.ulimits.iter().map(|(name, soft, hard)| json!({
-            "Name": name, "Soft": soft.cast_signed(), "Hard": hard.cast_signed(),
+            "Name": name, "Hard": hard.cast_signed(), "Soft": soft.cast_signed(),
         })).collect::<Vec<_>>(),
     });
     match value {
