@@ -158,9 +158,10 @@ mod tests {
         );
         check("{{with .Config}}{{.Env}}{{$.Id}}{{end}}", "[A=1]sha256:12");
         check("a {{- .Size -}} b{{/* gone */}}", "a3b");
+        check("{{.Config.Health}} {{.Config.Cmd}}", "<no value> []");
         check(
-            "{{.Nope}} {{.Config.Nope.More}} {{.Config.Cmd}}",
-            "<no value> <no value> []",
+            "[{{index .Config.Labels \"none\"}}]{{index .Config.Volumes \"x\" | len}}",
+            "[]0",
         );
         check(
             "{{.Config.Entrypoint}}{{.Config.Volumes}}[{{.Config.User}}]{{json .Config.Cmd}}{{len .Config.Cmd}}",
@@ -210,6 +211,9 @@ mod tests {
             "{{len .Size}}",
             "{{.Id.Inner}}",
             "{{join .Id 1}}",
+            "{{.Nope}}",
+            "{{.Nope.More}}",
+            "{{index (index .Ports \"80/tcp\") 0}}",
         ] {
             let parsed = Template::parse(template).unwrap();
             assert!(
