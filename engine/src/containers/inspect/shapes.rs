@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// As Go shows a list that nobody made.
-pub(super) fn listed<T: serde::Serialize>(list: Vec<T>) -> Value {
+pub(super) fn listed<T: serde::Serialize>(list: &[T]) -> Value {
     match list.is_empty() {
         true => Value::Null,
         false => json!(list),
