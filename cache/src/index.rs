@@ -224,10 +224,19 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
 /// The log is read whole when the index is opened; a longer one is emptied into the index before.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 
+/// As [`LOG_BYTES_MAX`], for a process that put something in: it waits for the disk anyway, so that those after it, which
+/// may put nothing in, need not.
+const LOG_BYTES_MAX_WHEN_FILLED: u64 = LOG_BYTES_MAX / 2;
+
 /// Empties the log if it grew long. What is in it is safe either way.
-pub(crate) fn shorten_log(root: &Path, connection: &Connection) {
-    let is_long = std::fs::metadata(root.join("index.db-wal"))
-        .is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX);
+pub(crate) fn shorten_log(root: &Path, connection: &Connection, was_filled: bool) {
+    let limit = if was_filled {
+        LOG_BYTES_MAX_WHEN_FILLED
+    } else {
+        LOG_BYTES_MAX
+    };
+    let is_long =
+        std::fs::metadata(root.join("index.db-wal")).is_ok_and(|metadata| metadata.len() > limit);
     if !is_long {
         return;
     }

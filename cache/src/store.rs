@@ -52,7 +52,7 @@ pub(crate) struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.remover.finish();
-        index::shorten_log(&self.root, &self.index());
+        index::shorten_log(&self.root, &self.index(), self.was_filled());
         if let Some(holder) = self.empty.get()
             && let Err(error) = lease::remove(holder)
         {

@@ -31,7 +31,7 @@ mod values;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::exit::Exit;
 
@@ -66,7 +66,9 @@ fn main() -> ExitCode {
         commands::narrow::parse(&arguments).or_else(|| commands::narrow::parse_all(&arguments));
     let parsed = match read {
         Some(cli) => Ok(cli),
-        None => Cli::try_parse_from(arguments),
+        None => commands::listing::grouped(Cli::command())
+            .try_get_matches_from(arguments)
+            .and_then(|matches| Cli::from_arg_matches(&matches)),
     };
     let cli = match parsed {
         Ok(cli) => cli,

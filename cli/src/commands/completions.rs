@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use crate::exit::Exit;
 use crate::stdio;
 
-/// Print a script that completes commands and flags in a shell
+/// Print what makes a shell complete commands and flags
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompletionsArgs {
     shell: Shell,

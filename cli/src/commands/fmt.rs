@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::{files, stdio};
 
-/// Put Dockerfiles into one style; nothing that is built changes
+/// Put Dockerfiles into one style, which changes no build
 #[derive(Debug, clap::Args)]
 pub(crate) struct FmtArgs {
     /// Rewritten in place; `-` goes from standard input to standard output

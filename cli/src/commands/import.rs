@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::{machine, stdio, values};
 
-/// Make an image of one layer from a tar of a root file system
+/// Make an image of a tar of a root file system
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     /// A tar, compressed or not, or its address; `-` is standard input

@@ -10,7 +10,7 @@ use crate::global::GlobalArgs;
 use crate::template::Template;
 use crate::{machine, render, stdio};
 
-/// Show everything that is known of containers, images, volumes and networks, as JSON
+/// Show all of containers, images, volumes, networks, as JSON
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     #[arg(required = true, value_name = "NAME")]

@@ -8,9 +8,9 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::{machine, stdio};
 
-/// Write the graph of a build as BuildKit's LLB (protobuf) to standard output
+/// Write the operations of a build as BuildKit's LLB
 ///
-/// Takes the options of `build`. Base images are looked up as for a build; nothing is run. For one platform.
+/// In protobuf, to standard output. Takes the options of `build`. Base images are looked up as for a build; nothing is run. For one platform.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LlbArgs {
     #[command(flatten)]

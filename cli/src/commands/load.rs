@@ -12,7 +12,7 @@ use crate::global::GlobalArgs;
 use crate::machine::{self, Signals};
 use crate::{stdio, values};
 
-/// Take images from an archive of `save`, `docker save`, or an OCI layout in a tar
+/// Take images from archives of `save`, Docker and OCI tools
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoadArgs {
     /// The archive, or a directory of `podman save` or skopeo (default: standard input)

@@ -15,7 +15,7 @@ const PASSWORD_LIMIT_BYTES: u64 = 1 << 20;
 
 const HELP: &str = "use --username and --password-stdin";
 
-/// Log in to a registry, and keep the login for later commands
+/// Log in to a registry, for later commands too
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoginArgs {
     /// The registry (default: Docker Hub)

@@ -19,6 +19,7 @@ mod images;
 mod import;
 mod info;
 mod inspect;
+pub(crate) mod listing;
 mod llb;
 mod load;
 mod login;
@@ -66,12 +67,12 @@ pub(crate) enum Command {
     Ps(ps::PsArgs),
     Images(images::ImagesArgs),
     Rmi(rmi::RmiArgs),
-    /// The commands on containers under one name, as `container ls`
+    /// The commands on containers, as `container ls`
     Container {
         #[command(subcommand)]
         command: ContainerCommand,
     },
-    /// The commands on images under one name, as `image ls`
+    /// The commands on images, as `image ls`
     Image {
         #[command(subcommand)]
         command: ImageCommand,
@@ -79,12 +80,12 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     Volume(volume::VolumeArgs),
     Network(network::NetworkArgs),
-    /// What the store as a whole takes, and removing what is not in use
+    /// What the store takes as a whole, and clearing it up
     System {
         #[command(subcommand)]
         command: system::SystemCommand,
     },
-    /// The commands on builds under the names that Docker has for them
+    /// The commands on builds by Docker's other names
     #[command(visible_alias = "builder")]
     Buildx {
         #[command(subcommand)]
@@ -317,7 +318,7 @@ pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString
         let own = ["-h", "--help", "-V", "--version", "help"].contains(&text.as_ref());
         // Many a context is called so; the command has a word after it.
         let is_directory = text == "context" && !names_context_command(arguments.get(at + 1));
-        if is_directory || !own && !NAMES.contains(&text.as_ref()) {
+        if is_directory || !own && !listing::is_name(&text) {
             arguments.insert(at, "build".into());
         }
     }
@@ -329,12 +330,12 @@ pub(crate) fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString
 pub(crate) fn unknown(arguments: &[OsString]) -> Option<Error> {
     let word = arguments.get(command_at(arguments))?.to_str()?;
     let is_plain = !word.starts_with('-') && !word.contains(['/', ':', '.']);
-    if !is_plain || NAMES.contains(&word) || std::fs::symlink_metadata(word).is_ok() {
+    if !is_plain || listing::is_name(word) || std::fs::symlink_metadata(word).is_ok() {
         return None;
     }
     let message = format!("`{word}` is neither a command nor a build context");
     let mut error = Error::usage(message);
-    if let Some(near) = similar::nearest(word, NAMES.iter().copied()).first() {
+    if let Some(near) = similar::nearest(word, listing::names()).first() {
         error = error.help(format!("there is a command `{near}`"));
     }
     Some(error.help("`rbuild --help` lists the commands"))
@@ -418,75 +419,6 @@ fn names_context_command(word: Option<&OsString>) -> bool {
     })
 }
 
-/// All names and aliases of commands. They are asked for at every start, and the definition they could be taken from
-/// takes long to make.
-pub(crate) const NAMES: &[&str] = &[
-    "run",
-    "create",
-    "start",
-    "exec",
-    "attach",
-    "logs",
-    "stop",
-    "kill",
-    "restart",
-    "wait",
-    "pause",
-    "unpause",
-    "top",
-    "cp",
-    "diff",
-    "commit",
-    "export",
-    "stats",
-    "port",
-    "rename",
-    "update",
-    "rm",
-    "build",
-    "b",
-    "tag",
-    "history",
-    "save",
-    "load",
-    "import",
-    "pull",
-    "push",
-    "ps",
-    "images",
-    "rmi",
-    "container",
-    "image",
-    "inspect",
-    "volume",
-    "network",
-    "system",
-    "buildx",
-    "builder",
-    "login",
-    "logout",
-    "manifest",
-    "debug",
-    "repro",
-    "sign",
-    "verify",
-    "generate-key-pair",
-    "prune",
-    "du",
-    "store",
-    "why",
-    "cache",
-    "context",
-    "parse",
-    "graph",
-    "llb",
-    "fmt",
-    "lsp",
-    "info",
-    "version",
-    "completions",
-];
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -522,18 +454,6 @@ mod tests {
         assert_eq!(completed(&["rbuild"]), "rbuild");
         assert_eq!(completed(&["rbuild", "context"]), "rbuild build context");
         assert_eq!(completed(&["rbuild", "context", "ls"]), "rbuild context ls");
-    }
-
-    #[test]
-    fn the_names_are_those_of_the_definition() {
-        let definition = crate::Cli::command();
-        let names: Vec<&str> = definition
-            .get_subcommands()
-            .flat_map(|command| {
-                std::iter::once(command.get_name()).chain(command.get_all_aliases())
-            })
-            .collect();
-        assert_eq!(NAMES, names);
     }
 
     #[test]

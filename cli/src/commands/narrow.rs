@@ -13,7 +13,7 @@ use crate::global::GlobalArgs;
 /// `None`: nothing is said of these arguments.
 pub(crate) fn parse(arguments: &[OsString]) -> Option<Cli> {
     let name = arguments.get(super::command_at(arguments))?;
-    let name = *super::NAMES.iter().find(|known| name == **known)?;
+    let name = super::listing::names().find(|known| name == *known)?;
     match name {
         "build" | "b" => only(arguments, name, |args| OnImage::Build(Box::new(args))),
         "run" => only(arguments, name, |args| OnContainer::Run(Box::new(args))),

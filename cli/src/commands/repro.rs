@@ -13,10 +13,10 @@ use crate::global::GlobalArgs;
 use crate::progress::Renderer;
 use crate::{machine, stdio};
 
-/// Build twice from nothing and say which files differ, and which step made them
+/// Build twice from nothing, and say which files differ
 ///
-/// Takes the options of `build`. Both builds have empty stores of their own; jobs, umask and time differ. Exits with
-/// 1 where the images do.
+/// Takes the options of `build`. Both builds have empty stores of their own; jobs, umask and time differ. Says which
+/// step made a file that differs, and exits with 1 where the images do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReproArgs {
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::machine;
 
-/// Write images to an archive that `load`, Docker and OCI tools read
+/// Write images to an archive for `load`, Docker and OCI tools
 #[derive(Debug, clap::Args)]
 pub(crate) struct SaveArgs {
     /// Names or IDs; a name without a tag stands for all its tags

@@ -105,7 +105,7 @@ fn missing_context(context: &str, directory: &Path) -> Error {
     }
     if !context.contains('/') {
         // `context` alone is a directory.
-        let names = super::super::NAMES.iter().copied();
+        let names = super::super::listing::names();
         let names = names.filter(|name| *name != "context");
         for near in similar::nearest(context, names) {
             error = error.help(format!("there is a command `{near}`"));

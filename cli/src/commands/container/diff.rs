@@ -7,7 +7,7 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::{machine, stdio};
 
-/// Show what a container changed: A added, C changed, D deleted
+/// Show what a container added (A), changed (C), deleted (D)
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiffArgs {
     #[arg(value_name = "CONTAINER")]

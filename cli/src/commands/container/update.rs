@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::limits::CgroupArgs;
 
-/// Change what containers may use, and whether they are started again, while they run
+/// Change limits and restart policies of containers, also while they run
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpdateArgs {
     #[command(flatten)]

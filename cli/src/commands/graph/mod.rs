@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::{machine, stdio, values};
 
-/// Show the operations that a Dockerfile comes to, and how the last build went
+/// Show the operations of a build, and how the last one went
 #[derive(Debug, clap::Args)]
 pub(crate) struct GraphArgs {
     /// As for `build`

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use document::Document;
 
-/// Serve editors: what is wrong with a Dockerfile while it is written, completion, definitions, formatting
+/// Serve editors: mistakes, completion, definitions, formatting
 ///
 /// Speaks the Language Server Protocol on standard input and output.
 #[derive(Debug, clap::Args)]

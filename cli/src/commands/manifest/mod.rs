@@ -17,7 +17,7 @@ use crate::progress::Transfer;
 use crate::{machine, stdio, values};
 use draft::Draft;
 
-/// Make, look at and push indexes: one name for images of several platforms
+/// Join images of several platforms under one name
 #[derive(Debug, clap::Args)]
 pub(crate) struct ManifestArgs {
     #[command(subcommand)]
