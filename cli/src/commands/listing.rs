@@ -117,7 +117,9 @@ mod tests {
         listed.sort_unstable();
         assert_eq!(listed, defined);
         let help = grouped(crate::Cli::command()).render_help().to_string();
-        let longest = help.lines().map(|line| line.chars().count()).max();
-        assert!(longest.is_some_and(|longest| longest <= 80), "{help}");
+        let (commands, _) = help.split_once("\nOptions:").unwrap();
+        for line in commands.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 }
