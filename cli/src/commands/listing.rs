@@ -91,7 +91,8 @@ fn template(definition: &clap::Command) -> StyledStr {
             );
         }
     }
-    text.push_str("\n{options}{after-help}");
+    let _ = write!(text, "\n{heading}Everywhere:{heading:#}\n");
+    text.push_str("{options}{after-help}");
     text.into()
 }
 
@@ -117,7 +118,7 @@ mod tests {
         listed.sort_unstable();
         assert_eq!(listed, defined);
         let help = grouped(crate::Cli::command()).render_help().to_string();
-        let (commands, _) = help.split_once("\nOptions:").unwrap();
+        let (commands, _) = help.split_once("\nEverywhere:").unwrap();
         for line in commands.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }

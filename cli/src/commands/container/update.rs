@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::limits::CgroupArgs;
 
-/// Change limits and restart policies of containers, also while they run
+/// Change limits and restart policies of containers
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
