@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use document::Document;
 
-/// Serve editors: mistakes, completion, definitions, formatting
+/// Serve editors: mistakes, completion, definitions, style
 ///
 /// Speaks the Language Server Protocol on standard input and output.
 #[derive(Debug, clap::Args)]
