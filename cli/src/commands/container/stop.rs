@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 
-/// Stop containers: with their signal, and after a time with KILL
+/// Stop containers: with their signal, and later with KILL
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
     #[arg(required = true, value_name = "CONTAINER")]
