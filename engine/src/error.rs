@@ -73,6 +73,8 @@ pub struct StepFailure {
     /// Where it was asked for: a shell on what the step left.
     pub shell: Option<Box<DebugShell>>,
     pub cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// What else the Dockerfile was suspected of; `located` has what may be why.
+    pub warnings: Vec<Located>,
 }
 
 /// With this crate's error, unless another one is named.

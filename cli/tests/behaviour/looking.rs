@@ -283,6 +283,23 @@ fn a_build_tells_its_warnings_once() {
 }
 
 #[test]
+fn a_build_that_fails_tells_its_warnings_before_the_error() {
+    crate::require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "a")]);
+    let dockerfile = format!("{WARNED}COPY b /\n");
+    let output = kit.build(&dockerfile, &[]);
+    assert_eq!(output.code, 1, "{output}");
+    let warning = output.stderr.find("warning[MaintainerDeprecated]");
+    let error = output.stderr.find("error[");
+    assert!(warning.is_some() && warning < error, "{output}");
+    assert_eq!(output.stderr.matches("warning[").count(), 2, "{output}");
+    let quiet = kit.build(&dockerfile, &["--quiet"]);
+    assert!(!quiet.stderr.contains("warning["), "{quiet}");
+    assert!(quiet.stderr.contains("error["), "{quiet}");
+}
+
+#[test]
 fn a_context_is_listed_with_what_is_ignored_and_why() {
     let kit = Kit::new();
     kit.context(&[

@@ -266,6 +266,7 @@ pub(super) fn failed(
         .unwrap_or(info.span);
     let mut diagnostic = rbuild_parser::Diagnostic::error(failure.code, failure.message, place);
     diagnostic.help = failure.help;
+    let mut others = Vec::new();
     for warning in warnings {
         let suspicion = &warning.diagnostic;
         let span = suspicion.primary.span;
@@ -277,6 +278,8 @@ pub(super) fn failed(
         {
             diagnostic.help.push(suspicion.message.clone());
             diagnostic.help.extend(suspicion.help.iter().cloned());
+        } else {
+            others.push(warning.clone());
         }
     }
     Error::Step(Box::new(StepFailure {
@@ -289,6 +292,7 @@ pub(super) fn failed(
         output: failure.output,
         shell,
         cause: failure.cause,
+        warnings: others,
     }))
 }
 

@@ -14,7 +14,7 @@ mod sources;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use rbuild_engine::{BuildOutcome, explain};
+use rbuild_engine::{Located, explain};
 
 pub(crate) use args::BuildArgs;
 use args::Call;
@@ -63,6 +63,11 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
                 renderer.explained(explanation);
             }
             renderer.finish(result.is_ok());
+            if mode != Mode::Quiet
+                && let Err(rbuild_engine::Error::Step(failure)) = &result
+            {
+                print_warnings(&failure.warnings);
+            }
             let mut result = result.map_err(Error::from);
             let shown = match &mut result {
                 Err(error) if opens_shell => shell::after(error, cancel).await,
@@ -85,7 +90,7 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
         outcome => outcome?,
     };
     if mode != Mode::Quiet {
-        print_warnings(&outcome);
+        print_warnings(&outcome.warnings);
     }
     if let (Some(path), Some(image)) = (&args.iidfile, &outcome.image) {
         files::write_whole(path, image.id.to_string().as_bytes())?;
@@ -123,8 +128,8 @@ pub(crate) fn mode(args: &BuildArgs) -> Result<Mode> {
     }
 }
 
-fn print_warnings(outcome: &BuildOutcome) {
-    for warning in &outcome.warnings {
+fn print_warnings(warnings: &[Located]) {
+    for warning in warnings {
         stdio::err(render::located(warning, stdio::err_is_coloured()));
     }
 }
