@@ -33,6 +33,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
+use crate::commands::first_word;
 use crate::exit::Exit;
 
 /// A daemonless, rootless builder of container images from Dockerfiles
@@ -57,8 +58,8 @@ fn main() -> ExitCode {
     allocator::give_back_soon();
     allocator::keep_one_arena();
     let given: Vec<OsString> = std::env::args_os().collect();
-    let arguments = commands::with_default_command(given.clone());
-    if let Some(foreign) = commands::foreign(&given) {
+    let arguments = first_word::with_default_command(given.clone());
+    if let Some(foreign) = first_word::foreign(&given) {
         stdio::err(render::failure(&foreign, stdio::err_is_coloured()));
         return ExitCode::from(foreign.exit().code());
     }
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            if let Some(unknown) = commands::unknown(&given).filter(|_| error.use_stderr()) {
+            if let Some(unknown) = first_word::unknown(&given).filter(|_| error.use_stderr()) {
                 stdio::err(render::failure(&unknown, stdio::err_is_coloured()));
                 return ExitCode::from(unknown.exit().code());
             }
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
             // pipe, which is no failure either.
             drop(error.print());
             let exit = if error.use_stderr() {
-                commands::misused(&given)
+                first_word::misused(&given)
             } else {
                 Exit::Success
             };

@@ -12,7 +12,7 @@ use crate::global::GlobalArgs;
 
 /// `None`: nothing is said of these arguments.
 pub(crate) fn parse(arguments: &[OsString]) -> Option<Cli> {
-    let name = arguments.get(super::command_at(arguments))?;
+    let name = arguments.get(super::first_word::command_at(arguments))?;
     let name = super::listing::names().find(|known| name == *known)?;
     match name {
         "build" | "b" => only(arguments, name, |args| OnImage::Build(Box::new(args))),
