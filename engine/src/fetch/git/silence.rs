@@ -83,9 +83,12 @@ mod tests {
     use crate::fetch::git::address::Address;
     use crate::fetch::git::program::Git;
 
-    fn mentions(process: &Path, words: &str) -> bool {
-        std::fs::read(process.join("cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(words))
+    fn anybody_mentions(words: &str) -> bool {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        processes.filter_map(Result::ok).any(|process| {
+            std::fs::read(process.path().join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(words))
+        })
     }
 
     #[tokio::test]
@@ -118,13 +121,12 @@ mod tests {
                 said,
                 format!("git cannot fetch `{url}`: the server sent nothing for 1 seconds")
             );
-            let processes = std::fs::read_dir("/proc").unwrap();
-            let mut processes = processes.filter_map(Result::ok);
-            let port = port.to_string();
-            assert!(
-                !processes.any(|process| mentions(&process.path(), &port)),
-                "{scheme}: something is left"
-            );
+            // What was killed takes a moment to die.
+            while anybody_mentions(&port.to_string()) {
+                let is_late = began.elapsed() > Duration::from_secs(30);
+                assert!(!is_late, "{scheme}: something is left");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
     }
 }
