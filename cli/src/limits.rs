@@ -38,11 +38,11 @@ pub(crate) struct CgroupArgs {
     /// Cores, as in `1.5`
     #[arg(long, value_name = "N")]
     cpus: Option<f64>,
-    /// Microseconds of processor time in each period, instead of --cpus
-    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus")]
-    cpu_quota: Option<u64>,
+    /// Microseconds of processor time in each period, instead of --cpus; -1 is no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    cpu_quota: Option<i64>,
     /// The period, in microseconds (default 100000)
-    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus")]
+    #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
     /// Relative weight of processor time
     #[arg(short = 'c', long, value_name = "N")]
@@ -65,7 +65,9 @@ impl LimitArgs {
             return Err(Error::usage(contradiction));
         }
         for text in &self.ulimit {
-            limits.ulimits.push(ulimit(text)?);
+            let given = ulimit(text)?;
+            limits.ulimits.retain(|(name, ..)| *name != given.0);
+            limits.ulimits.push(given);
         }
         limits.shm_size = bytes("--shm-size", self.shm_size.as_deref())?;
         limits.cgroup_parent.clone_from(&self.cgroup_parent);
@@ -77,23 +79,33 @@ impl CgroupArgs {
     /// What is given; that they contradict each other is not looked for.
     pub(crate) fn limits(&self) -> Result<Limits> {
         if let Some(cpus) = self.cpus
-            && !(cpus.is_finite() && cpus > 0.0)
+            && !(cpus.is_finite() && cpus >= 0.0)
         {
             return Err(Error::usage(format!(
-                "--cpus `{cpus}`: expected a number above 0"
+                "--cpus `{cpus}`: expected a number above 0, or 0 for no limit"
             )));
         }
         if self
             .cpu_period
-            .is_some_and(|period| !PERIODS.contains(&period))
+            .is_some_and(|period| period != 0 && !PERIODS.contains(&period))
         {
             return Err(Error::usage(
                 "--cpu-period: the kernel knows periods of 1000 to 1000000 microseconds",
             ));
         }
-        if self.cpu_quota.is_some_and(|quota| quota < LEAST_QUOTA) {
+        if self
+            .cpu_quota
+            .is_some_and(|quota| quota > 0 && quota < LEAST_QUOTA)
+        {
             return Err(Error::usage(
                 "--cpu-quota: the least that can be is 1000 microseconds",
+            ));
+        }
+        let by_time = self.cpu_quota.is_some_and(|quota| quota != 0)
+            || self.cpu_period.is_some_and(|period| period != 0);
+        if by_time && self.cpus.is_some_and(|cpus| cpus > 0.0) {
+            return Err(Error::usage(
+                "--cpus cannot be used with --cpu-quota or --cpu-period, which say the same in another way",
             ));
         }
         let memory = self.memory.as_deref().map(memory_limit).transpose()?;
@@ -105,21 +117,20 @@ impl CgroupArgs {
             },
             memory_reservation: bytes("--memory-reservation", self.memory_reservation.as_deref())?
                 .filter(|bytes| *bytes > 0),
-            cpus: self.cpus,
-            cpu_quota: self.cpu_quota,
-            cpu_period: self.cpu_period,
+            cpus: self.cpus.filter(|cpus| *cpus > 0.0),
+            cpu_quota: match self.cpu_quota {
+                None | Some(0) => None,
+                // A negative one is none, as the kernel has it.
+                Some(quota) => Some(u64::try_from(quota).unwrap_or(u64::MAX)),
+            },
+            cpu_period: self.cpu_period.filter(|period| *period > 0),
             cpu_shares: self.cpu_shares,
             cpuset_cpus: list("--cpuset-cpus", self.cpuset_cpus.as_deref())?,
             cpuset_mems: list("--cpuset-mems", self.cpuset_mems.as_deref())?,
-            pids: match self.pids_limit {
-                None => None,
-                Some(-1 | 0) => Some(u64::MAX),
-                Some(limit) => Some(u64::try_from(limit).map_err(|_| {
-                    Error::usage(format!(
-                        "--pids-limit `{limit}`: expected a number above 0, or -1"
-                    ))
-                })?),
-            },
+            pids: self.pids_limit.map(|limit| match u64::try_from(limit) {
+                Err(_) | Ok(0) => u64::MAX,
+                Ok(limit) => limit,
+            }),
             ..Limits::default()
         })
     }
@@ -132,7 +143,7 @@ fn bytes(flag: &str, text: Option<&str>) -> Result<Option<u64>> {
 /// What the kernel takes for the period of a quota of processor time, in microseconds.
 const PERIODS: RangeInclusive<u64> = 1000..=1_000_000;
 /// In microseconds.
-const LEAST_QUOTA: u64 = 1000;
+const LEAST_QUOTA: i64 = 1000;
 
 /// Numbers and ranges of them, as the kernel lists processors.
 fn list(flag: &str, text: Option<&str>) -> Result<Option<String>> {

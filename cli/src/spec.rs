@@ -24,6 +24,13 @@ impl Spec {
         Ok(Self { flag, fields })
     }
 
+    /// Names in capitals are the same names.
+    pub(crate) fn lower_names(&mut self) {
+        for (name, _) in &mut self.fields {
+            name.make_ascii_lowercase();
+        }
+    }
+
     /// Takes the last value given under any of `names`; a bare key is an error.
     pub(crate) fn take(&mut self, names: &[&str]) -> Result<Option<String>> {
         match self.take_field(names) {

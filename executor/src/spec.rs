@@ -5,6 +5,7 @@ mod devices;
 mod limits;
 mod streams;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -55,6 +56,8 @@ pub struct Exec {
     pub init: bool,
     /// An OCI runtime of the machine's, by its path, that makes the container instead of this crate.
     pub runtime: Option<PathBuf>,
+    /// What that runtime is told besides; this crate reads nothing in it.
+    pub annotations: BTreeMap<String, String>,
     /// Kills the command when it takes longer.
     pub timeout: Option<Duration>,
     /// More commands are expected after it: while it runs, the process of the next one is begun.

@@ -125,14 +125,16 @@ pub fn archive(
     archive_with(file, root, destination, owner, Limits::default())
 }
 
-/// As [`archive`], into files that a user namespace shows.
+/// As [`archive`], into files that a user namespace shows, and so that no tree is lost by it: what is a directory stays
+/// one.
 pub fn archive_across(
     file: &mut (dyn Read + Send),
     root: &RootDir,
     destination: &Path,
     crossing: Crossing<'_>,
 ) -> Result<()> {
-    unpack(file, root, destination, None, (Limits::default(), crossing))
+    let limits = (Limits::default(), crossing);
+    unpack(file, root, destination, Rules::Copied, limits)
 }
 
 /// As [`archive`], with other limits than the usual.
@@ -143,21 +145,26 @@ pub fn archive_with(
     owner: Option<(u32, u32)>,
     limits: Limits,
 ) -> Result<()> {
-    unpack(file, root, destination, owner, (limits, Crossing::Not))
+    let rules = Rules::Archive { owner };
+    unpack(file, root, destination, rules, (limits, Crossing::Not))
 }
 
 fn unpack(
     file: &mut (dyn Read + Send),
     root: &RootDir,
     destination: &Path,
-    owner: Option<(u32, u32)>,
+    rules: Rules,
     (limits, crossing): (Limits, Crossing<'_>),
 ) -> Result<()> {
     let what = "the archive";
     let bounded = Bounded::new(Box::new(file), limits).map_err(|error| unreadable(what, error))?;
     let budget = bounded.budget();
+    let owner = match rules {
+        Rules::Archive { owner } => owner,
+        Rules::Layer | Rules::Copied => None,
+    };
     let destination = place::destination(root, destination, owner)?;
-    let mut placer = Placer::new(&destination, Rules::Archive { owner }, what);
+    let mut placer = Placer::new(&destination, rules, what);
     let mut reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, bounded));
     unpack_entries(&mut reader, &mut placer, &budget, what, crossing)?;
     // A checksum at the end of a compressed stream is read only if the stream is.

@@ -58,8 +58,10 @@ impl Engine {
         to: &mut dyn Write,
     ) -> Result<()> {
         let opened = self.open_container(entry, false)?;
+        let contents_only = path.ends_with("/.");
         let path = resolved(&opened.root, path, options.follow, &entry.name)?;
-        let name = base_name(&path).unwrap_or_else(|| OsStr::new("."));
+        let name = path.file_name().filter(|_| !contents_only);
+        let name = name.unwrap_or_else(|| OsStr::new("."));
         Ok(rbuild_image::layer::write_node(
             &opened.root,
             &path,
@@ -174,10 +176,6 @@ fn in_root(path: &str) -> PathBuf {
     PathBuf::from(if relative.is_empty() { "." } else { relative })
 }
 
-fn base_name(path: &Path) -> Option<&OsStr> {
-    path.file_name()
-}
-
 fn missing(shown: &str, source: std::io::Error) -> Error {
     Error::Io {
         message: format!("cannot find `{shown}`"),
@@ -188,21 +186,35 @@ fn missing(shown: &str, source: std::io::Error) -> Error {
 /// As many links behind each other the kernel follows.
 const LINKS_MAX: usize = 40;
 
-/// The path, behind the links at its end where those are to be followed.
+/// The path of what is there, behind the links at its end where those are to be followed.
 fn resolved(root: &RootDir, path: &str, follow: bool, container: &str) -> Result<PathBuf> {
-    let shown = format!("{container}:{path}");
-    let failed = |source| missing(&shown, source);
-    let mut given = in_root(path);
+    let path_in = |path: &str| match follow {
+        true => behind_links(root, in_root(path)),
+        false => Ok(in_root(path)),
+    };
+    let found = path_in(path).and_then(|path| root.metadata(&path, Resolve::InRoot).map(|_| path));
+    found.map_err(|source| missing(&format!("{container}:{path}"), source))
+}
+
+/// The path behind the links at its end; the last may lead to nothing.
+fn behind_links(root: &RootDir, path: PathBuf) -> std::io::Result<PathBuf> {
+    let mut path = path;
     for _ in 0..LINKS_MAX {
-        let found = root.metadata(&given, Resolve::InRoot).map_err(failed)?;
-        if !(follow && found.kind == Kind::Symlink) {
-            return Ok(given);
+        match root.metadata(&path, Resolve::InRoot) {
+            Ok(found) if found.kind == Kind::Symlink => {}
+            _ => return Ok(path),
         }
-        let target = root.read_link(&given, Resolve::InRoot).map_err(failed)?;
-        let parent = given.parent().unwrap_or_else(|| Path::new(""));
-        given = in_root(&parent.join(target).to_string_lossy());
+        let target = root.read_link(&path, Resolve::InRoot)?;
+        let parent = path.parent().unwrap_or_else(|| Path::new(""));
+        let behind = parent.join(target);
+        // Of a target that is absolute, the root is this one.
+        path = match behind.strip_prefix("/") {
+            Ok(rest) if rest.as_os_str().is_empty() => PathBuf::from("."),
+            Ok(rest) => rest.to_owned(),
+            Err(_) => behind,
+        };
     }
-    Err(failed(Errno::LOOP.into()))
+    Err(Errno::LOOP.into())
 }
 
 /// What Docker does with every pair of kinds of source and destination.
@@ -222,7 +234,9 @@ fn transfer(from: &End<'_>, to: &End<'_>, how: How<'_>, follow: bool) -> Result<
     if !is_directory && (from.path.ends_with('/') || contents_only) {
         return Err(Error::Other(format!("`{}` is not a directory", from.shown)));
     }
-    let destination = in_root(to.path);
+    // A link is where it leads to, also where nothing is there yet.
+    let destination =
+        behind_links(to.root, in_root(to.path)).map_err(|source| missing(&to.shown, source))?;
     let there = to.root.metadata_following(&destination);
     let (directory, name) = match (&there, is_directory) {
         (Ok(there), _) if there.kind == Kind::Directory => {

@@ -182,6 +182,7 @@ impl Entry {
             "VolumeDriver": "",
             "VolumesFrom": listed(&request.volumes_from.iter().map(|(name, _)| name).collect::<Vec<_>>()),
             "ConsoleSize": [0, 0],
+            "Annotations": (!request.annotations.is_empty()).then_some(&request.annotations),
             "CapAdd": listed(&capabilities(&request.capabilities_add)),
             "CapDrop": listed(&capabilities(&request.capabilities_drop)),
             "Dns": request.dns.servers,

@@ -85,6 +85,20 @@ pub fn signal_number(name: &str) -> Option<i32> {
         };
         return (0..=30).contains(&more).then_some(34 + more);
     }
+    if let Some(real_time) = short.strip_prefix("RTMAX") {
+        let less: i32 = match real_time.strip_prefix('-') {
+            Some(less) => less.parse().ok()?,
+            None if real_time.is_empty() => 0,
+            None => return None,
+        };
+        return (0..=30).contains(&less).then_some(64 - less);
+    }
+    let short = match short {
+        "CLD" => "CHLD",
+        "POLL" => "IO",
+        "IOT" => "ABRT",
+        known => known,
+    };
     let at = NAMES.iter().position(|known| *known == short)?;
     i32::try_from(at + 1).ok()
 }
@@ -101,6 +115,11 @@ mod tests {
             ("SIGSYS", Some(31)),
             ("10", Some(10)),
             ("SIGRTMIN+3", Some(37)),
+            ("RTMAX", Some(64)),
+            ("rtmax-1", Some(63)),
+            ("RTMAX-31", None),
+            ("SIGCLD", Some(17)),
+            ("POLL", Some(29)),
             ("0", None),
             ("65", None),
             ("NOPE", None),

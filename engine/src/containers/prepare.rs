@@ -92,6 +92,7 @@ pub(super) fn exec(
         capabilities_drop: request.capabilities_drop.clone(),
         init: request.init,
         runtime: request.runtime.clone(),
+        annotations: request.annotations.clone(),
         timeout: None,
         followed: false,
         alone: false,

@@ -1,5 +1,6 @@
 //! What `run` and `create` ask for. It is kept with the container, which is started from it again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rbuild_executor::spec::{self, Below, Dns, Limits, SecurityOptions, Users};
@@ -79,6 +80,9 @@ pub struct RunRequest {
     /// The OCI runtime that makes the container, by its path; ours where there is none.
     #[serde(default)]
     pub runtime: Option<std::path::PathBuf>,
+    /// For that runtime, and for who inspects it.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     pub privileged: bool,
     #[serde(default)]
     pub security: SecurityOptions,

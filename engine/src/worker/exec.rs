@@ -115,6 +115,7 @@ impl Worker {
             capabilities_drop: Vec::new(),
             init: false,
             runtime: None,
+            annotations: std::collections::BTreeMap::new(),
             timeout: None,
             spaces: rbuild_executor::spec::Spaces::default(),
             followed: self.commands.another_follows(),

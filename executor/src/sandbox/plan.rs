@@ -1,6 +1,7 @@
 //! A sandbox as pure data: everything that its first process needs to know, decided beforehand. Descriptors are
 //! named by their place in the message that carries the task.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,8 @@ pub(super) struct Task {
     pub(super) hostname: String,
     /// Empty: it stays.
     pub(super) domainname: String,
+    /// For the runtime, where that is another's.
+    pub(super) annotations: BTreeMap<String, String>,
     pub(super) network: Network,
     pub(super) spaces: Spaces,
     /// A detached mount of what is /dev/shm where that is another's.

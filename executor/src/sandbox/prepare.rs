@@ -178,6 +178,7 @@ pub(super) fn prepare(
         command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
         domainname: exec.domainname,
+        annotations: exec.annotations,
         network,
         spaces,
         shared_memory,

@@ -10,7 +10,8 @@ pub struct Limits {
     pub memory_swap: Option<u64>,
     /// 1.5 is one and a half cores.
     pub cpus: Option<f64>,
-    /// Microseconds of processor time in each [`Limits::cpu_period`], instead of `cpus`.
+    /// Microseconds of processor time in each [`Limits::cpu_period`], instead of `cpus`; the
+    /// largest number is no limit.
     #[serde(default)]
     pub cpu_quota: Option<u64>,
     /// Microseconds; a tenth of a second where not given.

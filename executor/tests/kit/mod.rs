@@ -308,6 +308,7 @@ pub(crate) fn command(argv: &[&str]) -> Exec {
         capabilities_drop: Vec::new(),
         init: false,
         runtime: None,
+        annotations: std::collections::BTreeMap::new(),
         timeout: None,
         spaces: rbuild_executor::spec::Spaces::default(),
         followed: false,

@@ -26,6 +26,8 @@ pub(super) enum Rules {
     Layer,
     /// Links in parents are followed inside the root.
     Archive { owner: Option<(u32, u32)> },
+    /// Likewise; a directory takes the place of nothing else, and nothing else that of a directory.
+    Copied,
 }
 
 /// What a layer leaves to those who know the layers below.
@@ -114,9 +116,12 @@ impl<'a> Placer<'a> {
         }
         self.enter(parent, entry.mtime)?;
         let owner = match self.rules {
-            Rules::Layer => None,
+            Rules::Layer | Rules::Copied => None,
             Rules::Archive { owner } => owner,
         };
+        if self.rules == Rules::Copied {
+            self.keep_directory_or_other(&path, name, entry.kind)?;
+        }
         let metadata = Metadata::of(entry, owner);
         match entry.kind {
             Kind::Directory => self.directory(&path, name, &metadata)?,
@@ -190,7 +195,7 @@ impl<'a> Placer<'a> {
     fn resolve(&self) -> Resolve {
         match self.rules {
             Rules::Layer => Resolve::Beneath,
-            Rules::Archive { .. } => Resolve::InRoot,
+            Rules::Archive { .. } | Rules::Copied => Resolve::InRoot,
         }
     }
 
@@ -333,6 +338,18 @@ impl<'a> Placer<'a> {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(io("look at", path)(error)),
+        }
+    }
+
+    fn keep_directory_or_other(&self, path: &[u8], name: &[u8], new: Kind) -> Result<()> {
+        let Some(there) = self.status(name, path)? else {
+            return Ok(());
+        };
+        let is_directory = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+        match (is_directory, new == Kind::Directory) {
+            (true, false) => Err(self.refused(path, "a directory is in its place")),
+            (false, true) => Err(self.refused(path, "it is a directory, and in its place is none")),
+            _ => Ok(()),
         }
     }
 

@@ -55,6 +55,11 @@ pub(crate) fn execute(args: &CpArgs, global: &GlobalArgs) -> Result<Exit> {
             path
         })
     };
+    if let Some((name, _)) = from.or(to).filter(|(_, path)| path.is_empty()) {
+        return Err(Error::usage(format!(
+            "`{name}:`: the path in the container is missing; `/` is its root"
+        )));
+    }
     let engine = match (from, to) {
         (Some(_), None) | (None, Some(_)) => machine::engine(global.options()?)?,
         (Some(_), Some(_)) => {

@@ -61,6 +61,9 @@ pub(crate) struct ContainerArgs {
     /// A label of the container
     #[arg(short, long, value_name = "K=V", allow_hyphen_values = true)]
     pub(crate) label: Vec<String>,
+    /// An annotation, which the OCI runtime of --runtime is told
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
+    pub(crate) annotation: Vec<String>,
     /// A file of labels, one a line
     #[arg(long, value_name = "FILE")]
     pub(crate) label_file: Vec<PathBuf>,

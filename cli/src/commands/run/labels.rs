@@ -1,5 +1,6 @@
 //! `--label` and `--label-file`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::environment;
@@ -22,6 +23,20 @@ pub(super) fn read(flags: &[String], files: &[PathBuf]) -> Result<Vec<(String, S
         labels.push(label(flag)?);
     }
     Ok(labels)
+}
+
+/// The last of a name wins.
+pub(super) fn annotations(flags: &[String]) -> Result<BTreeMap<String, String>> {
+    let named = flags.iter().map(|text| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            return Err(Error::usage(format!(
+                "--annotation `{text}`: the name before `=` is empty"
+            )));
+        }
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    named.collect()
 }
 
 fn label(text: &str) -> Result<(String, String)> {

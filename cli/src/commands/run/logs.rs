@@ -11,7 +11,7 @@ const LOCAL_FILES: u32 = 5;
 
 pub(super) fn read(driver: Option<&str>, options: &[String]) -> Result<Keeping> {
     let mut keeping = match driver {
-        None | Some("json-file") => Keeping::default(),
+        None | Some("" | "json-file") => Keeping::default(),
         Some("local") => Keeping {
             driver: Driver::Local,
             max_size: Some(LOCAL_SIZE),
@@ -55,6 +55,8 @@ pub(super) fn read(driver: Option<&str>, options: &[String]) -> Result<Keeping> 
                     ))
                 })?;
             }
+            // How it is anyway.
+            Some(("mode", "blocking") | ("compress", "false")) => {}
             Some(("labels", names)) => keeping.labels = list(names),
             Some(("env", names)) => keeping.env = list(names),
             _ => {

@@ -54,6 +54,9 @@ fn volume(text: &str) -> Result<Volume> {
         [source, target, options] => (Some(*source), *target, *options),
         _ => return Err(bad("it has too many parts")),
     };
+    if text.ends_with(':') {
+        return Err(bad("nothing follows the last colon"));
+    }
     let target = target_path(target).map_err(|reason| bad(&reason))?;
     let mut volume = Volume {
         source: VolumeSource::Anonymous,
@@ -151,7 +154,9 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         "image-subpath",
     ];
     let mut spec = Spec::parse("--mount", text)?;
+    spec.lower_names();
     let kind = spec.take(&["type"])?.unwrap_or_else(|| "volume".to_owned());
+    let kind = kind.to_ascii_lowercase();
     let source = spec.take(&["source", "src"])?;
     let target = spec
         .take(&["target", "destination", "dst"])?
@@ -172,6 +177,8 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
     let subpath = take(&mut spec, "volume", "volume-subpath")?;
     let in_image = take(&mut spec, "image", "image-subpath")?;
     let no_copy = spec.take_bool(&["volume-nocopy"])?;
+    // It is what it is anyway.
+    spec.take(&["consistency"])?;
     let non_recursive = spec.take_bool(&["bind-nonrecursive"])?;
     belongs.extend(no_copy.map(|_| ("volume", "volume-nocopy")));
     belongs.extend(non_recursive.map(|_| ("bind", "bind-nonrecursive")));
@@ -384,6 +391,9 @@ mod tests {
             "/a:/b:what",
             ":/x",
             "/tmp:/",
+            "/x:",
+            "name:",
+            "/tmp:/y:",
         ] {
             assert!(matches!(volume(text), Err(Error::Usage(_))), "{text}");
         }

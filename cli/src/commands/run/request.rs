@@ -31,7 +31,8 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             "--rm and --restart contradict each other: leave one out",
         ));
     }
-    if let Some(signal) = &args.stop_signal {
+    let stop_signal = args.stop_signal.clone().filter(|signal| !signal.is_empty());
+    if let Some(signal) = &stop_signal {
         signal_number("--stop-signal", signal)?;
     }
     let networks::Networks {
@@ -123,6 +124,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         read_only: args.read_only,
         init: args.init,
         runtime: args.runtime.as_deref().map_or(Ok(None), runtime::find)?,
+        annotations: labels::annotations(&args.annotation)?,
         privileged: args.privileged,
         security: security::options(
             &args.security_opt,
@@ -133,7 +135,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         capabilities_add: args.cap_add.clone(),
         capabilities_drop: args.cap_drop.clone(),
         groups: words("--group-add", &args.group_add)?,
-        stop_signal: args.stop_signal.clone(),
+        stop_signal,
         stop_timeout: args.stop_timeout,
         restart,
         health: health(args)?,
@@ -255,7 +257,7 @@ fn health(args: &ContainerArgs) -> Result<Option<Healthcheck>> {
     };
     let health = Healthcheck {
         test: match args.health_cmd.as_deref() {
-            None => Vec::new(),
+            None | Some("") => Vec::new(),
             Some("none") => vec!["NONE".to_owned()],
             Some(command) => vec!["CMD-SHELL".to_owned(), command.to_owned()],
         },

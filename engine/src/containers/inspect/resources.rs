@@ -29,7 +29,7 @@ pub(super) fn of(limits: &Limits) -> Map<String, Value> {
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "NanoCpus": limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
-        "CpuQuota": limits.cpu_quota.unwrap_or(0),
+        "CpuQuota": limits.cpu_quota.unwrap_or(0).cast_signed(),
         "CpuRealtimePeriod": 0,
         "CpuRealtimeRuntime": 0,
         "CpuCount": 0,
@@ -42,7 +42,7 @@ pub(super) fn of(limits: &Limits) -> Map<String, Value> {
         "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
         "Memory": memory,
         "MemorySwap": swap,
-        "PidsLimit": limits.pids,
+        "PidsLimit": limits.pids.filter(|most| *most != u64::MAX),
         "Ulimits": limits.ulimits.iter().map(|(name, soft, hard)| json!({
             "Name": name, "Hard": hard.cast_signed(), "Soft": soft.cast_signed(),
         })).collect::<Vec<_>>(),

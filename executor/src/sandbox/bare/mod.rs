@@ -18,6 +18,7 @@ mod processes;
 mod shown;
 mod visitors;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -310,6 +311,7 @@ pub(super) fn prepare(
         command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
         domainname: String::new(),
+        annotations: BTreeMap::new(),
         network: plan::Network::Host,
         root: 0,
         read_only_root: false,

@@ -73,7 +73,10 @@ pub(super) fn settings(limits: &Limits) -> Result<Vec<Setting>, ExecError> {
     };
     if quota.is_some() || limits.cpu_period.is_some() {
         let period = limits.cpu_period.unwrap_or(PERIOD);
-        let of_period = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+        let of_period = match quota {
+            None | Some(u64::MAX) => "max".to_owned(),
+            Some(quota) => quota.to_string(),
+        };
         add(
             "cpu",
             ("cpu.max", format!("{of_period} {period}")),
@@ -83,7 +86,7 @@ pub(super) fn settings(limits: &Limits) -> Result<Vec<Setting>, ExecError> {
             add(
                 "cpu",
                 ("", String::new()),
-                ("cpu.cfs_quota_us", quota.to_string()),
+                ("cpu.cfs_quota_us", quota.cast_signed().to_string()),
             );
         }
     }

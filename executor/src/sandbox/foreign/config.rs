@@ -77,6 +77,9 @@ pub(super) fn of(task: &Task, mounts: &[Value]) -> Result<Value> {
             "rootfsPropagation": "private",
         },
     });
+    if !task.annotations.is_empty() {
+        config["annotations"] = json!(task.annotations);
+    }
     if !spaces.machines_names {
         config["hostname"] = json!(task.hostname);
     }
