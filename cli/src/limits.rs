@@ -61,6 +61,8 @@ pub(crate) struct CgroupArgs {
 impl LimitArgs {
     pub(crate) fn limits(&self) -> Result<Limits> {
         let mut limits = self.cgroup.limits()?;
+        // Only what had a quota must be told that there is none.
+        limits.cpu_quota = limits.cpu_quota.filter(|quota| *quota != u64::MAX);
         if let Some(contradiction) = limits.contradiction() {
             return Err(Error::usage(contradiction));
         }

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 pub(crate) mod caller;
 pub(crate) mod devices;
@@ -289,6 +289,16 @@ pub(crate) fn reset_signals() -> io::Result<()> {
             &raw const set,
             std::ptr::null_mut(),
         )))
+    }
+}
+
+/// A signal by its number, also those that have none but that. The two that the C library keeps for itself are not among
+/// them.
+pub fn signal(number: i32) -> Option<Signal> {
+    match number {
+        // SAFETY: 34 to 64 are the kernel's real-time signals that no C library uses.
+        34..=64 => Some(unsafe { Signal::from_raw_unchecked(number) }),
+        _ => Signal::from_named_raw(number),
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct LoadArgs {
     /// The archive, or a directory of `podman save` or skopeo (default: standard input)
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Print nothing but the names
+    /// As Docker's: nothing but what was loaded is printed anyway
     #[arg(short, long)]
     quiet: bool,
     /// Only the images for these platforms, as in `linux/amd64,linux/arm64`
@@ -27,6 +27,7 @@ pub(crate) struct LoadArgs {
 }
 
 pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
+    let _ = args.quiet;
     let platforms = match values::platforms(&args.platform)? {
         all if all.is_empty() => Platforms::All,
         some => Platforms::Some(some),
@@ -44,11 +45,11 @@ pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
     };
     machine::keep_within_limits(&engine);
     for name in names {
-        stdio::out(match (args.quiet, name.starts_with("sha256:")) {
-            (true, _) => format!("{name}\n"),
-            (false, true) => format!("Loaded image ID: {name}\n"),
-            (false, false) => format!("Loaded image: {name}\n"),
-        });
+        let what = match name.starts_with("sha256:") {
+            true => "Loaded image ID",
+            false => "Loaded image",
+        };
+        stdio::out(format!("{what}: {name}\n"));
     }
     Ok(Exit::Success)
 }

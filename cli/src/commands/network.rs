@@ -142,7 +142,9 @@ pub(crate) fn execute(args: &NetworkArgs, global: &GlobalArgs) -> Result<Exit> {
         NetworkCommand::Rm { networks, force } => {
             let catalog = catalog(global)?;
             let remove = |name: &str| Ok(catalog.remove_network(name, *force)?);
-            Ok(each_name(networks, remove))
+            let there = |name: &&String| !*force || catalog.find_network(name).is_ok();
+            let there: Vec<String> = networks.iter().filter(there).cloned().collect();
+            Ok(each_name(&there, remove))
         }
         NetworkCommand::Inspect { networks, format } => {
             inspect::show(networks, Kind::Network, format.as_deref(), false, global)

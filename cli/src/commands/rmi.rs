@@ -1,5 +1,7 @@
 //! `rbuild rmi`, `image rm`.
 
+use rbuild_engine::Error as EngineError;
+use rbuild_engine::image::Error as ImageError;
 use rbuild_engine::images::Removed;
 
 use crate::error::Result;
@@ -12,7 +14,7 @@ use crate::{machine, render, stdio};
 pub(crate) struct RmiArgs {
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Remove an ID with all its names
+    /// Remove an ID with all its names; what is not there fails nothing
     #[arg(short, long)]
     force: bool,
     /// As Docker's; the store keeps no untagged parents
@@ -37,8 +39,12 @@ pub(crate) fn execute(args: &RmiArgs, global: &GlobalArgs) -> Result<Exit> {
                 }
             }
             Err(error) => {
+                let is_missing = matches!(error, EngineError::Image(ImageError::NotFound(_)));
                 stdio::err(render::failure(&error.into(), stdio::err_is_coloured()));
-                exit = Exit::Failed;
+                // With force, what is not there is as it should be.
+                if !(args.force && is_missing) {
+                    exit = Exit::Failed;
+                }
             }
         }
     }

@@ -79,11 +79,13 @@ enum VolumeCommand {
         /// Do not ask
         #[arg(short, long)]
         force: bool,
-        /// `label=K[=V]`, `label!=K[=V]`
+        /// `label=K[=V]`, `label!=K[=V]`, `all=true`
         #[arg(long, value_name = "FILTER")]
         filter: Vec<String>,
     },
 }
+
+const UNKNOWN: &str = "N/A";
 
 const COLUMNS: Columns<'_> = &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")];
 
@@ -234,6 +236,12 @@ fn list(
             "Scope": "local",
             "Mountpoint": catalog.volume_path(&volume.name)?,
             "Labels": labels.join(","),
+            // Docker's list has them and knows nothing of them, either.
+            "Links": UNKNOWN,
+            "Size": UNKNOWN,
+            "Status": UNKNOWN,
+            "Availability": UNKNOWN,
+            "Group": UNKNOWN,
         });
         rows.extend(row.as_object().cloned());
     }
@@ -249,7 +257,19 @@ fn has_label(volume: &Volume, label: &str) -> bool {
 }
 
 fn prune(all: bool, force: bool, filters: &[String], global: &GlobalArgs) -> Result<Exit> {
-    let chosen = Chosen::read(filters)?;
+    // `all=1` is --all in other words.
+    let (alls, filters): (Vec<String>, Vec<String>) = filters
+        .iter()
+        .cloned()
+        .partition(|filter| filter.starts_with("all="));
+    let mut all = all;
+    for filter in &alls {
+        let value = filter.trim_start_matches("all=");
+        all |= crate::spec::parse_bool(value).ok_or_else(|| {
+            Error::usage(format!("--filter `{filter}`: expected `true` or `false`"))
+        })?;
+    }
+    let chosen = Chosen::read(&filters)?;
     if chosen.has_until() {
         return Err(Error::usage(
             "--filter `until`: volumes are not removed by their age",

@@ -52,7 +52,9 @@ fn text(path: &Path) -> &str {
 fn loaded(archive: &Path) -> (Kit, String) {
     let kit = Kit::new();
     let said = kit.must(&["load", "-q", "-i", text(archive)]).stdout;
-    let name = said.lines().next().unwrap().to_owned();
+    let name = said.lines().next().unwrap();
+    let (_, name) = name.split_once(": ").unwrap();
+    let name = name.to_owned();
     if !name.starts_with("sha256:") {
         return (kit, name);
     }

@@ -315,7 +315,7 @@ impl Catalog {
                 "Subnet": Subnet::around(network::GATEWAY, network::PREFIX_BITS),
                 "Gateway": network::GATEWAY,
             }]),
-            None => json!([]),
+            None => json!(null),
         };
         let made = found.made.as_ref();
         Ok(json!({

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_executor::sandbox::container::Handle;
-use rbuild_executor::sandbox::{Enter, EnterStreams, Entered, ExecError};
+use rbuild_executor::sandbox::{self, Enter, EnterStreams, Entered, ExecError};
 use rbuild_executor::wire;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -222,7 +222,7 @@ fn signal(life: &Life, number: i32) -> std::result::Result<(), String> {
             now.state.stopped_by_user = true;
         });
     }
-    let signal = Signal::from_named_raw(number)
+    let signal = sandbox::signal(number)
         .ok_or_else(|| format!("signals with the number {number} cannot be sent"))?;
     if number == libc_kill() && life.is_paused() {
         freeze(life, false)?;
@@ -245,9 +245,7 @@ fn stop(life: &Life, signal: Option<i32>, seconds: Option<i64>, asked: Asked) {
         drop(freeze(life, false));
     }
     let number = signal.or_else(|| super::signal_number(&life.definition.stop_signal));
-    let signal = number
-        .and_then(Signal::from_named_raw)
-        .unwrap_or(Signal::TERM);
+    let signal = number.and_then(sandbox::signal).unwrap_or(Signal::TERM);
     let seconds = seconds
         .or(life.definition.request.stop_timeout)
         .unwrap_or(STOP_SECONDS);
@@ -456,7 +454,7 @@ fn wait_or_leave(entered: &Entered, stream: &UnixStream) -> io::Result<()> {
             match frame::read(stream) {
                 Ok(Some((Kind::Signal, number))) => {
                     let number = number.first().copied().unwrap_or_default();
-                    if let Some(signal) = Signal::from_named_raw(i32::from(number)) {
+                    if let Some(signal) = sandbox::signal(i32::from(number)) {
                         entered.signal(signal);
                     }
                 }

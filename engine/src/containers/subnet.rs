@@ -61,10 +61,16 @@ impl FromStr for Subnet {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let bad = || format!("`{text}` is no IPv4 subnet: it looks like `172.30.0.0/16`");
         let (address, bits) = text.split_once('/').ok_or_else(bad)?;
-        let address = address.parse().map_err(|_| bad())?;
+        let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
         let bits = bits.parse().map_err(|_| bad())?;
-        Self::around(address, bits)
-            .ok_or_else(|| format!("`{text}` has no room for containers: a subnet is /1 to /30"))
+        let subnet = Self::around(address, bits)
+            .ok_or_else(|| format!("`{text}` has no room for containers: a subnet is /1 to /30"))?;
+        if subnet.first != address.to_bits() {
+            return Err(format!(
+                "`{text}` is an address in a subnet: that is `{subnet}`"
+            ));
+        }
+        Ok(subnet)
     }
 }
 
@@ -109,7 +115,7 @@ mod tests {
 
     #[test]
     fn subnets_are_read_and_know_what_is_in_them() {
-        let small = subnet("10.1.2.3/29");
+        let small = subnet("10.1.2.0/29");
         assert_eq!(small.to_string(), "10.1.2.0/29");
         let usable: Vec<_> = small.usable().map(|it| it.octets()[3]).collect();
         assert_eq!(usable, [1, 2, 3, 4, 5, 6]);
@@ -122,6 +128,7 @@ mod tests {
             "10.0.0.0/31",
             "10.0.0.0/0",
             "10.0.0/8",
+            "10.1.2.3/29",
             "fd00::/64",
             "1.2.3.4/x",
         ] {

@@ -360,5 +360,33 @@ pub(crate) fn changed(
     };
     let lowered = lowered.map_err(Error::Dockerfile)?;
     let image = lowered.images.into_iter().next();
-    image.ok_or_else(|| Error::Usage("--change makes no image".to_owned()))
+    let mut image = image.ok_or_else(|| Error::Usage("--change makes no image".to_owned()))?;
+    without_completions(&mut image.config.config, changes, base);
+    Ok(image)
+}
+
+/// Takes back what a build adds to a base that says nothing of it: here only what was given is changed.
+fn without_completions(
+    config: &mut ContainerConfig,
+    changes: &[String],
+    base: Option<&ContainerConfig>,
+) {
+    let is_path = |variable: &String| variable.starts_with("PATH=");
+    let had_path = base
+        .and_then(|base| base.env.as_ref())
+        .is_some_and(|env| env.iter().any(is_path));
+    if !had_path && !changes.iter().any(|change| change.contains("PATH")) {
+        if let Some(env) = &mut config.env {
+            env.retain(|variable| !is_path(variable));
+        }
+        config.env = config.env.take().filter(|env| !env.is_empty());
+    }
+    let is_workdir = |change: &String| {
+        let keyword = change.split_whitespace().next().unwrap_or_default();
+        keyword.eq_ignore_ascii_case("WORKDIR")
+    };
+    if base.is_none() && !changes.iter().any(is_workdir) {
+        config.working_dir = String::new();
+    }
+    config.args_escaped &= base.is_some_and(|base| base.args_escaped);
 }

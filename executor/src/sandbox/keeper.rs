@@ -126,7 +126,7 @@ pub(super) fn attend(child: Pid) -> Option<WaitStatus> {
             return None;
         }
         if signal != libc::SIGCHLD
-            && let Some(signal) = Signal::from_named_raw(signal)
+            && let Some(signal) = sys::signal(signal)
         {
             let _ = rustix::process::kill_process(child, signal);
         }

@@ -67,6 +67,8 @@ pub use join::{Enter, EnterStreams, Entered};
 pub use outer_terminal::size as terminal_size;
 use prepare::setup;
 
+pub use crate::sys::signal;
+
 /// Why a command could not be run, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {

@@ -1,7 +1,7 @@
 //! A tiny init: PID 1 that reaps what is orphaned and hands signals on to the command. It has the command's own user,
 //! capabilities and filter, and ends with it.
 
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, WaitOptions};
 
 use super::step::{Result, Step};
 use crate::sys::{self, Forked};
@@ -43,7 +43,7 @@ pub(super) fn attend(child: Pid) -> i32 {
         }
         let signal = sys::wait_for_signal();
         if signal != libc::SIGCHLD
-            && let Some(signal) = Signal::from_named_raw(signal)
+            && let Some(signal) = sys::signal(signal)
         {
             let _ = rustix::process::kill_process(child, signal);
         }
