@@ -27,7 +27,6 @@ pub(crate) struct LoadArgs {
 }
 
 pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
-    let _ = args.quiet;
     let platforms = match values::platforms(&args.platform)? {
         all if all.is_empty() => Platforms::All,
         some => Platforms::Some(some),

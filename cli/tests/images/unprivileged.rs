@@ -186,7 +186,7 @@ run --name one app sh -c 'echo x > /new; rm /etc/passwd; sleep 1000 & setsid sle
 ps -o args | grep '^sleep'
 rbuild diff one
 rbuild start -a one; rbuild logs one
-rbuild cp one:/new - | tar -xO; echo put | rbuild cp - one:/ 2> /dev/null; echo put > /tmp/put; rbuild cp /tmp/put one:/etc/put
+rbuild cp one:/new - | tar -xO; echo put | rbuild cp - one:/ 2> /dev/null; echo put > "$RBUILD_ROOT/../put"; rbuild cp "$RBUILD_ROOT/../put" one:/etc/put
 rbuild diff one; rbuild commit one made > /dev/null; run --rm made cat /new /etc/put; rbuild rm one
 run -d --name two -v vol:/v app sh -c 'trap "echo term; exit 4" TERM; echo live > /live; echo 1 >> /v/a; echo ready; while :; do sleep 0.1; done' > /dev/null
 until rbuild logs two | grep -q ready; do sleep 0.1; done
