@@ -1,66 +1,130 @@
-//! As an ordinary user. Run by root, the test takes the user `nobody`'s place, which has no subordinate ids.
+//! As an ordinary user. Run by root, the tests take the user `nobody`'s place, which has no subordinate ids.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
-use crate::kit::{Kit, is_root, skipped};
+use crate::kit::programs::{has, run_in};
+use crate::kit::{Kit, Output, is_root, skipped};
 use crate::require_machine;
 
 const ORDINARY: u32 = 65534;
 
+/// Runs rbuild as somebody with one id.
+struct Ordinary {
+    kit: Kit,
+    binary: PathBuf,
+}
+
+impl Ordinary {
+    fn new(test: &str) -> Option<Self> {
+        if !is_root() {
+            skipped(test, "the other tests are run by an ordinary user already");
+            return None;
+        }
+        let probe = std::process::Command::new("unshare")
+            .args(["--user", "true"])
+            .uid(ORDINARY)
+            .gid(ORDINARY)
+            .output();
+        if !probe.is_ok_and(|output| output.status.success()) {
+            skipped(test, "ordinary users may make no user namespaces here");
+            return None;
+        }
+        let kit = Kit::new();
+        // A copy of the binary, because the user may not enter the directory that it was built in.
+        let binary = kit.path("rbuild");
+        std::fs::copy(env!("CARGO_BIN_EXE_rbuild"), &binary).unwrap();
+        std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
+        let directory = binary.parent().unwrap();
+        std::os::unix::fs::chown(directory, Some(ORDINARY), Some(ORDINARY)).unwrap();
+        Some(Self { kit, binary })
+    }
+
+    fn build(&self, dockerfile: &str, more: &[&str]) -> Output {
+        let arguments = self.kit.build_arguments(dockerfile, more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.must(&arguments)
+    }
+
+    #[track_caller]
+    fn must(&self, arguments: &[&str]) -> Output {
+        let plain = self.kit.command(["unused"]);
+        let mut command = std::process::Command::new(&self.binary);
+        command.args(arguments).env_clear();
+        for (name, value) in plain.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        command
+            .current_dir(self.binary.parent().unwrap())
+            .uid(ORDINARY)
+            .gid(ORDINARY)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        self.kit.finish(command.spawn().unwrap()).success()
+    }
+}
+
 #[test]
 fn an_ordinary_user_builds_and_runs() {
     require_machine!();
-    if !is_root() {
-        skipped(
-            "an_ordinary_user_builds_and_runs",
-            "the other tests are run by an ordinary user already",
-        );
+    let Some(user) = Ordinary::new("an_ordinary_user_builds_and_runs") else {
         return;
-    }
-    let kit = Kit::new();
-    let context = kit.path("context");
-    let kit_directory = context.parent().unwrap();
-    // A copy of the binary, because the user may not enter the directory that it was built in.
-    let binary = kit.path("rbuild");
-    std::fs::copy(env!("CARGO_BIN_EXE_rbuild"), &binary).unwrap();
-    std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
-    let dockerfile = "FROM busybox\nRUN id -u > /id && touch /x && chown 7:8 /x && stat -c %u:%g /x >> /id\nCMD [\"cat\", \"/id\"]\n";
-    let arguments = kit.build_arguments(dockerfile, &["-t", "app"]);
-    std::os::unix::fs::chown(kit_directory, Some(ORDINARY), Some(ORDINARY)).unwrap();
-    let run = |arguments: &[String]| {
-        let mut command = kit.command(["unused"]);
-        let mut ordinary = std::process::Command::new(&binary);
-        ordinary.args(arguments).env_clear();
-        for (name, value) in command.get_envs() {
-            ordinary.env(name, value.unwrap_or_default());
-        }
-        command = ordinary;
-        command
-            .current_dir(kit_directory)
-            .uid(ORDINARY)
-            .gid(ORDINARY);
-        command.stdin(std::process::Stdio::null());
-        command
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        kit.finish(command.spawn().unwrap())
     };
-    let probe = std::process::Command::new("unshare")
-        .args(["--user", "true"])
-        .uid(ORDINARY)
-        .gid(ORDINARY)
-        .output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        skipped(
-            "an_ordinary_user_builds_and_runs",
-            "ordinary users may make no user namespaces here",
-        );
+    let dockerfile = "FROM busybox\nRUN id -u > /id && touch /x && chown 7:8 /x && stat -c %u:%g /x >> /id\nCMD [\"cat\", \"/id\"]\n";
+    user.build(dockerfile, &["-t", "app"]);
+    let output = user.must(&["run", "--rm", "app"]);
+    assert_eq!(output.stdout, "0\n7:8\n", "{output}");
+    let output = user.must(&["store", "check"]);
+    assert_eq!(output.stdout, "The store is whole.\n", "{output}");
+}
+
+/// Tells each who connects who it is, and whether there is such a process.
+const SERVER: &str = r#"socket S, 1, 1, 0 or die; bind S, pack("S a*", 1, "/tmp/socket") or die $!; listen S, 9 or die;
+while (accept C, S) {
+    my ($process, $user, $group) = unpack "L3", getsockopt C, 1, 17;
+    my $name = do { open my $f, "<", "/proc/$process/comm" or die "$process: $!"; <$f> };
+    syswrite C, "you are $user:$group, $name"; close C;
+}
+"#;
+const CLIENT: &str = r#"socket S, 1, 1, 0 or die;
+for (1 .. 200) { last if connect S, pack("S a*", 1, "/tmp/socket"); select undef, undef, undef, 0.05; }
+my (undef, $user, $group) = unpack "L3", getsockopt S, 1, 17; print "it is $user:$group\n", <S>;
+"#;
+
+#[test]
+fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
+    const TEST: &str = "with_one_id_a_socket_tells_who_is_at_its_other_end";
+    require_machine!();
+    if !has("perl") {
         return;
     }
-    run(&arguments).success();
-    let output = run(&["run", "--rm", "app"].map(str::to_owned)).success();
-    assert_eq!(output.stdout, "0\n7:8\n", "{output}");
-    let output = run(&["store", "check"].map(str::to_owned)).success();
-    assert_eq!(output.stdout, "The store is whole.\n", "{output}");
+    let Some(user) = Ordinary::new(TEST) else {
+        return;
+    };
+    let perl = "perl=$(readlink -f $(command -v perl)) && mkdir -p context/perl/bin && \
+                cp -L --parents $perl $(ldd $perl | grep -o '/[^ ]*') context/perl && \
+                cp $perl context/perl/bin/perl";
+    run_in(&user.kit.path(""), "sh", &["-c", perl]);
+    std::fs::write(user.kit.path("context/server"), SERVER).unwrap();
+    std::fs::write(user.kit.path("context/client"), CLIENT).unwrap();
+    let dockerfile = "FROM busybox\nCOPY perl /\nCOPY server client /\nRUN mkdir -p -m 1777 /tmp\n\
+                      RUN perl -e 'socketpair A, B, 1, 1, 0; print join(\":\", unpack \"L3\", getsockopt A, 1, 17) eq \"$$:0:0\" ? \"root\\n\" : \"?\\n\"' > /root.txt\n\
+                      USER 7:8\n\
+                      RUN perl -e 'socketpair A, B, 1, 1, 0; print join(\":\", unpack \"L3\", getsockopt A, 1, 17) eq \"$$:7:8\" ? \"user\\n\" : \"?\\n\"' > /tmp/user.txt\n\
+                      CMD [\"perl\", \"/server\"]\n";
+    user.build(dockerfile, &["-t", "app"]);
+    let output = user.must(&["run", "--rm", "app", "cat", "/root.txt", "/tmp/user.txt"]);
+    assert_eq!(output.stdout, "root\nuser\n", "{output}");
+    user.must(&["run", "-d", "--name", "server", "app"]);
+    for (asks, is) in [("7:8", "7:8"), ("65533:1", "65533:1"), ("0", "0:0")] {
+        let output = user.must(&["exec", "-u", asks, "server", "perl", "/client"]);
+        let expected = format!("it is 7:8\nyou are {is}, perl\n");
+        assert_eq!(output.stdout, expected, "{asks}: {output}");
+    }
+    let script = "busybox su -s /bin/sh -c 'perl /client' user";
+    let output = user.must(&["exec", "-u", "0", "server", "sh", "-c", script]);
+    assert!(output.stdout.contains("\nyou are 1000:1000"), "{output}");
+    user.must(&["rm", "-f", "server"]);
 }

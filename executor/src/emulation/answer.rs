@@ -11,16 +11,13 @@ use rustix::io::Errno;
 use super::Scope;
 use super::credentials::{Change, Credentials};
 use super::devices::Refused;
+use super::mark::{self, Mark};
+use super::peers;
 use super::target::{At, Target, at, fd, name};
 use crate::sys::{
     self,
     notify::{Call, Reply},
 };
-
-/// Ids are remembered in a limit that the kernel has long since ceased to use: it is inherited, survives execution,
-/// and can be read and set from outside. Those of the first process need no entry.
-const IDENTITY_BASE: u64 = 0x7262_0000_0000;
-const MOST_IDENTITIES: usize = 1 << 20;
 
 pub(super) type Result<T> = std::result::Result<T, Errno>;
 
@@ -31,7 +28,7 @@ pub(super) struct Answering {
     root: OwnedFd,
     /// The root's device and inode number.
     root_id: (u64, u64),
-    /// By number.
+    /// By the number of their [`Mark`]; the first process's need none.
     identities: Vec<Credentials>,
     numbers: HashMap<Credentials, usize>,
     /// Of what can keep no attributes: by device and inode number.
@@ -240,6 +237,7 @@ impl Answering {
             libc::SYS_flistxattr => self.list(target, &fd(a), b, c),
             libc::SYS_execve => self.execute(target, &at(target, libc::AT_FDCWD, a, 0)?),
             libc::SYS_execveat => self.execute(target, &at(target, a as i32, b, e as i32)?),
+            libc::SYS_getsockopt => peers::tell(target, call),
             libc::SYS_chroot => {
                 self.other_roots = true;
                 Ok(Reply::Continue)
@@ -253,10 +251,7 @@ impl Answering {
     pub(super) fn credentials(&self, target: &Target<'_>) -> Result<&Credentials> {
         let limit = sys::caller::unused_limit(target.pid)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
-        let number = limit
-            .checked_sub(IDENTITY_BASE)
-            .and_then(|number| usize::try_from(number).ok())
-            .unwrap_or(0);
+        let number = Mark::of(limit).map_or(0, |mark| usize::from(mark.number));
         self.identities
             .get(number)
             .or(self.identities.first())
@@ -264,9 +259,10 @@ impl Answering {
     }
 
     fn become_(&mut self, target: &Target<'_>, new: Credentials) -> Result<()> {
+        let ids = Some((new.users.effective, new.groups.effective));
         let number = match self.numbers.get(&new) {
             Some(number) => *number,
-            None if self.identities.len() >= MOST_IDENTITIES => return Err(Errno::AGAIN),
+            None if self.identities.len() >= mark::MOST => return Err(Errno::AGAIN),
             None => {
                 self.identities.push(new.clone());
                 self.numbers.insert(new, self.identities.len() - 1);
@@ -276,7 +272,8 @@ impl Answering {
         if !sys::notify::is_valid(target.listener, target.call) {
             return Err(Errno::SRCH);
         }
-        sys::caller::set_unused_limit(target.pid, IDENTITY_BASE + number as u64)
+        let number = u16::try_from(number).map_err(|_| Errno::AGAIN)?;
+        sys::caller::set_unused_limit(target.pid, Mark { number, ids }.limit())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
     }
 

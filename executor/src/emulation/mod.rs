@@ -10,17 +10,21 @@
 //! **This is no boundary.** All of the sandbox is one user to the kernel, and what a process is refused here (to write
 //! a file of emulated root's, say) it may reach in other ways. The boundary is the sandbox around it.
 //!
-//! [`answer`] decides ([`files`] what is about files); [`credentials`] are ids as values; [`target`] reads and writes the caller's memory and opens
+//! [`answer`] decides ([`files`] what is about files, [`peers`] about sockets); [`credentials`] are ids as values, [`mark`] is
+//! how a process keeps them; [`target`] reads and writes the caller's memory and opens
 //! what it names, from a thread that has moved into the sandbox's mount namespace.
 
 mod answer;
 mod credentials;
 mod devices;
 mod files;
+mod mark;
+mod peers;
 mod target;
 
 pub use devices::Device;
 pub(crate) use devices::Refused;
+pub(crate) use mark::Mark;
 pub(crate) use target::string_at;
 
 use std::os::fd::{AsFd, OwnedFd};

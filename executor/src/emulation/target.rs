@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use crate::sys;
 
@@ -105,6 +106,35 @@ impl Target<'_> {
             })
     }
 
+    /// One of its descriptors, as a descriptor of this process (Linux 5.6).
+    pub(super) fn duplicate(&self, number: i32) -> Result<OwnedFd, Errno> {
+        let leader = Numbers::parse(&self.status_text(self.pid)?).ok_or(Errno::IO)?;
+        let process = Pid::from_raw(leader.process).ok_or(Errno::SRCH)?;
+        let process = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
+        rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+    }
+
+    /// The number that a process has for this one; 0 where it is not among those that this one can see.
+    pub(super) fn pid_of(&self, other: u32) -> Option<u32> {
+        let depth = Numbers::parse(&self.status_text(self.pid).ok()?)?
+            .inner
+            .len();
+        let others = Numbers::parse(&self.status_text(other).ok()?)?.inner;
+        let namespace = |pid: u32| {
+            let path = format!("{pid}/ns/pid");
+            rustix::fs::readlinkat(self.processes, path, Vec::new())
+        };
+        if others.len() == depth && namespace(self.pid).ok()? != namespace(other).ok()? {
+            return Some(0);
+        }
+        Some(
+            depth
+                .checked_sub(1)
+                .and_then(|index| others.get(index).copied())
+                .unwrap_or(0),
+        )
+    }
+
     pub(super) fn root(&self) -> Result<OwnedFd, Errno> {
         self.process_file("root")
     }
@@ -196,7 +226,11 @@ impl Target<'_> {
     }
 
     pub(super) fn status(&self) -> Result<Status, Errno> {
-        let path = format!("{}/status", self.pid);
+        Status::parse(&self.status_text(self.pid)?).ok_or(Errno::IO)
+    }
+
+    fn status_text(&self, pid: u32) -> Result<String, Errno> {
+        let path = format!("{pid}/status");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.processes, path, flags, Mode::empty())?;
         let mut text = String::new();
@@ -204,7 +238,7 @@ impl Target<'_> {
             .take(4096)
             .read_to_string(&mut text)
             .map_err(|_| Errno::IO)?;
-        Status::parse(&text).ok_or(Errno::IO)
+        Ok(text)
     }
 }
 
@@ -228,7 +262,7 @@ impl Status {
 
     fn parse(text: &str) -> Option<Self> {
         const MKNOD: u64 = 1 << 27;
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let field = |name: &str| field(text, name);
         let fourth = |name: &str| field(name)?.split_whitespace().nth(3)?.parse().ok();
         let umask = u32::from_str_radix(field("Umask:")?.trim(), 8).ok()?;
         let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16).ok()?;
@@ -240,6 +274,28 @@ impl Status {
             capabilities,
         })
     }
+}
+
+/// The numbers that a thread has.
+struct Numbers {
+    /// Of its process.
+    process: i32,
+    /// Its own, in each pid namespace from this process's down to its own.
+    inner: Vec<u32>,
+}
+
+impl Numbers {
+    fn parse(text: &str) -> Option<Self> {
+        let inner = field(text, "NSpid:")?.split_whitespace();
+        Some(Self {
+            process: field(text, "Tgid:")?.trim().parse().ok()?,
+            inner: inner.map(str::parse).collect::<Result<_, _>>().ok()?,
+        })
+    }
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
 }
 
 /// The number of a descriptor that a process names by what it calls its own in /proc.
@@ -308,7 +364,7 @@ pub(super) fn fd(number: u64) -> At {
 
 #[cfg(test)]
 mod tests {
-    use super::{Status, own_descriptor};
+    use super::{Numbers, Status, own_descriptor};
 
     #[test]
     fn a_process_is_known_by_its_status() {
@@ -322,6 +378,14 @@ mod tests {
         };
         assert_eq!(Status::parse(text), Some(status));
         assert_eq!(Status::parse("Umask:\t0022\n"), None);
+    }
+
+    #[test]
+    fn a_thread_has_a_number_in_each_namespace() {
+        let text = "Name:\tx\nTgid:\t70\nNgid:\t0\nNSpid:\t71\t8\t2\nNSpgid:\t70\t7\t1\n";
+        let numbers = Numbers::parse(text).expect("all is there");
+        assert_eq!((numbers.process, numbers.inner), (70, vec![71, 8, 2]));
+        assert!(Numbers::parse("Tgid:\t70\n").is_none());
     }
 
     #[test]

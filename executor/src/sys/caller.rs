@@ -1,7 +1,7 @@
 //! What answering a call of another process takes: its memory, its limits, and structures as the kernel lays them out.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use super::check;
 
@@ -67,6 +67,28 @@ pub(crate) fn set_unused_limit(pid: u32, soft: u64) -> io::Result<()> {
             std::ptr::null_mut(),
         )
     }))
+}
+
+/// The process that is at the other end of a socket, or was when it connected or listened.
+pub(crate) fn peer(socket: &OwnedFd) -> io::Result<u32> {
+    // SAFETY: all-zero is valid; the call writes at most that structure's size into it.
+    let peer = unsafe {
+        let mut peer: libc::ucred = std::mem::zeroed();
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        check(i64::from(libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )))?;
+        peer
+    };
+    match u32::try_from(peer.pid) {
+        // What 0 would stand for is this process.
+        Ok(pid) if pid != 0 => Ok(pid),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    }
 }
 
 /// `makedev` as the kernel's `mknod` takes it, in the C library's terms.

@@ -8,6 +8,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::CapabilitiesSecureBits;
 
 use super::die_with_parent;
+use crate::emulation::Mark;
 use crate::host::Privilege;
 use crate::sandbox::plan::{Devices, Report, Task};
 use crate::sandbox::seccomp::{self, profile::Rules};
@@ -16,8 +17,13 @@ use crate::sandbox::{capabilities, wire};
 use crate::sys;
 
 pub(in crate::sandbox) fn set_limits(task: &Task) -> Result<()> {
+    let single_id = task.privilege == Privilege::SingleId;
     for limit in &task.limits {
         let resource: Resource = limit.kind.resource();
+        if resource == Resource::Locks && single_id {
+            // It limits nothing since Linux 2.4, and with one id it is where a process' user is written down.
+            continue;
+        }
         let set = |soft: u64, hard: u64| {
             let value = |number: u64| (number != u64::MAX).then_some(number);
             rustix::process::setrlimit(
@@ -59,6 +65,7 @@ pub(in crate::sandbox) fn drop_privileges(
             CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
         )
         .step("give up what root has")?;
+        mark(task)?;
     }
     capabilities::bound(task.capabilities)?;
     // Installed while the right to do so is still there, instead of by giving up new privileges: setuid programs of
@@ -93,6 +100,16 @@ pub(in crate::sandbox) fn drop_privileges(
     install(profile)?;
     capabilities::take_permitted(left)
         .step("give up capabilities, which the seccomp profile has to allow")
+}
+
+/// Writes down who it appears to be, for whoever asks from another sandbox: root need not.
+fn mark(task: &Task) -> Result<()> {
+    let mark = Mark::first(task.command.uid, task.command.gid);
+    let limit = Rlimit {
+        current: Some(mark.limit()),
+        maximum: None,
+    };
+    rustix::process::setrlimit(Resource::Locks, limit).step("write down its user")
 }
 
 /// What a change of ids takes away.

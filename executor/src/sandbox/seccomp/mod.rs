@@ -124,6 +124,7 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
                 },
             );
         }
+        add(&calls::GETSOCKOPT, asking_for_peers());
         if capabilities::by_name("SYS_CHROOT").is_some_and(|bit| filter.capabilities & bit != 0) {
             add(&calls::CHROOT, ask.clone());
         }
@@ -252,6 +253,18 @@ fn pretend_devices(argument: u32) -> Decision {
     };
     Decision {
         cases: kinds.into_iter().map(case).collect(),
+        otherwise: Verdict::Allow,
+    }
+}
+
+/// Who is at the other end of a socket is asked about, and nothing else of sockets.
+fn asking_for_peers() -> Decision {
+    let option = |index, value: i32| decision::Condition::low_half_is(index, value as u32);
+    Decision {
+        cases: vec![(
+            vec![option(1, libc::SOL_SOCKET), option(2, libc::SO_PEERCRED)],
+            Verdict::Ask,
+        )],
         otherwise: Verdict::Allow,
     }
 }
@@ -479,6 +492,11 @@ mod tests {
                 assert!(open(flags, filter).is_none_or(|result| result == expected));
                 assert!(open(flags, user).is_none_or(|result| result == ASK));
             }
+        }
+        for (option, expected) in [(libc::SO_PEERCRED, ASK), (libc::SO_ERROR, ALLOW)] {
+            let arguments = [3, libc::SOL_SOCKET as u64, option as u64, 7, 7, 0];
+            let asked = result(filter, here, &calls::GETSOCKOPT, arguments);
+            assert_eq!(asked, Some(expected), "{option}");
         }
         assert_eq!(
             result(filter, here, &calls::OPENAT2, [0; 6]),
