@@ -584,6 +584,12 @@ fn mixed(kit: &Kit) -> Outcome {
         assert_eq!(got.0, expected.0, "{destination}");
         assert_eq!(got.1, expected.1, "{destination}");
     }
+    if host::without_namespaces() {
+        println!(
+            "SKIPPED that files are shared: without an overlay they are written over copies of the base"
+        );
+        return Ok(());
+    }
     // And it is made in the way in which files can be shared.
     let actions = [Action::Copy(to("/app", source(&input, "d")))];
     let made = |like: Option<&SnapshotId>| {

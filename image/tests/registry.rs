@@ -227,7 +227,9 @@ async fn a_manifest_that_is_another() {
 #[tokio::test]
 async fn tokens_and_redirects() {
     let kit = Kit::new();
-    let other = fake(&kit, Box::new(|_, _| None));
+    let layer = TarFile::new().file("marker", &noise(600_000)).done();
+    let layout = kit.layout(&[layer], "latest");
+    let other = Fake::start_at("127.0.0.2", layout, Box::new(|_, _| None));
     let other_port = other.port;
     let fake = Fake::start(
         other.layout.clone(),
@@ -246,7 +248,7 @@ async fn tokens_and_redirects() {
                 return Some(Answer::new(401).header("WWW-Authenticate", challenge));
             }
             request.path.contains("/blobs/").then(|| {
-                let target = format!("http://localhost:{other_port}{}", request.path);
+                let target = format!("http://127.0.0.2:{other_port}{}", request.path);
                 Answer::new(307).header("Location", target)
             })
         }),

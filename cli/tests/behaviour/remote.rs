@@ -227,6 +227,52 @@ fn a_registry_that_is_named_insecure_is_reached_through_the_proxy() {
     assert_eq!(proxy.requests(), [""; 0]);
 }
 
+/// Plain HTTP and registries that need no certificate need no authorities.
+#[test]
+fn without_ca_certificates() {
+    let kit = Kit::new();
+    let proxy = Server::new();
+    let url = "http://registry.example:5000/v2/x/manifests/1";
+    let manifest = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let index = "Content-Type: application/vnd.oci.image.index.v1+json";
+    proxy.text(url, manifest, &[index]);
+    proxy.text("http://files.example/f", "plain", &[]);
+    std::fs::write(kit.path("none.pem"), "").unwrap();
+    let ended = |mut command: Command| {
+        command
+            .env("SSL_CERT_FILE", kit.path("none.pem"))
+            .env("SSL_CERT_DIR", kit.path("context"))
+            .env("http_proxy", proxy.url(""));
+        kit.finish(command.spawn().unwrap())
+    };
+    let insecure = "--registry=registry.example:5000,insecure";
+    let inspect = kit.command(["manifest", "inspect", insecure, "registry.example:5000/x:1"]);
+    ended(inspect).success();
+    let mut copied = kit.build_arguments("FROM scratch\nADD http://files.example/f /\n", &IMAGE);
+    if crate::kit::machine_can("without_ca_certificates") {
+        let found = files(&kit, ended(kit.command(&copied)));
+        assert_eq!(found, pairs(&[("f", "-600 plain")]));
+        copied = kit.build_arguments("FROM scratch\nADD https://files.example/f /\n", &IMAGE);
+        assert_has_way_out(&ended(kit.command(&copied)));
+    }
+    let pull = kit.command(["pull", "registry.example:5000/x:1"]);
+    assert_has_way_out(&ended(pull));
+}
+
+#[track_caller]
+fn assert_has_way_out(output: &Output) {
+    assert_eq!(output.code, 1, "{output}");
+    for word in [
+        "https://",
+        "CA certificates",
+        "`ca-certificates`",
+        "--registry-ca",
+        "SSL_CERT_FILE",
+    ] {
+        assert!(output.stderr.contains(word), "{word}: {output}");
+    }
+}
+
 #[test]
 fn archives_behind_urls_are_unpacked_only_when_told() {
     require_machine!();

@@ -39,7 +39,7 @@ pub enum Privilege {
 static WITHOUT: AtomicBool = AtomicBool::new(false);
 
 /// Whether nothing can be mounted: see [`Privilege::Without`].
-pub(crate) fn without_namespaces() -> bool {
+pub fn without_namespaces() -> bool {
     WITHOUT.load(Ordering::Relaxed)
 }
 

@@ -29,16 +29,21 @@ const REDIRECT_LIMIT: u32 = 10;
 /// Tries of one request, the first counted.
 pub(crate) const TRIES: u32 = 5;
 const SILENT_WEIGHT: u32 = 2;
+const NO_AUTHORITIES: &str = "no CA certificates were found by which it could be trusted: install the package \
+    `ca-certificates`, or name a file of them (PEM), `--registry-ca FILE` for registries, `SSL_CERT_FILE=FILE` for all";
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The HTTP clients, made when first needed, and which hosts speak what.
+/// The HTTP clients, and which hosts speak what.
 #[derive(Debug)]
 pub(super) struct Transport {
-    /// With the system's proxy and verified certificates.
-    usual: reqwest::Client,
+    /// With the system's proxy and verified certificates. This and the next two are made when they are first needed, for
+    /// they read the system's authorities, and there may be none.
+    usual: OnceLock<reqwest::Client>,
     /// The same without a proxy.
     direct: OnceLock<reqwest::Client>,
+    /// With the system's proxy, and trusting nobody: for plain HTTP where there are no authorities.
+    plain: OnceLock<reqwest::Client>,
     /// For hosts that need no valid certificate.
     lax: reqwest::Client,
     /// The same without a proxy: on this machine, above all.
@@ -53,26 +58,23 @@ impl Transport {
     fn new(options: &Options) -> Result<Self> {
         // An embedder may have installed a provider already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let lax = builder().tls_danger_accept_invalid_certs(true).build();
+        let local = builder()
+            .no_proxy()
+            .tls_danger_accept_invalid_certs(true)
+            .build();
         Ok(Self {
-            usual: builder().build().map_err(unusable)?,
+            usual: OnceLock::new(),
             direct: OnceLock::new(),
-            lax: builder()
-                .tls_danger_accept_invalid_certs(true)
-                .build()
-                .map_err(unusable)?,
-            local: builder()
-                .no_proxy()
-                .tls_danger_accept_invalid_certs(true)
-                .build()
-                .map_err(unusable)?,
+            plain: OnceLock::new(),
+            lax: lax.map_err(|error| unusable("https", error))?,
+            local: local.map_err(|error| unusable("https", error))?,
             without_proxy: Direct::read(&options.no_proxy),
             own: Mutex::default(),
             schemes: Mutex::default(),
         })
     }
-}
 
-impl Transport {
     /// For a host that needs no valid certificate.
     pub(super) fn lax(&self, url: &Url) -> &reqwest::Client {
         match self.without_proxy.has(url) {
@@ -83,15 +85,32 @@ impl Transport {
 
     /// For a host that must show a valid certificate.
     pub(super) fn usual(&self, url: &Url) -> Result<&reqwest::Client> {
-        if !self.without_proxy.has(url) {
-            return Ok(&self.usual);
+        let is_plain = url.scheme() == "http";
+        match self.without_proxy.has(url) {
+            // Nobody shows any.
+            true if is_plain => Ok(&self.local),
+            true => kept(&self.direct, url, || builder().no_proxy()),
+            false => match kept(&self.usual, url, builder) {
+                Err(_) if is_plain => kept(&self.plain, url, || builder().tls_certs_only([])),
+                usual => usual,
+            },
         }
-        if let Some(direct) = self.direct.get() {
-            return Ok(direct);
-        }
-        let made = builder().no_proxy().build().map_err(unusable)?;
-        Ok(self.direct.get_or_init(|| made))
     }
+}
+
+/// The client that is kept in a place, or the one that is made now.
+fn kept<'a>(
+    place: &'a OnceLock<reqwest::Client>,
+    url: &Url,
+    builder: impl FnOnce() -> reqwest::ClientBuilder,
+) -> Result<&'a reqwest::Client> {
+    if let Some(client) = place.get() {
+        return Ok(client);
+    }
+    let made = builder()
+        .build()
+        .map_err(|error| unusable(&shown_url(url), error))?;
+    Ok(place.get_or_init(|| made))
 }
 
 /// How long is waited, `arriving` knows: a client's own limit on reading would end uploads that take longer.
@@ -105,12 +124,28 @@ fn builder() -> reqwest::ClientBuilder {
         .connect_timeout(CONNECT_TIMEOUT)
 }
 
-fn unusable(error: reqwest::Error) -> Error {
+fn unusable(url: &str, error: reqwest::Error) -> Error {
+    let (reason, source): (_, Option<Box<dyn std::error::Error + Send + Sync>>) =
+        match lacks_authorities(&error) {
+            true => (NO_AUTHORITIES, None),
+            false => (
+                "the HTTP client cannot be set up",
+                Some(Box::new(error.without_url())),
+            ),
+        };
     Error::Registry {
-        url: "https".to_owned(),
-        reason: "the HTTP client cannot be set up".to_owned(),
-        source: Some(Box::new(error)),
+        url: url.to_owned(),
+        reason: reason.to_owned(),
+        source,
     }
+}
+
+/// Whether a client cannot be made because this machine trusts nobody. What is said by the verifier of certificates has
+/// no kind of its own.
+fn lacks_authorities(error: &reqwest::Error) -> bool {
+    let first: &dyn std::error::Error = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .any(|error| error.to_string().contains("No CA certificates"))
 }
 
 /// What is asked of a registry.
@@ -447,7 +482,7 @@ impl Client {
                 let client = found
                     .map(|found| found.apply(builder).build())
                     .transpose()
-                    .map_err(unusable)?;
+                    .map_err(|error| unusable(&shown_url(url), error))?;
                 own().insert(host, client.clone());
                 client
             }

@@ -96,7 +96,12 @@ fn hang(mut stream: TcpStream) {
 
 impl Fake {
     pub(crate) fn start(layout: PathBuf, hook: Box<Hook>) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1", layout, hook)
+    }
+
+    /// At one of this machine's own addresses.
+    pub(crate) fn start_at(address: &str, layout: PathBuf, hook: Box<Hook>) -> Arc<Self> {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let index: serde_json::Value =
             serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
         let fake = Arc::new(Self {
