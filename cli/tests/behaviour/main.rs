@@ -24,3 +24,4 @@ mod run;
 mod shell;
 mod terminals;
 mod usage;
+mod volumes;

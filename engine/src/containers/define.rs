@@ -416,15 +416,9 @@ fn publish(
     }
     let document =
         serde_json::to_vec(&definition).map_err(|error| Error::Other(error.to_string()))?;
-    let holds_volumes = definition
-        .mounts
-        .iter()
-        .any(|mount| matches!(mount.kind, MountKind::Volume { .. }));
     // Nobody takes its volumes away before it is seen to hold them.
-    let lock = holds_volumes.then(|| catalog.files.lock()).transpose()?;
-    if holds_volumes {
-        volumes::make_missing(executor, &definition)?;
-    }
+    let lock = volumes::lock(&catalog, &definition)?;
+    volumes::make_missing(executor, &definition)?;
     let mut held = None;
     store.publish_container(&id, |directory| {
         held = Some(fill(directory, &document)?);

@@ -231,7 +231,9 @@ impl Engine {
         let top = {
             let (life, executor) = (Arc::clone(life), Arc::clone(&self.executor));
             brief(move || {
+                let lock = volumes::lock(&life.catalog, &life.definition)?;
                 volumes::make_missing(&executor, &life.definition)?;
+                drop(lock);
                 top(&life)
             })
             .await?

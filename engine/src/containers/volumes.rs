@@ -1,6 +1,7 @@
 //! Volumes: named ones, and anonymous ones that go with their container.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::Volumes;
@@ -8,7 +9,7 @@ use rbuild_executor::{Executor, spec};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
-use super::definition::{Definition, MountKind};
+use super::definition::{Definition, MountKind, MountPoint};
 use super::time;
 use crate::{Error, Result};
 
@@ -239,9 +240,9 @@ pub(super) fn make_missing(executor: &Executor, definition: &Definition) -> Resu
             .snapshot
             .as_deref()
             .and_then(rbuild_cache::SnapshotId::parse);
-        let fill = |data: &Path| match &snapshot {
+        let fill = |first: &Path, data: &Path| match &snapshot {
             Some(snapshot) if !mount.no_copy => {
-                Ok(executor.copy_up(data, snapshot, Path::new(&mount.target))?)
+                Ok(executor.copy_up(first, data, snapshot, Path::new(&mount.target))?)
             }
             _ => Ok(()),
         };
@@ -250,13 +251,11 @@ pub(super) fn make_missing(executor: &Executor, definition: &Definition) -> Resu
                 let volume = mount.new.clone().named(name.clone(), *anonymous);
                 // What else it is, the image's files do not go there.
                 let is_plain = volume.backing.is_none();
-                catalog.make_volume(volume, |data| if is_plain { fill(data) } else { Ok(()) })?;
+                let fill = |data: &Path| if is_plain { fill(data, data) } else { Ok(()) };
+                catalog.make_volume(volume, fill)?;
             }
             Some(volume) if volume.backing.is_none() => {
-                let data = catalog.volume_path(name)?;
-                if is_empty(&data) {
-                    fill(&data)?;
-                }
+                catalog.volume_files().fill(name, fill)?;
             }
             Some(_) => {}
         }
@@ -264,8 +263,11 @@ pub(super) fn make_missing(executor: &Executor, definition: &Definition) -> Resu
     Ok(())
 }
 
-fn is_empty(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+/// The lock of the containers, where a container holds volumes.
+pub(super) fn lock(catalog: &Catalog, definition: &Definition) -> Result<Option<File>> {
+    let is_volume = |mount: &MountPoint| matches!(mount.kind, MountKind::Volume { .. });
+    let holds_any = definition.mounts.iter().any(is_volume);
+    Ok(holds_any.then(|| catalog.files.lock()).transpose()?)
 }
 
 /// Removes the anonymous volumes of a container that goes, where no other holds them.

@@ -59,11 +59,11 @@ fn fill(
     own(directory, mode, owner).map_err(|errno| setup(step, std::io::Error::from(errno)))
 }
 
-/// Fills an empty directory with what a snapshot has at `path`, and makes it look like that; nothing where it has no
-/// directory there.
+/// Fills an empty directory with what a snapshot has at `path`, and makes the volume that this is for look like that;
+/// nothing where it has no directory there.
 pub(super) fn copy_up(
     store: &Arc<Store>,
-    directory: BorrowedFd<'_>,
+    (directory, volume): (BorrowedFd<'_>, BorrowedFd<'_>),
     (snapshot, path): (&SnapshotId, &Path),
 ) -> Result<(), ExecError> {
     let step = || format!("copy what the image has at `{}`", path.display());
@@ -78,7 +78,7 @@ pub(super) fn copy_up(
             copy::copy_directory(source, directory, How::with(Owners::Kept))?;
             copy::dress(
                 (again.as_fd(), c"."),
-                (directory, c"."),
+                (volume, c"."),
                 &stat,
                 How::with(Owners::Kept),
             )

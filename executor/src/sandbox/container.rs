@@ -155,19 +155,23 @@ impl Executor {
 }
 
 impl Executor {
-    /// Fills an empty directory with what a snapshot has at `path`, where it has a directory there. Blocking.
+    /// Fills an empty directory with what a snapshot has at `path`, where it has a directory there, and makes `volume`,
+    /// which may be the same, look like that. Blocking.
     pub fn copy_up(
         &self,
         directory: &Path,
+        volume: &Path,
         snapshot: &SnapshotId,
         path: &Path,
     ) -> Result<(), ExecError> {
-        let open = || {
+        let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(directory, flags, Mode::empty())
+            rustix::fs::open(path, flags, Mode::empty())
+                .map_err(|errno| setup("open a volume", io::Error::from(errno)))
         };
-        let directory = open().map_err(|errno| setup("open a volume", io::Error::from(errno)))?;
-        super::cache_content::copy_up(&self.store, directory.as_fd(), (snapshot, path))
+        let (directory, volume) = (open(directory)?, open(volume)?);
+        let to = (directory.as_fd(), volume.as_fd());
+        super::cache_content::copy_up(&self.store, to, (snapshot, path))
     }
 }
 

@@ -1,0 +1,59 @@
+//! What volumes begin with.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crate::kit::Kit;
+use crate::require_machine;
+
+const FILES: usize = 3000;
+
+/// Begins a run that fills a volume with many files, and waits until some of them are there.
+fn begin_to_fill(kit: &Kit) -> Child {
+    let mut child = kit
+        .command(["run", "--rm", "-v", "vol:/s", "app", "true"])
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(child.try_wait().unwrap().is_none(), "it was too fast");
+        assert!(Instant::now() < deadline, "nothing is filled");
+        for place in [".vol/_data", "vol/first"] {
+            let place = kit.path("store/volumes").join(place);
+            let there = std::fs::read_dir(place).map_or(0, Iterator::count);
+            assert!(there < FILES);
+            if there > 0 {
+                return child;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_volume_whose_filler_was_killed_is_filled_anew() {
+    require_machine!();
+    let kit = Kit::new();
+    let dockerfile = format!(
+        "FROM busybox
+RUN mkdir /s && cd /s && i=0; while [ $i -lt {FILES} ]; do echo $i > $i; i=$((i+1)); done; \
+    chown 7:8 /s; chmod 751 /s
+"
+    );
+    kit.must_build(&dockerfile, &["-t=app"]);
+    for is_there in [false, true] {
+        if is_there {
+            kit.must(&["volume", "create", "vol"]);
+        }
+        let mut filler = begin_to_fill(&kit);
+        filler.kill().unwrap();
+        filler.wait().unwrap();
+        let look = "ls /s | wc -l; stat -c %u:%g:%a /s";
+        let run = ["run", "--rm", "-v", "vol:/s", "app", "sh", "-c", look];
+        let found = kit.must(&run).stdout;
+        assert_eq!(found, format!("{FILES}\n7:8:751\n"), "{is_there}");
+        // What was left by the killed one is gone with it.
+        let left = std::fs::read_dir(kit.path("store/volumes/vol")).unwrap();
+        assert_eq!(left.count(), 2);
+        kit.must(&["volume", "rm", "vol"]);
+    }
+}
