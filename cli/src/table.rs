@@ -12,6 +12,9 @@ pub(crate) type Row = Map<String, Value>;
 /// A list's columns, in order: the header and the template of the cell.
 pub(crate) type Columns<'a> = &'a [(&'a str, &'a str)];
 
+/// In the place of what nobody counts, as Docker has it.
+pub(crate) const UNKNOWN: &str = "N/A";
+
 /// How a list is printed, as `--format` says.
 #[derive(Debug)]
 pub(crate) enum Format {
@@ -61,9 +64,7 @@ impl Format {
                 table(header, &Template::parse(&cells.join("\t"))?, rows)
             }
             Self::Json => {
-                let lines = rows
-                    .iter()
-                    .map(|row| format!("{}\n", Value::Object(row.clone())));
+                let lines = rows.iter().map(|row| format!("{}\n", object(row)));
                 Ok(lines.collect())
             }
             Self::TableOf(template) => table(header(template, columns)?, template, rows),
@@ -77,6 +78,13 @@ impl Format {
             }
         }
     }
+}
+
+/// A row as JSON has it: sorted by the names of its fields, as Docker's.
+pub(crate) fn object(row: &Row) -> Value {
+    let mut object = Value::Object(row.clone());
+    object.sort_all_objects();
+    object
 }
 
 /// The header of a table template: the template itself, on a row of the columns' titles.
@@ -184,8 +192,9 @@ mod tests {
         assert_eq!(one(None), "TAG       DISK\n1         1MB\nlatest    10MB\n");
         assert_eq!(
             one(Some("json")),
-            "{\"Tag\":\"1\",\"Size\":\"1MB\"}\n{\"Tag\":\"latest\",\"Size\":\"10MB\"}\n"
+            "{\"Size\":\"1MB\",\"Tag\":\"1\"}\n{\"Size\":\"10MB\",\"Tag\":\"latest\"}\n"
         );
+        assert_eq!(one(Some("{{json .}}")), one(Some("json")));
         assert_eq!(one(Some("{{.Tag}}\\t{{.Size}}")), "1\t1MB\nlatest\t10MB\n");
         assert_eq!(
             one(Some("table {{.Size}}\\t{{.Tag}}")),

@@ -86,8 +86,17 @@ pub async fn archived(store: &Arc<Store>, path: &std::path::Path) -> Result<Vec<
             Layout::open_directory(&path)?.images()?
         } else {
             let index = TarIndex::open(&store, &path)?;
-            if !index.has("oci-layout") {
-                return docker::list(&index, &path);
+            match (index.has("oci-layout"), index.has("manifest.json")) {
+                (true, _) => {}
+                (false, true) => return docker::list(&index, &path),
+                (false, false) => {
+                    return Err(Error::BadArchive {
+                        what: index.what().to_owned(),
+                        reason:
+                            "it holds no image: neither `oci-layout` nor `manifest.json` is in it"
+                                .to_owned(),
+                    });
+                }
             }
             Layout::Archive(index).images()?
         };

@@ -39,7 +39,7 @@ pub(crate) fn execute(args: &LoadArgs, global: &GlobalArgs) -> Result<Exit> {
             let directory = engine.store().temporary_directory()?;
             let path = directory.path().join("archive.tar");
             spool(&path)?;
-            load(&engine, &path, &platforms)?
+            load(&engine, &path, &platforms).map_err(|error| of_stdin(error, &path))?
         }
     };
     machine::keep_within_limits(&engine);
@@ -57,6 +57,28 @@ fn load(engine: &Engine, path: &Path, platforms: &Platforms) -> Result<Vec<Strin
     machine::block_on(Signals::Cancel, async |cancel| {
         machine::unless_cancelled(&cancel, engine.load_platforms(path, platforms)).await
     })
+}
+
+/// An error that tells of what was given, and not of the file that it was kept in.
+fn of_stdin(error: Error, path: &Path) -> Error {
+    let Error::Engine(engine_error) = &error else {
+        return error;
+    };
+    let path = path.display().to_string();
+    let first: &dyn std::error::Error = engine_error;
+    let chain = std::iter::successors(Some(first), |error| error.source());
+    let words: Vec<String> = chain.map(ToString::to_string).collect();
+    if !words.iter().any(|words| words.contains(&path)) {
+        return error;
+    }
+    let mut told = words
+        .into_iter()
+        .map(|words| words.replace(&path, "standard input"));
+    let first = told.next().unwrap_or_default();
+    match told.reduce(|all, next| format!("{all}: {next}")) {
+        Some(causes) => Error::failed(first).because(causes),
+        None => Error::failed(first),
+    }
 }
 
 fn spool(path: &Path) -> Result<()> {

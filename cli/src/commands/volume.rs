@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use rbuild_engine::containers::{Backing, Catalog, NewVolume, Volume};
-use serde_json::json;
 
 use super::container::{catalog, each_name};
 use super::inspect::{self, Kind};
@@ -14,7 +13,7 @@ use crate::chosen::is_match;
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::table::{Columns, Format, Row};
+use crate::table::{Columns, Format, Row, UNKNOWN};
 use crate::{machine, stdio};
 
 /// Directories that outlive the containers which use them
@@ -84,8 +83,6 @@ enum VolumeCommand {
         filter: Vec<String>,
     },
 }
-
-const UNKNOWN: &str = "N/A";
 
 const COLUMNS: Columns<'_> = &[("DRIVER", "Driver"), ("VOLUME NAME", "Name")];
 
@@ -223,30 +220,33 @@ fn list(
         }
         return Ok(Exit::Success);
     }
-    let mut rows: Vec<Row> = Vec::new();
-    for volume in &volumes {
-        let labels: Vec<String> = volume
-            .labels
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let row = json!({
-            "Name": volume.name,
-            "Driver": "local",
-            "Scope": "local",
-            "Mountpoint": catalog.volume_path(&volume.name)?,
-            "Labels": labels.join(","),
-            // Docker's list has them and knows nothing of them, either.
-            "Links": UNKNOWN,
-            "Size": UNKNOWN,
-            "Status": UNKNOWN,
-            "Availability": UNKNOWN,
-            "Group": UNKNOWN,
-        });
-        rows.extend(row.as_object().cloned());
-    }
-    format.print(COLUMNS, &rows)?;
+    let rows = volumes.iter().map(|volume| row(&catalog, volume));
+    format.print(COLUMNS, &rows.collect::<Result<Vec<Row>>>()?)?;
     Ok(Exit::Success)
+}
+
+/// What lists tell of one.
+pub(crate) fn row(catalog: &Catalog, volume: &Volume) -> Result<Row> {
+    let labels = volume.labels.iter();
+    let labels: Vec<String> = labels
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let place = catalog.volume_path(&volume.name)?;
+    let row = [
+        ("Name", volume.name.clone()),
+        ("Driver", "local".to_owned()),
+        ("Scope", "local".to_owned()),
+        ("Mountpoint", place.to_string_lossy().into_owned()),
+        ("Labels", labels.join(",")),
+        // Docker's list has them and knows nothing of them, either.
+        ("Links", UNKNOWN.to_owned()),
+        ("Size", UNKNOWN.to_owned()),
+        ("Status", UNKNOWN.to_owned()),
+        ("Availability", UNKNOWN.to_owned()),
+        ("Group", UNKNOWN.to_owned()),
+    ];
+    let row = row.map(|(name, value)| (name.to_owned(), value.into()));
+    Ok(row.into_iter().collect())
 }
 
 fn has_label(volume: &Volume, label: &str) -> bool {

@@ -177,7 +177,7 @@ fn run<'a>(pipeline: &Pipeline, dot: &'a Value, scope: &Scope<'a>) -> Result<Fou
             }
             [Operand::Field(path), name] if is_method(path, operands) => {
                 let name = display(&owned(resolve(name, dot, scope)?));
-                Some(Cow::Owned(label(scope.root, &name).into()))
+                Some(Cow::Owned(label(dot, &name).into()))
             }
             [operand, ..] => resolve(operand, dot, scope)?,
             [] => None,

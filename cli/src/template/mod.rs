@@ -84,7 +84,7 @@ impl Template {
 
     /// Renders a row of a list: a field that it does not have is an error.
     pub(crate) fn render_row(&self, row: &Row) -> Result<String> {
-        eval::render(&self.nodes, &Value::Object(row.clone()), eval::Kind::Row)
+        eval::render(&self.nodes, &crate::table::object(row), eval::Kind::Row)
             .map_err(|reason| Error::failed(format!("the template cannot be rendered: {reason}")))
     }
 

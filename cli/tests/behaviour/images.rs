@@ -56,6 +56,75 @@ fn images_have_names_and_lose_them() {
     assert!(missing.stderr.contains("app:1"), "{missing}");
 }
 
+/// The keys of a line of JSON, in its order.
+fn keys(line: &str) -> Vec<String> {
+    let parts = line.split("\":").map(|part| part.rsplit('"').next());
+    let mut keys: Vec<String> = parts.flatten().map(str::to_owned).collect();
+    keys.pop();
+    keys
+}
+
+#[test]
+fn lists_have_their_keys_in_order() {
+    require_machine!();
+    let (kit, _) = image();
+    kit.must(&["volume", "create", "data"]);
+    for list in [
+        &["images"][..],
+        &["network", "ls"],
+        &["volume", "ls"],
+        &["system", "df"],
+        &["history", "app:1"],
+        &["du"],
+    ] {
+        let list = |format| kit.must(&[list, &["--format", format]].concat()).stdout;
+        let lines = list("json");
+        assert!(!lines.is_empty());
+        for line in lines.lines() {
+            assert!(keys(line).is_sorted(), "{line}");
+        }
+        assert_eq!(list("{{json .}}"), lines);
+    }
+}
+
+#[test]
+fn a_template_of_all_that_takes_room() {
+    require_machine!();
+    let (kit, _) = image();
+    kit.must(&["volume", "create", "--label=l=of a volume", "data"]);
+    let df = |format| kit.must(&["system", "df", "-v", "--format", format]).stdout;
+    assert_eq!(
+        df(
+            "{{range .Images}}{{.Repository}}:{{.Tag}} {{end}}{{range .Volumes}}{{.Name}}={{.Links}}{{end}}"
+        ),
+        "app:1 data=0"
+    );
+    assert_eq!(
+        df("table {{len .Containers}}{{range .Volumes}} {{.Label \"l\"}}{{end}}"),
+        "0 of a volume"
+    );
+    let cache = df("{{range .BuildCache}}[{{.CacheType}} {{.InUse}} {{.UsageCount}}]{{end}}");
+    assert!(
+        cache.contains("[source.local false N/A]") || cache.contains("[regular "),
+        "{cache}"
+    );
+    let whole = df("json");
+    assert!(
+        whole.starts_with("{\"Images\":[{\"Containers\":"),
+        "{whole}"
+    );
+    assert_eq!(df("{{json .}}"), whole.trim_end());
+    let wrong = kit.rbuild(&[
+        "system",
+        "df",
+        "-v",
+        "--format",
+        "{{range .Images}}{{.Nope}}{{end}}",
+    ]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.stderr.contains("`Nope`"), "{wrong}");
+}
+
 #[test]
 fn history_and_inspect_tell_what_was_built() {
     require_machine!();

@@ -371,6 +371,55 @@ fn with_umoci() {
 }
 
 #[test]
+fn what_holds_no_image_is_told_as_it_was_given() {
+    let kit = Kit::new();
+    let tar = |files: &[(&str, &str)]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, content.as_bytes())
+                .unwrap();
+        }
+        tar.into_inner().unwrap()
+    };
+    let manifest = r#"[{"Config":"x","RepoTags":[],"Layers":[]}]"#;
+    for (archive, expected) in [
+        (Vec::new(), "NAME: it is empty"),
+        (
+            b"junk".to_vec(),
+            "NAME: it is no tar archive: it ends within a header",
+        ),
+        (
+            vec![b'x'; 4096],
+            "NAME: it is no tar archive: a header's checksum is wrong",
+        ),
+        (
+            tar(&[("a", "hi")]),
+            "NAME: it holds no image: neither `oci-layout` nor `manifest.json` is in it",
+        ),
+        (
+            tar(&[("manifest.json", manifest)]),
+            "image `NAME/x` was not found",
+        ),
+        (
+            b"\x1f\x8b\x08junk".to_vec(),
+            "cannot decompress the archive `NAME`",
+        ),
+    ] {
+        let streamed = kit.rbuild_with_input(&["load"], &archive);
+        std::fs::write(kit.path("a.tar"), &archive).unwrap();
+        let named = kit.rbuild(&["load", "-i", "a.tar"]);
+        for (output, name) in [(streamed, "standard input"), (named, "a.tar")] {
+            assert_eq!(output.code, 1, "{output}");
+            let expected = format!("error: {}\n", expected.replace("NAME", name));
+            assert!(output.stderr.starts_with(&expected), "{expected}{output}");
+            assert!(!output.stderr.contains("tmp/"), "{output}");
+        }
+    }
+}
+
+#[test]
 fn archives_compressed_in_every_way() {
     require_machine!();
     let kit = kit();

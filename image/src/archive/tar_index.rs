@@ -12,7 +12,7 @@ use rbuild_cache::Store;
 
 use crate::compression::{Bounded, Detected, Limits, detect};
 use crate::error::{Error, Result, shown};
-use crate::tarfile::{Kind, Reader, clean};
+use crate::tarfile::{self, Kind, Reader, clean};
 use crate::unpack::tar_error;
 
 /// How many files an image's archive may have.
@@ -73,10 +73,18 @@ impl TarIndex {
             file: Arc::clone(&self.file),
             position: 0,
         });
-        while let Some(entry) = reader
-            .next()
-            .map_err(|error| tar_error(&self.what, error))?
-        {
+        let mut is_first = true;
+        loop {
+            let entry = match reader.next() {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(tarfile::Error::Malformed(reason)) if is_first => {
+                    let reason = format!("it is no tar archive: {reason}");
+                    return Err(malformed(&self.what, reason));
+                }
+                Err(error) => return Err(tar_error(&self.what, error)),
+            };
+            is_first = false;
             let name = clean(&entry.path);
             let place = match entry.kind {
                 Kind::File if entry.segments.is_none() => {
@@ -105,6 +113,9 @@ impl TarIndex {
                     format!("it has `{shown_name}` twice"),
                 ));
             }
+        }
+        if length == 0 {
+            return Err(malformed(&self.what, "it is empty".to_owned()));
         }
         if !reader.end_is_marked() {
             let reason = "it ends without the mark of an archive's end: it may have been cut off";

@@ -7,11 +7,11 @@ use rbuild_engine::images::ImagesUsage;
 use serde_json::{Value, json};
 
 use crate::commands::container::ps;
-use crate::commands::{du, images};
-use crate::error::{Error, Result};
+use crate::commands::{du, images, volume};
+use crate::error::Result;
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
-use crate::table::{Columns, Format, Row, short_id};
+use crate::table::{Columns, Format, Row, UNKNOWN, object, short_id};
 use crate::{human, machine, stdio};
 
 /// Show what images, containers, volumes and the build cache take
@@ -23,7 +23,8 @@ pub(crate) struct DfArgs {
     /// Each thing by itself
     #[arg(short, long)]
     verbose: bool,
-    /// `json`, or a template such as `{{.Type}} {{.Size}}`
+    /// `json`, or a template such as `{{.Type}} {{.Size}}`; with --verbose of `.Images`, `.Containers`, `.Volumes` and
+    /// `.BuildCache`
     #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     format: Option<String>,
 }
@@ -73,8 +74,8 @@ const CACHE: Columns<'_> = &[
 struct Everything {
     images: ImagesUsage,
     containers: Vec<(Entry, u64)>,
-    /// Name, how many containers hold it, bytes.
-    volumes: Vec<(String, u64, u64)>,
+    /// What `volume ls` tells of it, how many containers hold it, bytes.
+    volumes: Vec<(Row, u64, u64)>,
     /// Build cache that is no layer of an image.
     cache: Vec<Item>,
 }
@@ -90,14 +91,9 @@ struct Line {
 
 pub(crate) fn execute(args: &DfArgs, global: &GlobalArgs) -> Result<Exit> {
     let format = Format::parse(args.format.as_deref())?;
-    if args.verbose && !matches!(format, Format::Table | Format::Json) {
-        return Err(Error::usage(
-            "--verbose prints tables, or one object with `--format json`: leave out --verbose, or the template",
-        ));
-    }
     let everything = Everything::look(&machine::engine(global.options()?)?)?;
     if args.verbose {
-        everything.print(matches!(format, Format::Json))?;
+        everything.print(&format)?;
         return Ok(Exit::Success);
     }
     let rows: Vec<Row> = everything.lines().iter().filter_map(Line::row).collect();
@@ -118,7 +114,7 @@ impl Everything {
         for volume in catalog.volumes()? {
             let links = catalog.users_of_volume(&volume.name)?.len() as u64;
             let bytes = catalog.volume_size(&volume.name)?;
-            volumes.push((volume.name, links, bytes));
+            volumes.push((volume::row(&catalog, &volume)?, links, bytes));
         }
         let mut cache = engine.store().items()?;
         cache.retain(|item| match item.kind {
@@ -171,8 +167,8 @@ impl Everything {
         ]
     }
 
-    /// As tables, or as one object.
-    fn print(&self, as_json: bool) -> Result<()> {
+    /// As tables, or as one object, which a template is of.
+    fn print(&self, format: &Format) -> Result<()> {
         let images: Vec<Row> = self
             .images
             .images
@@ -191,29 +187,34 @@ impl Everything {
             row.insert("Size".to_owned(), human::size(*bytes).into());
             containers.push(row);
         }
-        let volumes = self.volumes.iter().filter_map(|(name, links, bytes)| {
-            let row = json!({
-                "Name": name,
-                "Links": links.to_string(),
-                "Size": human::size(*bytes),
-                "Driver": "local",
-                "Scope": "local",
-            });
-            row.as_object().cloned()
+        let volumes = self.volumes.iter().map(|(row, links, bytes)| {
+            let mut row = row.clone();
+            row.insert("Links".to_owned(), links.to_string().into());
+            row.insert("Size".to_owned(), human::size(*bytes).into());
+            row
         });
         let volumes: Vec<Row> = volumes.collect();
-        let cache: Vec<Row> = self.cache.iter().filter_map(du::row).collect();
-        if as_json {
-            let objects =
-                |rows: Vec<Row>| Value::Array(rows.into_iter().map(Value::Object).collect());
-            let all = json!({
-                "Images": objects(images),
-                "Containers": objects(containers),
-                "Volumes": objects(volumes),
-                "BuildCache": objects(cache),
-            });
-            stdio::out(format!("{all}\n"));
-            return Ok(());
+        let cache: Vec<Row> = self.cache.iter().filter_map(cache_row).collect();
+        let all = || {
+            let objects = |rows: &[Row]| Value::Array(rows.iter().map(object).collect());
+            json!({
+                "Images": objects(&images),
+                "Containers": objects(&containers),
+                "Volumes": objects(&volumes),
+                "BuildCache": objects(&cache),
+            })
+        };
+        match format {
+            Format::Table => {}
+            Format::Json => {
+                stdio::out(format!("{}\n", all()));
+                return Ok(());
+            }
+            // As Docker prints it: once, and no line end that the template does not have.
+            Format::TableOf(template) | Format::Each(template) => {
+                stdio::out(template.render(&all())?);
+                return Ok(());
+            }
         }
         let bytes: u64 = self.cache.iter().map(|item| item.bytes).sum();
         stdio::out("Images space usage:\n\n");
@@ -225,6 +226,21 @@ impl Everything {
         stdio::out(format!("\nBuild cache usage: {}\n\n", human::size(bytes)));
         Format::Table.print(CACHE, &cache)
     }
+}
+
+/// With the names of Docker's, too.
+fn cache_row(item: &Item) -> Option<Row> {
+    let mut row = du::row(item)?;
+    let last_used = row.get("LastUsed").cloned().unwrap_or_default();
+    let more = [
+        ("Parent", item.parent.as_deref().unwrap_or_default().into()),
+        ("CacheType", item.kind.name().into()),
+        ("LastUsedSince", last_used),
+        ("UsageCount", UNKNOWN.into()),
+        ("InUse", (!item.reclaimable).to_string().into()),
+    ];
+    row.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    Some(row)
 }
 
 impl Line {
