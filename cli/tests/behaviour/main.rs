@@ -15,6 +15,7 @@ mod foreign;
 mod images;
 mod inside;
 mod looking;
+mod ports;
 mod profiles;
 mod propagation;
 mod remote;

@@ -3,6 +3,8 @@
 mod resources;
 mod shapes;
 
+use std::collections::BTreeMap;
+
 use rbuild_cache::Volumes;
 use rbuild_executor::network::Place;
 use rbuild_executor::spec::{SecurityOptions, Tmpfs, Users};
@@ -169,7 +171,7 @@ impl Entry {
                     Some((first, last)) if first == last => first.to_string(),
                     Some((first, last)) => format!("{first}-{last}"),
                 };
-                let host = if port.host.is_unspecified() { String::new() } else { port.host.to_string() };
+                let host = port.host.map(|host| host.to_string()).unwrap_or_default();
                 (port.inside(), host, outside)
             })),
             "Links": (!request.links.is_empty()).then(|| {
@@ -364,7 +366,7 @@ impl Entry {
             return json!({});
         }
         let exposed = self.definition.exposed_ports().into_iter();
-        let mut ports: serde_json::Map<_, _> = exposed.map(|name| (name, Value::Null)).collect();
+        let mut ports: BTreeMap<_, _> = exposed.map(|name| (name, Value::Null)).collect();
         ports.extend(bindings(self.state.ports.iter().map(|port| {
             (
                 port.inside(),
@@ -372,7 +374,7 @@ impl Entry {
                 port.host_port.to_string(),
             )
         })));
-        Value::Object(ports)
+        json!(ports)
     }
 
     fn mount(&self, mount: &MountPoint) -> Result<Value> {
@@ -451,10 +453,8 @@ impl Entry {
 }
 
 /// Ports by what the container calls them.
-fn bindings(
-    ports: impl Iterator<Item = (String, String, String)>,
-) -> serde_json::Map<String, Value> {
-    let mut shown = serde_json::Map::new();
+fn bindings(ports: impl Iterator<Item = (String, String, String)>) -> BTreeMap<String, Value> {
+    let mut shown = BTreeMap::new();
     for (inside, host, port) in ports {
         let list = shown.entry(inside).or_insert_with(|| json!([]));
         if let Value::Array(list) = list {

@@ -2,9 +2,9 @@
 //! them. Carrying is `rbuild_executor::network`'s.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use rbuild_executor::network::{Port, Private, Protocol};
+use rbuild_executor::network::{self, Port, Private, Protocol, has_ipv6};
 use serde::{Deserialize, Serialize};
 
 use super::definition::Definition;
@@ -13,7 +13,8 @@ use crate::{Error, Result};
 /// `-p`, one port of the container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
-    pub host: IpAddr,
+    /// `None`: every address that the host has, of IPv4 and IPv6.
+    pub host: Option<IpAddr>,
     /// Ports of the host of which the first that is free is taken; `None` for any that is free.
     pub host_ports: Option<(u16, u16)>,
     pub port: u16,
@@ -70,7 +71,7 @@ impl Definition {
                 let Ok(port) = number.parse() else { continue };
                 if !ports.iter().any(|known| known.inside() == name) {
                     ports.push(Publish {
-                        host: Ipv4Addr::UNSPECIFIED.into(),
+                        host: None,
                         host_ports: None,
                         port,
                         protocol,
@@ -98,27 +99,38 @@ impl Definition {
 /// Opens the container's ports on the host; they close with the network.
 pub(super) fn open(definition: &Definition, network: &Private) -> Result<Vec<Port>> {
     let asked = definition.ports_to_publish();
-    asked.iter().map(|port| open_one(port, network)).collect()
+    let mut open = Vec::new();
+    for port in &asked {
+        open.extend(open_one(port, network)?);
+    }
+    Ok(open)
 }
 
-fn open_one(asked: &Publish, network: &Private) -> Result<Port> {
+/// At each address the same port.
+fn open_one(asked: &Publish, network: &Private) -> Result<Vec<Port>> {
+    let hosts: Vec<IpAddr> = match asked.host {
+        Some(host) => vec![host],
+        None => {
+            let six = has_ipv6().then_some(Ipv6Addr::UNSPECIFIED.into());
+            let four = Ipv4Addr::UNSPECIFIED.into();
+            std::iter::once(four).chain(six).collect()
+        }
+    };
     let (first, last) = asked.host_ports.unwrap_or((0, 0));
     let mut result = Err(Error::Other(format!("no port for {}", asked.inside())));
     for host_port in first..=last {
-        let mut port = Port {
-            host: asked.host,
+        let ports = hosts.iter().map(|host| Port {
+            host: *host,
             host_port,
             port: asked.port,
             protocol: asked.protocol,
-        };
-        match network.publish(&port) {
-            Ok(bound) => {
-                port.host_port = bound.port();
-                return Ok(port);
-            }
+        });
+        let ports: Vec<Port> = ports.collect();
+        match network.publish(&ports) {
+            Ok(bound) => return Ok(bound),
             Err(error) => {
                 let goes_on = error.source.kind() == ErrorKind::AddrInUse;
-                result = Err(failure(asked, &error.source));
+                result = Err(failure(asked, &error));
                 if !goes_on {
                     break;
                 }
@@ -128,30 +140,32 @@ fn open_one(asked: &Publish, network: &Private) -> Result<Port> {
     result
 }
 
-fn failure(asked: &Publish, source: &std::io::Error) -> Error {
+fn failure(asked: &Publish, error: &network::Error) -> Error {
     let (first, last) = asked.host_ports.unwrap_or((0, 0));
-    let at = if first == last {
-        SocketAddr::new(asked.host, first).to_string()
-    } else {
-        format!("{}-{last}", SocketAddr::new(asked.host, first))
-    };
     let inside = asked.inside();
-    let why = match source.kind() {
+    let what = if first == last {
+        error.step.clone()
+    } else {
+        let host = asked.host.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        format!(
+            "publish {}-{last} for {inside}",
+            SocketAddr::new(host, first)
+        )
+    };
+    let why = match error.source.kind() {
         ErrorKind::AddrInUse if first == last => format!(
             "the port is in use by another program or container; free it, choose another one, or \
              leave it out (`-p {inside}`) for any that is free"
         ),
         ErrorKind::AddrInUse => "all of these ports are in use; choose others".to_owned(),
-        ErrorKind::AddrNotAvailable => {
-            format!("this machine does not have the address {}", asked.host)
-        }
+        ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
         ErrorKind::PermissionDenied => {
             "ports this low are root's (net.ipv4.ip_unprivileged_port_start); choose a higher one"
                 .to_owned()
         }
-        _ => source.to_string(),
+        _ => error.source.to_string(),
     };
-    Error::Other(format!("cannot publish {inside} at {at}: {why}"))
+    Error::Other(format!("cannot {what}: {why}"))
 }
 
 #[cfg(test)]

@@ -98,9 +98,10 @@ fn port(asked: &Publish) -> Result<Port> {
     let same = asked
         .host_ports
         .is_none_or(|(first, last)| (first..=last).contains(&number));
-    if same && asked.host.is_unspecified() {
+    let host = asked.host.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    if same && host.is_unspecified() {
         return Ok(Port {
-            host: asked.host,
+            host,
             host_port: number,
             port: number,
             protocol: asked.protocol,
@@ -146,18 +147,18 @@ mod tests {
 
     #[test]
     fn a_port_is_what_it_is_inside() {
-        let publish = |host: [u8; 4], host_ports| Publish {
-            host: IpAddr::from(host),
+        let publish = |host: Option<[u8; 4]>, host_ports| Publish {
+            host: host.map(IpAddr::from),
             host_ports,
             port: 80,
             protocol: Protocol::Udp,
         };
         for (asked, fits) in [
-            (publish([0; 4], None), true),
-            (publish([0; 4], Some((80, 80))), true),
-            (publish([0; 4], Some((70, 90))), true),
-            (publish([0; 4], Some((8080, 8080))), false),
-            (publish(Ipv4Addr::LOCALHOST.octets(), Some((80, 80))), false),
+            (publish(None, None), true),
+            (publish(Some([0; 4]), Some((80, 80))), true),
+            (publish(None, Some((70, 90))), true),
+            (publish(None, Some((8080, 8080))), false),
+            (publish(Some([127, 0, 0, 1]), Some((80, 80))), false),
         ] {
             let port = port(&asked);
             assert_eq!(port.is_ok(), fits, "{asked:?}");

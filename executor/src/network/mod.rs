@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 
 pub use neighbours::{Neighbours, Way};
 pub use packet::HardwareAddress;
-pub use publish::{Port, Protocol};
+pub use publish::{Port, Protocol, has_ipv6};
 
 use crate::host::Host;
 use crate::spec::Users;
@@ -272,15 +272,16 @@ impl Private {
         Ok(true)
     }
 
-    /// Opens ports of the host for what listens in the network; returns them as they are bound.
-    pub fn publish(&self, port: &Port) -> Result<std::net::SocketAddr, Error> {
-        let published = publish::publish(port, self.place().address, &self.namespace)?;
-        let address = published.address();
+    /// Opens ports of the host for what listens in the network, all of them or none; returns them as they are bound.
+    /// Of those that may be any that is free (0) all get the same.
+    pub fn publish(&self, ports: &[Port]) -> Result<Vec<Port>, Error> {
+        let published = publish::publish(ports, self.place().address, &self.namespace)?;
+        let bound = published.iter().map(publish::Published::port).collect();
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(published);
-        Ok(address)
+            .extend(published);
+        Ok(bound)
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::thread::LinkNameSpaceType;
 
 use super::Error;
@@ -33,7 +36,7 @@ impl Protocol {
     }
 }
 
-/// A port of the host's for one of the network's.
+/// A port of an address of the host's, for one of the network's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Port {
     pub host: IpAddr,
@@ -60,14 +63,15 @@ impl std::fmt::Display for Port {
 /// Ends when it is dropped; connections that are open end with the network.
 #[derive(Debug)]
 pub(super) struct Published {
-    address: SocketAddr,
+    port: Port,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Published {
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+    /// As it is bound.
+    pub(super) fn port(&self) -> Port {
+        self.port
     }
 }
 
@@ -80,6 +84,12 @@ impl Drop for Published {
     }
 }
 
+/// How often another port is tried where the one that was free at the first address is not at the next.
+const TRIES: usize = 16;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// Clients of a UDP port at once, and how long one is remembered.
 const MOST_CLIENTS: usize = 1024;
 const QUIET: Duration = Duration::from_secs(60);
@@ -88,9 +98,44 @@ const TICK: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// Whether the host has IPv6: so it can be published there.
+pub fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// Publishes all of these ports, or none. Of those that may be any that is free (0) all get the same.
 /// `own`: the address of what listens.
 pub(super) fn publish(
-    port: &Port,
+    ports: &[Port],
+    own: Ipv4Addr,
+    namespace: &Arc<OwnedFd>,
+) -> Result<Vec<Published>, Error> {
+    let mut tries = TRIES;
+    loop {
+        let mut published: Vec<Published> = Vec::new();
+        let mut free = 0;
+        let done = ports.iter().try_for_each(|port| {
+            let is_free = port.host_port == 0;
+            let host_port = if is_free { free } else { port.host_port };
+            let one = publish_one(Port { host_port, ..*port }, own, namespace)?;
+            if is_free {
+                free = one.port.host_port;
+            }
+            published.push(one);
+            Ok(())
+        });
+        tries -= 1;
+        match done {
+            Ok(()) => return Ok(published),
+            Err(Error { source, .. })
+                if free != 0 && tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn publish_one(
+    mut port: Port,
     own: Ipv4Addr,
     namespace: &Arc<OwnedFd>,
 ) -> Result<Published, Error> {
@@ -105,14 +150,14 @@ pub(super) fn publish(
     let address;
     match port.protocol {
         Protocol::Tcp => {
-            let listener = TcpListener::bind(on_host).map_err(failed)?;
-            listener.set_nonblocking(true).map_err(failed)?;
+            let socket = bound(SocketType::STREAM, on_host).map_err(failed)?;
+            rustix::net::listen(&socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
+            let listener = TcpListener::from(socket);
             address = listener.local_addr().map_err(failed)?;
             serve = Box::new(move || serve_tcp(&listener, inside, &stopped));
         }
         Protocol::Udp => {
-            let socket = UdpSocket::bind(on_host).map_err(failed)?;
-            socket.set_nonblocking(true).map_err(failed)?;
+            let socket = UdpSocket::from(bound(SocketType::DGRAM, on_host).map_err(failed)?);
             address = socket.local_addr().map_err(failed)?;
             serve = Box::new(move || serve_udp(&socket, inside, &stopped));
         }
@@ -127,11 +172,30 @@ pub(super) fn publish(
             }
         })
         .map_err(failed)?;
+    port.host_port = address.port();
     Ok(Published {
-        address,
+        port,
         stop,
         thread: Some(thread),
     })
+}
+
+/// A socket at an address of the host. One at an IPv6 address is for IPv6 only, so that IPv4 has its own.
+fn bound(kind: SocketType, address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if kind == SocketType::STREAM {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
 }
 
 fn serve_tcp(listener: &TcpListener, inside: SocketAddr, stop: &OwnedFd) {

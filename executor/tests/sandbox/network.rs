@@ -115,19 +115,17 @@ pub(crate) fn published(kit: &Kit) -> Outcome {
         port: 8080,
         protocol,
     };
-    let address = network
-        .publish(&port(Protocol::Tcp))
-        .map_err(|error| error.to_string())?;
+    let publish = |ports: &[Port]| network.publish(ports).map_err(|error| error.to_string());
+    let open = publish(&[port(Protocol::Tcp)])?;
+    let address = SocketAddr::new(open[0].host, open[0].host_port);
     holds(address.port() != 0, address)?;
-    network
-        .publish(&port(Protocol::Udp))
-        .map_err(|error| error.to_string())?;
+    publish(&[port(Protocol::Udp)])?;
     // Twice the same is an error that says which.
     let again = Port {
         host_port: address.port(),
         ..port(Protocol::Tcp)
     };
-    let error = network.publish(&again).err().map(|error| error.to_string());
+    let error = publish(&[again]).err();
     holds(
         error
             .as_deref()

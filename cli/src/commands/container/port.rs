@@ -1,5 +1,7 @@
 //! `rbuild port`.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
@@ -26,7 +28,7 @@ pub(crate) fn execute(args: &PortArgs, global: &GlobalArgs) -> Result<Exit> {
             format!("{port}/tcp")
         }
     });
-    let mut any = false;
+    let mut lines = Vec::new();
     for (port, bindings) in ports
         .and_then(serde_json::Value::as_object)
         .into_iter()
@@ -37,25 +39,26 @@ pub(crate) fn execute(args: &PortArgs, global: &GlobalArgs) -> Result<Exit> {
         }
         for binding in bindings.as_array().into_iter().flatten() {
             let text = |field: &str| binding.get(field).and_then(serde_json::Value::as_str);
-            let address = text("HostIp").unwrap_or_default();
-            // As in a URL: an IPv6 address in brackets.
-            let address = if address.contains(':') {
-                format!("[{address}]")
-            } else {
-                address.to_owned()
+            let host = text("HostIp").and_then(|host| host.parse::<IpAddr>().ok());
+            let number = text("HostPort").and_then(|number| number.parse::<u16>().ok());
+            let (Some(host), Some(number)) = (host, number) else {
+                continue;
             };
-            let number = text("HostPort").unwrap_or_default();
-            let prefix = if wanted.is_some() {
-                String::new()
-            } else {
-                format!("{port} -> ")
-            };
-            stdio::out(format!("{prefix}{address}:{number}\n"));
-            any = true;
+            let inside = port.split_once('/').and_then(|it| it.0.parse::<u16>().ok());
+            lines.push((inside, port, SocketAddr::new(host, number)));
         }
     }
+    lines.sort();
+    for (_, port, address) in &lines {
+        let prefix = if wanted.is_some() {
+            String::new()
+        } else {
+            format!("{port} -> ")
+        };
+        stdio::out(format!("{prefix}{address}\n"));
+    }
     match wanted {
-        Some(wanted) if !any => Err(Error::failed(format!(
+        Some(wanted) if lines.is_empty() => Err(Error::failed(format!(
             "the port {wanted} of `{}` is not published",
             entry.name
         ))),

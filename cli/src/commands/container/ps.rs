@@ -258,15 +258,20 @@ fn ports(entry: &Entry) -> String {
     }
     let mut shown = Vec::new();
     for name in entry.definition.exposed_ports() {
+        let (number, protocol) = name.split_once('/').unwrap_or((&name, ""));
+        let number = number.parse::<u16>().unwrap_or(u16::MAX);
         let before = shown.len();
         for port in state.ports.iter().filter(|port| port.inside() == name) {
             let host = std::net::SocketAddr::new(port.host, port.host_port);
-            shown.push(format!("{host}->{name}"));
+            let order = (Some(port.host), port.host_port, protocol.to_owned());
+            shown.push((number, order, format!("{host}->{name}")));
         }
         if shown.len() == before {
-            shown.push(name);
+            shown.push((number, (None, 0, protocol.to_owned()), name));
         }
     }
+    shown.sort();
+    let shown: Vec<String> = shown.into_iter().map(|(_, _, text)| text).collect();
     shown.join(", ")
 }
 

@@ -1,6 +1,6 @@
 //! `-p` as Docker writes it: `[[HOST-IP:][HOST-PORT[-END]]:]PORT[-END][/tcp|/udp]`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use rbuild_engine::containers::Publish;
 use rbuild_engine::executor::network::Protocol;
@@ -60,15 +60,17 @@ fn parse(text: &str) -> std::result::Result<Vec<Publish>, String> {
     })
 }
 
-fn address(text: &str) -> std::result::Result<IpAddr, String> {
+/// `None`: all.
+fn address(text: &str) -> std::result::Result<Option<IpAddr>, String> {
     if text.is_empty() {
-        return Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        return Ok(None);
     }
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'))
         .unwrap_or(text);
     bare.parse()
+        .map(Some)
         .map_err(|_| format!("`{text}` is not an IP address"))
 }
 
@@ -98,26 +100,30 @@ mod tests {
                 .iter()
                 .map(|port| {
                     let (first, last) = port.host_ports.unwrap_or_default();
-                    format!("{} {first}-{last} {}", port.host, port.inside())
+                    let host = port.host.map_or("*".to_owned(), |host| host.to_string());
+                    format!("{host} {first}-{last} {}", port.inside())
                 })
                 .collect()
         };
         for (text, ports) in [
-            ("80", vec!["0.0.0.0 0-0 80/tcp"]),
-            (":80", vec!["0.0.0.0 0-0 80/tcp"]),
-            ("0:80", vec!["0.0.0.0 0-0 80/tcp"]),
-            ("8080:80", vec!["0.0.0.0 8080-8080 80/tcp"]),
-            ("8080:80/udp", vec!["0.0.0.0 8080-8080 80/udp"]),
+            ("80", vec!["* 0-0 80/tcp"]),
+            (":80", vec!["* 0-0 80/tcp"]),
+            ("0:80", vec!["* 0-0 80/tcp"]),
+            ("8080:80", vec!["* 8080-8080 80/tcp"]),
+            ("8080:80/udp", vec!["* 8080-8080 80/udp"]),
             ("127.0.0.1:8080:80", vec!["127.0.0.1 8080-8080 80/tcp"]),
             ("127.0.0.1::80", vec!["127.0.0.1 0-0 80/tcp"]),
+            ("0.0.0.0:8080:80", vec!["0.0.0.0 8080-8080 80/tcp"]),
+            ("::1:8080:80", vec!["::1 8080-8080 80/tcp"]),
+            ("[::1]::80", vec!["::1 0-0 80/tcp"]),
             ("[::1]:8080:80/TCP", vec!["::1 8080-8080 80/tcp"]),
-            ("8000-8010:80", vec!["0.0.0.0 8000-8010 80/tcp"]),
+            ("8000-8010:80", vec!["* 8000-8010 80/tcp"]),
             (
                 "8000-8001:80-81",
-                vec!["0.0.0.0 8000-8000 80/tcp", "0.0.0.0 8001-8001 81/tcp"],
+                vec!["* 8000-8000 80/tcp", "* 8001-8001 81/tcp"],
             ),
-            ("7-8", vec!["0.0.0.0 0-0 7/tcp", "0.0.0.0 0-0 8/tcp"]),
-            ("65535", vec!["0.0.0.0 0-0 65535/tcp"]),
+            ("7-8", vec!["* 0-0 7/tcp", "* 0-0 8/tcp"]),
+            ("65535", vec!["* 0-0 65535/tcp"]),
         ] {
             assert_eq!(shown(text), ports, "{text}");
         }
