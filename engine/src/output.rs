@@ -334,7 +334,8 @@ pub(crate) fn deliver(
         (OutputKind::Tar, _) => {
             let one = solved.first();
             let root = one.and_then(|one| one.layers.last()).map(|top| &top.id);
-            write_tar(store, root, clamp(one, output), output)
+            let epoch = one.and_then(|one| one.image.epoch);
+            write_tar(store, root, epoch, output)
         }
         (OutputKind::Local, _) => {
             let directory = destination(output)?;
@@ -342,7 +343,7 @@ pub(crate) fn deliver(
                 .iter()
                 .map(|one| export::LocalRoot {
                     snapshot: one.layers.last().map(|top| &top.id),
-                    clamp_mtime: clamp(Some(one), output),
+                    epoch: one.image.epoch,
                     directory: match solved {
                         [_] => None,
                         _ if !output.platform_split => None,
@@ -385,12 +386,6 @@ fn names(request: &BuildRequest, output: &Output) -> Vec<Reference> {
     names
 }
 
-fn clamp(solved: Option<&Solved<'_>>, output: &Output) -> Option<i64> {
-    solved
-        .and_then(|one| one.image.epoch)
-        .filter(|_| output.rewrite_timestamp)
-}
-
 fn destination(output: &Output) -> Result<&Path> {
     output.destination.as_deref().ok_or_else(|| {
         Error::Usage("this output is a directory: say where, with `dest=DIRECTORY`".to_owned())
@@ -414,12 +409,12 @@ fn with_sink(output: &Output, write: impl FnOnce(Sink<'_>) -> Result<()>) -> Res
 fn write_tar(
     store: &Store,
     root: Option<&SnapshotId>,
-    clamp: Option<i64>,
+    epoch: Option<i64>,
     output: &Output,
 ) -> Result<()> {
     let Some(path) = &output.destination else {
         let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
-        layer::write_root(store, root, clamp, &mut stdout)?;
+        layer::write_root(store, root, epoch, &mut stdout)?;
         return stdout.flush().map_err(|source| Error::Io {
             message: "cannot write to standard output".to_owned(),
             source,
@@ -431,7 +426,7 @@ fn write_tar(
     };
     let file = WholeFile::at(path, 0o644).map_err(failed)?;
     let mut writer = std::io::BufWriter::new(file);
-    layer::write_root(store, root, clamp, &mut writer)?;
+    layer::write_root(store, root, epoch, &mut writer)?;
     let file = writer
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;

@@ -287,14 +287,15 @@ fn open_root(store: &Store, snapshot: &SnapshotId) -> Result<RootDir> {
     })
 }
 
-/// Writes the merged view of a chain as a plain tar (for `type=tar`, `export`).
+/// Writes the merged view of a chain as a plain tar (for `type=tar`). All of it has the time of `epoch`, where there is
+/// one.
 pub fn write_root(
     store: &Store,
     snapshot: Option<&SnapshotId>,
-    clamp_mtime: Option<i64>,
+    epoch: Option<i64>,
     to: &mut dyn Write,
 ) -> Result<()> {
-    let mut entries = EntryWriter::new(Writer::new(to), clamp_mtime, Archive::Files);
+    let mut entries = EntryWriter::new(Writer::new(to), epoch, Archive::Files);
     if let Some(snapshot) = snapshot {
         let view = View::open(store, snapshot)?;
         for entry in &store.merged_tree(snapshot)?.entries {

@@ -20,6 +20,35 @@ STOPSIGNAL SIGINT
 "#;
 
 #[test]
+fn files_have_the_time_that_the_build_is_of() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("d/a", "1")]);
+    kit.must_build(
+        "FROM scratch\nCOPY d /d\nCOPY <<E /e\nE\n",
+        &[
+            "--build-arg=SOURCE_DATE_EPOCH=1234567890",
+            "--output=type=tar,dest=files.tar",
+            "--output=type=local,dest=files",
+        ],
+    );
+    let file = std::fs::File::open(kit.path("files.tar")).unwrap();
+    let mut archive = tar::Archive::new(file);
+    let times = archive.entries().unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let path = entry.path().unwrap().display().to_string();
+        (path, entry.header().mtime().unwrap())
+    });
+    let expected = ["d/", "d/a", "e"].map(|path| (path.to_owned(), 1_234_567_890));
+    assert_eq!(times.collect::<Vec<_>>(), expected);
+    for path in ["files/d", "files/d/a", "files/e"] {
+        let metadata = std::fs::metadata(kit.path(path)).unwrap();
+        let time = std::os::unix::fs::MetadataExt::mtime(&metadata);
+        assert_eq!(time, 1_234_567_890, "{path}");
+    }
+}
+
+#[test]
 fn several_outputs_of_one_build() {
     require_machine!();
     let kit = Kit::new();

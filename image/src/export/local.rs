@@ -17,7 +17,8 @@ use crate::layer::View;
 pub struct LocalRoot<'a> {
     /// `None` is an empty root.
     pub snapshot: Option<&'a SnapshotId>,
-    pub clamp_mtime: Option<i64>,
+    /// The time that all of it gets, where there is one.
+    pub epoch: Option<i64>,
     /// The name of a directory of its own, where there are several.
     pub directory: Option<String>,
 }
@@ -71,7 +72,7 @@ fn one(
     let mut writer = LocalWriter {
         view: &view,
         to,
-        clamp_mtime: root.clamp_mtime,
+        epoch: root.epoch,
         // Owners are kept where they can be: by root on the host itself.
         owners: rustix::process::geteuid().is_root(),
         first_names: HashMap::new(),
@@ -144,7 +145,7 @@ fn make_directory(place: &Place, path: &[u8], mode: u32) -> Result<()> {
 struct LocalWriter<'a> {
     view: &'a View,
     to: &'a RootDir,
-    clamp_mtime: Option<i64>,
+    epoch: Option<i64>,
     owners: bool,
     first_names: HashMap<(usize, u32), Vec<u8>>,
 }
@@ -230,10 +231,7 @@ impl LocalWriter<'_> {
             node.set_mode(entry.mode)
                 .map_err(io("set the mode of", path))?;
         }
-        let mut mtime = entry.mtime;
-        if let Some(limit) = self.clamp_mtime.filter(|limit| mtime.0 >= *limit) {
-            mtime = (limit, 0);
-        }
+        let mtime = self.epoch.map_or(entry.mtime, |epoch| (epoch, 0));
         place
             .set_times(mtime, mtime)
             .map_err(io("set the time of", path))

@@ -37,7 +37,8 @@ pub(super) enum Archive {
 /// Writes entries in the order given, which is the tree's: a directory before what is in it.
 pub(super) struct EntryWriter<W: Write> {
     tar: Writer<W>,
-    clamp_mtime: Option<i64>,
+    /// In a layer nothing is later than this; as files all have this time.
+    epoch: Option<i64>,
     archive: Archive,
     first_names: FirstNames,
     /// What the tree's root is called in the archive.
@@ -45,10 +46,10 @@ pub(super) struct EntryWriter<W: Write> {
 }
 
 impl<W: Write> EntryWriter<W> {
-    pub(super) fn new(tar: Writer<W>, clamp_mtime: Option<i64>, archive: Archive) -> Self {
+    pub(super) fn new(tar: Writer<W>, epoch: Option<i64>, archive: Archive) -> Self {
         Self {
             tar,
-            clamp_mtime,
+            epoch,
             archive,
             first_names: FirstNames::new(),
             prefix: None,
@@ -108,9 +109,11 @@ impl<W: Write> EntryWriter<W> {
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
-            mtime: self
-                .clamp_mtime
-                .map_or(entry.mtime.0, |limit| entry.mtime.0.min(limit)),
+            mtime: match (self.epoch, self.archive) {
+                (None, _) => entry.mtime.0,
+                (Some(epoch), Archive::Files) => epoch,
+                (Some(epoch), _) => entry.mtime.0.min(epoch),
+            },
             link: b"",
             device: (
                 rustix::fs::major(entry.device),
