@@ -41,7 +41,7 @@ use exporting::Exporting;
 use plan::Plan;
 use solving::Solving;
 
-pub(crate) use reading::{further_mistakes, options, options_of_look, require_sound};
+pub(crate) use reading::{further_mistakes, may_be_from, options, options_of_look, require_sound};
 
 impl Engine {
     /// Builds. On error nothing is exported, and what was built is kept in the cache.

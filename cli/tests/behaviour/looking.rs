@@ -251,6 +251,56 @@ fn targets() {
 }
 
 #[test]
+fn what_is_wrong_within_a_stage_keeps_nobody_from_listing_them() {
+    let names = |file: &str| {
+        let found = look(file, &["--call=targets,format=json"]).success().stdout;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let targets = found["targets"].as_array().unwrap().iter();
+        let names = targets.map(|target| target["name"].as_str().unwrap_or("-").to_owned());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    for line in [
+        "RUN --mount=type=what true",
+        "ENV a=${b",
+        "COPY \"a b\" /",
+        "COPY --from=$c / /",
+        "COPY --from=nowhere / /",
+        "ENV a",
+        "WHAT ever",
+        "RUN --what true",
+    ] {
+        let file = format!("FROM $base AS a\n{line}\nFROM ${{x AS b\nFROM a\n");
+        assert_eq!(names(&file), "a b -", "{line}");
+    }
+    for file in [
+        "FORM a AS a\nFROM b\n",
+        "FROM a AS a\nFRM b\n",
+        "FROM a AS 0a\n",
+        "FROM a b\n",
+        "ARG a\n",
+        "RUN true\nFROM a\n",
+        "FROM a AS a\nRUN <<E\nFROM b AS b\n",
+        "# escape=x\nFROM a\n",
+    ] {
+        let output = look(file, &["--call=targets"]);
+        assert_eq!(output.code, 1, "{file}: {output}");
+        assert!(output.stderr.contains("error["), "{file}: {output}");
+    }
+}
+
+#[test]
+fn an_outline_needs_what_its_target_needs() {
+    let file = "FROM a AS a\nARG X=1\nFROM a AS b\nRUN --mount=type=what true\nENV a\n";
+    let output = look(file, &["--call=outline,format=json", "--target=a"]).success();
+    let outline: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(outline["args"][0]["name"], "X");
+    let output = look(file, &["--call=outline", "--target=b"]);
+    assert_eq!(output.code, 1, "{output}");
+    assert!(output.stderr.contains("error[bad-mount]"), "{output}");
+    assert!(output.stderr.contains("error[missing-value]"), "{output}");
+}
+
+#[test]
 fn misused_calls() {
     for arguments in [
         &["--call=chekc"][..],

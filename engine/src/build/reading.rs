@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_image::Platform;
-use rbuild_parser::ast::Command;
+use rbuild_parser::ast::{Command, Instruction};
 use rbuild_parser::suggest::nearest;
-use rbuild_parser::{Parsed, Severity, Source};
+use rbuild_parser::{Keyword, Parsed, Severity, Source};
 
 use crate::lower::{self, ContextKind};
 use crate::request::{BuildRequest, Entitlement, NamedContext};
@@ -66,6 +66,16 @@ pub(crate) fn require_sound(
     Err(Error::Dockerfile(located))
 }
 
+/// Whether a line that does not read as an instruction may be meant for a FROM.
+pub(crate) fn may_be_from(instruction: &Instruction) -> bool {
+    may_be(instruction, Keyword::From)
+}
+
+fn may_be(instruction: &Instruction, keyword: Keyword) -> bool {
+    matches!(instruction.command, Command::Invalid)
+        && nearest(&instruction.keyword.value, [keyword.name()]).is_some()
+}
+
 /// What is wrong besides, with instructions that parse: so that all mistakes are told at once. Not where a stage may
 /// be missing for what the parser found.
 pub(crate) fn further_mistakes(
@@ -74,12 +84,9 @@ pub(crate) fn further_mistakes(
     options: &lower::Options,
 ) -> Vec<Located> {
     let instructions = &parsed.dockerfile.instructions;
-    let is_lost = instructions.iter().any(|instruction| {
-        let keyword = instruction.keyword.value.as_str();
-        matches!(instruction.command, Command::Invalid)
-            && nearest(keyword, ["FROM", "ARG"]).is_some()
-    });
-    if is_lost {
+    let may_be_arg = |one: &Instruction| may_be(one, Keyword::Arg);
+    let mut instructions = instructions.iter();
+    if instructions.any(|one| may_be_from(one) || may_be_arg(one)) {
         return Vec::new();
     }
     let known = HashMap::new();

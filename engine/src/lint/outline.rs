@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rbuild_parser::ast::Instruction;
-use rbuild_parser::{Parsed, Severity, Source};
+use rbuild_parser::ast::{Command, Instruction};
+use rbuild_parser::{Diagnostic, Keyword, Parsed, Severity, Source};
 
-use super::{assume, description, located};
+use super::{assume, description, is_idle, located};
 use crate::lower::{
     self,
     file::{File, StageText},
@@ -66,7 +66,7 @@ pub struct Target {
     pub line: usize,
 }
 
-/// Lists the stages of a request's Dockerfile.
+/// Lists the stages of a request's Dockerfile. What is wrong within one is left to who builds it.
 pub fn targets(request: &BuildRequest) -> Result<Vec<Target>> {
     let (source, parsed) = read(request)?;
     let file = File::new(&source, &parsed);
@@ -85,12 +85,20 @@ pub fn targets(request: &BuildRequest) -> Result<Vec<Target>> {
     Ok(list.collect())
 }
 
-/// Says what the target of a request takes.
+/// Says what the target of a request takes. Stages that it does not need may have mistakes.
 pub fn outline(request: &BuildRequest) -> Result<Outline> {
     let (source, parsed) = read(request)?;
     let options = build::options_of_look(request);
-    let lowered = assume::lower(&source, &parsed, &options).map_err(Error::Dockerfile)?;
+    let lowered = assume::lower(&source, &parsed, &options);
     let file = File::new(&source, &parsed);
+    let matters = |one: &Diagnostic| match &lowered {
+        Ok(lowered) => !is_idle(&file, &lowered.seen, one),
+        Err(_) => true,
+    };
+    if errors(&parsed).any(matters) {
+        build::require_sound(&source, &parsed, &options)?;
+    }
+    let lowered = lowered.map_err(Error::Dockerfile)?;
     let stages = file.stages.len();
     let stage = match &request.target {
         Some(name) => file.stage_named(name, stages),
@@ -167,18 +175,39 @@ fn described(source: &Source, instruction: &Instruction, name: Option<&str>) -> 
     description::of(source, instruction, name?)
 }
 
+/// Reads the Dockerfile; fails where it is not sure which stages that has.
 fn read(request: &BuildRequest) -> Result<(Arc<Source>, Parsed)> {
     let source = Arc::new(inputs::dockerfile(&request.dockerfile, None)?);
     let parsed = rbuild_parser::parse(&source);
-    let is_broken = parsed
-        .diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.severity == Severity::Error);
-    if is_broken {
+    if errors(&parsed).any(|one| hides_stages(&parsed, one)) {
         let all = parsed.diagnostics.into_iter();
         return Err(Error::Dockerfile(
             all.map(|diagnostic| located(&source, diagnostic)).collect(),
         ));
     }
     Ok((source, parsed))
+}
+
+fn errors(parsed: &Parsed) -> impl Iterator<Item = &Diagnostic> {
+    let all = parsed.diagnostics.iter();
+    all.filter(|diagnostic| diagnostic.severity == Severity::Error)
+}
+
+/// Whether a stage may be missing, or be another one, for a mistake: in a FROM, in what may be one, in what the file
+/// begins with, or where a heredoc has no end.
+fn hides_stages(parsed: &Parsed, mistake: &Diagnostic) -> bool {
+    if ["no-stage", "unterminated-heredoc"].contains(&mistake.code) {
+        return true;
+    }
+    let place = mistake.primary.span.start;
+    let instructions = &parsed.dockerfile.instructions;
+    let after = instructions.partition_point(|one| one.span.start <= place);
+    let instruction = after.checked_sub(1).and_then(|at| instructions.get(at));
+    match instruction.filter(|one| place < one.span.end) {
+        None => true,
+        Some(one) if Keyword::find(&one.keyword.value) == Some(Keyword::From) => {
+            matches!(one.command, Command::Invalid) || mistake.code == "bad-stage-name"
+        }
+        Some(one) => build::may_be_from(one),
+    }
 }
