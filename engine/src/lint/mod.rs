@@ -11,6 +11,7 @@ pub(crate) mod assume;
 mod casing;
 mod comment;
 mod description;
+mod flags;
 mod from;
 mod graph;
 mod instructions;
@@ -115,6 +116,7 @@ const CHECKS: &[(&str, Look)] = &[
     ("CrlfScriptCopied", transfer::crlf),
     ("InvalidJsonArray", arrays::almost),
     ("CommentAfterInstruction", comment::after_instruction),
+    ("FlagAfterArguments", flags::late),
 ];
 
 /// Lints the Dockerfile of a request. Mistakes in it are part of the answer; an error is what kept it from being read.

@@ -36,6 +36,7 @@ pub(crate) fn tells_causes(name: &str) -> bool {
         "BackslashInPath",
         "CommentAfterInstruction",
         "CrlfScriptCopied",
+        "FlagAfterArguments",
         "HtmlEntity",
         "TypographicQuote",
         "TypographicDash",
@@ -198,6 +199,10 @@ pub const RULES: &[Rule] = &[
     own(
         "CommentAfterInstruction",
         "A `#` within a line is no comment for the Dockerfile",
+    ),
+    own(
+        "FlagAfterArguments",
+        "A flag after the first argument is an argument: flags come before",
     ),
     own(
         "InvalidJsonArray",

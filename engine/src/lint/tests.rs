@@ -104,6 +104,44 @@ const CASES: &[(&str, &str)] = &[
         "",
     ),
     ("ARG V=1\nFROM scratch\nENV V=3\nRUN echo $V", ""),
+    ("FROM scratch\nCOPY a b --from=x", "FlagAfterArguments:2"),
+    (
+        "FROM scratch\nADD [\"a\", \"--chown=1\", \"/b\"]",
+        "UseCopyInsteadOfAdd:2 FlagAfterArguments:2",
+    ),
+    ("FROM scratch\nCOPY -- a --b /", ""),
+    ("FROM scratch\nCOPY --link a -- /", ""),
+    (
+        "FROM scratch\nRUN make \\\n  --mount=type=cache,target=/x",
+        "FlagAfterArguments:3",
+    ),
+    (
+        "FROM scratch\nRUN x && y --security=insecure",
+        "FlagAfterArguments:2",
+    ),
+    ("FROM scratch\nRUN make \\\n# --mount=type=cache\n  all", ""),
+    (
+        "FROM scratch\nRUN echo 'a --mount=type=cache,target=/x'",
+        "",
+    ),
+    (
+        "FROM scratch\nRUN docker run --mount=type=bind,src=/a,dst=/b c",
+        "",
+    ),
+    ("FROM scratch\nRUN unshare --mount=/a --network=none b", ""),
+    (
+        "FROM scratch\nONBUILD COPY a b --from=x",
+        "FlagAfterArguments:2",
+    ),
+    (
+        "FROM scratch\nHEALTHCHECK CMD --timeout=3s curl x",
+        "FlagAfterArguments:2",
+    ),
+    (
+        "FROM scratch\nHEALTHCHECK CMD curl x --interval=5s",
+        "FlagAfterArguments:2",
+    ),
+    ("FROM scratch\nHEALTHCHECK CMD wget --timeout=3 x", ""),
     ("FROM scratch\nCOPY ../a /", "CopyOutsideContext:2"),
     ("FROM scratch\nCOPY b/../a /", ""),
     ("FROM scratch\nCOPY src\\a.c /", "BackslashInPath:2"),

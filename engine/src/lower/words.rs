@@ -202,5 +202,5 @@ pub(crate) fn expansion_mistake(text: &Text, error: &ExpandError) -> Diagnostic 
     } else {
         text.span
     };
-    Diagnostic::error("bad-expansion", error.message.clone(), span)
+    error.diagnostic(span)
 }

@@ -217,14 +217,6 @@ fn failed(error: &select::Error, input: &Output) -> Failure {
 
 /// What people take a source for that is none.
 fn misunderstood(pattern: &str, is_context: bool) -> Option<String> {
-    let flag = pattern
-        .strip_prefix("--")
-        .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()));
-    if flag.is_some() {
-        return Some(format!(
-            "`{pattern}` is taken for a path: flags stand right after the keyword"
-        ));
-    }
     if !is_context {
         return None;
     }

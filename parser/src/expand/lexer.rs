@@ -4,9 +4,10 @@
 
 use std::collections::HashSet;
 
+use super::error::{ExpandError, excerpt};
 use super::pattern::{self, Pattern, Steps};
 use super::splitter::{Splitter, Word};
-use super::{DEEPEST, ExpandError, Expanded, LONGEST, Variables};
+use super::{DEEPEST, Expanded, LONGEST, Variables};
 use crate::ast::Escape;
 
 /// What one expansion may produce in all, also text that a modifier throws away again.
@@ -143,10 +144,7 @@ impl<'a> Lexer<'a> {
         self.options.raw_escapes = outer_raw_escapes;
         match stop {
             None => Ok(result),
-            Some(stop) => Err(ExpandError {
-                message: format!("no `{stop}` until the end"),
-                offset: opened,
-            }),
+            Some(stop) => self.fail(opened, &format!("no `{stop}` until the end")),
         }
     }
 
@@ -156,7 +154,7 @@ impl<'a> Lexer<'a> {
         self.next();
         let body = &self.raw[self.at..];
         let Some(length) = body.find('\'') else {
-            return self.fail(start, "the single quote has no closing quote");
+            return Err(ExpandError::quote("single", start));
         };
         self.at += length + 1;
         Ok(if self.options.raw_quotes {
@@ -176,7 +174,7 @@ impl<'a> Lexer<'a> {
         }
         loop {
             match self.peek() {
-                None => return self.fail(start, "the double quote has no closing quote"),
+                None => return Err(ExpandError::quote("double", start)),
                 Some('"') => {
                     self.next();
                     if self.options.raw_quotes {
@@ -239,11 +237,10 @@ impl<'a> Lexer<'a> {
         match self.peek() {
             None => return self.unclosed(start),
             Some('{' | '}' | ':') => {
-                let written = self.excerpt(start);
-                return self.fail(
-                    start,
-                    &format!("bad substitution `{written}`: a variable name must follow `${{`"),
-                );
+                let written = excerpt(&self.raw[start..]);
+                let message =
+                    format!("bad substitution `{written}`: a variable name must follow `${{`");
+                return self.fail(start, &message);
             }
             Some(_) => {}
         }
@@ -260,8 +257,9 @@ impl<'a> Lexer<'a> {
                 Some(kind) => self.modifier(start, modifier_at, name, kind, true),
             },
             Some('/') => self.replace(start, name),
-            // The quote around it ends before the braces do.
+            // The quote, the word or the line around it ends before the braces do.
             Some('"' | '\'') => self.unclosed(start),
+            Some(c) if c.is_whitespace() && !self.closes(modifier_at) => self.unclosed(start),
             Some(kind) => self.modifier(start, modifier_at, name, kind, false),
         }
     }
@@ -282,11 +280,7 @@ impl<'a> Lexer<'a> {
         };
         if !is_known {
             let written = &self.raw[at..self.at];
-            let mut message = format!("`{written}` is no modifier that `${{{name}…}}` knows");
-            if kind == '=' {
-                message.push_str("; `:-` puts in a default");
-            }
-            return self.fail(at, &message);
+            return Err(ExpandError::modifier(written, name, at));
         }
         let written = &self.raw[at..self.at];
         let word = match self.until(Some('}'), matches!(kind, '#' | '%'), None) {
@@ -310,12 +304,7 @@ impl<'a> Lexer<'a> {
             '+' => Ok(if is_missing { String::new() } else { word }),
             '?' if is_missing => {
                 let state = if value.is_some() { "empty" } else { "unset" };
-                let message = if word.is_empty() {
-                    format!("is not allowed to be {state}")
-                } else {
-                    word
-                };
-                self.fail(start, &format!("{name}: {message}"))
+                Err(ExpandError::missing(name, state, &word, start))
             }
             '?' => Ok(value.unwrap_or_default()),
             _ => self.trim(at, &word, kind, &value.unwrap_or_default()),
@@ -327,16 +316,13 @@ impl<'a> Lexer<'a> {
         let (longest, word) = word
             .strip_prefix(kind)
             .map_or((false, word), |word| (true, word));
-        let pattern = Pattern::new(word).map_err(|message| ExpandError {
-            message,
-            offset: at,
-        })?;
+        let pattern = Pattern::new(word).map_err(|message| ExpandError::new(message, at))?;
         let trimmed = if kind == '#' {
             pattern.trim_prefix(value, longest, &mut self.steps)
         } else {
             pattern.trim_suffix(value, longest, &mut self.steps)
         };
-        trimmed.map_err(|pattern::TooExpensive| too_expensive(at))
+        trimmed.map_err(|pattern::TooExpensive| ExpandError::too_expensive(at))
     }
 
     /// `${name/pattern/replacement}`; a second slash at the start replaces all.
@@ -349,7 +335,7 @@ impl<'a> Lexer<'a> {
         let pattern = match self.until(Some('/'), true, None) {
             Ok(pattern) => pattern,
             Err(_) if self.peek().is_none() && !self.has_open_quote(start) => {
-                let written = self.excerpt(start);
+                let written = excerpt(&self.raw[start..]);
                 return self.fail(
                     start,
                     &format!("`{written}` lacks the `/` between pattern and replacement"),
@@ -368,10 +354,7 @@ impl<'a> Lexer<'a> {
         if value.is_none() && self.options.keep_unset {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
-        let pattern = Pattern::new(&pattern).map_err(|message| ExpandError {
-            message,
-            offset: at,
-        })?;
+        let pattern = Pattern::new(&pattern).map_err(|message| ExpandError::new(message, at))?;
         let replaced = pattern.replace(
             &value.unwrap_or_default(),
             &replacement,
@@ -379,7 +362,7 @@ impl<'a> Lexer<'a> {
             LONGEST,
             &mut self.steps,
         );
-        replaced.map_err(|pattern::TooExpensive| too_expensive(at))
+        replaced.map_err(|pattern::TooExpensive| ExpandError::too_expensive(at))
     }
 
     /// Letters, digits and underscores; or digits alone; or one of the shell's special parameters.
@@ -434,7 +417,7 @@ impl<'a> Lexer<'a> {
     fn spend(&mut self, bytes: usize) -> Result<(), ExpandError> {
         self.work += bytes;
         if self.work > MOST_WORK {
-            return Err(too_much(self.at));
+            return Err(ExpandError::too_much(self.at));
         }
         Ok(())
     }
@@ -452,22 +435,25 @@ impl<'a> Lexer<'a> {
     fn push(&mut self, result: &mut String, value: &str, at: usize) -> Result<(), ExpandError> {
         self.spend(value.len())?;
         if result.len() + value.len() > LONGEST {
-            return Err(too_much(at));
+            return Err(ExpandError::too_much(at));
         }
         result.push_str(value);
         Ok(())
     }
 
     fn fail(&self, offset: usize, message: &str) -> Lexed {
-        Err(ExpandError {
-            message: message.to_owned(),
-            offset,
-        })
+        Err(ExpandError::new(message, offset))
     }
 
     fn unclosed(&self, start: usize) -> Lexed {
-        let written = self.excerpt(start);
-        self.fail(start, &format!("`{written}` has no closing `}}`"))
+        Err(ExpandError::unclosed(self.raw, start))
+    }
+
+    /// Whether a `}` follows in the same line and quotes.
+    fn closes(&self, at: usize) -> bool {
+        let rest = &self.raw[at..];
+        rest.find(['}', '"', '\'', '\n'])
+            .is_some_and(|end| rest[end..].starts_with('}'))
     }
 
     /// Whether what stands after `start` ends inside a quote: then the quote is the mistake, not the brace.
@@ -481,28 +467,5 @@ impl<'a> Lexer<'a> {
             }
         }
         quote.is_some()
-    }
-
-    /// The text from `start` on, short enough for a message.
-    fn excerpt(&self, start: usize) -> String {
-        let rest = &self.raw[start..];
-        match rest.char_indices().nth(24) {
-            Some((end, _)) => format!("{}…", &rest[..end]),
-            None => rest.to_owned(),
-        }
-    }
-}
-
-fn too_much(offset: usize) -> ExpandError {
-    ExpandError {
-        message: format!("the word expands to more than {LONGEST} bytes"),
-        offset,
-    }
-}
-
-fn too_expensive(offset: usize) -> ExpandError {
-    ExpandError {
-        message: "the pattern or its value is too long to be matched".to_owned(),
-        offset,
     }
 }

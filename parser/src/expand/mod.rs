@@ -4,10 +4,12 @@
 //!
 //! Bounded: `${` nests at most [`DEEPEST`] times, a word expands to at most [`LONGEST`] bytes.
 
+mod error;
 mod lexer;
 mod pattern;
 mod splitter;
 
+pub use error::ExpandError;
 pub(crate) use lexer::Lexer;
 
 use crate::ast::Escape;
@@ -22,14 +24,6 @@ pub const LONGEST: usize = 1024 * 1024;
 pub trait Variables {
     /// Returns the value of a variable, or `None` where it is not set.
     fn get(&self, name: &str) -> Option<String>;
-}
-
-/// Why a word could not be expanded. `offset` is a byte offset into the word.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ExpandError {
-    pub message: String,
-    pub offset: usize,
 }
 
 /// What an expansion gave.

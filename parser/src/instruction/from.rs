@@ -38,7 +38,11 @@ impl Builder<'_, '_> {
                 diagnostic = if word.starts_with('#') {
                     diagnostic.help("a comment needs a line of its own")
                 } else if word.starts_with("--") {
-                    diagnostic.help("flags come before the image")
+                    let written = words.iter().map(|it| line.slice(it.clone()));
+                    let (late, rest): (Vec<&str>, Vec<&str>) =
+                        written.partition(|word| word.starts_with("--"));
+                    let (late, rest) = (late.join(" "), rest.join(" "));
+                    diagnostic.help(format!("flags come before the image: `FROM {late} {rest}`"))
                 } else if word.eq_ignore_ascii_case("as") && words.len() == 2 {
                     diagnostic.help("a name for the stage must follow AS")
                 } else {

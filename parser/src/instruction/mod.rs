@@ -451,18 +451,8 @@ impl<'r, 's> Builder<'r, 's> {
         }
         if let Err(error) = expand::check(line.slice(range.clone()), self.reader.escape()) {
             let at = (range.start + error.offset).min(range.end);
-            let diagnostic = Diagnostic::error(
-                "bad-expansion",
-                error.message.clone(),
-                line.span(at..range.end),
-            );
-            self.report(if error.message.contains("quote") {
-                diagnostic
-                    .label("opened here")
-                    .help("close it, or put the escape character before it")
-            } else {
-                diagnostic
-            });
+            let span = line.span(at..range.end);
+            self.report(error.diagnostic(span));
         }
     }
 
@@ -471,7 +461,7 @@ impl<'r, 's> Builder<'r, 's> {
         let texts = json_strings(line, strings);
         for text in texts.iter().filter(|_| !line.is_trigger) {
             if let Err(error) = expand::check(&text.value, self.reader.escape()) {
-                self.report(Diagnostic::error("bad-expansion", error.message, text.span));
+                self.report(error.diagnostic(text.span));
             }
         }
         texts

@@ -101,11 +101,11 @@ fn read(
         let text = match text.map(&mut *expand).transpose() {
             Ok(text) => text,
             Err(error) => {
-                return Err(wrong(
-                    "bad-expansion",
-                    format!("{error} (in the mount option `{field}`)"),
-                    span,
-                ));
+                let mut mistake = narrowed(Box::new(error.diagnostic(span)), value, field);
+                if mistake.primary.span != span || field == value {
+                    mistake.primary.span.start += key.len() + 1 + error.offset;
+                }
+                return Err(mistake);
             }
         };
         settings.push(Setting {
@@ -115,17 +115,14 @@ fn read(
         });
     }
     let kind = options::kind(&settings, span).map_err(|mistake| {
-        narrowed(
-            mistake,
-            value,
-            settings.iter().rev().find(|it| it.key == "type"),
-        )
+        let kind = settings.iter().rev().find(|it| it.key == "type");
+        narrowed(mistake, value, kind.map_or("", |kind| kind.field))
     })?;
     let mut reading = Reading::new(kind, span);
     for setting in &settings {
         reading
             .option(setting)
-            .map_err(|mistake| narrowed(mistake, value, Some(setting)))?;
+            .map_err(|mistake| narrowed(mistake, value, setting.field))?;
     }
     reading.finish()
 }
@@ -161,14 +158,9 @@ pub fn variable_in_from(what: &str, span: Span) -> Diagnostic {
 }
 
 /// Points at the option, where it stands in the raw value as it was read.
-fn narrowed(
-    mut mistake: Box<Diagnostic>,
-    value: &str,
-    setting: Option<&Setting<'_>>,
-) -> Box<Diagnostic> {
+fn narrowed(mut mistake: Box<Diagnostic>, value: &str, field: &str) -> Box<Diagnostic> {
     let span = mistake.primary.span;
     let in_place = span.end.saturating_sub(span.start) == value.len();
-    let field = setting.map_or("", |setting| setting.field);
     let at = value.match_indices(field).map(|(at, _)| at).find(|at| {
         let before = value[..*at].chars().next_back();
         let after = value[at + field.len()..].chars().next();

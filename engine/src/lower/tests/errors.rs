@@ -94,7 +94,7 @@ fn mistakes() {
         ),
         (
             "ARG V=1\nFROM scratch\nLABEL a=${V:?gone}",
-            "3:9 bad-expansion: V: gone (`V` is declared before FROM; declare it again in this stage with `ARG V`)",
+            "3:9 bad-expansion: V: gone (`V` is unset: it gets a value from an ENV or ARG above, or from --build-arg where an ARG declares it) (`V` is declared before FROM; declare it again in this stage with `ARG V`)",
         ),
     ] {
         assert_eq!(kit(text).errors(), [expected], "{text}");
