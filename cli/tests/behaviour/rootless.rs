@@ -41,6 +41,13 @@ impl Ordinary {
         Some(Self { kit, binary })
     }
 
+    /// Puts a program of the machine's, and the libraries that it needs, into the context's directory `programs`.
+    fn take(&self, program: &str) {
+        let script = "it=$(readlink -f $(command -v $0)) && cd context && mkdir -p programs/bin && \
+                      cp -L --parents $it $(ldd $it | grep -o '/[^ ]*') programs && cp $it programs/bin/$0";
+        run_in(&self.kit.path(""), "sh", &["-c", script, program]);
+    }
+
     fn build(&self, dockerfile: &str, more: &[&str]) -> Output {
         let arguments = self.kit.build_arguments(dockerfile, more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -103,13 +110,10 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
     let Some(user) = Ordinary::new(TEST) else {
         return;
     };
-    let perl = "perl=$(readlink -f $(command -v perl)) && mkdir -p context/perl/bin && \
-                cp -L --parents $perl $(ldd $perl | grep -o '/[^ ]*') context/perl && \
-                cp $perl context/perl/bin/perl";
-    run_in(&user.kit.path(""), "sh", &["-c", perl]);
+    user.take("perl");
     std::fs::write(user.kit.path("context/server"), SERVER).unwrap();
     std::fs::write(user.kit.path("context/client"), CLIENT).unwrap();
-    let dockerfile = "FROM busybox\nCOPY perl /\nCOPY server client /\nRUN mkdir -p -m 1777 /tmp\n\
+    let dockerfile = "FROM busybox\nCOPY programs /\nCOPY server client /\nRUN mkdir -p -m 1777 /tmp\n\
                       RUN perl -e 'socketpair A, B, 1, 1, 0; print join(\":\", unpack \"L3\", getsockopt A, 1, 17) eq \"$$:0:0\" ? \"root\\n\" : \"?\\n\"' > /root.txt\n\
                       USER 7:8\n\
                       RUN perl -e 'socketpair A, B, 1, 1, 0; print join(\":\", unpack \"L3\", getsockopt A, 1, 17) eq \"$$:7:8\" ? \"user\\n\" : \"?\\n\"' > /tmp/user.txt\n\
@@ -123,8 +127,38 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
         let expected = format!("it is 7:8\nyou are {is}, perl\n");
         assert_eq!(output.stdout, expected, "{asks}: {output}");
     }
+    let output = user.must(&[
+        "exec",
+        "server",
+        "stat",
+        "-c",
+        "%u:%g",
+        "/proc/1",
+        "/proc/1/task/1",
+    ]);
+    assert_eq!(output.stdout, "7:8\n7:8\n", "{output}");
     let script = "busybox su -s /bin/sh -c 'perl /client' user";
     let output = user.must(&["exec", "-u", "0", "server", "sh", "-c", script]);
     assert!(output.stdout.contains("\nyou are 1000:1000"), "{output}");
     user.must(&["rm", "-f", "server"]);
+}
+
+#[test]
+fn with_one_id_rights_that_are_kept_outlive_the_user() {
+    const TEST: &str = "with_one_id_rights_that_are_kept_outlive_the_user";
+    require_machine!();
+    if !has("setpriv") {
+        return;
+    }
+    let Some(user) = Ordinary::new(TEST) else {
+        return;
+    };
+    user.take("setpriv");
+    // It takes the user first, then the group.
+    let dockerfile = "FROM busybox\nCOPY programs /\n\
+                      RUN /bin/setpriv --reuid 7 --regid 8 --clear-groups sh -c 'id -u; id -g; /bin/setpriv --regid 9 id -g || echo refused' > /ids\n\
+                      CMD [\"cat\", \"/ids\"]\n";
+    user.build(dockerfile, &["-t", "app"]);
+    let output = user.must(&["run", "--rm", "app"]);
+    assert_eq!(output.stdout, "7\n8\nrefused\n", "{output}");
 }

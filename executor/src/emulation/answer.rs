@@ -28,6 +28,8 @@ pub(super) struct Answering {
     root: OwnedFd,
     /// The root's device and inode number.
     root_id: (u64, u64),
+    /// The device of /proc.
+    pub(super) proc: Option<u64>,
     /// By the number of their [`Mark`]; the first process's need none.
     identities: Vec<Credentials>,
     numbers: HashMap<Credentials, usize>,
@@ -55,6 +57,7 @@ impl Answering {
             descriptors,
             root,
             root_id,
+            proc: device_of_proc(),
             numbers: HashMap::from([(first.clone(), 0)]),
             identities: vec![first],
             noted: HashMap::new(),
@@ -237,6 +240,10 @@ impl Answering {
             libc::SYS_flistxattr => self.list(target, &fd(a), b, c),
             libc::SYS_execve => self.execute(target, &at(target, libc::AT_FDCWD, a, 0)?),
             libc::SYS_execveat => self.execute(target, &at(target, a as i32, b, e as i32)?),
+            libc::SYS_prctl => {
+                self.change(target, &Change::Keep(b != 0))?;
+                Ok(Reply::Continue)
+            }
             libc::SYS_getsockopt => peers::tell(target, call),
             libc::SYS_chroot => {
                 self.other_roots = true;
@@ -319,23 +326,27 @@ impl Answering {
         Ok(Reply::Value(i64::from(value)))
     }
 
-    /// A file that takes its owner's id makes its process its owner.
+    /// A file that takes its owner's id makes its process its owner; kept rights go.
     fn execute(&mut self, target: &Target<'_>, at: &At) -> Result<Reply> {
         let Ok(node) = self.node(target, at) else {
             return Ok(Reply::Continue);
         };
         let stat = rustix::fs::fstat(&node)?;
         let mode = stat.st_mode;
-        if FileType::from_raw_mode(mode) != FileType::RegularFile
-            || mode & (libc::S_ISUID | libc::S_ISGID) == 0
-            || mode & 0o111 == 0
-        {
+        if FileType::from_raw_mode(mode) != FileType::RegularFile || mode & 0o111 == 0 {
             return Ok(Reply::Continue);
         }
-        let record = self.record(&node, &stat, None);
-        let uid = (mode & libc::S_ISUID != 0).then_some(record.uid);
         let groups = libc::S_ISGID | libc::S_IXGRP;
-        let gid = (mode & groups == groups).then_some(record.gid);
+        let (takes_user, takes_group) = (mode & libc::S_ISUID != 0, mode & groups == groups);
+        let (uid, gid) = if takes_user || takes_group {
+            let record = self.record(&node, &stat, None);
+            (
+                takes_user.then_some(record.uid),
+                takes_group.then_some(record.gid),
+            )
+        } else {
+            (None, None)
+        };
         let old = self.credentials(target)?;
         let new = old.executing(uid, gid);
         if new != *old {
@@ -343,6 +354,14 @@ impl Answering {
         }
         Ok(Reply::Continue)
     }
+}
+
+fn device_of_proc() -> Option<u64> {
+    let system = rustix::fs::statfs("/proc").ok()?;
+    if system.f_type != rustix::fs::PROC_SUPER_MAGIC {
+        return None;
+    }
+    Some(rustix::fs::stat("/proc").ok()?.st_dev)
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {

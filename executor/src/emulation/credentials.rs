@@ -106,6 +106,8 @@ pub(super) enum Change {
     FilesUid(u32),
     FilesGid(u32),
     Groups(Vec<u32>),
+    /// `PR_SET_KEEPCAPS`.
+    Keep(bool),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -113,6 +115,9 @@ pub(super) struct Credentials {
     pub(super) users: Ids,
     pub(super) groups: Ids,
     pub(super) further: Vec<u32>,
+    /// Root's rights outlive its ids, until the next execution: `setpriv` takes another group after another user.
+    keeps: bool,
+    kept: bool,
 }
 
 impl Credentials {
@@ -123,6 +128,8 @@ impl Credentials {
             users: Ids::all(uid),
             groups: Ids::all(gid),
             further,
+            keeps: false,
+            kept: false,
         }
     }
 
@@ -132,7 +139,7 @@ impl Credentials {
     }
 
     pub(super) fn changed(&self, change: &Change) -> Result<Self, Errno> {
-        let may = self.is_root();
+        let may = self.is_root() || self.kept;
         let mut new = self.clone();
         match change {
             Change::Uid(id) => new.users = self.users.set(*id, may)?,
@@ -157,13 +164,21 @@ impl Credentials {
                 new.further.clone_from(groups);
                 new.further.sort_unstable();
             }
+            Change::Keep(keeps) => new.keeps = *keeps,
+        }
+        if self.users.has(0) && !new.users.has(0) {
+            new.kept = self.keeps;
         }
         Ok(new)
     }
 
-    /// After the execution of a file that takes its owner's id.
+    /// After the execution of a file, which may take its owner's id.
     pub(super) fn executing(&self, uid: Option<u32>, gid: Option<u32>) -> Self {
-        let mut new = self.clone();
+        let mut new = Self {
+            keeps: false,
+            kept: false,
+            ..self.clone()
+        };
         let take = |ids: &mut Ids, id: u32| {
             (ids.effective, ids.saved, ids.files) = (id, id, id);
         };
@@ -221,6 +236,27 @@ mod tests {
             assert_eq!(it.changed(&change), Err(Errno::PERM), "{change:?}");
         }
         assert_eq!(it.changed(&Change::FilesUid(0)), Ok(it.clone()));
+    }
+
+    #[test]
+    fn kept_rights_last_until_the_next_execution() {
+        let root = Credentials::new(0, 0, vec![0]);
+        let change = |it: &Credentials, change: Change| it.changed(&change);
+        let gone = change(&root, Change::ThreeUids([7; 3])).expect("down");
+        assert_eq!(change(&gone, Change::ThreeGids([8; 3])), Err(Errno::PERM));
+        let keeping = change(&root, Change::Keep(true)).expect("for all");
+        let mut it = keeping;
+        for step in [
+            Change::ThreeUids([7; 3]),
+            Change::Keep(false),
+            Change::ThreeGids([8; 3]),
+            Change::Groups(vec![9]),
+        ] {
+            it = change(&it, step).expect("kept");
+        }
+        let executed = it.executing(None, None);
+        assert_eq!(executed, Credentials::new(7, 8, vec![9]));
+        assert_eq!(change(&executed, Change::Uid(0)), Err(Errno::PERM));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Calls about files: who owns them, who may what with them, whose are new ones.
 
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rbuild_cache::owners::{self, Record};
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use super::Scope;
 use super::answer::{Answering, Result};
 use super::devices::Device;
+use super::mark::Mark;
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, notify::Reply};
 
@@ -46,6 +48,10 @@ impl Answering {
             return *record;
         }
         match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if Some(stat.st_dev) == self.proc => {
+                let mark = mark_of_process(node).and_then(|mark| mark.ids);
+                mark.map_or_else(Record::default, |(uid, gid)| Record::owner(uid, gid))
+            }
             FileType::RegularFile | FileType::Directory => {
                 let record = owners::read(name_of(node.as_fd()).as_str());
                 record.ok().flatten().unwrap_or_default()
@@ -497,6 +503,16 @@ impl Answering {
         }
         Ok(Reply::Value(shown.len() as i64))
     }
+}
+
+/// A process is its user's: programs that list processes look at whose their directories in /proc are.
+fn mark_of_process(directory: &OwnedFd) -> Option<Mark> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let limits = rustix::fs::openat(directory, "limits", flags, Mode::empty()).ok()?;
+    let mut text = String::new();
+    let limits = std::fs::File::from(limits);
+    limits.take(8192).read_to_string(&mut text).ok()?;
+    Mark::shown(&text)
 }
 
 fn format_of(kind: Kind) -> u32 {

@@ -40,6 +40,14 @@ impl Mark {
             | u64::from(gid)
     }
 
+    /// As `/proc/PID/limits` shows it.
+    pub(super) fn shown(limits: &str) -> Option<Self> {
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max file locks"));
+        Self::of(line?.split_whitespace().next()?.parse().ok()?)
+    }
+
     pub(super) fn of(limit: u64) -> Option<Self> {
         if limit >> MARK_SHIFT != MARKED {
             return None;
@@ -81,6 +89,13 @@ mod tests {
                 ids: None
             })
         );
+        let shown = format!(
+            "Max address space         unlimited            unlimited            bytes     \n\
+             Max file locks            {} unlimited            locks     \n",
+            Mark::first(7, 8).limit()
+        );
+        assert_eq!(Mark::shown(&shown), Some(Mark::first(7, 8)));
+        assert_eq!(Mark::shown(&shown.replace("file", "other")), None);
         for usual in [0, 100, i64::MAX as u64, u64::MAX] {
             assert_eq!(Mark::of(usual), None);
         }

@@ -125,6 +125,9 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
             );
         }
         add(&calls::GETSOCKOPT, asking_for_peers());
+        let keeping = [libc::PR_SET_KEEPCAPS as u32];
+        let about = Decision::for_values(0, &keeping, Verdict::Ask, Verdict::Allow);
+        add(&calls::PRCTL, about);
         if capabilities::by_name("SYS_CHROOT").is_some_and(|bit| filter.capabilities & bit != 0) {
             add(&calls::CHROOT, ask.clone());
         }
@@ -492,6 +495,10 @@ mod tests {
                 assert!(open(flags, filter).is_none_or(|result| result == expected));
                 assert!(open(flags, user).is_none_or(|result| result == ASK));
             }
+        }
+        for (option, expected) in [(libc::PR_SET_KEEPCAPS, ASK), (libc::PR_SET_NAME, ALLOW)] {
+            let asked = result(filter, here, &calls::PRCTL, first(option as u64));
+            assert_eq!(asked, Some(expected), "{option}");
         }
         for (option, expected) in [(libc::SO_PEERCRED, ASK), (libc::SO_ERROR, ALLOW)] {
             let arguments = [3, libc::SOL_SOCKET as u64, option as u64, 7, 7, 0];
