@@ -55,7 +55,7 @@ impl Default for Compression {
 pub fn detect(first_bytes: &[u8]) -> Detected {
     if first_bytes.starts_with(&[0x1f, 0x8b, 0x08]) {
         Detected::Gzip
-    } else if first_bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+    } else if first_bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable(first_bytes) {
         Detected::Zstd
     } else if first_bytes.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0]) {
         Detected::Xz
@@ -64,6 +64,11 @@ pub fn detect(first_bytes: &[u8]) -> Detected {
     } else {
         Detected::None
     }
+}
+
+/// Whether it begins with a frame that zstd's decoders pass over (RFC 8878, 3.1.2), as what `pzstd` writes does.
+fn is_skippable(first_bytes: &[u8]) -> bool {
+    matches!(first_bytes, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
 /// Decompresses by what the first bytes say; several gzip members are one stream.
@@ -298,6 +303,19 @@ mod tests {
         decoder.read_to_end(&mut output).unwrap();
         assert!(decoder.into_inner().is_empty());
         assert!(output == input);
+    }
+
+    #[test]
+    fn frames_that_are_passed_over_may_come_first() {
+        let input = sample(1000);
+        let packed = compress(Compression::Zstd { level: 3 }, &input);
+        let skipped = b"\x5a\x2a\x4d\x18\x02\x00\x00\x00xx";
+        for frames in [
+            [skipped.as_slice(), &packed, &packed].concat(),
+            [&packed, skipped.as_slice(), &packed, skipped].concat(),
+        ] {
+            assert!(decompress(&frames).unwrap() == [&*input, &*input].concat());
+        }
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub fn layer(
         Ok(Unpacked {
             diff_id: DiffId(digest),
             implied_directories: open.implied.into_iter().collect(),
-            links_below: open.links_below,
+            links_below: open.links_below.into_iter().collect(),
             opaque_root: open.opaque_root,
             written: open.written,
         })

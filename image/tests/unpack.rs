@@ -396,6 +396,67 @@ fn whiteouts_hide_what_is_below_only() {
     assert!(unpacked.implied_directories.is_empty());
 }
 
+/// The longest name that a file can have.
+#[test]
+fn long_names_can_be_removed() {
+    let ground = Ground::new();
+    let longest = "n".repeat(255);
+    let tar = PaxArchive::new().file(&format!(".wh.{longest}"), b"").end();
+    ground.layer(&tar).unwrap();
+    assert_eq!(ground.list(""), [longest.as_str()]);
+    for too_long in [format!(".wh.{longest}n"), format!("{longest}n")] {
+        let tar = PaxArchive::new().file(&too_long, b"").end();
+        let refused = Ground::new().layer(&tar).unwrap_err().to_string();
+        assert!(refused.contains("255 bytes"), "{refused}");
+    }
+}
+
+/// What they lead to is in a layer below, so that they are made later; by then their names may be others'.
+#[test]
+fn links_to_files_below_give_way_to_what_comes_later() {
+    let ground = Ground::new();
+    let tar = PaxArchive::new()
+        .hard_link("file", "below/f")
+        .file("file", b"new")
+        .hard_link("twice", "below/f")
+        .hard_link("twice", "below/g")
+        .hard_link("first", "below/f")
+        .hard_link("second", "first")
+        .file(".wh.first", b"")
+        .hard_link("directory", "below/f")
+        .directory("directory")
+        .hard_link("gone/x", "below/f")
+        .file("gone", b"")
+        .end();
+    let unpacked = ground.layer(&tar).unwrap();
+    let links: Vec<(&str, &str)> = unpacked
+        .links_below
+        .iter()
+        .map(|(path, target)| {
+            (
+                str::from_utf8(path).unwrap(),
+                str::from_utf8(target).unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        links,
+        [
+            ("first", "below/f"),
+            ("second", "below/f"),
+            ("twice", "below/g")
+        ]
+    );
+    assert_eq!(ground.list(""), ["directory", "file", "gone"]);
+    assert!(unpacked.implied_directories.is_empty());
+    let tar = PaxArchive::new()
+        .hard_link("a", "below/f")
+        .file("a/b", b"")
+        .end();
+    let refused = Ground::new().layer(&tar).unwrap_err().to_string();
+    assert!(refused.contains("used as a directory"), "{refused}");
+}
+
 fn attribute(path: &Path, name: &str) -> Vec<u8> {
     let mut value = [0; 256];
     let length = rustix::fs::lgetxattr(path, name, &mut value).unwrap_or(0);

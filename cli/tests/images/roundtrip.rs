@@ -371,6 +371,23 @@ fn with_umoci() {
 }
 
 #[test]
+fn layers_that_remove_the_longest_names() {
+    require_machine!();
+    let kit = kit();
+    let name = "n".repeat(255);
+    kit.must_build(
+        &format!("FROM busybox\nRUN echo 1 > /{name} && echo 2 > /kept\n"),
+        &["-t", "before:1"],
+    );
+    let dockerfile = format!("FROM before:1\nRUN rm /{name}\n");
+    kit.must_build(&dockerfile, &["-t", "after:1"]);
+    kit.must(&["save", "-o", "x.tar", "after:1"]);
+    let (other, name) = loaded(&kit.path("x.tar"));
+    let dockerfile = format!("FROM {name}\nRUN test ! -e /n* && test -e /kept\n");
+    other.must_build(&dockerfile, &[]);
+}
+
+#[test]
 fn what_holds_no_image_is_told_as_it_was_given() {
     let kit = Kit::new();
     let tar = |files: &[(&str, &str)]| {

@@ -259,11 +259,12 @@ pub(super) async fn image(
     })
 }
 
-/// Whether a manifest is one of an image, and not of something else that a registry keeps.
+/// Whether a manifest is one of an image, and not of something else that a registry keeps. Some old pushes called the
+/// config what any file is called; Docker takes them for images, too.
 pub(super) fn is_image(manifest: &Manifest) -> bool {
     matches!(
         manifest.config.media_type.as_str(),
-        OCI_CONFIG | DOCKER_CONFIG
+        OCI_CONFIG | DOCKER_CONFIG | "application/octet-stream" | "application/json" | "text/html"
     )
 }
 

@@ -34,9 +34,27 @@ pub(super) enum Rules {
 #[derive(Debug, Default)]
 pub(super) struct Open {
     pub(super) implied: BTreeSet<Vec<u8>>,
-    pub(super) links_below: Vec<(Vec<u8>, Vec<u8>)>,
+    /// By path. Nothing is in their places yet.
+    pub(super) links_below: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) opaque_root: bool,
     pub(super) written: Written,
+}
+
+impl Open {
+    /// Forgets what was said of all below a directory that is gone.
+    fn forget_below(&mut self, directory: &[u8]) {
+        let below = [directory, b"/"].concat();
+        let is_below = |path: &&Vec<u8>| path.starts_with(&below);
+        let implied = self.implied.range(below.clone()..).take_while(is_below);
+        for path in implied.cloned().collect::<Vec<_>>() {
+            self.implied.remove(&path);
+        }
+        let links = self.links_below.range(below.clone()..);
+        let links = links.map(|(path, _)| path).take_while(is_below);
+        for path in links.cloned().collect::<Vec<_>>() {
+            self.links_below.remove(&path);
+        }
+    }
 }
 
 pub(super) struct Placer<'a> {
@@ -97,9 +115,8 @@ impl<'a> Placer<'a> {
         let Some((parent, name)) = split(&path) else {
             return self.root_entry(entry);
         };
-        if name.len() > 255 {
-            return Err(self.refused(&path, "its name has more than 255 bytes"));
-        }
+        let is_long = |name: &[u8]| name.len() > 255;
+        let too_long = "its name has more than 255 bytes";
         if self.rules == Rules::Layer {
             if path
                 .split(|byte| *byte == b'/')
@@ -111,10 +128,18 @@ impl<'a> Placer<'a> {
                 return Err(self.refused(&path, "it lies below the mark of a removal"));
             }
             if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
-                return self.whiteout(&path, parent, name, hidden);
+                // Of the longest names, too: the prefix is in the archive only.
+                return match is_long(hidden) {
+                    true => Err(self.refused(&path, too_long)),
+                    false => self.whiteout(&path, parent, name, hidden),
+                };
             }
         }
+        if is_long(name) {
+            return Err(self.refused(&path, too_long));
+        }
         self.enter(parent, entry.mtime)?;
+        self.open.links_below.remove(&path);
         let owner = match self.rules {
             Rules::Layer | Rules::Copied => None,
             Rules::Archive { owner } => owner,
@@ -277,6 +302,9 @@ impl<'a> Placer<'a> {
             return Ok(());
         };
         self.enter(above, mtime)?;
+        if self.open.links_below.contains_key(path) {
+            return Err(self.refused(path, "it is used as a directory and is none"));
+        }
         let replaces_whiteout = self.remove_whiteout(path, name)?;
         let parent = self.parent_fd()?;
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
@@ -370,13 +398,8 @@ impl<'a> Placer<'a> {
             path: shown(path),
             source,
         })?;
-        let below = [path, b"/"].concat();
-        self.open
-            .implied
-            .retain(|known| known != path && !known.starts_with(&below));
-        self.open
-            .links_below
-            .retain(|(link, _)| !link.starts_with(&below));
+        self.open.implied.remove(path);
+        self.open.forget_below(path);
         Ok(())
     }
 
@@ -543,7 +566,10 @@ impl<'a> Placer<'a> {
         let Some((directory, stat)) = found else {
             if self.rules == Rules::Layer {
                 self.clear(path, name)?;
-                self.open.links_below.push((path.to_vec(), target));
+                let links = &mut self.open.links_below;
+                // One may lead to another that was told before.
+                let target = links.get(&target).cloned().unwrap_or(target);
+                links.insert(path.to_vec(), target);
                 return Ok(());
             }
             let reason = format!(
@@ -622,6 +648,7 @@ impl<'a> Placer<'a> {
             _ => [parent, b"/", hidden].concat(),
         };
         match self.status(hidden, &target)? {
+            None if self.open.links_below.contains_key(&target) => Ok(()),
             // What this layer itself has stays; only what is below a directory is hidden.
             Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
                 let fd = self.open_child(hidden, &target)?;
