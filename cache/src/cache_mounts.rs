@@ -227,6 +227,10 @@ impl Store {
     }
 
     pub(crate) fn is_mount_in_use(&self, directory: &Path, number: u64) -> bool {
+        // Whoever wants it meanwhile would find it taken, and make another.
+        let Ok(_names) = lock_names(directory) else {
+            return false;
+        };
         open_lock_file(&lock_path(directory, number)).is_ok_and(|lock| {
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
         })

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::IoContext as _;
 use crate::lease;
-use crate::store::{Error, Result, open_lock_file};
+use crate::store::{Error, Result, open_lock_file, try_lock};
 
 /// The claims of a directory.
 #[derive(Debug, Clone)]
@@ -31,10 +31,8 @@ impl Claims {
         let path = self.directory.join(name);
         loop {
             let mut file = open_lock_file(&path)?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(errno) => return Err(errno).at("lock", &path),
+            if !try_lock(&file).at("lock", &path)? {
+                return Ok(None);
             }
             // Whoever had it before may have removed it meanwhile.
             if !is_at(&file, &path) {
@@ -73,13 +71,22 @@ impl Claims {
         Ok(Some(card))
     }
 
-    /// Removes what dead processes claimed.
+    /// Removes what dead processes claimed. As who only looks, it holds each shared: who claims one meanwhile waits.
     pub(crate) fn sweep(&self) -> Result<()> {
-        for name in self.names()? {
+        let names = self.names()?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        // Of two that sweep, one could take away what was claimed after the other had swept.
+        let turn = File::open(&self.directory).at("open", &self.directory)?;
+        if !try_lock(&turn).at("lock", &self.directory)? {
+            return Ok(());
+        }
+        for name in names {
             let path = self.directory.join(name);
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if let Ok(file) = rustix::fs::open(&path, flags, Mode::empty())
-                && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
                 && is_at(&file, &path)
             {
                 let _ = std::fs::remove_file(&path);
@@ -109,5 +116,42 @@ fn is_at(file: &impl std::os::fd::AsFd, path: &Path) -> bool {
     match (rustix::fs::fstat(file), rustix::fs::lstat(path)) {
         (Ok(open), Ok(named)) => (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn what_a_dead_process_claimed_can_be_claimed_while_others_look_and_sweep() {
+        let directory = tempfile::tempdir().unwrap();
+        let claims = Claims::at(directory.path().join("claims"));
+        drop(claims.claim("name", b"first").unwrap());
+        let end = Instant::now() + Duration::from_millis(700);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    let _ = claims.card("name").unwrap();
+                }
+            });
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while Instant::now() < end {
+                        claims.sweep().unwrap();
+                    }
+                });
+            }
+            while Instant::now() < end {
+                std::fs::write(claims.directory.join("name"), "stale").unwrap();
+                let claim = claims.claim("name", b"card").unwrap();
+                let claim = claim.expect("nobody has it");
+                assert!(claims.claim("name", b"other").unwrap().is_none());
+                assert_eq!(claims.card("name").unwrap().as_deref(), Some(&b"card"[..]));
+                drop(claim);
+            }
+        });
     }
 }

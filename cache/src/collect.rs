@@ -22,13 +22,13 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use rusqlite::Transaction;
-use rustix::fs::FlockOperation;
 
 use crate::digest::Digest;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease;
-use crate::store::{Result, Store, make_reserve, open_lock_file, spend_reserve};
+use crate::record;
+use crate::store::{Result, Store, make_reserve, spend_reserve};
 
 pub(crate) use contents::MountRow;
 pub use item::{Item, Kind};
@@ -320,12 +320,8 @@ impl Store {
             if name.len() != 64 {
                 continue;
             }
-            let path = directory.join(&name);
-            let file = open_lock_file(&path)?;
-            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                // As whoever lets go of it does: who waits finds the name gone and begins anew.
-                let _ = std::fs::remove_file(&path);
-            }
+            // It lets go of it as any holder does: who waits finds the name gone and begins anew.
+            drop(record::try_lock(&directory.join(&name))?);
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease;
 use crate::snapshot::{self, SnapshotId};
-use crate::store::{Error, Result, Store, lock_file, open_lock_file};
+use crate::store::{Error, Result, Store, lock_file, open_lock_file, try_lock};
 
 /// Digits of an ID.
 const ID_DIGITS: usize = 64;
@@ -87,11 +87,7 @@ impl Containers {
     pub fn hold(&self, id: &str) -> Result<Option<File>> {
         let path = self.directory(id)?.join("alive");
         let file = open_lock_file(&path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno).at("lock", &path),
-        }
+        Ok(try_lock(&file).at("lock", &path)?.then_some(file))
     }
 
     /// Whether a living process holds a container.
@@ -141,6 +137,8 @@ impl Containers {
 
     /// Gives a container that is there a name, in place of the one it had. False where another has it.
     pub fn name(&self, id: &str, name: &str) -> Result<bool> {
+        // A link means something only when the file is there that agrees.
+        let _lock = self.lock()?;
         let link = self.link(name);
         match rustix::fs::symlink(id, &link) {
             Err(rustix::io::Errno::NOENT) => {
@@ -149,7 +147,6 @@ impl Containers {
                 rustix::fs::symlink(id, &link).at("create", &link)?;
             }
             Err(rustix::io::Errno::EXIST) => {
-                let _lock = self.lock()?;
                 if self.by_name(name)?.is_some_and(|other| other != id) {
                     return Ok(false);
                 }
@@ -363,4 +360,67 @@ fn record(connection: &rusqlite::Connection, id: &str, snapshots: &[SnapshotId])
             .doing("record a container")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn containers(root: &Path, ids: &[String]) -> Containers {
+        drop(Store::open(root).unwrap());
+        let containers = Containers::at(root);
+        for id in ids {
+            std::fs::create_dir(containers.directory(id).unwrap()).unwrap();
+        }
+        containers
+    }
+
+    #[test]
+    fn of_those_that_want_a_name_at_once_one_gets_it() {
+        const ROUNDS: usize = 400;
+        let ids: Vec<String> = (0..3 * ROUNDS).map(|id| format!("{id:064x}")).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let containers = containers(directory.path(), &ids);
+        for (round, ids) in ids.chunks(3).enumerate() {
+            let (barrier, got) = (Barrier::new(ids.len()), AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                for id in ids {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        let name = format!("name{round}");
+                        if containers.name(id, &name).unwrap() {
+                            got.fetch_add(1, Ordering::SeqCst);
+                        }
+                    });
+                }
+            });
+            assert_eq!(got.into_inner(), 1);
+        }
+    }
+
+    #[test]
+    fn who_looks_does_not_hold() {
+        let id = "a".repeat(ID_DIGITS);
+        let directory = tempfile::tempdir().unwrap();
+        let containers = containers(directory.path(), std::slice::from_ref(&id));
+        drop(containers.hold(&id).unwrap());
+        let end = Instant::now() + Duration::from_millis(500);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while Instant::now() < end {
+                        let _ = containers.is_held(&id).unwrap();
+                    }
+                });
+            }
+            while Instant::now() < end {
+                let held = containers.hold(&id).unwrap();
+                assert!(held.is_some() && containers.hold(&id).unwrap().is_none());
+            }
+        });
+    }
 }

@@ -52,7 +52,8 @@ impl Lease {
         let (file, was_slow) = make_locked(&making, &path)?;
         Ok(Self {
             name,
-            start_ms: AtomicI64::new(start_ms),
+            // Not before others see it: what was used in between may have been looked at without it.
+            start_ms: AtomicI64::new(now_ms()),
             path,
             counter: AtomicU64::new(0),
             _file: file,

@@ -216,25 +216,27 @@ impl Store {
 
     /// As [`Store::lock_key`] without waiting.
     pub fn try_lock_key(&self, key: Key) -> Result<Option<KeyLock>> {
-        let path = self.key_lock_path(key);
-        loop {
-            match take(&path, FlockOperation::NonBlockingLockExclusive) {
-                Ok(Some(lock)) => return Ok(Some(lock)),
-                Ok(None) => {}
-                Err(Error::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::WouldBlock =>
-                {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        try_lock(&self.key_lock_path(key))
     }
 
     fn key_lock_path(&self, key: Key) -> PathBuf {
         let mut path = self.root().join("locks");
         path.push(key.to_string());
         path
+    }
+}
+
+/// Locks the file of a key. `None` where another one holds it.
+pub(crate) fn try_lock(path: &Path) -> Result<Option<KeyLock>> {
+    loop {
+        match take(path, FlockOperation::NonBlockingLockExclusive) {
+            Ok(Some(lock)) => return Ok(Some(lock)),
+            Ok(None) => {}
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

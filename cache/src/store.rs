@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -297,6 +298,30 @@ pub(crate) fn lock(file: &File, operation: FlockOperation) -> rustix::io::Result
             Err(rustix::io::Errno::INTR) => {}
             result => return result,
         }
+    }
+}
+
+/// Locks a file that its holder holds exclusively, without waiting for that one; false where there is one. Who only looks
+/// whether there is holds it shared for a moment, and is waited for.
+pub(crate) fn try_lock(file: &impl AsFd) -> rustix::io::Result<bool> {
+    use rustix::io::Errno;
+    let attempt = |operation| loop {
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    };
+    loop {
+        if attempt(FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(true);
+        }
+        if !attempt(FlockOperation::NonBlockingLockShared)? {
+            return Ok(false);
+        }
+        rustix::fs::flock(file, FlockOperation::Unlock)?;
+        std::thread::yield_now();
     }
 }
 

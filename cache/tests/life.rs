@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
 
 use rbuild_cache::cache_mounts::Sharing;
 use rbuild_cache::images::StoredImage;
@@ -289,6 +290,27 @@ fn a_cache_mount_that_nobody_filled_is_made_anew() {
 }
 
 /// Whoever began it was killed, or had no room for its id.
+#[test]
+fn who_measures_a_cache_mount_does_not_keep_it_from_a_build() {
+    let (_directory, store) = store();
+    let first = store.cache_mount("x", Sharing::Shared).unwrap();
+    first.filled().unwrap();
+    let path = first.path().to_owned();
+    drop(first);
+    let end = Instant::now() + Duration::from_secs(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while Instant::now() < end {
+                store.usage().unwrap();
+            }
+        });
+        while Instant::now() < end {
+            let mount = store.cache_mount("x", Sharing::Shared).unwrap();
+            assert_eq!(mount.path(), path);
+        }
+    });
+}
+
 #[test]
 fn a_cache_mount_that_was_only_begun_is_no_damage() {
     let (_directory, store) = store();

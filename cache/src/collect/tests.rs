@@ -338,3 +338,40 @@ fn a_file_with_several_names_counts_once() {
     assert!(allocated(directory.path()) >= 100_000);
     assert_eq!(allocated(&directory.path().join("none")), 0);
 }
+
+/// Who removes a lock that nobody holds must not take away the name of another that somebody has by then.
+#[test]
+fn a_key_has_one_holder_while_stale_locks_are_removed() {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::time::{Duration, Instant};
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let key = crate::KeyWriter::new("test").finish();
+    let (is_held, both) = (AtomicBool::new(false), AtomicU32::new(0));
+    let end = Instant::now() + Duration::from_secs(1);
+    let hold = || {
+        while Instant::now() < end {
+            let lock = store.lock_key(key).unwrap();
+            if is_held.swap(true, Ordering::SeqCst) {
+                both.fetch_add(1, Ordering::SeqCst);
+            }
+            std::thread::yield_now();
+            is_held.store(false, Ordering::SeqCst);
+            drop(lock);
+        }
+    };
+    let sweep = || {
+        while Instant::now() < end {
+            store.remove_stale_locks().unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(hold);
+        }
+        for _ in 0..2 {
+            scope.spawn(sweep);
+        }
+    });
+    assert_eq!(both.into_inner(), 0);
+}
