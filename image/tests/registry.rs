@@ -234,6 +234,10 @@ async fn tokens_and_redirects() {
     let fake = Fake::start(
         other.layout.clone(),
         Box::new(move |request, fake| {
+            if request.path.starts_with("/token-at") {
+                let target = request.path.replace("/token-at", "/token");
+                return Some(Answer::new(307).header("Location", target));
+            }
             if request.path.starts_with("/token") {
                 let token = br#"{"access_token":"secret-token","expires_in":300}"#;
                 return Some(Answer::new(200).body(token.to_vec()));
@@ -242,7 +246,7 @@ async fn tokens_and_redirects() {
                 != Some("Bearer secret-token")
             {
                 let challenge = format!(
-                    r#"Bearer realm="http://127.0.0.1:{}/token",service="s",scope="repository:r:pull,push""#,
+                    r#"Bearer realm="http://127.0.0.1:{}/token-at",service="s",scope="repository:r:pull,push""#,
                     fake.port
                 );
                 return Some(Answer::new(401).header("WWW-Authenticate", challenge));
@@ -265,7 +269,7 @@ async fn tokens_and_redirects() {
     let log = fake.log.lock().unwrap();
     let asked: Vec<_> = log
         .iter()
-        .filter(|request| request.path.starts_with("/token"))
+        .filter(|request| request.path.starts_with("/token?"))
         .collect();
     assert_eq!(asked.len(), 1, "one token is enough");
     assert!(
@@ -280,6 +284,57 @@ async fn tokens_and_redirects() {
         seen.iter()
             .all(|request| !request.headers.contains_key("authorization"))
     );
+}
+
+#[tokio::test]
+async fn a_password_stays_with_the_issuer_that_the_registry_names() {
+    let kit = Kit::new();
+    let layout = kit.layout(&[TarFile::new().file("marker", b"x").done()], "latest");
+    let token = |request: &Request| {
+        let token = br#"{"token":"secret-token"}"#;
+        request
+            .path
+            .starts_with("/token?")
+            .then(|| Answer::new(200).body(token.to_vec()))
+    };
+    let other = Fake::start_at(
+        "127.0.0.2",
+        layout.clone(),
+        Box::new(move |request, _| token(request)),
+    );
+    let other_port = other.port;
+    let fake = Fake::start(
+        layout,
+        Box::new(move |request, fake| {
+            if request.path.starts_with("/token?") {
+                let target = format!("http://127.0.0.2:{other_port}{}", request.path);
+                return Some(Answer::new(302).header("Location", target));
+            }
+            let authorization = request.headers.get("authorization");
+            let challenge = format!(r#"Bearer realm="http://127.0.0.1:{}/token""#, fake.port);
+            (authorization.map(String::as_str) != Some("Bearer secret-token"))
+                .then(|| Answer::new(401).header("WWW-Authenticate", challenge))
+        }),
+    );
+    let config = kit.path("config.json");
+    let auths =
+        serde_json::json!({"auths": {format!("127.0.0.1:{}", fake.port): {"auth": "dTpw"}}});
+    std::fs::write(&config, auths.to_string()).unwrap();
+    let client = Client::new(Options {
+        credential_files: vec![config],
+        ..Options::default()
+    });
+    assert_eq!(pull(&kit, &client, &fake.name()).await.unwrap(), 1);
+    let with_password = |fake: &Fake| {
+        let log = fake.log.lock().unwrap();
+        let sent = log.iter().filter(|request| {
+            let authorization = request.headers.get("authorization");
+            authorization.is_some_and(|it| it == "Basic dTpw")
+        });
+        sent.count()
+    };
+    assert_eq!((with_password(&fake), with_password(&other)), (1, 0));
+    assert_eq!(other.count("/token?"), 1);
 }
 
 #[tokio::test]

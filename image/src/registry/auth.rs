@@ -8,14 +8,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use reqwest::Method;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Method, Response};
 use url::Url;
 
 use super::Client;
+use super::answer::header;
 use super::arriving::Patience;
 use super::credentials::Login;
-use super::transport::{Failure, failed};
+use super::transport::{Failure, as_spoken, failed, is_redirect};
 use crate::reference::Reference;
 
 const TOKEN_LIMIT_BYTES: u64 = 1 << 20;
@@ -248,6 +249,7 @@ impl Client {
         let lasting = |url: &Url, reason: &str| Failure::lasting(failed(url, reason));
         let mut url = Url::parse(asked.realm)
             .map_err(|_| lasting(registry, "it names no address to get a token from"))?;
+        as_spoken(registry, &mut url);
         let allowed = url.scheme() == "https"
             || (url.scheme() == "http" && (registry.scheme() == "http" || self.is_lax(&url)));
         if !allowed {
@@ -275,16 +277,7 @@ impl Client {
                         query.append_pair("scope", scope);
                     }
                 }
-                let basic = other.and_then(basic);
-                self.request(
-                    &Method::GET,
-                    &url,
-                    &HeaderMap::new(),
-                    basic.as_deref(),
-                    None,
-                    &Patience::ForBytes(0),
-                )
-                .await?
+                self.token_by_get(&mut url, other.and_then(basic)).await?
             }
         };
         let status = response.status();
@@ -312,6 +305,34 @@ impl Client {
         let lives = Duration::from_secs(seconds);
         let until = Instant::now() + lives.saturating_sub(TOKEN_MARGIN.min(lives / 4));
         Ok((format!("Bearer {token}"), until))
+    }
+}
+
+impl Client {
+    /// Asks for a token, and goes where that is answered with a redirect. The password stays with the host that the
+    /// registry named.
+    async fn token_by_get(
+        &self,
+        url: &mut Url,
+        basic: Option<String>,
+    ) -> Result<Response, Failure> {
+        let named = url.origin();
+        let mut redirects = 0;
+        loop {
+            let basic = basic.as_deref().filter(|_| url.origin() == named);
+            let headers = HeaderMap::new();
+            let patience = Patience::ForBytes(0);
+            let asked = self.request(&Method::GET, url, &headers, basic, None, &patience);
+            let response = asked.await?;
+            if !is_redirect(response.status()) {
+                return Ok(response);
+            }
+            redirects += 1;
+            let target = header(&response, LOCATION.as_str());
+            *url = self
+                .redirected(url, target.as_deref(), redirects)
+                .map_err(Failure::lasting)?;
+        }
     }
 }
 

@@ -577,6 +577,15 @@ impl Client {
     }
 }
 
+/// Gives an address that a host names on itself the scheme by which it was spoken to: behind a proxy that ends TLS it
+/// does not know that.
+pub(super) fn as_spoken(from: &Url, target: &mut Url) {
+    if (from.scheme(), target.scheme()) == ("https", "http") && target.host() == from.host() {
+        let _ = target.set_scheme("https");
+        let _ = target.set_port(from.port());
+    }
+}
+
 /// As directories of certificates are called: the port only where it is not the scheme's.
 pub(super) fn host_and_port(url: &Url) -> Option<String> {
     let host = url.host_str()?;
@@ -596,4 +605,49 @@ pub(super) fn challenges(response: &Response) -> Vec<String> {
 
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_behind_a_proxy_is_spoken_to_as_before() {
+        for (from, target, spoken) in [
+            (
+                "https://r.example/v2/",
+                "http://r.example/token",
+                "https://r.example/token",
+            ),
+            (
+                "https://r.example:5000/",
+                "http://r.example/t?a=b",
+                "https://r.example:5000/t?a=b",
+            ),
+            (
+                "https://r.example/",
+                "http://r.example:8080/t",
+                "https://r.example/t",
+            ),
+            (
+                "https://r.example/",
+                "http://other.example/t",
+                "http://other.example/t",
+            ),
+            (
+                "http://r.example/",
+                "http://r.example/t",
+                "http://r.example/t",
+            ),
+            (
+                "http://r.example/",
+                "https://r.example/t",
+                "https://r.example/t",
+            ),
+        ] {
+            let mut target = Url::parse(target).unwrap();
+            as_spoken(&Url::parse(from).unwrap(), &mut target);
+            assert_eq!(target.as_str(), spoken);
+        }
+    }
 }

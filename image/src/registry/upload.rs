@@ -20,7 +20,7 @@ use url::Url;
 use super::Client;
 use super::answer::{header, knows_no_head};
 use super::push::{Progress, State, Target};
-use super::transport::{Call, Failure, TRIES, failed};
+use super::transport::{Call, Failure, TRIES, as_spoken, failed};
 use crate::error::{Error, Result};
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
@@ -261,13 +261,8 @@ impl Client {
             return Err(failed(from, "it does not say where the upload goes on"));
         };
         let mut target = from.join(&target).ok();
-        if let Some(target) = &mut target
-            && (from.scheme(), target.scheme()) == ("https", "http")
-            && target.host() == from.host()
-        {
-            // A registry behind a proxy that ends TLS does not know how it was spoken to.
-            let _ = target.set_scheme("https");
-            let _ = target.set_port(from.port());
+        if let Some(target) = &mut target {
+            as_spoken(from, target);
         }
         self.redirected(from, target.as_ref().map(Url::as_str), 0)
     }
