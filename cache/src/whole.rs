@@ -40,13 +40,17 @@ impl WholeFile {
             return Ok(Self { target, incoming });
         }
         let directory = directory_of(&target);
-        let incoming = match nameless(directory, mode) {
-            Some((file, directory)) => Incoming::Nameless(file, directory),
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+        let incoming = match nameless(&opened, mode) {
+            Some(file) => Incoming::Nameless(file, opened),
             None => Incoming::Named(
                 tempfile::Builder::new()
                     .prefix(".rbuild-")
                     .permissions(Permissions::from_mode(mode))
-                    .tempfile_in(directory)?,
+                    .tempfile_in(directory)
+                    // Without the name that it would have had.
+                    .map_err(|error| error.kind())?,
             ),
         };
         Ok(Self { target, incoming })
@@ -117,14 +121,12 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// `None` where this file system, or a machine without /proc, has no such files.
-fn nameless(directory: &Path, mode: u32) -> Option<(File, OwnedFd)> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
+fn nameless(directory: &OwnedFd, mode: u32) -> Option<File> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&directory, ".", flags, Mode::from_raw_mode(mode)).ok()?;
+    let file = rustix::fs::openat(directory, ".", flags, Mode::from_raw_mode(mode)).ok()?;
     let file = File::from(file);
     let can_be_linked = std::fs::metadata(link_to(&file)).is_ok();
-    can_be_linked.then_some((file, directory))
+    can_be_linked.then_some(file)
 }
 
 fn link_to(file: &File) -> String {
@@ -167,6 +169,14 @@ mod tests {
         }
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o137, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn what_cannot_be_begun_is_told_without_names_of_ours() {
+        for directory in ["/nowhere", "/proc"] {
+            let error = WholeFile::at(&Path::new(directory).join("out"), 0o644).unwrap_err();
+            assert!(!error.to_string().contains("rbuild"), "{error}");
+        }
     }
 
     #[test]

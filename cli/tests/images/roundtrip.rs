@@ -371,6 +371,41 @@ fn with_umoci() {
 }
 
 #[test]
+fn a_platform_that_an_archive_does_not_have_is_not_loaded() {
+    let kit = Kit::new();
+    kit.context(&[("a", "hi")]);
+    let other = ["--platform=linux/s390x", "-t", "other:1"];
+    kit.must_build("FROM scratch\nCOPY a /\n", &other);
+    kit.must(&["save", "-o", "x.tar", "other:1"]);
+    // As old archives were.
+    let script =
+        "mkdir d && tar -C d -xf x.tar && rm d/oci-layout d/index.json && tar -C d -cf old.tar .";
+    run(
+        "sh",
+        &["-c", &format!("cd {} && {script}", text(&kit.path("")))],
+    );
+    for archive in ["x.tar", "old.tar"] {
+        let loader = Kit::new();
+        let archive = kit.path(archive);
+        let load = |platforms| {
+            let platforms = format!("--platform={platforms}");
+            loader.rbuild(&["load", &platforms, "-i", text(&archive)])
+        };
+        for platforms in ["linux/arm64", "linux/s390x,linux/arm64"] {
+            let output = load(platforms);
+            assert_eq!(output.code, 1, "{output}");
+            let expected = "has no image for linux/arm64; it has linux/s390x";
+            assert!(output.stderr.contains(expected), "{output}");
+            assert_eq!(loader.must(&["images", "-q"]).stdout, "");
+        }
+        assert_eq!(
+            load("linux/s390x").success().stdout,
+            "Loaded image: other:1\n"
+        );
+    }
+}
+
+#[test]
 fn layers_that_remove_the_longest_names() {
     require_machine!();
     let kit = kit();

@@ -29,6 +29,9 @@ pub(super) async fn gather(
 ) -> Result<Gathered> {
     if let Location::DockerArchive { .. } = location {
         let image = super::resolve(store, client, location, &Platform::host()).await?;
+        if let Platforms::Some(platforms) = platforms {
+            require(&image, platforms, location)?;
+        }
         let layers = verify::layers_of(store, std::slice::from_ref(&image.manifest)).await?;
         verify::layers(store, layers).await?;
         let mut blobs = vec![image.digest, image.manifest.config.digest];
@@ -46,6 +49,10 @@ pub(super) async fn gather(
         let mut chosen = HashSet::new();
         for platform in platforms {
             let image = walk::resolve(store, &origin, location, root.clone(), platform).await?;
+            // A registry has one image under a name, and who asks for it knows; of an archive some are left out.
+            if let Origin::Layout(_) = origin {
+                require(&image, std::slice::from_ref(platform), location)?;
+            }
             chosen.insert(image.digest);
             chosen.extend(&image.indexes);
             first.get_or_insert(image);
@@ -71,6 +78,21 @@ pub(super) async fn gather(
         image,
         blobs: found.all,
     })
+}
+
+/// Fails where an image is for another platform than those that were asked for.
+fn require(image: &Resolved, platforms: &[Platform], location: &Location) -> Result<()> {
+    let missing = platforms
+        .iter()
+        .find(|platform| platform.rank(&image.platform).is_none());
+    match missing {
+        None => Ok(()),
+        Some(platform) => Err(Error::NoPlatform {
+            what: walk::describe(location),
+            platform: platform.to_string(),
+            available: image.platform.to_string(),
+        }),
+    }
 }
 
 /// Brings the documents below a name into the store, and not the layers. Returns what the name means, and the images
