@@ -137,6 +137,10 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
         "/proc/1/task/1",
     ]);
     assert_eq!(output.stdout, "7:8\n7:8\n", "{output}");
+    let output = user.must(&["exec", "-u", "9", "server", "sh", "-c", "ps -o user,comm"]);
+    for line in ["7        perl\n", "9        ps\n"] {
+        assert!(output.stdout.contains(line), "{line}: {output}");
+    }
     let script = "busybox su -s /bin/sh -c 'perl /client' user";
     let output = user.must(&["exec", "-u", "0", "server", "sh", "-c", script]);
     assert!(output.stdout.contains("\nyou are 1000:1000"), "{output}");
