@@ -148,21 +148,31 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
 }
 
 #[test]
-fn with_one_id_rights_that_are_kept_outlive_the_user() {
-    const TEST: &str = "with_one_id_rights_that_are_kept_outlive_the_user";
+fn with_one_id_a_user_stays_who_it_is() {
+    const TEST: &str = "with_one_id_a_user_stays_who_it_is";
     require_machine!();
-    if !has("setpriv") {
+    if !has("setpriv") || !has("prlimit") {
         return;
     }
     let Some(user) = Ordinary::new(TEST) else {
         return;
     };
     user.take("setpriv");
-    // It takes the user first, then the group.
-    let dockerfile = "FROM busybox\nCOPY programs /\n\
+    user.take("prlimit");
+    // One takes the user first, then the group; the other sets a limit, as PAM and sudo set all.
+    let dockerfile = "FROM busybox\nCOPY programs /\nRUN echo secret > /secret && chmod 600 /secret\n\
                       RUN /bin/setpriv --reuid 7 --regid 8 --clear-groups sh -c 'id -u; id -g; /bin/setpriv --regid 9 id -g || echo refused' > /ids\n\
+                      RUN /bin/setpriv --reuid 7 --clear-groups prlimit --locks=5:5 sh -c 'id -u; prlimit --locks -o SOFT --noheadings' >> /ids\n\
                       CMD [\"cat\", \"/ids\"]\n";
     user.build(dockerfile, &["-t", "app"]);
     let output = user.must(&["run", "--rm", "app"]);
-    assert_eq!(output.stdout, "7\n8\nrefused\n", "{output}");
+    assert_eq!(output.stdout, "7\n8\nrefused\n7\nunlimited\n", "{output}");
+    user.must(&["run", "-d", "--name", "sleeper", "app", "sleep", "100"]);
+    for more in [&["-u", "9"][..], &["--privileged", "-u", "9"]] {
+        let script = "id -u; cat /secret || echo refused";
+        let arguments = [&["exec"], more, &["sleeper", "sh", "-c", script]].concat();
+        let output = user.must(&arguments);
+        assert_eq!(output.stdout, "9\nrefused\n", "{more:?}: {output}");
+    }
+    user.must(&["rm", "-f", "sleeper"]);
 }

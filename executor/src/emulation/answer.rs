@@ -240,6 +240,11 @@ impl Answering {
             libc::SYS_flistxattr => self.list(target, &fd(a), b, c),
             libc::SYS_execve => self.execute(target, &at(target, libc::AT_FDCWD, a, 0)?),
             libc::SYS_execveat => self.execute(target, &at(target, a as i32, b, e as i32)?),
+            // PAM and sudo set all limits, which must not touch the mark.
+            libc::SYS_setrlimit => Ok(Reply::Value(0)),
+            libc::SYS_getrlimit => no_limit(target, b),
+            libc::SYS_prlimit64 if d == 0 => Ok(Reply::Value(0)),
+            libc::SYS_prlimit64 => no_limit(target, d),
             libc::SYS_prctl => {
                 self.change(target, &Change::Keep(b != 0))?;
                 Ok(Reply::Continue)
@@ -354,6 +359,12 @@ impl Answering {
         }
         Ok(Reply::Continue)
     }
+}
+
+/// Tells that a limit is none, softly and hard.
+fn no_limit(target: &Target<'_>, address: u64) -> Result<Reply> {
+    target.write(address, &[u8::MAX; 16])?;
+    Ok(Reply::Value(0))
 }
 
 fn device_of_proc() -> Option<u64> {

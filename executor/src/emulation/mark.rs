@@ -1,5 +1,6 @@
 //! What a process is marked with to remember who it believes to be: a limit that the kernel has long since ceased to
-//! use, on file locks. It is inherited, survives execution, and can be read and set from outside.
+//! use, on file locks. It is inherited, survives execution, and can be read and set from outside. The process itself is
+//! told that there is none, and that it has set whatever it sets.
 
 /// Four bits that no such limit has: usual are "none" and small numbers.
 const MARKED: u64 = 0xa;

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Descriptors, Stop};
-use super::plan::{Command, Report, Slot, Stdio, Task};
+use super::plan::{Command, Devices, Filter, Report, Slot, Stdio, Task};
 use super::prepare::setup;
 use super::session::Session;
 use super::spawner::Order;
@@ -145,8 +145,16 @@ pub(super) fn start(
     };
     if enter.privileged {
         task.capabilities = capabilities::mask(capabilities::ALL, &[], &[]).unwrap_or_default();
-        task.filter = None;
     }
+    task.filter = task.filter.and_then(|filter| {
+        let is_asking = filter.emulation || filter.devices != Devices::Kernel;
+        (!enter.privileged || is_asking).then_some(Filter {
+            capabilities: task.capabilities,
+            emulates_user: filter.emulation && task.command.uid != 0,
+            unrestricted: filter.unrestricted || enter.privileged,
+            ..filter
+        })
+    });
     let failed = |error: io::Error| setup("enter the container", error);
     let (status, status_inside) = wire::pair().map_err(failed)?;
     let mut descriptors = vec![status_inside, pidfd.try_clone_to_owned().map_err(failed)?];

@@ -172,6 +172,12 @@ pub(super) const EMULATED: &[Call] = &[
 pub(super) const OPENING: &[(Call, u32)] =
     &[(("open", 2, NONE, NONE), 1), (("openat", 257, NONE, 56), 2)];
 pub(super) const OPENAT2: Call = ("openat2", 437, NONE, 437);
+/// Calls about limits, and which argument says about which one.
+pub(super) const LIMITS: &[(Call, u32)] = &[
+    (("getrlimit", 97, NONE, 163), 0),
+    (("setrlimit", 160, NONE, 164), 0),
+    (("prlimit64", 302, NONE, 261), 1),
+];
 pub(super) const PRCTL: Call = ("prctl", 157, NONE, 167);
 pub(super) const GETSOCKOPT: Call = ("getsockopt", 55, NONE, 209);
 pub(super) const CHROOT: Call = ("chroot", 161, NONE, 51);

@@ -125,6 +125,11 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
             );
         }
         add(&calls::GETSOCKOPT, asking_for_peers());
+        for (call, argument) in calls::LIMITS {
+            let marks = [libc::RLIMIT_LOCKS];
+            let about = Decision::for_values(*argument, &marks, Verdict::Ask, Verdict::Allow);
+            add(call, about);
+        }
         let keeping = [libc::PR_SET_KEEPCAPS as u32];
         let about = Decision::for_values(0, &keeping, Verdict::Ask, Verdict::Allow);
         add(&calls::PRCTL, about);
@@ -494,6 +499,14 @@ mod tests {
             ] {
                 assert!(open(flags, filter).is_none_or(|result| result == expected));
                 assert!(open(flags, user).is_none_or(|result| result == ASK));
+            }
+        }
+        for (call, argument) in calls::LIMITS {
+            for (limit, expected) in [(libc::RLIMIT_LOCKS, ASK), (libc::RLIMIT_NOFILE, ALLOW)] {
+                let mut arguments = [0; 6];
+                arguments[*argument as usize] = u64::from(limit);
+                let asked = result(filter, here, call, arguments);
+                assert_eq!(asked, Some(expected), "{} {limit}", call.0);
             }
         }
         for (option, expected) in [(libc::PR_SET_KEEPCAPS, ASK), (libc::PR_SET_NAME, ALLOW)] {
