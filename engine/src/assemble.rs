@@ -213,8 +213,6 @@ impl Solved<'_> {
 /// The config with its history and times; `rootfs` is written with the layers. `times`: when each layer was made.
 pub(crate) fn image_config(image: &LoweredImage, times: &[i64]) -> ImageConfig {
     let mut config = image.config.clone();
-    // Those of a base image are not of this one.
-    config.other.remove(CARRIED);
     let mut own_times = times.iter().skip(image.base_layers);
     let epoch = image.epoch.and_then(rfc3339);
     let mut history: Vec<History> = image

@@ -254,7 +254,6 @@ impl Engine {
             settings: Settings {
                 secrets: access.secrets,
                 ssh: access.ssh,
-                network: request.network,
                 users: request.users,
                 limits: request.limits.clone(),
             },
@@ -267,7 +266,7 @@ impl Engine {
             said_network: Arc::default(),
             networks: Arc::default(),
             commands: if self.executor.has_namespaces() {
-                Commands::of(lowered, request.network)
+                Commands::of(lowered)
             } else {
                 Commands::default()
             },

@@ -17,6 +17,8 @@ use rbuild_solver::worker::CachePolicy;
 pub use environment::Environment;
 use key::flag;
 
+use crate::request::NetworkChoice;
+
 /// What a vertex does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -92,13 +94,23 @@ pub struct ExecOp {
     pub reset_cache_mounts: bool,
 }
 
-/// `RUN --network`
+/// `RUN --network`, or what `--network` says for the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NetworkOp {
-    /// What `--network` says for the build.
+    /// A private one.
     Default,
     None,
     Host,
+}
+
+impl From<NetworkChoice> for NetworkOp {
+    fn from(choice: NetworkChoice) -> Self {
+        match choice {
+            NetworkChoice::Default => Self::Default,
+            NetworkChoice::None => Self::None,
+            NetworkChoice::Host => Self::Host,
+        }
+    }
 }
 
 /// `RUN --mount`

@@ -143,3 +143,24 @@ fn a_project_that_moved_is_compared_with_its_records() {
         assert!(built.stderr.contains(line), "{line}\n{built}");
     }
 }
+
+#[test]
+fn what_a_command_did_without_a_network_is_not_what_it_does_with_one() {
+    require_machine!();
+    let kit = Kit::new();
+    let text = "FROM busybox\nRUN ls /sys/class/net > /n\n";
+    kit.must_build(text, &["-q", "--network=none"]);
+    kit.must_build(text, &["-q"]);
+    assert_eq!(
+        kit.must(&["why", "RUN ls"]).stdout,
+        "\
+ran: #2 [2/2] RUN ls /sys/class/net > /n (line 2)
+  network: `none` is now `default`
+"
+    );
+    for network in ["none", "default"] {
+        kit.must_build(text, &["-q", "--network", network]);
+        let why = kit.must(&["why", "RUN ls"]).stdout;
+        assert!(why.starts_with("cached: "), "{network}: {why}");
+    }
+}

@@ -21,7 +21,7 @@ use super::Begun;
 use super::solving::{Solving, failed};
 use crate::event::Sink;
 use crate::lower::{StepInfo, Surroundings};
-use crate::op::{ExecOp, NetworkOp, Op};
+use crate::op::{ExecOp, Op};
 use crate::request::BuildRequest;
 use crate::worker::failure::Failure;
 use crate::worker::{self, Worker, blocking};
@@ -310,6 +310,7 @@ fn in_surroundings(info: &StepInfo) -> Result<ExecOp> {
         user,
         platform,
         hosts,
+        network,
         shell: _,
     } = Surroundings::clone(around);
     Ok(ExecOp {
@@ -320,7 +321,7 @@ fn in_surroundings(info: &StepInfo) -> Result<ExecOp> {
         cwd,
         user,
         mounts: Vec::new(),
-        network: NetworkOp::Default,
+        network,
         insecure: false,
         hosts,
         platform,

@@ -29,6 +29,7 @@ pub(crate) fn options(request: &BuildRequest) -> lower::Options {
         labels: request.labels.clone(),
         contexts: contexts.collect(),
         no_cache: request.no_cache.clone(),
+        network: request.network,
         hosts: request.hosts.clone(),
         allow: request.allow.clone(),
         source_date_epoch: request.source_date_epoch.clone(),

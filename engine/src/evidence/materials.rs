@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::purl::{self, purl};
 use super::{Capture, Pin};
 use crate::op::{GitSource, HttpSource, ImageSource, NetworkOp, Op};
-use crate::request::{BuildRequest, ContextLocation, NamedContext, NetworkChoice, Remote};
+use crate::request::{BuildRequest, ContextLocation, NamedContext, Remote};
 
 pub(super) type DigestSet = BTreeMap<String, String>;
 
@@ -52,14 +52,7 @@ impl Materials {
                     .push(of_git(git, capture.pins.of_vertex(vertex).as_ref())),
                 Op::Context(context) if context.name.is_empty() => {}
                 Op::Context(context) => found.context(capture, request, &context.name),
-                Op::Exec(exec) => {
-                    let closed = match exec.network {
-                        NetworkOp::None => true,
-                        NetworkOp::Default => request.network == NetworkChoice::None,
-                        NetworkOp::Host => false,
-                    };
-                    found.network |= !closed;
-                }
+                Op::Exec(exec) => found.network |= exec.network != NetworkOp::None,
                 Op::File(_) | Op::Merge => {}
             }
         }

@@ -479,7 +479,7 @@ impl<'a> Lowering<'a> {
     /// Notes how a stage stands after the steps that were named since there were `known` of them. Those of other
     /// stages, lowered meanwhile, are noted already.
     pub(crate) fn note_surroundings(&mut self, known: usize, state: &State) {
-        let hosts = &self.options.hosts;
+        let (hosts, network) = (&self.options.hosts, self.options.network);
         let mut surroundings = None;
         for (_, step) in self.steps.iter_mut().skip(known) {
             if step.surroundings.is_some() {
@@ -495,6 +495,7 @@ impl<'a> Lowering<'a> {
                     shell,
                     platform: state.platform.clone(),
                     hosts: hosts.clone(),
+                    network: network.into(),
                 })
             });
             step.surroundings = Some(Arc::clone(noted));

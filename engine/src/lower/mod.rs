@@ -43,8 +43,8 @@ use rbuild_parser::{Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
 use crate::error::Located;
-use crate::op::{Environment, Op};
-use crate::request::{Entitlement, NoCache};
+use crate::op::{Environment, NetworkOp, Op};
+use crate::request::{Entitlement, NetworkChoice, NoCache};
 
 pub use scans::Scan;
 
@@ -60,6 +60,8 @@ pub struct Options {
     pub labels: Vec<(String, String)>,
     pub contexts: HashMap<String, ContextKind>,
     pub no_cache: NoCache,
+    /// Of commands that ask for no other.
+    pub network: NetworkChoice,
     pub hosts: Vec<(String, String)>,
     pub allow: Vec<Entitlement>,
     /// `SOURCE_DATE_EPOCH` of the environment.
@@ -83,6 +85,7 @@ impl Options {
             labels: Vec::new(),
             contexts: HashMap::new(),
             no_cache: NoCache::No,
+            network: NetworkChoice::Default,
             hosts: Vec::new(),
             allow: Vec::new(),
             source_date_epoch: None,
@@ -261,6 +264,7 @@ pub struct Surroundings {
     pub shell: Vec<String>,
     pub platform: Platform,
     pub hosts: Vec<(String, String)>,
+    pub network: NetworkOp,
 }
 
 /// Lowers the whole Dockerfile. `images` holds an answer for everything that [`images_needed`] asked for; an image

@@ -13,7 +13,7 @@ use super::scope;
 use super::stage::depends_on_base;
 use super::state::{Declared, State};
 use crate::op::{ExecOp, FileAction, FileOp, MountOp, MountOpKind, NetworkOp, Op};
-use crate::request::{Entitlement, NoCache};
+use crate::request::{Entitlement, NetworkChoice, NoCache};
 
 /// Where a script with an interpreter of its own is shown to the command.
 const SCRIPTS: &str = "/dev/pipes";
@@ -64,7 +64,7 @@ impl Lowering<'_> {
         {
             self.warn_of_globals(state, site, script);
         }
-        let network = network(run)?;
+        let network = network(run, self.options.network)?;
         let insecure = security(run)?;
         self.check_entitlements(run, network, insecure)?;
         if let Some(device) = run.devices.first() {
@@ -212,12 +212,13 @@ fn lines(filter: &str) -> Option<(usize, usize)> {
     Some((first.parse().ok()?, last.parse().ok()?))
 }
 
-fn network(run: &Run) -> Outcome<NetworkOp> {
+/// The network of a command; `usual` is the build's.
+fn network(run: &Run, usual: NetworkChoice) -> Outcome<NetworkOp> {
     let Some(text) = &run.network else {
-        return Ok(NetworkOp::Default);
+        return Ok(usual.into());
     };
     match text.value.as_str() {
-        "default" => Ok(NetworkOp::Default),
+        "default" => Ok(usual.into()),
         "none" => Ok(NetworkOp::None),
         "host" => Ok(NetworkOp::Host),
         other => Err(Box::new(

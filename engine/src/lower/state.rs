@@ -131,6 +131,10 @@ impl State {
     ) -> Self {
         let mut state = Self::empty(platform);
         let mut config = resolved.config.clone();
+        // What builders note of the image that they make (`docker_version`, `container_config`, cache records) is not of
+        // this one. BuildKit takes over what it knows, too.
+        config.other.clear();
+        config.config.other.clear();
         state.base_created = config.created.take();
         state.history = std::mem::take(&mut config.history)
             .into_iter()

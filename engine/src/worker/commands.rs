@@ -9,7 +9,6 @@ use rbuild_solver::VertexId;
 use super::Worker;
 use crate::lower::Lowered;
 use crate::op::{NetworkOp, Op};
-use crate::request::NetworkChoice;
 
 /// The commands that a build may have to run.
 #[derive(Debug, Default)]
@@ -26,14 +25,13 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    pub(crate) fn of(lowered: &Lowered, choice: NetworkChoice) -> Self {
+    pub(crate) fn of(lowered: &Lowered) -> Self {
         let mut commands = Self::default();
         // What uses something comes after it.
         for vertex in lowered.needed().into_iter().rev() {
             if let Op::Exec(exec) = lowered.graph.operation(vertex) {
                 *commands.left.get_mut() += 1;
-                commands.networks |=
-                    exec.network == NetworkOp::Default && choice == NetworkChoice::Default;
+                commands.networks |= exec.network == NetworkOp::Default;
                 if exec.refresh {
                     commands.certain = Some(vertex);
                 }

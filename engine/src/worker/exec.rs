@@ -17,7 +17,6 @@ use super::platform::check_platform;
 use super::{Output, Worker};
 use crate::event::{Event, Sink};
 use crate::op::{ExecOp, NetworkOp};
-use crate::request::NetworkChoice;
 
 /// The name every RUN sees: constant, so that what it writes does not depend on where it ran.
 const HOSTNAME: &str = "rbuild";
@@ -140,10 +139,10 @@ impl Worker {
         network: NetworkOp,
         insecure: bool,
     ) -> Network {
-        match (network, self.settings.network) {
-            (NetworkOp::None, _) | (NetworkOp::Default, NetworkChoice::None) => Network::None,
-            (NetworkOp::Host, _) | (NetworkOp::Default, NetworkChoice::Host) => Network::Host,
-            (NetworkOp::Default, NetworkChoice::Default) => {
+        match network {
+            NetworkOp::None => Network::None,
+            NetworkOp::Host => Network::Host,
+            NetworkOp::Default => {
                 if !self.executor.has_namespaces() {
                     return self.containers_network();
                 }

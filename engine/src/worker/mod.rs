@@ -48,7 +48,6 @@ use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
 use crate::op::{FileAction, ImageSource, MountOpKind, Op};
 use crate::packs::Packs;
-use crate::request::NetworkChoice;
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::import::{Going, Imports, There};
 use failure::{Failure, Result};
@@ -76,7 +75,6 @@ pub(crate) struct View {
 pub(crate) struct Settings {
     pub(crate) secrets: HashMap<String, Arc<[u8]>>,
     pub(crate) ssh: HashMap<String, PathBuf>,
-    pub(crate) network: NetworkChoice,
     pub(crate) users: rbuild_executor::spec::Users,
     pub(crate) limits: Limits,
 }

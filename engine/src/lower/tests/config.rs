@@ -288,3 +288,20 @@ fn epoch_is_the_time_of_what_is_made_here() {
         "2020-01-01T00:00:00Z: 2020-01-01T00:00:00Z"
     );
 }
+
+#[test]
+fn what_a_base_notes_of_itself_stays_with_it() {
+    let base = serde_json::json!({
+        "Hostname": "d1b2c3", "AttachStdout": true, "Image": "sha256:1", "User": "u", "StopSignal": "SIGINT",
+        "Healthcheck": {"Test": ["NONE"]}, "ArgsEscaped": true,
+    });
+    let kit = kit("FROM base\nENV a=b").image("base", base);
+    let config = serde_json::to_value(&kit.ok().images[0].config.config).unwrap();
+    assert_eq!(
+        config,
+        serde_json::json!({
+            "User": "u", "StopSignal": "SIGINT", "Healthcheck": {"Test": ["NONE"]}, "ArgsEscaped": true,
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "a=b"],
+        })
+    );
+}
