@@ -1,7 +1,7 @@
 //! From tokens to the tree.
 
 use super::lexer::Token;
-use super::{Call, Node, Operand, Pipeline, eval};
+use super::{Call, Node, Operand, Pipeline, eval, functions};
 
 /// How deep actions and parentheses may be nested: the evaluator and this parser recurse.
 const MAX_DEPTH: usize = 50;
@@ -207,7 +207,7 @@ fn operand(tokens: &mut Tokens, depth: usize) -> Result<Option<Operand>, String>
         Some(Token::Variable(name, path)) => Some(Operand::Variable(name, path)),
         Some(Token::Literal(value)) => Some(Operand::Literal(value)),
         Some(Token::Word(name)) => {
-            if !eval::FUNCTIONS.contains(&name.as_str()) {
+            if !functions::FUNCTIONS.contains(&name.as_str()) {
                 return Err(format!("there is no function `{name}`"));
             }
             Some(Operand::Function(name))

@@ -101,7 +101,7 @@ impl Definition {
     /// The variables without those that every container gets for itself.
     pub fn given_env(&self) -> Vec<String> {
         let mut env = Vec::new();
-        super::define::merge_given(&mut env, &self.config, &self.request);
+        super::program::merge_given(&mut env, &self.config, &self.request);
         env
     }
 

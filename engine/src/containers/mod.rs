@@ -38,6 +38,7 @@ pub mod networks;
 mod output;
 mod ports;
 mod prepare;
+mod program;
 mod remove;
 pub mod request;
 mod serve;

@@ -405,7 +405,7 @@ pub(super) fn enter(
     if request.terminal.is_some() {
         env.push("TERM=xterm".to_owned());
     }
-    super::define::merge_environment(&mut env, request.env.iter());
+    super::program::merge_environment(&mut env, request.env.iter());
     let streams = match (request.terminal, <[OwnedFd; 3]>::try_from(descriptors)) {
         (Some(size), _) => EnterStreams::Terminal(size),
         (None, Ok(streams)) => EnterStreams::These(streams),

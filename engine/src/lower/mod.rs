@@ -4,15 +4,18 @@
 //! * `lowering`: what one lowering knows and collects; `file`: instructions grouped into stages; `global`: what holds for
 //!   the whole file; `scope`, `words`: variables and expansion;
 //! * `base`, `stage`, `state`, `onbuild`, `finish`: a stage from its FROM line to the image; `input`: what `--from`
-//!   names; `names`: how steps are called; `scans`: what is listed besides the result;
-//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD, WORKDIR), `config` (what changes no file);
+//!   names; `names`: how steps are called; `scans`: what is listed besides the result; `arguments`: what
+//!   a target takes;
+//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD, WORKDIR) and `fetched` (ADD of URLs), `config` (what changes no file);
 //! * small languages: `chmod`, `remote`, `gofmt`, `paths`;
 //! * [`dump`]: a lowered build as text.
 
+mod arguments;
 mod base;
 mod chmod;
 mod config;
 pub mod dump;
+mod fetched;
 pub(crate) mod file;
 mod finish;
 mod global;

@@ -1,14 +1,17 @@
 //! What of an input an operation uses, as a key: a base is used whole, COPY and mounts use what they select. An
 //! input that is used in several ways has all of them in its key.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{Key, KeyWriter, Store};
 use rbuild_parser::ignore::Patterns;
+use rbuild_solver::{Graph, VertexId};
 
 use super::failure::{Failure, Result};
 use super::{Output, View, root_content};
+use crate::context::Wanted;
 use crate::explain::paths;
 use crate::op::{CopyOp, FileAction, MountOpKind, Op};
 use crate::select::{self, Request, Selection};
@@ -90,6 +93,50 @@ pub(super) fn remember(store: &Store, operation: &Op, inputs: &[Output]) -> Resu
         }
     }
     Ok(())
+}
+
+/// What `vertices` of a graph name of each context.
+pub(crate) fn wanted(graph: &Graph<Op>, vertices: &[VertexId]) -> HashMap<String, Vec<Wanted>> {
+    let mut wanted: HashMap<String, Vec<Wanted>> = HashMap::new();
+    for &vertex in vertices {
+        let inputs = graph.inputs(vertex);
+        let mut add = |input: usize, one: Wanted| {
+            if let Some(Op::Context(context)) = inputs.get(input).map(|it| graph.operation(*it)) {
+                wanted.entry(context.name.clone()).or_default().push(one);
+            }
+        };
+        match graph.operation(vertex) {
+            Op::File(file) => {
+                for action in &file.actions {
+                    if let FileAction::Copy(copy) = action {
+                        let one = Wanted {
+                            sources: copy.sources.clone(),
+                            parents: copy.parents,
+                            wildcards: true,
+                        };
+                        add(copy.input, one);
+                    }
+                }
+            }
+            Op::Exec(exec) => {
+                for mount in &exec.mounts {
+                    if let MountOpKind::Bind { input, source }
+                    | MountOpKind::Cache { input, source, .. } = &mount.kind
+                        && let Some(input) = input
+                    {
+                        let one = Wanted {
+                            sources: vec![source.clone()],
+                            parents: false,
+                            wildcards: false,
+                        };
+                        add(*input, one);
+                    }
+                }
+            }
+            Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) | Op::Merge => {}
+        }
+    }
+    wanted
 }
 
 fn uses(store: &Store, operation: &Op, index: usize, input: &Output) -> Result<Vec<Key>> {

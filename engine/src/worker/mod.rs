@@ -3,7 +3,8 @@
 //! * [`content`]: what of its inputs an operation uses;
 //! * [`exec`]: RUN, with its [`mounts`], on a [`platform`]; [`commands`]: what is made before one asks for it;
 //! * [`file`]: COPY, ADD, WORKDIR, heredocs; [`http`], [`git`]: ADD of URLs;
-//! * [`log`]: output on its way to the user; [`failure`], [`scripts`]: why a step failed.
+//! * [`output`]: what an operation gives to those that use it; [`threads`]: where work runs that blocks;
+//! * [`log`]: what commands print on its way to the user; [`failure`], [`scripts`]: why a step failed.
 //!
 //! Records are looked up and saved here; which keys they have is the solver's business.
 
@@ -16,8 +17,10 @@ mod git;
 mod http;
 pub(crate) mod log;
 mod mounts;
+mod output;
 mod platform;
 mod scripts;
+mod threads;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -27,16 +30,13 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use rbuild_cache::record::{KeyLock, Record};
-use rbuild_cache::tree::Tree;
-use rbuild_cache::{
-    ActiveSnapshot, Digest, Ingredient, Key, KeyWriter, Snapshot, SnapshotId, Store,
-};
+use rbuild_cache::{ActiveSnapshot, Digest, Ingredient, Key, Snapshot, Store};
 use rbuild_executor::Executor;
 use rbuild_executor::spec::Limits;
 use rbuild_image::layer;
 use rbuild_image::registry::Client;
 use rbuild_image::source::Resolved;
-use rbuild_solver::{Graph, VertexId};
+use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
 
 use crate::ahead::Ahead;
@@ -46,29 +46,16 @@ use crate::event::{self, Sink, StepId};
 use crate::evidence::Pins;
 use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
-use crate::op::{FileAction, ImageSource, MountOpKind, Op};
+use crate::op::{ImageSource, Op};
 use crate::packs::Packs;
 use crate::shared_cache::export::Exports;
 use crate::shared_cache::import::{Going, Imports, There};
+pub(crate) use content::wanted;
 use failure::{Failure, Result};
+use output::root_content;
+pub(crate) use output::{Output, View, empty_root_content};
 pub(crate) use platform::check_platform;
-
-/// What a vertex gives to those that use it.
-#[derive(Debug, Clone)]
-pub(crate) enum Output {
-    /// `None` is an empty root.
-    Snapshot(Option<Snapshot>),
-    /// Known from a shared cache; its files are elsewhere until they are needed.
-    There(Arc<There>),
-    Context(Arc<View>),
-}
-
-/// A build context, and of it what the build names.
-#[derive(Debug)]
-pub(crate) struct View {
-    context: Arc<Context>,
-    tree: Arc<Tree>,
-}
+pub(crate) use threads::{blocking, brief, waited_for};
 
 /// What the request says about commands.
 #[derive(Debug)]
@@ -144,35 +131,6 @@ pub(crate) struct Worker {
     pub(crate) packs: Option<Packs>,
 }
 
-/// Runs synchronous work on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down drops blocking work; then nobody polls this any more.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-/// As [`blocking`], for what has nothing beside it: on this thread, where the runtime has others for its own affairs.
-/// Waking another one, and being woken by it, takes longer than to find everything done before.
-pub(crate) async fn waited_for<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::runtime::Handle::current().runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
-        _ => blocking(work).await,
-    }
-}
-
-/// As [`blocking`], for what takes a moment: where the runtime has one thread, at once and on that.
-pub(crate) async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::runtime::Handle::current().runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::CurrentThread => work(),
-        _ => blocking(work).await,
-    }
-}
-
 /// An operation that is executed, while this is there.
 struct Executed<'a>(&'a AtomicUsize);
 
@@ -192,81 +150,6 @@ impl Drop for Executed<'_> {
 /// Unix seconds.
 pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
-}
-
-impl Output {
-    /// The snapshot, where there is one to stand on.
-    pub(crate) fn snapshot(&self) -> Option<&SnapshotId> {
-        match self {
-            Self::Snapshot(snapshot) => snapshot.as_ref().map(|snapshot| &snapshot.id),
-            Self::There(there) => there.known_snapshot().map(|snapshot| &snapshot.id),
-            Self::Context(_) => None,
-        }
-    }
-
-    /// The contents of the roots that this one stands on, and its own.
-    pub(crate) fn contents(&self, store: &Store) -> Result<Vec<Key>, rbuild_cache::Error> {
-        Ok(match self {
-            Self::Snapshot(Some(snapshot)) => {
-                let chain = store.chain(&snapshot.id)?;
-                chain.iter().map(|snapshot| snapshot.content).collect()
-            }
-            Self::There(there) => there.contents(),
-            Self::Snapshot(None) | Self::Context(_) => Vec::new(),
-        })
-    }
-
-    pub(crate) fn into_snapshot(self) -> Option<Snapshot> {
-        match self {
-            Self::Snapshot(snapshot) => snapshot,
-            Self::There(there) => there.known_snapshot().cloned(),
-            Self::Context(_) => None,
-        }
-    }
-}
-
-/// What `vertices` of a graph name of each context.
-pub(crate) fn wanted(graph: &Graph<Op>, vertices: &[VertexId]) -> HashMap<String, Vec<Wanted>> {
-    let mut wanted: HashMap<String, Vec<Wanted>> = HashMap::new();
-    for &vertex in vertices {
-        let inputs = graph.inputs(vertex);
-        let mut add = |input: usize, one: Wanted| {
-            if let Some(Op::Context(context)) = inputs.get(input).map(|it| graph.operation(*it)) {
-                wanted.entry(context.name.clone()).or_default().push(one);
-            }
-        };
-        match graph.operation(vertex) {
-            Op::File(file) => {
-                for action in &file.actions {
-                    if let FileAction::Copy(copy) = action {
-                        let one = Wanted {
-                            sources: copy.sources.clone(),
-                            parents: copy.parents,
-                            wildcards: true,
-                        };
-                        add(copy.input, one);
-                    }
-                }
-            }
-            Op::Exec(exec) => {
-                for mount in &exec.mounts {
-                    if let MountOpKind::Bind { input, source }
-                    | MountOpKind::Cache { input, source, .. } = &mount.kind
-                        && let Some(input) = input
-                    {
-                        let one = Wanted {
-                            sources: vec![source.clone()],
-                            parents: false,
-                            wildcards: false,
-                        };
-                        add(*input, one);
-                    }
-                }
-            }
-            Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) | Op::Merge => {}
-        }
-    }
-    wanted
 }
 
 impl Worker {
@@ -624,12 +507,3 @@ impl rbuild_solver::Worker for Worker {
 
 /// A failure that means: look again, without what turned out to be of no use.
 pub(crate) const UNUSABLE: &str = "shared-cache";
-
-/// The content of a root; also of the empty one.
-fn root_content(snapshot: Option<&Snapshot>) -> Key {
-    snapshot.map_or_else(empty_root_content, |snapshot| snapshot.content)
-}
-
-pub(crate) fn empty_root_content() -> Key {
-    KeyWriter::new("empty-root.v1").finish()
-}

@@ -56,7 +56,7 @@ impl Port {
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let host = SocketAddr::new(self.host, self.host_port);
-        write!(f, "{host} for {}", self.inside())
+        write!(f, "{} at {host}", self.inside())
     }
 }
 
