@@ -135,7 +135,7 @@ fn a_port_that_is_taken_at_one_family_is_taken() {
     let port = taken.local_addr().unwrap().port();
     let output = kit.rbuild(&["run", "--rm", "-p", &format!("{port}:80"), "bb", "true"]);
     assert_eq!(output.code, 125, "{output}");
-    let told = format!("cannot publish [::]:{port} for 80/tcp: the port is in use");
+    let told = format!("cannot publish 80/tcp at [::]:{port}: the port is in use");
     assert!(output.stderr.contains(&told), "{output}");
     // Of several the next is taken, at both.
     let first = port.min(u16::MAX - 8);

@@ -148,7 +148,7 @@ fn failure(asked: &Publish, error: &network::Error) -> Error {
     } else {
         let host = asked.host.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         format!(
-            "publish {}-{last} for {inside}",
+            "publish {inside} at {}-{last}",
             SocketAddr::new(host, first)
         )
     };
@@ -158,7 +158,13 @@ fn failure(asked: &Publish, error: &network::Error) -> Error {
              leave it out (`-p {inside}`) for any that is free"
         ),
         ErrorKind::AddrInUse => "all of these ports are in use; choose others".to_owned(),
-        ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
+        ErrorKind::AddrNotAvailable => {
+            let address = asked.host.map(|host| format!(" {host}"));
+            format!(
+                "this machine does not have the address{}",
+                address.unwrap_or_default()
+            )
+        }
         ErrorKind::PermissionDenied => {
             "ports this low are root's (net.ipv4.ip_unprivileged_port_start); choose a higher one"
                 .to_owned()
