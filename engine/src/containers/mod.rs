@@ -5,8 +5,8 @@
 //! others ask ([`control`]). Everybody finds containers in the [`Catalog`]; which are alive is told by a lock that
 //! dies with its holder.
 //!
-//! * [`request`]: what is asked; `define`: the [`Definition`] made of that and of an image; `prepare`: that as a
-//!   command for the executor;
+//! * [`request`]: what is asked; `define`: the [`Definition`] made of that and of an image, `program`: what of both
+//!   runs in it; `prepare`: that as a command for the executor;
 //! * `supervise`: from the start to the last end, with restarts and probes (`health`); `life`: what is known meanwhile;
 //!   `serve`: answering meanwhile;
 //! * `files`, `cp`, `diff`, `commit`: its files, also where it does not run;
