@@ -57,3 +57,24 @@ RUN mkdir /s && cd /s && i=0; while [ $i -lt {FILES} ]; do echo $i > $i; i=$((i+
         kit.must(&["volume", "rm", "vol"]);
     }
 }
+
+#[test]
+fn what_is_damaged_can_be_removed() {
+    let kit = Kit::new();
+    for (kind, document) in [("volume", "volume.json"), ("network", "network.json")] {
+        kit.must(&[kind, "create", "good"]);
+        kit.must(&[kind, "create", "bad"]);
+        let place = kit.path(&format!("store/{kind}s/bad/{document}"));
+        std::fs::write(place, "").unwrap();
+        let listed = kit.rbuild(&[kind, "ls"]);
+        assert_eq!(listed.code, 1, "{listed}");
+        let way_out = format!("`rbuild {kind} rm bad`");
+        assert!(listed.stderr.contains(&way_out), "{listed}");
+        kit.must(&[kind, "rm", "bad"]);
+        let listed = kit.must(&[kind, "ls", "--format={{.Name}}"]).stdout;
+        assert!(
+            listed.contains("good") && !listed.contains("bad"),
+            "{listed}"
+        );
+    }
+}

@@ -6,6 +6,7 @@ use rbuild_engine::cache::Digest;
 use serde_json::Value;
 
 use crate::kit::programs::{has, registry, run};
+use crate::kit::server::Server;
 use crate::kit::{Archive, Kit, Output};
 use crate::places::{fresh, ran};
 use crate::require_machine;
@@ -74,6 +75,26 @@ fn build(kit: &Kit) -> Output {
     assert!(both.ends_with("one\ntwo"), "{both}: {output}");
     kit.store_is_whole();
     output
+}
+
+/// Each page of it says that there is another.
+#[test]
+fn a_listing_without_end_is_given_up() {
+    require_machine!();
+    let kit = Kit::new();
+    let server = Server::new();
+    let page = "<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>caches</Name>\
+        <Prefix>x</Prefix><KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated>\
+        <NextContinuationToken>more</NextContinuationToken></ListBucketResult>";
+    server.text("/caches/", page, &[]);
+    let cache = format!(
+        "type=s3,bucket=caches,region=r,name=x,use_path_style=true,access_key_id=a,secret_access_key=b,\
+         endpoint_url={}",
+        server.url("")
+    );
+    let output = kit.must_build("FROM busybox\n", &["--cache-from", &cache]);
+    assert!(output.stderr.contains("does not end"), "{output}");
+    assert!(server.requests().len() > 50);
 }
 
 #[test]

@@ -166,8 +166,11 @@ impl Catalog {
         let Some(bytes) = self.network_files().read(name)? else {
             return Ok(None);
         };
-        let mut network: Network = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Other(format!("the network `{name}` is damaged: {error}")))?;
+        let mut network: Network = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::Other(format!(
+                "the network `{name}` is damaged: {error}; `rbuild network rm {name}` removes it"
+            ))
+        })?;
         name.clone_into(&mut network.name);
         Ok(Some(network))
     }
@@ -237,28 +240,34 @@ impl Catalog {
     /// Removes a network in which nobody runs. With `force` one that is not there is no error.
     pub fn remove_network(&self, wanted: &str, force: bool) -> Result<()> {
         let _lock = self.files.lock()?;
-        let found = match self.find_network(wanted) {
-            Err(_) if force => return Ok(()),
-            found => found?,
-        };
-        if found.made.is_none() {
-            return Err(Error::Usage(format!(
-                "the network `{}` is always there and cannot be removed",
+        // One that is damaged can be removed, by its name.
+        let name = match self.network(wanted) {
+            Err(_) => wanted.to_owned(),
+            Ok(_) => {
+                let found = match self.find_network(wanted) {
+                    Err(_) if force => return Ok(()),
+                    found => found?,
+                };
+                if found.made.is_none() {
+                    return Err(Error::Usage(format!(
+                        "the network `{}` is always there and cannot be removed",
+                        found.name
+                    )));
+                }
                 found.name
-            )));
-        }
+            }
+        };
         let mut members = Vec::new();
-        for member in self.members(&found.name)? {
+        for member in self.members(&name)? {
             members.push(self.name_of(&member.id)?);
         }
         if !members.is_empty() {
             return Err(Error::Other(format!(
-                "the network `{}` is in use by {}: stop it, or disconnect it with `rbuild network disconnect`",
-                found.name,
+                "the network `{name}` is in use by {}: stop it, or disconnect it with `rbuild network disconnect`",
                 members.join(", ")
             )));
         }
-        self.network_files().remove(&found.name)?;
+        self.network_files().remove(&name)?;
         Ok(())
     }
 

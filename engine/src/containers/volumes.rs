@@ -104,8 +104,11 @@ impl Catalog {
         let Some(bytes) = self.volume_files().read(name)? else {
             return Ok(None);
         };
-        let mut volume: Volume = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Other(format!("the volume `{name}` is damaged: {error}")))?;
+        let mut volume: Volume = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::Other(format!(
+                "the volume `{name}` is damaged: {error}; `rbuild volume rm {name}` removes it, with what is in it"
+            ))
+        })?;
         name.clone_into(&mut volume.name);
         Ok(Some(volume))
     }
@@ -160,7 +163,8 @@ impl Catalog {
     /// Removes a volume that no container holds. With `force` one that is not there is no error.
     pub fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
         let _lock = self.files.lock()?;
-        if self.volume(name)?.is_none() {
+        // One that is damaged can be removed.
+        if self.volume_files().read(name)?.is_none() {
             if force {
                 return Ok(());
             }

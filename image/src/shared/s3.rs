@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// Parts of a document that are read at once, and at all: writers make many one.
 const CONCURRENT_PARTS: usize = 8;
 const PARTS_MAX: usize = 1000;
+/// Of one listing. A page has a thousand names; few are empty.
+const PAGES_MAX: usize = 100;
 
 /// Where a bucket is, and by what right it is used.
 #[derive(Clone, PartialEq, Eq)]
@@ -194,7 +196,7 @@ impl S3 {
         let prefix = format!("{}/", self.document_key());
         let mut names = Vec::new();
         let mut next = None;
-        loop {
+        for _ in 0..PAGES_MAX {
             let mut action = self.bucket.list_objects_v2(Some(&self.credentials));
             action.with_prefix(prefix.clone());
             if let Some(token) = next.take() {
@@ -230,6 +232,11 @@ impl S3 {
                 None => return Ok(names),
             }
         }
+        Err(Error::Registry {
+            url: format!("s3://{}/{prefix}", self.options.bucket),
+            reason: "its listing does not end".to_owned(),
+            source: None,
+        })
     }
 
     /// A part whole; `None` where it is gone. Some servers show an object before all of it is there.
