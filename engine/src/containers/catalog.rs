@@ -196,6 +196,11 @@ fn document<T: serde::de::DeserializeOwned>(id: &str, file: &str, bytes: &[u8]) 
     })
 }
 
+/// Whether a container could not be held because its directory is not there any more.
+fn is_gone(error: &rbuild_cache::Error) -> bool {
+    matches!(error, rbuild_cache::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
 impl Entry {
     /// Holds the container, so that nobody else starts or changes it. `None` where it runs. Waits for who holds it for a
     /// moment: another one who changes it, or its process that is held up between the container's end and its own
@@ -204,8 +209,16 @@ impl Entry {
         const TURN: Duration = Duration::from_millis(5);
         let asked = Instant::now();
         loop {
-            if let Some(held) = self.catalog.files.hold(self.id())? {
-                return Ok(Some(held));
+            match self.catalog.files.hold(self.id()) {
+                Ok(Some(held)) => return Ok(Some(held)),
+                Ok(None) => {}
+                Err(error) if is_gone(&error) => {
+                    return Err(Error::Other(format!(
+                        "the container `{}` was removed meanwhile",
+                        self.name
+                    )));
+                }
+                Err(error) => return Err(error.into()),
             }
             let is_alive = self.catalog.state(self.id())?.status.is_alive();
             if is_alive || asked.elapsed() > 2 * ANSWERS {
@@ -264,11 +277,7 @@ impl Entry {
             Ok(Some(held)) => held,
             Ok(None) => return Ok(()),
             // Whoever held it took it away just now.
-            Err(rbuild_cache::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                return Ok(());
-            }
+            Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         rbuild_executor::sandbox::container::remove_cgroups(&self.state.cgroups);

@@ -30,16 +30,19 @@ impl Engine {
     /// Removes a container that does not run; with `force` it is killed first. With `volumes` its anonymous volumes
     /// go along.
     pub fn remove_container(&self, entry: &Entry, force: bool, volumes: bool) -> Result<()> {
-        let held = match entry.hold()? {
-            Some(held) => held,
-            None if !force => {
+        let held = match entry.hold() {
+            // Somebody else was faster.
+            Err(_) if force && !entry.path("")?.exists() => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(Some(held)) => held,
+            Ok(None) if !force => {
                 return Err(Error::Other(format!(
                     "the container `{}` is {}: stop it first, or use --force",
                     entry.name,
                     entry.state.status.name()
                 )));
             }
-            None => {
+            Ok(None) => {
                 if let Some(connection) = entry.connect()? {
                     let kill = Ask::Stop {
                         signal: super::signal_number("KILL"),
