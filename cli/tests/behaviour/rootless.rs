@@ -161,6 +161,7 @@ fn with_one_id_a_user_stays_who_it_is() {
     user.take("prlimit");
     // One takes the user first, then the group; the other sets a limit, as PAM and sudo set all.
     let dockerfile = "FROM busybox\nCOPY programs /\nRUN echo secret > /secret && chmod 600 /secret\n\
+                      RUN cp /bin/setpriv /taking && chown 3:4 /taking && chmod 6755 /taking\n\
                       RUN /bin/setpriv --reuid 7 --regid 8 --clear-groups sh -c 'id -u; id -g; /bin/setpriv --regid 9 id -g || echo refused' > /ids\n\
                       RUN /bin/setpriv --reuid 7 --clear-groups prlimit --locks=5:5 sh -c 'id -u; prlimit --locks -o SOFT --noheadings' >> /ids\n\
                       CMD [\"cat\", \"/ids\"]\n";
@@ -174,5 +175,33 @@ fn with_one_id_a_user_stays_who_it_is() {
         let output = user.must(&arguments);
         assert_eq!(output.stdout, "9\nrefused\n", "{more:?}: {output}");
     }
+    // The first program of all takes its file's owner, too, unless it may not.
+    let takes = |arguments: &[&str]| {
+        let output = user.must(arguments);
+        let is_of_ids = |line: &&str| line.split(": ").next().is_some_and(|it| it.ends_with("id"));
+        let ids: Vec<&str> = output.stdout.lines().filter(is_of_ids).collect();
+        ids.join(" ")
+    };
+    let taken = "uid: 9 euid: 3 gid: 0 egid: 4";
+    assert_eq!(
+        takes(&["exec", "-u", "9", "sleeper", "/taking", "-d"]),
+        taken
+    );
     user.must(&["rm", "-f", "sleeper"]);
+    assert_eq!(
+        takes(&["run", "--rm", "-u", "9", "app", "/taking", "-d"]),
+        taken
+    );
+    let refused = [
+        "run",
+        "--rm",
+        "-u",
+        "9",
+        "--security-opt=no-new-privileges",
+        "app",
+    ];
+    for program in [&["/taking", "-d"][..], &["sh", "-c", "/taking -d"]] {
+        let ids = takes(&[&refused, program].concat());
+        assert_eq!(ids, "uid: 9 euid: 9 gid: 0 egid: 0");
+    }
 }

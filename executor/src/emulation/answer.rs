@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::Scope;
 use super::credentials::{Change, Credentials};
 use super::devices::Refused;
+use super::files;
 use super::mark::{self, Mark};
 use super::peers;
 use super::target::{At, Target, at, fd, name};
@@ -337,23 +338,20 @@ impl Answering {
             return Ok(Reply::Continue);
         };
         let stat = rustix::fs::fstat(&node)?;
-        let mode = stat.st_mode;
-        if FileType::from_raw_mode(mode) != FileType::RegularFile || mode & 0o111 == 0 {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || stat.st_mode & 0o111 == 0
+        {
             return Ok(Reply::Continue);
         }
-        let groups = libc::S_ISGID | libc::S_IXGRP;
-        let (takes_user, takes_group) = (mode & libc::S_ISUID != 0, mode & groups == groups);
-        let (uid, gid) = if takes_user || takes_group {
+        let (takes_user, takes_group) = files::takes(stat.st_mode);
+        let mut ids = (None, None);
+        if (takes_user || takes_group) && !target.status()?.no_new_privileges {
             let record = self.record(&node, &stat, None);
-            (
-                takes_user.then_some(record.uid),
-                takes_group.then_some(record.gid),
-            )
-        } else {
-            (None, None)
-        };
+            ids.0 = takes_user.then_some(record.uid);
+            ids.1 = takes_group.then_some(record.gid);
+        }
         let old = self.credentials(target)?;
-        let new = old.executing(uid, gid);
+        let new = old.executing(ids.0, ids.1);
         if new != *old {
             self.become_(target, new)?;
         }

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 
 use rbuild_cache::owners::{self, Record};
 use rbuild_cache::tree::Kind;
@@ -503,6 +504,28 @@ impl Answering {
         }
         Ok(Reply::Value(shown.len() as i64))
     }
+}
+
+/// Whether an executable file makes its process its owner's, and its group's.
+pub(super) fn takes(mode: RawMode) -> (bool, bool) {
+    let group = libc::S_ISGID | libc::S_IXGRP;
+    (mode & libc::S_ISUID != 0, mode & group == group)
+}
+
+/// The user and group that a program takes of its file.
+pub(crate) fn taken_of(program: &Path) -> (Option<u32>, Option<u32>) {
+    let Ok(stat) = rustix::fs::stat(program) else {
+        return (None, None);
+    };
+    let (takes_user, takes_group) = takes(stat.st_mode);
+    if !takes_user && !takes_group {
+        return (None, None);
+    }
+    let record = owners::read(program).ok().flatten().unwrap_or_default();
+    (
+        takes_user.then_some(record.uid),
+        takes_group.then_some(record.gid),
+    )
 }
 
 /// A process is its user's: programs that list processes look at whose their directories in /proc are.

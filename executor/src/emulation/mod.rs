@@ -24,6 +24,7 @@ mod target;
 
 pub use devices::Device;
 pub(crate) use devices::Refused;
+pub(crate) use files::taken_of;
 pub(crate) use mark::Mark;
 pub(crate) use target::string_at;
 
@@ -49,6 +50,8 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
+    /// User and group that its program takes of its file.
+    pub(crate) takes: (Option<u32>, Option<u32>),
     pub(crate) scope: Scope,
     /// Ids of the mounts where devices may be made: with [`Scope::MadeDevices`] all that are the sandbox's own, otherwise
     /// those of them that are memory.
@@ -153,6 +156,7 @@ fn serve(listener: &OwnedFd, mounts: &OwnedFd, identity: Identity) -> Result<(),
     rustix::process::fchdir(&descriptors)?;
     sys::notify::on_same_processor(listener.as_fd());
     let first = Credentials::new(identity.uid, identity.gid, identity.groups);
+    let first = first.executing(identity.takes.0, identity.takes.1);
     let mut answering = Answering::new(processes, descriptors, root, first);
     answering.scope = identity.scope;
     answering.own_mounts = identity.own_mounts;

@@ -250,6 +250,8 @@ pub(super) struct Status {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) may_make_devices: bool,
+    /// Files' owners give it nothing.
+    pub(super) no_new_privileges: bool,
     /// Effective ones.
     pub(super) capabilities: u64,
 }
@@ -271,6 +273,7 @@ impl Status {
             uid: fourth("Uid:")?,
             gid: fourth("Gid:")?,
             may_make_devices: capabilities & MKNOD != 0,
+            no_new_privileges: field("NoNewPrivs:").is_some_and(|set| set.trim() == "1"),
             capabilities,
         })
     }
@@ -368,12 +371,13 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_status() {
-        let text = "Name:\tx\nUmask:\t0027\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t0000000008000000\n";
+        let text = "Name:\tx\nUmask:\t0027\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nCapEff:\t0000000008000000\nNoNewPrivs:\t1\n";
         let status = Status {
             umask: 0o027,
             uid: 4,
             gid: 8,
             may_make_devices: true,
+            no_new_privileges: true,
             capabilities: 1 << 27,
         };
         assert_eq!(Status::parse(text), Some(status));

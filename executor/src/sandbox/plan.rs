@@ -206,6 +206,7 @@ impl Task {
             uid: self.command.uid,
             gid: self.command.gid,
             groups: self.command.groups.clone(),
+            takes: (None, None),
             scope: self.scope(),
             own_mounts: Vec::new(),
             outer_proc: self.outer_proc,
@@ -465,6 +466,8 @@ pub(super) enum Report {
     Emulate {
         /// Ids of the mounts where devices may be made.
         mounts: Vec<u64>,
+        /// User and group that the command takes of its file.
+        takes: (Option<u32>, Option<u32>),
     },
     /// Likewise, where there are no namespaces. The listener rides on it.
     Answer,

@@ -352,10 +352,14 @@ impl<'p, E: FnMut(Emulation) -> Result<(), ExecError>> Reader<'p, E> {
                 reported.stubs = stubs;
                 reported.parents = parents;
             }
-            Report::Emulate { mounts: own_mounts } => {
+            Report::Emulate {
+                mounts: own_mounts,
+                takes,
+            } => {
                 if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
                     let mut identity = self.identity.take().unwrap_or_default();
                     identity.own_mounts = own_mounts;
+                    identity.takes = takes;
                     (self.emulate)(Emulation::new(listener, Some(mounts), identity))?;
                 }
             }

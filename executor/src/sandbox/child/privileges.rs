@@ -8,12 +8,12 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::CapabilitiesSecureBits;
 
 use super::die_with_parent;
-use crate::emulation::Mark;
+use crate::emulation::{self, Mark};
 use crate::host::Privilege;
 use crate::sandbox::plan::{Devices, Report, Task};
 use crate::sandbox::seccomp::{self, profile::Rules};
 use crate::sandbox::step::{Failure, Result, Step};
-use crate::sandbox::{capabilities, wire};
+use crate::sandbox::{capabilities, program, wire};
 use crate::sys;
 
 pub(in crate::sandbox) fn set_limits(task: &Task) -> Result<()> {
@@ -65,15 +65,15 @@ pub(in crate::sandbox) fn drop_privileges(
             CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
         )
         .step("give up what root has")?;
-        mark(task)?;
     }
+    let takes = if single_id { mark(task)? } else { (None, None) };
     capabilities::bound(task.capabilities)?;
     // Installed while the right to do so is still there, instead of by giving up new privileges: setuid programs of
     // an image work.
     if let Some(filter) = task.filter {
         let program = seccomp::program(filter);
         if filter.emulation || filter.devices != Devices::Kernel {
-            emulate(&program, status, own_mounts)?;
+            emulate(&program, status, own_mounts, takes)?;
         } else {
             sys::notify::install_filter(&program, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW)
                 .step("install the system call filter")?;
@@ -102,14 +102,27 @@ pub(in crate::sandbox) fn drop_privileges(
         .step("give up capabilities, which the seccomp profile has to allow")
 }
 
-/// Writes down who it appears to be, for whoever asks from another sandbox: root need not.
-fn mark(task: &Task) -> Result<()> {
-    let mark = Mark::first(task.command.uid, task.command.gid);
-    let limit = Rlimit {
-        current: Some(mark.limit()),
-        maximum: None,
+/// Writes down who it appears to be, for whoever asks from another sandbox: root need not. Returns the ids that its
+/// program takes of its file, for nobody else can find out: no other process may look into this one before it is the
+/// command.
+fn mark(task: &Task) -> Result<(Option<u32>, Option<u32>)> {
+    let program = program::find(&task.command.argv, &task.command.env).ok();
+    let takes = match program {
+        Some(program) if !task.no_new_privileges => emulation::taken_of(&program),
+        _ => (None, None),
     };
-    rustix::process::setrlimit(Resource::Locks, limit).step("write down its user")
+    let ids = (
+        takes.0.unwrap_or(task.command.uid),
+        takes.1.unwrap_or(task.command.gid),
+    );
+    if ids != (0, 0) {
+        let limit = Rlimit {
+            current: Some(Mark::first(ids.0, ids.1).limit()),
+            maximum: None,
+        };
+        rustix::process::setrlimit(Resource::Locks, limit).step("write down its user")?;
+    }
+    Ok(takes)
 }
 
 /// What a change of ids takes away.
@@ -135,6 +148,7 @@ fn emulate(
     program: &[libc::sock_filter],
     status: BorrowedFd<'_>,
     own_mounts: Vec<u64>,
+    takes: (Option<u32>, Option<u32>),
 ) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mounts = rustix::fs::openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty())
@@ -143,7 +157,10 @@ fn emulate(
         .step("install the system call filter (another may be listening already)")?;
     wire::send(
         status,
-        &Report::Emulate { mounts: own_mounts },
+        &Report::Emulate {
+            mounts: own_mounts,
+            takes,
+        },
         &[listener.as_fd(), mounts.as_fd()],
     )
     .step("report")
