@@ -28,6 +28,8 @@ pub(crate) struct Form {
     pub(crate) oci_media_types: bool,
     pub(crate) rewrite_timestamp: bool,
     pub(crate) annotations: Annotations,
+    /// An index, also over one image.
+    pub(crate) index: bool,
     pub(crate) squash: Squash,
     /// More layers are merged.
     pub(crate) layers_limit: usize,
@@ -179,7 +181,7 @@ pub(crate) fn assemble(
     // What speaks of images comes behind all of them.
     manifests.extend(attested);
     let mut descriptor = match manifests.as_slice() {
-        [one] if form.annotations.index.is_empty() => one.clone(),
+        [one] if form.annotations.index.is_empty() && !form.index => one.clone(),
         several => {
             blobs.extend(several.iter().map(|manifest| manifest.digest));
             store_image::write_index(

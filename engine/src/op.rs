@@ -87,6 +87,8 @@ pub struct ExecOp {
     pub network: NetworkOp,
     pub insecure: bool,
     pub hosts: Vec<(String, String)>,
+    /// Where it is not the usual one (BUILDKIT_SANDBOX_HOSTNAME).
+    pub hostname: Option<String>,
     pub platform: Platform,
     /// `--no-cache` and its filters: run even if a result is known. Not in the key.
     pub refresh: bool,
@@ -339,6 +341,7 @@ mod tests {
             network: NetworkOp::Default,
             insecure: false,
             hosts: Vec::new(),
+            hostname: None,
             platform: Platform {
                 os: "linux".to_owned(),
                 architecture: "amd64".to_owned(),
@@ -357,7 +360,7 @@ mod tests {
 
     #[test]
     fn what_a_command_gets_is_in_its_key() {
-        let changes: [fn(&mut ExecOp); 12] = [
+        let changes: [fn(&mut ExecOp); 13] = [
             |op| op.base = false,
             |op| op.argv = vec!["a b".to_owned()],
             |op| op.env = ["A=2"].into_iter().collect(),
@@ -369,13 +372,14 @@ mod tests {
             |op| op.mounts[0].kind = MountOpKind::Tmpfs { size: None },
             |op| op.network = NetworkOp::None,
             |op| op.insecure = true,
+            |op| op.hostname = Some("h".to_owned()),
             |op| op.hosts = vec![("h".to_owned(), "1.2.3.4".to_owned())],
         ];
         let mut keys: Vec<_> = changes.into_iter().map(key).collect();
         keys.push(key(|_| {}));
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 13);
+        assert_eq!(keys.len(), 14);
     }
 
     #[test]

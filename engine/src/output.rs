@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use rbuild_cache::images::StoredImage;
 use rbuild_cache::whole::WholeFile;
-use rbuild_cache::{Digest, SnapshotId, Store};
+use rbuild_cache::{Digest, Store};
+use rbuild_image::Reference;
 use rbuild_image::compression::Compression;
 use rbuild_image::export::{self, Sink};
 use rbuild_image::layer::LayerOptions;
 use rbuild_image::registry::{Client, push};
 use rbuild_image::source::Progress;
-use rbuild_image::{Reference, layer};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,17 +39,6 @@ pub(crate) fn describe(output: &Output) -> &'static str {
         OutputKind::Image => "exporting to the store",
         OutputKind::Registry => "pushing to the registry",
         OutputKind::CacheOnly => "keeping the result in the cache only",
-    }
-}
-
-/// Whether an output needs an image put together, and not just its files.
-fn needs_image(kind: OutputKind) -> bool {
-    match kind {
-        OutputKind::Oci { .. }
-        | OutputKind::Docker { .. }
-        | OutputKind::Image
-        | OutputKind::Registry => true,
-        OutputKind::Tar | OutputKind::Local | OutputKind::CacheOnly => false,
     }
 }
 
@@ -88,8 +77,8 @@ pub(crate) fn going(
 
 /// An image can carry records only of layers that are as its steps made them.
 fn check_inline(request: &BuildRequest, outputs: &[Output]) -> Result<()> {
-    let rewrites = |output: &Output| needs_image(output.kind) && output.rewrite_timestamp;
-    let reason = if !outputs.iter().any(|output| needs_image(output.kind)) {
+    let rewrites = |output: &Output| output.kind.is_image() && output.rewrite_timestamp;
+    let reason = if !outputs.iter().any(|output| output.kind.is_image()) {
         "no output is an image that could carry the cache"
     } else if request.squash != Squash::No {
         "layers that are squashed are no step's result"
@@ -105,6 +94,7 @@ fn check_inline(request: &BuildRequest, outputs: &[Output]) -> Result<()> {
 
 /// Says before anything runs what cannot be done.
 pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize) -> Result<()> {
+    let is_several = platforms > 1 || request.is_multi_platform();
     if request.cache_to.iter().any(|to| to.place.is_none()) {
         check_inline(request, outputs)?;
     }
@@ -125,14 +115,14 @@ pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize
                     "type=tar has no place for attestations: use type=local or type=oci".to_owned(),
                 ));
             }
-            OutputKind::Docker { .. } if platforms > 1 => {
+            OutputKind::Docker { .. } if is_several => {
                 return Err(Error::Usage(
                     "type=docker holds one platform: use type=oci for several".to_owned(),
                 ));
             }
-            OutputKind::Tar if platforms > 1 => {
+            OutputKind::Tar if platforms > 1 && output.platform_split == Some(false) => {
                 return Err(Error::Usage(
-                    "type=tar holds one platform: use type=local for several".to_owned(),
+                    "a tar has each name once: with several platforms leave out `platform-split=false`, or use type=local".to_owned(),
                 ));
             }
             OutputKind::Oci { .. }
@@ -159,7 +149,7 @@ pub(crate) fn assemble_all(
     let mut made: Vec<(Form, Assembled)> = Vec::new();
     let mut all = Vec::with_capacity(outputs.len());
     for output in outputs {
-        if !needs_image(output.kind) {
+        if !output.kind.is_image() {
             all.push(None);
             continue;
         }
@@ -180,13 +170,13 @@ pub(crate) fn assemble_all(
 
 /// Whether each step's own layer is in an image that is made: there what a layer cannot hold is the step's mistake.
 pub(crate) fn makes_layers(request: &BuildRequest, outputs: &[Output]) -> bool {
-    request.squash == Squash::No && outputs.iter().any(|output| needs_image(output.kind))
+    request.squash == Squash::No && outputs.iter().any(|output| output.kind.is_image())
 }
 
 /// The form of the layers of all outputs, where all are images whose layers are as their steps make them, and nobody
 /// looks at the files.
 pub(crate) fn form_of_layers(request: &BuildRequest, outputs: &[Output]) -> Option<LayerOptions> {
-    let is_usual = |output: &Output| needs_image(output.kind) && !output.rewrite_timestamp;
+    let is_usual = |output: &Output| output.kind.is_image() && !output.rewrite_timestamp;
     if request.attestations.sbom || request.squash != Squash::No || !outputs.iter().all(is_usual) {
         return None;
     }
@@ -220,6 +210,7 @@ fn form(request: &BuildRequest, output: &Output) -> Form {
         ),
         rewrite_timestamp: output.rewrite_timestamp,
         annotations: Annotations::sort(annotations.cloned()),
+        index: request.is_multi_platform(),
         squash: request.squash,
         layers_limit: request.max_layers.unwrap_or(layering::LAYERS_LIMIT),
     }
@@ -331,26 +322,10 @@ pub(crate) fn deliver(
             publisher.push(store, image, &names, output.by_digest, &there, moved)
         }
         (OutputKind::Image, Some(image)) => keep(store, solved, &canonical, image),
-        (OutputKind::Tar, _) => {
-            let one = solved.first();
-            let root = one.and_then(|one| one.layers.last()).map(|top| &top.id);
-            let epoch = one.and_then(|one| one.image.epoch);
-            write_tar(store, root, epoch, output)
-        }
+        (OutputKind::Tar, _) => write_tar(store, &roots(solved, request, output), output),
         (OutputKind::Local, _) => {
             let directory = destination(output)?;
-            let roots: Vec<export::LocalRoot<'_>> = solved
-                .iter()
-                .map(|one| export::LocalRoot {
-                    snapshot: one.layers.last().map(|top| &top.id),
-                    epoch: one.image.epoch,
-                    directory: match solved {
-                        [_] => None,
-                        _ if !output.platform_split => None,
-                        _ => Some(one.image.platform.to_string().replace('/', "_")),
-                    },
-                })
-                .collect();
+            let roots = roots(solved, request, output);
             export::local(store, &roots, directory, output.delete)?;
             for (one, root) in solved.iter().zip(&roots) {
                 let Some(evidence) = evidence else { break };
@@ -406,15 +381,26 @@ fn with_sink(output: &Output, write: impl FnOnce(Sink<'_>) -> Result<()>) -> Res
     }
 }
 
-fn write_tar(
-    store: &Store,
-    root: Option<&SnapshotId>,
-    epoch: Option<i64>,
+/// What the files of an output are, each platform's by itself where they are kept apart.
+fn roots<'s>(
+    solved: &'s [Solved<'_>],
+    request: &BuildRequest,
     output: &Output,
-) -> Result<()> {
+) -> Vec<export::Root<'s>> {
+    let is_several = solved.len() > 1 || request.is_multi_platform();
+    let is_split = output.platform_split.unwrap_or(is_several);
+    let roots = solved.iter().map(|one| export::Root {
+        snapshot: one.layers.last().map(|top| &top.id),
+        epoch: one.image.epoch,
+        directory: is_split.then(|| one.image.platform.to_string().replace('/', "_")),
+    });
+    roots.collect()
+}
+
+fn write_tar(store: &Store, roots: &[export::Root<'_>], output: &Output) -> Result<()> {
     let Some(path) = &output.destination else {
         let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
-        layer::write_root(store, root, epoch, &mut stdout)?;
+        export::tar(store, roots, &mut stdout)?;
         return stdout.flush().map_err(|source| Error::Io {
             message: "cannot write to standard output".to_owned(),
             source,
@@ -426,7 +412,7 @@ fn write_tar(
     };
     let file = WholeFile::at(path, 0o644).map_err(failed)?;
     let mut writer = std::io::BufWriter::new(file);
-    layer::write_root(store, root, epoch, &mut writer)?;
+    export::tar(store, roots, &mut writer)?;
     let file = writer
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;

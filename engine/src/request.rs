@@ -61,6 +61,12 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
+    /// Whether the result is one of several platforms though there may be only one (BUILDKIT_MULTI_PLATFORM).
+    pub(crate) fn is_multi_platform(&self) -> bool {
+        let setting = self.build_args.get("BUILDKIT_MULTI_PLATFORM");
+        setting.is_some_and(|value| is_true(value))
+    }
+
     /// A build of a context as it is without any flag.
     pub fn new(context: ContextLocation, dockerfile: DockerfileLocation) -> Self {
         Self {
@@ -299,6 +305,11 @@ pub enum SshAgent {
     Own(Arc<Agent>),
 }
 
+/// Whether a setting says yes, in any of the ways that Go's `ParseBool` knows.
+pub(crate) fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
 /// Which network commands have that ask for none themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum NetworkChoice {
@@ -380,8 +391,8 @@ pub struct Output {
     pub by_digest: bool,
     /// Of files in a directory: what else is there goes.
     pub delete: bool,
-    /// Of files for several platforms: each in a directory of its own.
-    pub platform_split: bool,
+    /// Of files: those of each platform in a directory of its own. `None`: where there are several.
+    pub platform_split: Option<bool>,
 }
 
 impl Output {
@@ -398,7 +409,7 @@ impl Output {
             annotations: Vec::new(),
             by_digest: false,
             delete: false,
-            platform_split: true,
+            platform_split: None,
         }
     }
 }
@@ -419,6 +430,16 @@ pub enum OutputKind {
     Image,
     Registry,
     CacheOnly,
+}
+
+impl OutputKind {
+    /// Whether it needs an image put together, and not just its files.
+    pub fn is_image(self) -> bool {
+        match self {
+            Self::Oci { .. } | Self::Docker { .. } | Self::Image | Self::Registry => true,
+            Self::Tar | Self::Local | Self::CacheOnly => false,
+        }
+    }
 }
 
 /// What layers are compressed with; `None` leaves the level to the engine.

@@ -12,10 +12,10 @@ mod sink;
 
 use std::path::Path;
 
-use rbuild_cache::Store;
+use rbuild_cache::{SnapshotId, Store};
 
-use crate::Result;
 use crate::manifest::{Descriptor, Manifest};
+use crate::{Result, layer};
 pub(crate) use blobs::{add_names, copy_blob, is_named, lock, verify_blob};
 pub use sink::Sink;
 
@@ -68,10 +68,24 @@ pub fn docker_archive(
     })
 }
 
-pub use local::LocalRoot;
+/// A root whose files are written.
+#[derive(Debug)]
+pub struct Root<'a> {
+    /// `None` is an empty root.
+    pub snapshot: Option<&'a SnapshotId>,
+    /// The time that all of it gets, where there is one.
+    pub epoch: Option<i64>,
+    /// The name of a directory of its own, where there are several.
+    pub directory: Option<String>,
+}
 
 /// The files of roots into a directory (made where missing; what is there stays unless it is replaced, or unless it
 /// is to go with `delete`). As an ordinary user, ownership is the caller's.
-pub fn local(store: &Store, roots: &[LocalRoot<'_>], directory: &Path, delete: bool) -> Result<()> {
+pub fn local(store: &Store, roots: &[Root<'_>], directory: &Path, delete: bool) -> Result<()> {
     local::write(store, roots, directory, delete)
+}
+
+/// The files of roots as one plain tar. Those that share a directory must have no name in common.
+pub fn tar(store: &Store, roots: &[Root<'_>], to: &mut dyn std::io::Write) -> Result<()> {
+    layer::write_roots(store, roots, to)
 }

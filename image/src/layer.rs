@@ -27,6 +27,7 @@ use rbuild_cache::{DiffId, RootDir, SnapshotId, Store};
 
 use crate::compression::{Compression, Compressor};
 use crate::error::{Error, Result, shown};
+use crate::export::Root;
 use crate::manifest::{DOCKER_LAYER, OCI_LAYER};
 use crate::tarfile::writer::Writer;
 use entries::{Archive, EntryWriter};
@@ -287,18 +288,17 @@ fn open_root(store: &Store, snapshot: &SnapshotId) -> Result<RootDir> {
     })
 }
 
-/// Writes the merged view of a chain as a plain tar (for `type=tar`). All of it has the time of `epoch`, where there is
-/// one.
-pub fn write_root(
-    store: &Store,
-    snapshot: Option<&SnapshotId>,
-    epoch: Option<i64>,
-    to: &mut dyn Write,
-) -> Result<()> {
-    let mut entries = EntryWriter::new(Writer::new(to), epoch, Archive::Files);
-    if let Some(snapshot) = snapshot {
+/// Writes the merged views of chains as a plain tar (for `type=tar`).
+pub(crate) fn write_roots(store: &Store, roots: &[Root<'_>], to: &mut dyn Write) -> Result<()> {
+    let mut entries = EntryWriter::new(Writer::new(to), None, Archive::Files);
+    for root in roots {
+        entries.begin(root.directory.as_deref(), root.epoch)?;
+        let Some(snapshot) = root.snapshot else {
+            continue;
+        };
         let view = View::open(store, snapshot)?;
-        for entry in &store.merged_tree(snapshot)?.entries {
+        let tree = store.merged_tree(snapshot)?;
+        for entry in tree.entries.iter().filter(|entry| !entry.path.is_empty()) {
             let (own, root, number) = view.find(entry)?;
             entries.write(own, root, number)?;
         }

@@ -354,7 +354,12 @@ async fn a_root_as_a_tar_and_as_a_directory() {
         .unwrap();
     let top = &snapshots.last().unwrap().id;
     let mut tar = Vec::new();
-    layer::write_root(&kit.store, Some(top), Some(1_500_000_000), &mut tar).unwrap();
+    let root = export::Root {
+        snapshot: Some(top),
+        epoch: Some(1_500_000_000),
+        directory: None,
+    };
+    export::tar(&kit.store, std::slice::from_ref(&root), &mut tar).unwrap();
     let mut archive = tar::Archive::new(tar.as_slice());
     let mut names: Vec<String> = archive
         .entries()
@@ -373,11 +378,6 @@ async fn a_root_as_a_tar_and_as_a_directory() {
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("there"), "stays").unwrap();
     std::os::unix::fs::symlink("/nowhere", directory.join("etc")).unwrap();
-    let root = export::LocalRoot {
-        snapshot: Some(top),
-        epoch: Some(1_500_000_000),
-        directory: None,
-    };
     export::local(&kit.store, &[root], &directory, false).unwrap();
     assert_eq!(
         std::fs::read_to_string(directory.join("etc/a")).unwrap(),

@@ -432,3 +432,36 @@ fn paths_may_be_longer_than_the_kernel_takes_at_once() {
     ]);
     kit.store_is_whole();
 }
+
+#[test]
+fn settings_among_the_build_args_do_what_they_say() {
+    require_machine!();
+    let kit = Kit::new();
+    let text = "FROM busybox\nRUN hostname > /h\n";
+    let name = |arguments: &[&str]| {
+        kit.must_build(text, &[arguments, &["-o", "out"]].concat());
+        std::fs::read_to_string(kit.path("out/h")).unwrap()
+    };
+    assert_eq!(name(&[]), "rbuild\n");
+    assert_eq!(
+        name(&["--build-arg=BUILDKIT_SANDBOX_HOSTNAME=mine"]),
+        "mine\n"
+    );
+    assert_eq!(name(&[]), "rbuild\n");
+    let inline = "--build-arg=BUILDKIT_INLINE_CACHE=1";
+    let output = kit.must_build(text, &[inline, "-o", "type=oci,dest=it,tar=false"]);
+    assert!(!output.stderr.contains("UnusedBuildArg"), "{output}");
+    let config = std::fs::read_dir(kit.path("it/blobs/sha256")).unwrap();
+    let mut documents = config.map(|blob| std::fs::read(blob.unwrap().path()).unwrap());
+    let carries = |text: Vec<u8>| String::from_utf8_lossy(&text).contains("\"rbuild.cache.v1\"");
+    assert!(documents.any(carries), "{output}");
+    // An output that is no image has nothing to carry them.
+    kit.must_build(text, &[inline, "-o", "out"]);
+    let output = kit.must_build(text, &["--build-arg=BUILDKIT_WHATEVER=1"]);
+    assert!(
+        output
+            .stderr
+            .contains("no ARG declares `BUILDKIT_WHATEVER`"),
+        "{output}"
+    );
+}

@@ -49,6 +49,76 @@ fn files_have_the_time_that_the_build_is_of() {
 }
 
 #[test]
+fn files_of_several_platforms_are_kept_apart_in_a_tar_too() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1"), ("b", "2")]);
+    let names = |arguments: &[&str]| {
+        let text = "FROM scratch\nARG TARGETARCH\nCOPY a b /$TARGETARCH/\n";
+        kit.must_build(
+            text,
+            &[arguments, &["-o", "type=tar,dest=files.tar"]].concat(),
+        );
+        let file = std::fs::File::open(kit.path("files.tar")).unwrap();
+        let mut archive = tar::Archive::new(file);
+        let names = archive.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            entry.path().unwrap().display().to_string()
+        });
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        names(&["--platform=linux/amd64,linux/arm64"]),
+        "linux_amd64/ linux_amd64/amd64/ linux_amd64/amd64/a linux_amd64/amd64/b \
+         linux_arm64/ linux_arm64/arm64/ linux_arm64/arm64/a linux_arm64/arm64/b"
+    );
+    let one = "--platform=linux/arm64";
+    assert_eq!(names(&[one]), "arm64/ arm64/a arm64/b");
+    let apart = "linux_arm64/ linux_arm64/arm64/ linux_arm64/arm64/a linux_arm64/arm64/b";
+    assert_eq!(
+        names(&[one, "--build-arg=BUILDKIT_MULTI_PLATFORM=1"]),
+        apart
+    );
+    for kind in ["tar", "local"] {
+        let output = format!("type={kind},dest=split,platform-split=true");
+        let text = "FROM scratch\nCOPY a /\n";
+        kit.must_build(text, &[one, "-o", &output]);
+        if kind == "local" {
+            assert!(kit.path("split/linux_arm64/a").exists());
+        } else {
+            std::fs::remove_file(kit.path("split")).unwrap();
+        }
+    }
+    let both = ["--platform=linux/amd64,linux/arm64", "-o"];
+    let merged = "type=tar,dest=t,platform-split=false";
+    let refused = kit.build("FROM scratch\n", &[both[0], both[1], merged]);
+    assert_eq!(refused.code, 2, "{refused}");
+}
+
+#[test]
+fn an_image_of_one_platform_is_in_an_index_where_that_is_asked() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1")]);
+    let text = "FROM scratch\nCOPY a /\n";
+    let several = "--build-arg=BUILDKIT_MULTI_PLATFORM=true";
+    kit.must_build(text, &[several, "-o", "type=oci,dest=it,tar=false"]);
+    let read = |path: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(kit.path(path)).unwrap()).unwrap()
+    };
+    let index = read("it/index.json");
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let inner = read(&format!("it/blobs/{}", digest.replace(':', "/")));
+    assert_eq!(
+        inner["manifests"].as_array().map(Vec::len),
+        Some(1),
+        "{inner}"
+    );
+    let refused = kit.build(text, &[several, "-o", "type=docker,dest=it.tar"]);
+    assert_eq!(refused.code, 2, "{refused}");
+}
+
+#[test]
 fn several_outputs_of_one_build() {
     require_machine!();
     let kit = Kit::new();

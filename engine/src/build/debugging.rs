@@ -324,6 +324,7 @@ fn in_surroundings(info: &StepInfo) -> Result<ExecOp> {
         network,
         insecure: false,
         hosts,
+        hostname: None,
         platform,
         refresh: false,
         reset_cache_mounts: false,

@@ -221,6 +221,9 @@ fn exec(exec: &ExecOp) -> Value {
     if !exec.user.is_empty() {
         meta["user"] = json!(exec.user);
     }
+    if let Some(hostname) = &exec.hostname {
+        meta["hostname"] = json!(hostname);
+    }
     if !exec.hosts.is_empty() {
         let hosts = exec.hosts.iter();
         let hosts: Vec<Value> = hosts

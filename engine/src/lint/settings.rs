@@ -6,6 +6,7 @@ use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Diagnostic, Parsed, Span};
 
 use super::rule;
+use crate::request::is_true;
 
 /// The build arg that replaces the directive.
 const BUILD_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -80,7 +81,7 @@ impl Settings {
                 "skip" => settings.skip = Names::parse(value),
                 "experimental" => settings.experimental = Names::parse(value),
                 "error" => match first_word(value) {
-                    "1" | "t" | "T" | "true" | "TRUE" | "True" => settings.error = true,
+                    yes if is_true(yes) => settings.error = true,
                     "0" | "f" | "F" | "false" | "FALSE" | "False" => settings.error = false,
                     other => {
                         let message = format!("`error` is true or false, not `{other}`");

@@ -191,6 +191,7 @@ fn command(exec: &ExecOp, inputs: &mut Vec<String>, made: &mut Made) -> wire::Ex
             user: exec.user.clone(),
             proxy_env: proxies(&exec.env_unkeyed),
             extra_hosts: hosts.collect(),
+            hostname: exec.hostname.clone().unwrap_or_default(),
             remove_mount_stubs_recursive: true,
         }),
         mounts,

@@ -95,6 +95,8 @@ pub struct Meta {
     pub proxy_env: Option<ProxyEnv>,
     #[prost(message, repeated, tag = "6")]
     pub extra_hosts: Vec<HostIp>,
+    #[prost(string, tag = "7")]
+    pub hostname: String,
     #[prost(bool, tag = "11")]
     pub remove_mount_stubs_recursive: bool,
 }

@@ -98,6 +98,9 @@ fn command(out: &mut String, exec: &ExecOp) {
     if !exec.user.is_empty() {
         rest.push_str(&format!(" user {}", exec.user));
     }
+    if let Some(hostname) = &exec.hostname {
+        rest.push_str(&format!(" hostname {hostname}"));
+    }
     match exec.network {
         NetworkOp::Default => {}
         NetworkOp::None => rest.push_str(" network none"),

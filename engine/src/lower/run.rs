@@ -111,6 +111,11 @@ impl Lowering<'_> {
             network,
             insecure,
             hosts: self.options.hosts.clone(),
+            hostname: self
+                .build_args
+                .get("BUILDKIT_SANDBOX_HOSTNAME")
+                .filter(|name| !name.is_empty())
+                .cloned(),
             platform: state.platform.clone(),
             refresh,
             reset_cache_mounts: refresh,

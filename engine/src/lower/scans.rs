@@ -6,6 +6,7 @@ use rbuild_solver::VertexId;
 use super::base::copy_of_directory;
 use super::lowering::{Lowering, Slot};
 use super::state::State;
+use crate::request::is_true;
 
 const CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
 const STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
@@ -63,11 +64,8 @@ impl Lowering<'_> {
             Some(arg) => arg.value.as_deref(),
             None => self.target.globals.value(setting),
         };
-        match value.unwrap_or_default() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            names => names
-                .split(',')
-                .any(|name| name.eq_ignore_ascii_case(stage)),
-        }
+        let value = value.unwrap_or_default();
+        let mut names = value.split(',');
+        is_true(value) || names.any(|name| name.eq_ignore_ascii_case(stage))
     }
 }

@@ -100,7 +100,7 @@ pub(crate) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
 
 /// Whether a build arg has a meaning without being declared.
 pub(crate) fn is_predefined(name: &str) -> bool {
-    name.starts_with("BUILDKIT_")
+    SETTINGS.contains(&name)
         || name == "SOURCE_DATE_EPOCH"
         || PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
         || name == "TARGETSTAGE"
@@ -110,6 +110,20 @@ pub(crate) fn is_predefined(name: &str) -> bool {
             })
         })
 }
+
+/// Build args that say how to build. `BUILDKIT_SYNTAX` names a frontend as `# syntax` does: there is one, and that knows
+/// all of it.
+const SETTINGS: [&str; 9] = [
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_MULTI_PLATFORM",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "BUILDKIT_SYNTAX",
+];
 
 /// Arguments that every build knows; they hold what is of the host, and may hold credentials.
 pub(crate) const PROXIES: [&str; 5] = [

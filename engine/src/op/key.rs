@@ -35,6 +35,9 @@ impl ExecOp {
         for (host, address) in &self.hosts {
             key.add(&format!("host[{host}]"), address);
         }
+        if let Some(hostname) = &self.hostname {
+            key.add("hostname", hostname);
+        }
         key.field("platform", self.platform.to_string())
     }
 }

@@ -18,7 +18,7 @@ use super::{Output, Worker};
 use crate::event::{Event, Sink};
 use crate::op::{ExecOp, NetworkOp};
 
-/// The name every RUN sees: constant, so that what it writes does not depend on where it ran.
+/// The name every RUN sees unless another is asked for: constant, so that what it writes does not depend on where it ran.
 const HOSTNAME: &str = "rbuild";
 
 impl Worker {
@@ -102,7 +102,7 @@ impl Worker {
                 Security::Sandbox
             },
             users: self.settings.users,
-            hostname: HOSTNAME.to_owned(),
+            hostname: op.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned()),
             domainname: String::new(),
             hosts: op.hosts.clone(),
             dns: Dns::default(),

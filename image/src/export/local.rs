@@ -7,25 +7,15 @@ use std::path::Path;
 
 use rbuild_cache::root_dir::{Place, Resolve, path_of};
 use rbuild_cache::tree::{Entry, Kind};
-use rbuild_cache::{RootDir, SnapshotId, Store};
+use rbuild_cache::{RootDir, Store};
 
+use super::Root;
 use crate::error::{Error, Result, io, shown};
 use crate::layer::View;
 
-/// A root whose files are written.
-#[derive(Debug)]
-pub struct LocalRoot<'a> {
-    /// `None` is an empty root.
-    pub snapshot: Option<&'a SnapshotId>,
-    /// The time that all of it gets, where there is one.
-    pub epoch: Option<i64>,
-    /// The name of a directory of its own, where there are several.
-    pub directory: Option<String>,
-}
-
 pub(super) fn write(
     store: &Store,
-    roots: &[LocalRoot<'_>],
+    roots: &[Root<'_>],
     directory: &Path,
     delete: bool,
 ) -> Result<()> {
@@ -59,7 +49,7 @@ pub(super) fn write(
 
 fn one(
     store: &Store,
-    root: &LocalRoot<'_>,
+    root: &Root<'_>,
     to: &RootDir,
     prefix: &[u8],
     written: &mut HashSet<Vec<u8>>,

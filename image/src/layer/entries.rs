@@ -62,6 +62,21 @@ impl<W: Write> EntryWriter<W> {
         self
     }
 
+    /// Begins another tree, with a directory of its own where it has a name.
+    pub(super) fn begin(&mut self, name: Option<&str>, epoch: Option<i64>) -> Result<()> {
+        self.epoch = epoch;
+        self.first_names = FirstNames::new();
+        self.prefix = name.map(|name| name.as_bytes().to_vec());
+        match name {
+            Some(name) => {
+                let header = Header::directory(name.as_bytes(), 0o755, epoch.unwrap_or(0));
+                let written = self.tar.header(&header);
+                written.map_err(unwritable(name.as_bytes()))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn name_in_archive(&self, path: &[u8]) -> Vec<u8> {
         match &self.prefix {
             Some(prefix) if path.is_empty() => prefix.clone(),

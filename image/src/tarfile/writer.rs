@@ -41,6 +41,14 @@ impl<'a> Header<'a> {
             xattrs: &[],
         }
     }
+
+    pub(crate) fn directory(path: &'a [u8], mode: u32, mtime: i64) -> Self {
+        Self {
+            kind: Kind::Directory,
+            mtime,
+            ..Self::file(path, mode, 0)
+        }
+    }
 }
 
 #[derive(Debug)]

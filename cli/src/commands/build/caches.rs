@@ -84,6 +84,18 @@ fn one_from(text: &str) -> Result<CacheFrom> {
     Ok(CacheFrom { place, mounts })
 }
 
+/// The records that an image carries itself.
+pub(super) fn inline(ignore_error: bool) -> CacheTo {
+    CacheTo {
+        place: None,
+        mode: CacheMode::Min,
+        compression: None,
+        force_compression: false,
+        ignore_error,
+        mounts: Vec::new(),
+    }
+}
+
 fn one_to(text: &str) -> Result<CacheTo> {
     let mut spec = Spec::parse(TO, text)?;
     let kind = kind(&mut spec)?;
@@ -103,14 +115,7 @@ fn one_to(text: &str) -> Result<CacheTo> {
                 .help("say `type=registry,ref=NAME,mode=max`"));
         }
         spec.finish(&known)?;
-        return Ok(CacheTo {
-            place: None,
-            mode,
-            compression: None,
-            force_compression: false,
-            ignore_error,
-            mounts: Vec::new(),
-        });
+        return Ok(inline(ignore_error));
     }
     known.extend([
         "compression",

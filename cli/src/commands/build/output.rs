@@ -115,10 +115,13 @@ fn output(text: &str, may_delete: bool) -> Result<Vec<Output>> {
     if by_digest && output.kind != OutputKind::Registry {
         return Err(spec.error("`push-by-digest` needs `push=true`, or `type=registry`"));
     }
-    if (mode.is_some() || split.is_some()) && output.kind != OutputKind::Local {
-        return Err(spec.error("`mode` and `platform-split` are for `type=local`"));
+    if mode.is_some() && output.kind != OutputKind::Local {
+        return Err(spec.error("`mode` is for `type=local`"));
     }
-    output.platform_split = split.unwrap_or(true);
+    if split.is_some() && !matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
+        return Err(spec.error("`platform-split` is for `type=local` and `type=tar`"));
+    }
+    output.platform_split = split;
     output.delete = match mode.as_deref() {
         None | Some("copy") => false,
         Some("delete") => true,

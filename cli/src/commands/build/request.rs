@@ -15,7 +15,7 @@ use rbuild_engine::ssh_agent::{Agent, Key, KeyError};
 use super::args::{BuildArgs, DELETE};
 use super::{attest, caches, output, sources};
 use crate::error::{Error, Result};
-use crate::spec::Spec;
+use crate::spec::{Spec, parse_bool};
 use crate::values;
 
 /// As Docker limits it.
@@ -61,7 +61,15 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
     let outputs = output::outputs(args)?;
     let attestations = attest::attestations(args)?;
     let cache_from = caches::from(&args.cache_from)?;
-    let cache_to = caches::to(&args.cache_to)?;
+    let mut cache_to = caches::to(&args.cache_to)?;
+    // As BuildKit's clients say it that know no `type=inline`.
+    let setting = build_args.get("BUILDKIT_INLINE_CACHE");
+    if setting.and_then(|value| parse_bool(value)) == Some(true)
+        && (outputs.is_empty() || outputs.iter().any(|output| output.kind.is_image()))
+        && cache_to.iter().all(|to| to.place.is_some())
+    {
+        cache_to.push(caches::inline(false));
+    }
     // Last: standard input is read only when everything else makes sense.
     let (context, dockerfile) = sources::locate(&args.context, args.file.as_deref())?;
     Ok(BuildRequest {
@@ -166,7 +174,7 @@ fn squash(text: Option<&str>) -> Result<Squash> {
         Some("own") => Ok(Squash::Own),
         Some("all") => Ok(Squash::All),
         Some("stage") => Ok(Squash::Stage),
-        Some(text) => match (text.strip_prefix("from:"), crate::spec::parse_bool(text)) {
+        Some(text) => match (text.strip_prefix("from:"), parse_bool(text)) {
             (Some(line), _) => line
                 .parse()
                 .map(Squash::FromLine)
