@@ -68,12 +68,21 @@ pub struct Resolved {
 }
 
 /// An image of an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Archived {
     /// By which it is resolved.
     pub location: Location,
     /// Canonical.
     pub names: Vec<String>,
+    opened: Opened,
+}
+
+/// What is known of an archive once it was looked through: one that is compressed is decompressed for that, as a whole.
+#[derive(Debug, Clone)]
+enum Opened {
+    /// With the image's digest.
+    Layout(Arc<Layout>, Digest),
+    Docker(Arc<TarIndex>),
 }
 
 /// What an archive or a directory holds, for `load`: an OCI layout, what `docker save` wrote before it wrote layouts, or
@@ -82,13 +91,13 @@ pub async fn archived(store: &Arc<Store>, path: &std::path::Path) -> Result<Vec<
     let (store, path) = (Arc::clone(store), path.to_owned());
     blocking(move || {
         let is_directory = path.is_dir();
-        let images = if is_directory {
-            Layout::open_directory(&path)?.images()?
+        let layout = if is_directory {
+            Layout::open_directory(&path)?
         } else {
             let index = TarIndex::open(&store, &path)?;
             match (index.has("oci-layout"), index.has("manifest.json")) {
                 (true, _) => {}
-                (false, true) => return docker::list(&index, &path),
+                (false, true) => return docker::list(&Arc::new(index), &path),
                 (false, false) => {
                     return Err(Error::BadArchive {
                         what: index.what().to_owned(),
@@ -98,9 +107,11 @@ pub async fn archived(store: &Arc<Store>, path: &std::path::Path) -> Result<Vec<
                     });
                 }
             }
-            Layout::Archive(index).images()?
+            Layout::Archive(index)
         };
+        let layout = Arc::new(layout);
         let archived = |(digest, names): (Digest, Vec<String>)| Archived {
+            opened: Opened::Layout(Arc::clone(&layout), digest),
             location: match is_directory {
                 true => Location::OciLayout {
                     path: path.clone(),
@@ -114,7 +125,7 @@ pub async fn archived(store: &Arc<Store>, path: &std::path::Path) -> Result<Vec<
             },
             names,
         };
-        Ok(images.into_iter().map(archived).collect())
+        Ok(layout.images()?.into_iter().map(archived).collect())
     })
     .await
 }
@@ -130,12 +141,7 @@ pub async fn resolve(
     platform: &Platform,
 ) -> Result<Resolved> {
     if let Location::DockerArchive { path, tag } = location {
-        let (store, path, tag) = (Arc::clone(store), path.clone(), tag.clone());
-        let found = blocking(move || docker::import(&store, &path, tag.as_deref())).await?;
-        return Ok(Resolved {
-            location: location.clone(),
-            ..found
-        });
+        return docker::resolve(store, path, tag.as_deref(), None).await;
     }
     let (origin, root) = walk::Origin::open(store, client, location).await?;
     walk::resolve(store, &origin, location, root, platform).await
@@ -191,7 +197,19 @@ pub async fn gather(
     platforms: &Platforms,
     progress: Progress,
 ) -> Result<Gathered> {
-    gather::gather(store, client, location, platforms, progress).await
+    gather::gather(store, client, (location, None), platforms, progress).await
+}
+
+/// As [`gather`], of an archive that was looked through.
+pub async fn gather_archived(
+    store: &Arc<Store>,
+    client: &Client,
+    archived: &Archived,
+    platforms: &Platforms,
+    progress: Progress,
+) -> Result<Gathered> {
+    let from = (&archived.location, Some(&archived.opened));
+    gather::gather(store, client, from, platforms, progress).await
 }
 
 /// Brings the documents below a name into the store, but no layers. Returns the images, each with its platform, and

@@ -102,7 +102,9 @@ impl Engine {
                 names.push(name.parse::<Reference>()?);
             }
             let quiet: Progress = Arc::new(|_, _, _| {});
-            let gathered = self.gather(&one.location, platforms, &names, quiet).await?;
+            let gathered =
+                source::gather_archived(self.store(), &self.client, &one, platforms, quiet);
+            let gathered = self.keep(gathered.await?, &names).await?;
             if names.is_empty() {
                 loaded.push(gathered.image.manifest.config.digest.to_string());
             }
@@ -132,7 +134,8 @@ impl Engine {
     ) -> Result<Digest> {
         let location = Location::Registry(reference.clone());
         let names = std::slice::from_ref(reference);
-        let gathered = self.gather(&location, platforms, names, progress).await?;
+        let gathered = source::gather(self.store(), &self.client, &location, platforms, progress);
+        let gathered = self.keep(gathered.await?, names).await?;
         Ok(gathered.root.digest)
     }
 
@@ -141,17 +144,10 @@ impl Engine {
         Ok(self.client.tags(repository).await?)
     }
 
-    /// Brings what a location means here and names it.
-    async fn gather(
-        &self,
-        location: &Location,
-        platforms: &Platforms,
-        names: &[Reference],
-        progress: Progress,
-    ) -> Result<Gathered> {
-        let store = self.store();
-        let gathered = source::gather(store, &self.client, location, platforms, progress).await?;
-        let (store, names, kept) = (Arc::clone(store), names.to_vec(), gathered.clone());
+    /// Names what was brought here.
+    async fn keep(&self, gathered: Gathered, names: &[Reference]) -> Result<Gathered> {
+        let store = Arc::clone(self.store());
+        let (names, kept) = (names.to_vec(), gathered.clone());
         blocking(move || {
             let unnamed = [String::new()];
             let named: Vec<String> = names.iter().map(Reference::canonical).collect();

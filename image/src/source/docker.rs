@@ -1,13 +1,15 @@
 //! `docker save`'s archives: `manifest.json` lists configs and layers by their names in the archive. Digests of the
 //! layers are nowhere: everything is brought into the store at once, and a manifest is made for it.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
 use serde::Deserialize;
 
-use super::{Archived, Location, Resolved, walk};
+use super::{Archived, Location, Opened, Resolved, blocking, walk};
 use crate::archive::{TarIndex, read_small};
 use crate::compression::{Detected, detect};
 use crate::error::{Error, Result, shown};
@@ -25,16 +27,47 @@ struct Item {
     layers: Option<Vec<String>>,
 }
 
-/// Brings an image of the archive into the store.
-pub(super) fn import(store: &Store, path: &Path, tag: Option<&str>) -> Result<Resolved> {
-    let index = TarIndex::open(store, path)?;
-    let item = pick(&index, items(&index)?, tag)?;
-    let config_bytes = small(&index, &item.config, CONFIG_LIMIT_BYTES)?;
+/// Brings an image of the archive into the store. `index` is of the archive, where it was looked through already.
+pub(super) async fn resolve(
+    store: &Arc<Store>,
+    path: &Path,
+    tag: Option<&str>,
+    index: Option<Arc<TarIndex>>,
+) -> Result<Resolved> {
+    let location = Location::DockerArchive {
+        path: path.to_owned(),
+        tag: tag.map(str::to_owned),
+    };
+    let (store, path) = (Arc::clone(store), path.to_owned());
+    let tag = tag.map(str::to_owned);
+    let found = blocking(move || {
+        let index = match index {
+            Some(index) => index,
+            None => Arc::new(TarIndex::open(&store, &path)?),
+        };
+        import(&store, &index, tag.as_deref())
+    });
+    Ok(Resolved {
+        location,
+        ..found.await?
+    })
+}
+
+fn import(store: &Store, index: &TarIndex, tag: Option<&str>) -> Result<Resolved> {
+    let item = pick(index, items(index)?, tag)?;
+    let config_bytes = small(index, &item.config, CONFIG_LIMIT_BYTES)?;
     let config_digest = Digest::of(&config_bytes);
     verify_name(&item.config, &config_digest)?;
     let mut layers = Vec::new();
+    // Empty ones may be one file many times.
+    let mut known: HashMap<String, Descriptor> = HashMap::new();
     for name in item.layers.unwrap_or_default() {
-        layers.push(layer(store, &index, &name)?);
+        let descriptor = match known.get(&name) {
+            Some(descriptor) => descriptor.clone(),
+            None => layer(store, index, &name)?,
+        };
+        known.insert(name, descriptor.clone());
+        layers.push(descriptor);
     }
     let manifest = Manifest {
         schema_version: 2,
@@ -64,7 +97,7 @@ pub(super) fn import(store: &Store, path: &Path, tag: Option<&str>) -> Result<Re
 }
 
 /// What the archive holds.
-pub(super) fn list(index: &TarIndex, path: &Path) -> Result<Vec<Archived>> {
+pub(super) fn list(index: &Arc<TarIndex>, path: &Path) -> Result<Vec<Archived>> {
     let archived = |item: Item| {
         let names = item.repo_tags.iter().flatten();
         let names = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.canonical()));
@@ -75,6 +108,7 @@ pub(super) fn list(index: &TarIndex, path: &Path) -> Result<Vec<Archived>> {
                 tag: Some(Digest::of(&bytes).to_string()),
             },
             names: names.collect(),
+            opened: Opened::Docker(Arc::clone(index)),
         })
     };
     items(index)?.into_iter().map(archived).collect()

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use rbuild_cache::{Digest, Store};
 
 use super::walk::{self, Found, Origin};
-use super::{Gathered, Location, Platforms, Progress, Resolved, blocking, layers, verify};
+use super::{
+    Gathered, Location, Opened, Platforms, Progress, Resolved, blocking, docker, layers, verify,
+};
 use crate::attestation::REFERENCE_DIGEST;
 use crate::manifest::{
     CONFIG_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, Descriptor, DescriptorPlatform, Document,
@@ -23,12 +25,16 @@ const DOCUMENTS_LIMIT: usize = 4000;
 pub(super) async fn gather(
     store: &Arc<Store>,
     client: &Client,
-    location: &Location,
+    (location, opened): (&Location, Option<&Opened>),
     platforms: &Platforms,
     progress: Progress,
 ) -> Result<Gathered> {
-    if let Location::DockerArchive { .. } = location {
-        let image = super::resolve(store, client, location, &Platform::host()).await?;
+    if let Location::DockerArchive { path, tag } = location {
+        let index = match opened {
+            Some(Opened::Docker(index)) => Some(Arc::clone(index)),
+            Some(Opened::Layout(..)) | None => None,
+        };
+        let image = docker::resolve(store, path, tag.as_deref(), index).await?;
         if let Platforms::Some(platforms) = platforms {
             require(&image, platforms, location)?;
         }
@@ -42,7 +48,17 @@ pub(super) async fn gather(
             blobs,
         });
     }
-    let (origin, root) = Origin::open(store, client, location).await?;
+    let (origin, root) = match opened {
+        Some(Opened::Layout(layout, digest)) => {
+            let (layout, digest) = (Arc::clone(layout), *digest);
+            blocking(move || {
+                let root = layout.pick(None, Some(&digest))?;
+                Ok((Origin::Layout(layout), root))
+            })
+            .await?
+        }
+        Some(Opened::Docker(_)) | None => Origin::open(store, client, location).await?,
+    };
     let mut first = None;
     let mut wanted = None;
     if let Platforms::Some(platforms) = platforms {
