@@ -411,6 +411,32 @@ fn long_names_can_be_removed() {
     }
 }
 
+/// Docker's oldest driver for layers keeps files that have several names in a directory of its own.
+#[test]
+fn aufs_bookkeeping_is_left_out_and_its_links_lead_to_files() {
+    let ground = Ground::new();
+    let tar = PaxArchive::new()
+        .directory(".wh..wh.plnk")
+        .file(".wh..wh.plnk/12.34", b"linked")
+        .file(".wh..wh.plnk/56.78", b"by nobody")
+        .directory(".wh..wh.orph")
+        .file(".wh..wh.orph/x", b"")
+        .file(".wh..wh.aufs", b"")
+        .hard_link("d/one", ".wh..wh.plnk/12.34")
+        .hard_link("two", "/.wh..wh.plnk/12.34")
+        .end();
+    let unpacked = ground.layer(&tar).unwrap();
+    assert_eq!(ground.list(""), ["d", "two"]);
+    assert_eq!(ground.read("d/one"), "linked");
+    assert_eq!(
+        std::fs::metadata(ground.root().join("two"))
+            .unwrap()
+            .nlink(),
+        2
+    );
+    assert_eq!(unpacked.implied_directories, [b"d".to_vec()]);
+}
+
 /// What they lead to is in a layer below, so that they are made later; by then their names may be others'.
 #[test]
 fn links_to_files_below_give_way_to_what_comes_later() {

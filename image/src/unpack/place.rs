@@ -76,6 +76,8 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 /// Names of aufs' own bookkeeping, which old images still have.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
+/// Where it keeps files that hard links lead to.
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 const OPAQUE_XATTR: &str = "user.overlay.opaque";
 
 /// Opens ADD's destination, made where missing with mode 0755 and the new files' owner.
@@ -118,13 +120,13 @@ impl<'a> Placer<'a> {
         let is_long = |name: &[u8]| name.len() > 255;
         let too_long = "its name has more than 255 bytes";
         if self.rules == Rules::Layer {
-            if path
-                .split(|byte| *byte == b'/')
-                .any(|part| part.starts_with(AUFS_PREFIX) && part != OPAQUE_MARK)
+            let is_linked = parent == AUFS_LINKS && entry.kind == Kind::File;
+            let mut parts = path.split(|byte| *byte == b'/');
+            if !is_linked && parts.any(|part| part.starts_with(AUFS_PREFIX) && part != OPAQUE_MARK)
             {
                 return Ok(());
             }
-            if has_mark(parent) {
+            if has_mark(parent) && !is_linked {
                 return Err(self.refused(&path, "it lies below the mark of a removal"));
             }
             if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
@@ -166,6 +168,13 @@ impl<'a> Placer<'a> {
     /// Sets the directories' times, now that nothing is put into them any more.
     pub(super) fn finish(mut self) -> Result<Open> {
         self.parent = None;
+        if self.open.implied.remove(AUFS_LINKS) {
+            // What nothing leads to was not meant to be seen.
+            self.directory_times.remove(AUFS_LINKS);
+            self.root
+                .remove_tree(path_of(AUFS_LINKS), Resolve::Beneath)
+                .map_err(io("remove", AUFS_LINKS))?;
+        }
         for (path, mtime) in std::mem::take(&mut self.directory_times) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             match self.root.open(path_of(&path), flags, 0, self.resolve()) {
