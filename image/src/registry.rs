@@ -4,9 +4,9 @@
 //! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
-//! * One request: `transport`; what the answer says, and whether it refuses: `answer`; how long is waited: `arriving`;
-//!   whose certificates: `certificates`; tokens and challenges: `auth`; where passwords are kept: [`credentials`] and
-//!   `helper`;
+//! * One request: `transport`; with which client, and by which scheme: `clients`; what the answer says, and whether it
+//!   refuses: `answer`; how long is waited: `arriving`; whose certificates: `certificates`; tokens and challenges: `auth`;
+//!   where passwords are kept: [`credentials`] and `helper`;
 //! * pulling: `documents` (manifests, indexes, configs), `blobs`, `mirrors`; which tags there are: `tags`;
 //! * pushing: [`push`] an image, `upload` a blob, `standby` where a part of one may be lost;
 //! * files behind any address, for ADD: [`download`].
@@ -16,6 +16,7 @@ mod arriving;
 mod auth;
 mod blobs;
 mod certificates;
+mod clients;
 pub mod credentials;
 mod date;
 mod direct;
@@ -35,9 +36,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use auth::{Access, Authorizations};
+use clients::Clients;
 use credentials::{Credentials, Login};
 use reqwest::{Method, StatusCode};
-use transport::{Call, Transport};
+use transport::Call;
 
 use crate::reference::Reference;
 use crate::{Error, Result};
@@ -83,7 +85,7 @@ pub struct Client {
 #[derive(Debug, Default)]
 struct Inner {
     options: Options,
-    transport: OnceLock<Transport>,
+    clients: OnceLock<Clients>,
     authorizations: Authorizations,
     credentials: OnceLock<Arc<Credentials>>,
     /// Mirrors that failed: who waits for one once does not wait for each layer.

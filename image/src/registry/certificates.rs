@@ -13,7 +13,7 @@ use reqwest::{Certificate, ClientBuilder, Identity};
 use url::Url;
 
 use super::Options;
-use super::transport::host_and_port;
+use super::clients::host_and_port;
 use crate::error::{Error, Result};
 
 const FILE_LIMIT_BYTES: u64 = 4 << 20;

@@ -21,7 +21,7 @@ use url::Url;
 use super::Client;
 use super::answer::{passes, retry_after};
 use super::arriving::{Arriving, Patience};
-use super::transport::{Failure, TRIES, failed, is_redirect, shown_url, unreachable};
+use super::transport::{Failure, TRIES, failed, is_redirect, shown_url};
 use crate::error::{Error, Result};
 use crate::source::blocking;
 
@@ -171,25 +171,17 @@ impl Client {
         headers: &HeaderMap,
         authorization: Option<&str>,
     ) -> Result<Response, Failure> {
-        let transport = self.transport().map_err(Failure::lasting)?;
+        let clients = self.clients().map_err(Failure::lasting)?;
         let client = if url.scheme() == "http" && self.is_lax(url) {
-            transport.lax(url)
+            clients.lax(url)
         } else {
-            transport.usual(url).map_err(Failure::lasting)?
+            clients.usual(url).map_err(Failure::lasting)?
         };
         let mut request = client.get(url.clone()).headers(headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(reqwest::header::AUTHORIZATION, authorization);
         }
-        let sent = Patience::ForBytes(0).wait(self.idle(), request.send());
-        let Some(sent) = sent.await else {
-            return Err(Failure::silent(failed(url, "it does not answer in time")));
-        };
-        sent.map_err(|error| Failure {
-            passing: !error.is_builder(),
-            silent: error.is_timeout(),
-            ..Failure::lasting(unreachable(url, error))
-        })
+        self.sent(request, url, &Patience::ForBytes(0)).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! Puts entries where they belong below a root: one descriptor of the current parent directory is kept, every
-//! other step is an `*at` call on it.
+//! other step is an `*at` call on it. What a layer's names mean that are marks: `marks`.
+
+mod marks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,6 +20,8 @@ use rustix::io::Errno;
 use super::metadata::{self, Metadata};
 use crate::error::{Error, Result, io, shown};
 use crate::tarfile::{Entry, Kind, clean};
+pub(super) use marks::mark_opaque_at;
+use marks::{Meaning, is_whiteout, mark_opaque};
 
 /// What an archive is, and so what its names mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,14 +76,6 @@ pub(super) struct Placer<'a> {
     any_replaced: bool,
 }
 
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
-const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
-/// Names of aufs' own bookkeeping, which old images still have.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
-/// Where it keeps files that hard links lead to.
-const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
-const OPAQUE_XATTR: &str = "user.overlay.opaque";
-
 /// Opens ADD's destination, made where missing with mode 0755 and the new files' owner.
 pub(super) fn destination(
     root: &RootDir,
@@ -120,21 +116,17 @@ impl<'a> Placer<'a> {
         let is_long = |name: &[u8]| name.len() > 255;
         let too_long = "its name has more than 255 bytes";
         if self.rules == Rules::Layer {
-            let is_linked = parent == AUFS_LINKS && entry.kind == Kind::File;
-            let mut parts = path.split(|byte| *byte == b'/');
-            if !is_linked && parts.any(|part| part.starts_with(AUFS_PREFIX) && part != OPAQUE_MARK)
-            {
-                return Ok(());
-            }
-            if has_mark(parent) && !is_linked {
-                return Err(self.refused(&path, "it lies below the mark of a removal"));
-            }
-            if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
+            match marks::meaning(&path, parent, name, entry.kind) {
+                Meaning::Itself => {}
+                Meaning::Nothing => return Ok(()),
+                Meaning::BelowAMark => {
+                    return Err(self.refused(&path, "it lies below the mark of a removal"));
+                }
                 // Of the longest names, too: the prefix is in the archive only.
-                return match is_long(hidden) {
-                    true => Err(self.refused(&path, too_long)),
-                    false => self.whiteout(&path, parent, name, hidden),
-                };
+                Meaning::Removal(hidden) if is_long(hidden) => {
+                    return Err(self.refused(&path, too_long));
+                }
+                Meaning::Removal(hidden) => return self.whiteout(&path, parent, name, hidden),
             }
         }
         if is_long(name) {
@@ -168,13 +160,7 @@ impl<'a> Placer<'a> {
     /// Sets the directories' times, now that nothing is put into them any more.
     pub(super) fn finish(mut self) -> Result<Open> {
         self.parent = None;
-        if self.open.implied.remove(AUFS_LINKS) {
-            // What nothing leads to was not meant to be seen.
-            self.directory_times.remove(AUFS_LINKS);
-            self.root
-                .remove_tree(path_of(AUFS_LINKS), Resolve::Beneath)
-                .map_err(io("remove", AUFS_LINKS))?;
-        }
+        self.remove_aufs_links()?;
         for (path, mtime) in std::mem::take(&mut self.directory_times) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
             match self.root.open(path_of(&path), flags, 0, self.resolve()) {
@@ -348,28 +334,6 @@ impl<'a> Placer<'a> {
             .map_err(io("open the directory", path))
     }
 
-    /// Whether something on the way to `path` is a whiteout of this layer, which a directory may replace.
-    fn whiteout_above(&self, path: &[u8]) -> Result<bool> {
-        if self.rules != Rules::Layer {
-            return Ok(false);
-        }
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        let prefixes = ends.map(|(end, _)| end).chain([path.len()]);
-        for end in prefixes {
-            let prefix = path.get(..end).unwrap_or(path);
-            match self.root.node(path_of(prefix), Resolve::Beneath) {
-                Ok(node) => {
-                    let stat = rustix::fs::fstat(&node).map_err(io("look at", prefix))?;
-                    if is_whiteout(&stat) {
-                        return Ok(true);
-                    }
-                }
-                Err(_) => return Ok(false),
-            }
-        }
-        Ok(false)
-    }
-
     fn status(&self, name: &[u8], path: &[u8]) -> Result<Option<rustix::fs::Stat>> {
         match rustix::fs::statat(self.parent_fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -410,21 +374,6 @@ impl<'a> Placer<'a> {
         self.open.implied.remove(path);
         self.open.forget_below(path);
         Ok(())
-    }
-
-    /// Removes a whiteout that an earlier entry of this layer left; true if there was one.
-    fn remove_whiteout(&self, path: &[u8], name: &[u8]) -> Result<bool> {
-        if self.rules != Rules::Layer {
-            return Ok(false);
-        }
-        let found = self
-            .status(name, path)?
-            .is_some_and(|stat| is_whiteout(&stat));
-        if found {
-            rustix::fs::unlinkat(self.parent_fd()?, name, AtFlags::empty())
-                .map_err(io("replace", path))?;
-        }
-        Ok(found)
     }
 
     fn directory(&mut self, path: &[u8], name: &[u8], metadata: &Metadata<'_>) -> Result<()> {
@@ -636,45 +585,6 @@ impl<'a> Placer<'a> {
             Err(error) => Err(io("make the node", path)(error)),
         }
     }
-
-    /// A removal: of all that lower layers have in `parent`, or of one name there.
-    fn whiteout(&mut self, path: &[u8], parent: &[u8], name: &[u8], hidden: &[u8]) -> Result<()> {
-        if name == OPAQUE_MARK {
-            if parent.is_empty() {
-                self.open.opaque_root = true;
-                return Ok(());
-            }
-            self.enter(parent, (0, 0))?;
-            let fd = self.open_directory(parent)?;
-            return mark_opaque(fd.as_fd(), parent);
-        }
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(self.refused(path, "it removes a name that cannot be"));
-        }
-        self.enter(parent, (0, 0))?;
-        let target = match parent {
-            b"" => hidden.to_vec(),
-            _ => [parent, b"/", hidden].concat(),
-        };
-        match self.status(hidden, &target)? {
-            None if self.open.links_below.contains_key(&target) => Ok(()),
-            // What this layer itself has stays; only what is below a directory is hidden.
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                let fd = self.open_child(hidden, &target)?;
-                self.open.implied.remove(&target);
-                mark_opaque(fd.as_fd(), &target)
-            }
-            Some(_) => Ok(()),
-            None => rustix::fs::mknodat(
-                self.parent_fd()?,
-                hidden,
-                FileType::CharacterDevice,
-                Mode::empty(),
-                rustix::fs::makedev(0, 0),
-            )
-            .map_err(io("mark the removal of", &target)),
-        }
-    }
 }
 
 /// Makes a node, or a file that stands for a device.
@@ -694,33 +604,6 @@ fn make_special(
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
     }
     rustix::fs::mknodat(parent, name, file_type, Mode::from_raw_mode(0o600), device)
-}
-
-/// Makes a directory of the upper directory's top hide what is below it.
-pub(super) fn mark_opaque_at(upper: &RootDir, path: &[u8]) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let fd = upper
-        .open(path_of(path), flags, 0, Resolve::Beneath)
-        .map_err(|source| Error::Io {
-            action: "open the directory",
-            path: shown(path),
-            source,
-        })?;
-    mark_opaque(fd.as_fd(), path)
-}
-
-fn mark_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-    rustix::fs::fsetxattr(fd, OPAQUE_XATTR, b"y", rustix::fs::XattrFlags::empty())
-        .map_err(io("mark as opaque", path))
-}
-
-fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-fn has_mark(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/')
-        .any(|part| part.starts_with(WHITEOUT_PREFIX))
 }
 
 /// Parent and name; `None` for the root.
