@@ -1,6 +1,8 @@
 //! `rbuild save`.
 
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use rbuild_engine::image::export::Sink;
@@ -31,10 +33,22 @@ pub(crate) fn execute(args: &SaveArgs, global: &GlobalArgs) -> Result<Exit> {
     machine::with_engine(global.options()?, async |engine, cancel| {
         let finding = engine.to_save(&args.images);
         let images = machine::unless_cancelled(&cancel, finding).await?;
-        match &args.output {
-            Some(path) => engine.save(&images, Sink::File(path))?,
-            None => engine.save(&images, Sink::Stream(&mut std::io::stdout().lock()))?,
-        }
+        let output = args.output.clone();
+        // Its lock would be held as long as that takes.
+        let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+        let mut stdout = File::from(
+            stdout.map_err(|error| Error::failed("cannot write the archive").because(error))?,
+        );
+        // Not on this thread: whoever reads the archive may do so slowly, or not at all, and this one hears of signals.
+        let writing = tokio::task::spawn_blocking(move || match &output {
+            Some(path) => engine.save(&images, Sink::File(path)),
+            None => engine.save(&images, Sink::Stream(&mut stdout)),
+        });
+        let written = async {
+            let written = writing.await;
+            written.map_err(|error| rbuild_engine::Error::Other(error.to_string()))?
+        };
+        machine::unless_cancelled(&cancel, written).await?;
         Ok(Exit::Success)
     })
 }

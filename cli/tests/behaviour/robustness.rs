@@ -1,6 +1,6 @@
 //! Kills, interruptions, many at once.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::process::{Child, Command};
 
 use crate::kit::{Archive, Kit, skipped};
@@ -33,6 +33,26 @@ fn started(kit: &Kit) -> Child {
         .any(|line| line.ends_with(" started"));
     assert!(runs, "the build ended before its last step");
     child
+}
+
+/// Whoever reads the archive stands still.
+#[test]
+fn a_save_that_nobody_reads_is_interrupted() {
+    let kit = Kit::new();
+    let file = std::fs::File::create(kit.path("context/large")).unwrap();
+    file.set_len(4 << 20).unwrap();
+    kit.must_build(
+        "FROM scratch\nCOPY large /\n",
+        &["-t", "large:1", "--no-cache"],
+    );
+    let mut child = kit.command(["save", "large:1"]).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    // Something came, so it writes.
+    stdout.read_exact(&mut [0; 512]).unwrap();
+    signal(&child, "INT");
+    let output = kit.finish(child);
+    assert_eq!(output.code, 130, "{output}");
+    drop(stdout);
 }
 
 /// Processes that hold the kit's directory in their command line or environment, by their name for `ps`.
