@@ -100,7 +100,16 @@ async fn one(
         false => shown.moved(blob, "Downloading", done, total),
     });
     let pulling = engine.pull_platforms(reference, platforms, progress);
-    let digest = machine::unless_cancelled(cancel, pulling).await?;
+    let (digest, only) = machine::unless_cancelled(cancel, pulling).await?;
+    if let (Platforms::Some(wanted), Some(platform)) = (platforms, only)
+        && !args.platform.is_empty()
+        && let Some(wanted) = wanted.iter().find(|it| it.rank(&platform).is_none())
+    {
+        stdio::err(format!(
+            "warning: `{}` is an image for {platform}, and --platform asks for {wanted}\n",
+            reference.familiar()
+        ));
+    }
     let after = engine.find_image(&name).ok();
     if !args.quiet {
         let familiar = reference.familiar();

@@ -227,6 +227,38 @@ fn a_registry_that_is_named_insecure_is_reached_through_the_proxy() {
     assert_eq!(proxy.requests(), [""; 0]);
 }
 
+/// As Docker's, which brings what there is.
+#[test]
+fn a_pull_for_another_platform_than_there_is_says_so() {
+    let kit = Kit::new();
+    let server = Server::new();
+    let digest = |text: &str| rbuild_engine::cache::Digest::of(text.as_bytes());
+    let config =
+        r#"{"architecture":"s390x","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[]}}"#,
+        digest(config),
+        config.len()
+    );
+    let of_manifest = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+    server.text("/v2/", "{}", &[]);
+    server.text("/v2/x/manifests/1", &manifest, &[of_manifest]);
+    server.text(&format!("/v2/x/blobs/{}", digest(config)), config, &[]);
+    let name = format!("{}/x:1", server.url("").trim_start_matches("http://"));
+    for (platforms, warned) in [
+        ("linux/s390x", None),
+        ("linux/s390x,linux/arm64", Some("linux/arm64")),
+    ] {
+        let output = kit.must(&["pull", "--platform", platforms, &name]);
+        let expected = warned.map_or(String::new(), |wanted| {
+            format!(
+                "warning: `{name}` is an image for linux/s390x, and --platform asks for {wanted}\n"
+            )
+        });
+        assert_eq!(output.stderr, expected);
+    }
+}
+
 /// Plain HTTP and registries that need no certificate need no authorities.
 #[test]
 fn without_ca_certificates() {

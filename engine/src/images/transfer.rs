@@ -121,22 +121,25 @@ impl Engine {
         progress: Progress,
     ) -> Result<Digest> {
         let platform = platform.cloned().unwrap_or_else(Platform::host);
-        self.pull_platforms(reference, &Platforms::Some(vec![platform]), progress)
-            .await
+        let platforms = Platforms::Some(vec![platform]);
+        let pulled = self.pull_platforms(reference, &platforms, progress);
+        Ok(pulled.await?.0)
     }
 
-    /// As [`Engine::pull`], for several platforms.
+    /// As [`Engine::pull`], for several platforms. Where the name means one image, its platform is told, which may be
+    /// another than was asked for.
     pub async fn pull_platforms(
         &self,
         reference: &Reference,
         platforms: &Platforms,
         progress: Progress,
-    ) -> Result<Digest> {
+    ) -> Result<(Digest, Option<Platform>)> {
         let location = Location::Registry(reference.clone());
         let names = std::slice::from_ref(reference);
         let gathered = source::gather(self.store(), &self.client, &location, platforms, progress);
         let gathered = self.keep(gathered.await?, names).await?;
-        Ok(gathered.root.digest)
+        let only = (!gathered.root.is_index()).then_some(gathered.image.platform);
+        Ok((gathered.root.digest, only))
     }
 
     /// The tags that a repository has in its registry.
