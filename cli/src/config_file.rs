@@ -2,7 +2,7 @@
 //! where what the second says wins:
 //!
 //! ```toml
-//! insecure-registries = ["10.0.0.2:5000"]
+//! insecure-registries = ["10.0.0.2:5000", "10.1.0.0/16"]
 //!
 //! [defaults]
 //! root = "/srv/rbuild"

@@ -26,7 +26,7 @@ pub(crate) struct GlobalArgs {
     /// $XDG_CONFIG_HOME/rbuild/config.toml)
     #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Speak plain HTTP to this registry where it does not answer TLS
+    /// Speak plain HTTP to this registry where it does not answer TLS; also a network, `10.0.0.0/8`
     #[arg(long, global = true, help_heading = HEADING, value_name = "HOST")]
     insecure_registry: Vec<String>,
     /// Trust the certificate authorities of this file (PEM) for registries, besides the system's

@@ -1,11 +1,12 @@
 //! The HTTP client and the scheme for a host: with a proxy or without, whose certificates are looked at, and by whom.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
-use url::Url;
+use url::{Host, Url};
 
 use super::certificates::Certificates;
 use super::direct::{Direct, is_loopback};
@@ -218,17 +219,36 @@ impl Client {
 
     /// Whether a host may be spoken to without TLS or without a valid certificate: on this machine, or named so.
     pub(super) fn is_lax(&self, url: &Url) -> bool {
-        let Some(host) = url.host_str() else {
-            return false;
-        };
-        let insecure = self.inner.options.insecure.iter().any(|known| {
-            known == host
-                || url
-                    .port_or_known_default()
-                    .is_some_and(|port| *known == format!("{host}:{port}"))
-        });
+        let insecure = self.inner.options.insecure.iter();
+        let insecure = insecure.map(String::as_str).any(|known| means(known, url));
         // Who gives a registry on this machine certificates wants them looked at.
         insecure || (is_loopback(url) && !Certificates::are_set(&self.inner.options, url))
+    }
+}
+
+/// Whether `HOST`, `HOST:PORT` or a network such as `10.0.0.0/8` means an address.
+fn means(known: &str, url: &Url) -> bool {
+    if let Some((network, bits)) = known.split_once('/') {
+        return bits.parse().is_ok_and(|bits| is_in(network, bits, url));
+    }
+    let Some(host) = url.host_str() else {
+        return false;
+    };
+    let port = url.port_or_known_default().unwrap_or_default();
+    known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(&format!("{host}:{port}"))
+}
+
+fn is_in(network: &str, bits: u32, url: &Url) -> bool {
+    match (network.parse(), url.host()) {
+        (Ok(IpAddr::V4(network)), Some(Host::Ipv4(host))) => {
+            let differing = network.to_bits() ^ host.to_bits();
+            bits <= u32::BITS && differing.checked_shr(u32::BITS - bits).unwrap_or_default() == 0
+        }
+        (Ok(IpAddr::V6(network)), Some(Host::Ipv6(host))) => {
+            let differing = network.to_bits() ^ host.to_bits();
+            bits <= u128::BITS && differing.checked_shr(u128::BITS - bits).unwrap_or_default() == 0
+        }
+        _ => false,
     }
 }
 
@@ -239,4 +259,32 @@ pub(super) fn host_and_port(url: &Url) -> Option<String> {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_networks() {
+        for (known, url, expected) in [
+            ("r.example", "https://r.example:5000/", true),
+            ("R.example:443", "https://r.Example/", true),
+            ("r.example:80", "https://r.example/", false),
+            ("10.0.0.0/8", "https://10.9.8.7:5000/", true),
+            ("10.0.0.0/8", "https://11.0.0.1/", false),
+            ("10.0.0.0/8", "https://r.example/", false),
+            ("0.0.0.0/0", "https://8.8.8.8/", true),
+            ("10.1.2.3/32", "https://10.1.2.3/", true),
+            ("10.1.2.3/32", "https://10.1.2.2/", false),
+            ("10.1.2.3/33", "https://10.1.2.3/", false),
+            ("fd00::/8", "https://[fd12::1]:5000/", true),
+            ("fd00::/8", "https://[fe12::1]/", false),
+            ("::/0", "https://[fe12::1]/", true),
+            ("[fd12::1]:5000", "https://[fd12::1]:5000/", true),
+        ] {
+            let url = Url::parse(url).unwrap();
+            assert_eq!(means(known, &url), expected, "{known} {url}");
+        }
+    }
 }
