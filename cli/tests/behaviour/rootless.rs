@@ -205,3 +205,55 @@ fn with_one_id_a_user_stays_who_it_is() {
         assert_eq!(ids, "uid: 9 euid: 9 gid: 0 egid: 0");
     }
 }
+
+/// What root's kernel refuses others, or lets them do.
+const RIGHTS: &str = r#"FROM busybox
+RUN mkdir -p -m 1777 /tmp /work/shared; mkdir -m 700 /closed; mkdir -m 755 /closed/in /open; echo s > /closed/in/f; \
+    mkdir -m 777 /work/free; mkdir -m 2775 /work/group; chown 0:1000 /work/group; \
+    for it in /open /work/free /work/shared; do echo r > $it/root; echo u > $it/own; chown 1000:1000 $it/own; done; \
+    echo r > /open/secret; chmod 600 /open/secret; cp /bin/busybox /open/program; chmod 700 /open/program; \
+    cp /bin/busybox /open/taking; chmod 4755 /open/taking; chmod 666 /work/free/own
+COPY --chmod=755 <<'END' /try
+#!/bin/sh
+try() { if "$@" > /dev/null 2>&1; then echo "yes: $*"; else echo "no: $*"; fi; }
+cd /open
+for it in /open/root /open/own /open/secret /closed/in/f /work/free/root; do
+    try cat $it; try sh -c ": >> $it"; try truncate -s 1 $it; try chmod 644 $it; try touch -d @9 $it; try touch $it
+    try stat $it; try test -r $it; try test -w $it; try test -x $it; try chown 1000 $it; try chgrp 1000 $it
+done
+try ls /closed; try cd /closed; try cd /closed/in; try /open/program true; try ln /open/secret /tmp/l; try ln /open/own /tmp/m
+try ln /open/taking /tmp/n; try ln /work/free/own /tmp/o; try ln /open/own /open/l; try ln -s x /open/s; try ln -s x /tmp/s
+try mkdir /open/d; try mkdir /tmp/d; try mkfifo /open/p; try mkfifo /tmp/p; try mv /open/own /tmp; try mv /tmp/s /open
+try mv /work/free/root /tmp/root; try mv /work/shared/root /tmp; try mv /work/shared/own /tmp; try mv /tmp/d /tmp/own
+try rm /open/own; try rm /work/free/own; try rm /tmp/own; try rmdir /tmp/d; try rmdir /open; try rm -f /nowhere
+echo x > /work/group/f; mkdir /work/group/e; stat -c '%n %u %g %a' /work/group/* /tmp/*
+END
+RUN su user -c /try > /root.txt
+RUN cd /closed/in && su user -c 'cat f; cat ../in/f; cat /closed/in/f' >> /root.txt 2>&1; \
+    chmod 777 /closed/in; su user -c 'touch g; rm f; ls' >> /root.txt 2>&1; true
+"#;
+
+#[test]
+fn with_one_id_users_may_what_they_may_elsewhere() {
+    const TEST: &str = "with_one_id_users_may_what_they_may_elsewhere";
+    require_machine!();
+    let Some(user) = Ordinary::new(TEST) else {
+        return;
+    };
+    let show = ["run", "--rm", "app", "cat", "/root.txt"];
+    user.build(RIGHTS, &["-t", "app"]);
+    let emulated = user.must(&show).stdout;
+    let kit = Kit::new();
+    let arguments = kit.build_arguments(RIGHTS, &["-t", "app"]);
+    kit.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let kernels = kit.must(&show).stdout;
+    assert!(emulated.contains("no: cat /closed/in/f\n"), "{emulated}");
+    let lines = emulated.lines().zip(kernels.lines());
+    let differing: Vec<_> = lines
+        .filter(|(emulated, kernels)| emulated != kernels)
+        .collect();
+    assert!(
+        differing.is_empty() && emulated.len() == kernels.len(),
+        "{differing:?}\n{emulated}\n{kernels}"
+    );
+}

@@ -122,6 +122,9 @@ impl Answering {
     }
 
     fn decide(&mut self, target: &Target<'_>, call: &Call) -> Result<Reply> {
+        if self.scope == Scope::Owners {
+            self.refuse(target, call)?;
+        }
         let [a, b, c, d, e, _] = call.arguments;
         let number = i64::from(call.number);
         #[cfg(target_arch = "x86_64")]

@@ -258,6 +258,10 @@ impl Answering {
         mode: u64,
     ) -> Result<Reply> {
         let flags = OFlags::from_bits_retain(flags as u32);
+        let may_make = flags.intersects(OFlags::CREATE) || flags.contains(OFlags::TMPFILE);
+        if !may_make && self.credentials(target)?.users.files == 0 {
+            return Ok(Reply::Continue);
+        }
         let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         let named = name(target, directory, path)?;
         let close = if flags.contains(OFlags::CLOEXEC) {

@@ -145,7 +145,8 @@ impl Target<'_> {
         rustix::fs::openat(self.processes, path, flags, Mode::empty())
     }
 
-    fn base(&self, named: &Named) -> Result<OwnedFd, Errno> {
+    /// Where a relative name starts.
+    pub(super) fn base(&self, named: &Named) -> Result<OwnedFd, Errno> {
         if named.directory == libc::AT_FDCWD {
             self.process_file("cwd")
         } else {
@@ -302,7 +303,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The number of a descriptor that a process names by what it calls its own in /proc.
-fn own_descriptor(path: &[u8]) -> Option<i32> {
+pub(super) fn own_descriptor(path: &[u8]) -> Option<i32> {
     let number = match path {
         b"/dev/stdin" => return Some(0),
         b"/dev/stdout" => return Some(1),

@@ -150,7 +150,6 @@ pub(super) fn start(
         let is_asking = filter.emulation || filter.devices != Devices::Kernel;
         (!enter.privileged || is_asking).then_some(Filter {
             capabilities: task.capabilities,
-            emulates_user: filter.emulation && task.command.uid != 0,
             unrestricted: filter.unrestricted || enter.privileged,
             ..filter
         })

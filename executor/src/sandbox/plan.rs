@@ -331,8 +331,6 @@ pub(super) struct Filter {
     pub(super) emulation: bool,
     /// Only calls that make devices are, in a user namespace with many ids.
     pub(super) devices: Devices,
-    /// The command is not root's there.
-    pub(super) emulates_user: bool,
     /// Nothing is refused.
     pub(super) unrestricted: bool,
     pub(super) around: Around,

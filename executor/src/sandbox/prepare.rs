@@ -173,7 +173,6 @@ pub(super) fn prepare(
     } = builder;
     descriptors.push(files.tree);
     let files = descriptors.len() - 1;
-    let emulates_user = single_id && user.uid != 0;
     let task = Task {
         command: Command::of(exec.argv, exec.env, &exec.cwd, user),
         hostname: exec.hostname,
@@ -194,7 +193,6 @@ pub(super) fn prepare(
             capabilities,
             emulation: single_id,
             devices: if single_id { Devices::Kernel } else { devices },
-            emulates_user,
             unrestricted: unfiltered,
             around: plan::Around::Namespaces,
         }),

@@ -325,7 +325,6 @@ pub(super) fn prepare(
             capabilities,
             emulation: false,
             devices: Devices::Kernel,
-            emulates_user: false,
             unrestricted: false,
             around: Around::Container { network },
         }),

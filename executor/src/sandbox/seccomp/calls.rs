@@ -134,14 +134,20 @@ pub(super) const OWNERSHIP: &[Call] = &[
 /// What [`crate::emulation`] answers besides [`OWNERSHIP`]. Only calls of 64 bits.
 pub(super) const EMULATED: &[Call] = &[
     ("access", 21, NONE, NONE),
+    ("chdir", 80, NONE, 49),
+    ("chmod", 90, NONE, NONE),
     ("creat", 85, NONE, NONE),
     ("execve", 59, NONE, 221),
     ("execveat", 322, NONE, 281),
     ("faccessat", 269, NONE, 48),
     ("faccessat2", 439, NONE, 439),
+    ("fchmod", 91, NONE, 52),
+    ("fchmodat", 268, NONE, 53),
+    ("fchmodat2", 452, NONE, 452),
     ("flistxattr", 196, NONE, 13),
     ("fsetxattr", 190, NONE, 7),
     ("fstat", 5, NONE, 80),
+    ("futimesat", 261, NONE, NONE),
     ("getegid", 108, NONE, 177),
     ("geteuid", 107, NONE, 175),
     ("getgid", 104, NONE, 176),
@@ -149,6 +155,8 @@ pub(super) const EMULATED: &[Call] = &[
     ("getresgid", 120, NONE, 150),
     ("getresuid", 118, NONE, 148),
     ("getuid", 102, NONE, 174),
+    ("link", 86, NONE, NONE),
+    ("linkat", 265, NONE, 37),
     ("listxattr", 194, NONE, 11),
     ("llistxattr", 195, NONE, 12),
     ("lsetxattr", 189, NONE, 6),
@@ -158,19 +166,25 @@ pub(super) const EMULATED: &[Call] = &[
     ("mknod", 133, NONE, NONE),
     ("mknodat", 259, NONE, 33),
     ("newfstatat", 262, NONE, 79),
+    ("open", 2, NONE, NONE),
+    ("openat", 257, NONE, 56),
     ("rename", 82, NONE, NONE),
     ("renameat", 264, NONE, 38),
     ("renameat2", 316, NONE, 276),
+    ("rmdir", 84, NONE, NONE),
     ("setxattr", 188, NONE, 5),
     ("stat", 4, NONE, NONE),
     ("statx", 332, NONE, 291),
     ("symlink", 88, NONE, NONE),
     ("symlinkat", 266, NONE, 36),
+    ("truncate", 76, NONE, 45),
+    ("unlink", 87, NONE, NONE),
+    ("unlinkat", 263, NONE, 35),
+    ("utime", 132, NONE, NONE),
+    ("utimensat", 280, NONE, 88),
+    ("utimes", 235, NONE, NONE),
 ];
 
-/// Calls that make a file by their flags, and which argument has them.
-pub(super) const OPENING: &[(Call, u32)] =
-    &[(("open", 2, NONE, NONE), 1), (("openat", 257, NONE, 56), 2)];
 pub(super) const OPENAT2: Call = ("openat2", 437, NONE, 437);
 /// Calls about limits, and which argument says about which one.
 pub(super) const LIMITS: &[(Call, u32)] = &[

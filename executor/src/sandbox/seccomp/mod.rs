@@ -25,8 +25,6 @@ pub(super) use oci::oci;
 const SYS_ADMIN: u64 = 1 << 21;
 /// The bit of a mode that means a device (or a link, which `mknod` does not make).
 const DEVICE: u32 = 0o20_000;
-/// Flags of `open` that may make a file: O_CREAT and the bit that only O_TMPFILE has.
-const MAKING: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 /// Flags of `clone` that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 const NAMESPACES: u32 = 0x7e02_0000;
 const ADDRESS_FAMILIES_REFUSED: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u32];
@@ -43,7 +41,6 @@ pub(super) const USUAL: Filter = Filter {
     capabilities: capabilities::DEFAULT,
     emulation: false,
     devices: Devices::Made,
-    emulates_user: false,
     unrestricted: false,
     around: Around::Namespaces,
 };
@@ -112,17 +109,6 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
     if filter.emulation && is_native {
         for call in calls::OWNERSHIP.iter().chain(calls::EMULATED) {
             add(call, ask.clone());
-        }
-        for (call, argument) in calls::OPENING {
-            // Those who are not root from the beginning are also refused what they may not read.
-            add(
-                call,
-                if filter.emulates_user {
-                    ask.clone()
-                } else {
-                    ask_about(*argument, MAKING)
-                },
-            );
         }
         add(&calls::GETSOCKOPT, asking_for_peers());
         for (call, argument) in calls::LIMITS {
@@ -323,7 +309,6 @@ mod tests {
             capabilities: capabilities::DEFAULT,
             emulation: false,
             devices: Devices::Kernel,
-            emulates_user: false,
             unrestricted: false,
             around: Around::Namespaces,
         }
@@ -480,26 +465,6 @@ mod tests {
             let asked = result(filter, here, call, [7; 6]);
             assert!(asked.is_none_or(|result| result == ASK), "{}", call.0);
             assert_ne!(result(default_filter(), here, call, [7; 6]), Some(ASK));
-        }
-        for (call, argument) in calls::OPENING {
-            let open = |flags: i32, filter| {
-                let mut arguments = [0; 6];
-                arguments[*argument as usize] = flags as u64;
-                result(filter, here, call, arguments)
-            };
-            let user = Filter {
-                emulates_user: true,
-                ..filter
-            };
-            for (flags, expected) in [
-                (libc::O_RDONLY, ALLOW),
-                (libc::O_DIRECTORY, ALLOW),
-                (libc::O_CREAT | libc::O_RDWR, ASK),
-                (libc::O_TMPFILE | libc::O_WRONLY, ASK),
-            ] {
-                assert!(open(flags, filter).is_none_or(|result| result == expected));
-                assert!(open(flags, user).is_none_or(|result| result == ASK));
-            }
         }
         for (call, argument) in calls::LIMITS {
             for (limit, expected) in [(libc::RLIMIT_LOCKS, ASK), (libc::RLIMIT_NOFILE, ALLOW)] {

@@ -145,7 +145,6 @@ mod tests {
             capabilities: capabilities::DEFAULT,
             emulation: false,
             devices: Devices::Kernel,
-            emulates_user: false,
             unrestricted: false,
             around: Around::Namespaces,
         };
