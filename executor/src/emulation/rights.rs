@@ -167,10 +167,11 @@ impl Asking<'_> {
                 self.entry(&to, true)
             }
             Asked::Link(from, to, flags) => {
-                let nofollow = (flags & libc::AT_SYMLINK_FOLLOW == 0)
-                    .then_some(libc::AT_SYMLINK_NOFOLLOW)
-                    .unwrap_or_default();
-                let from = self.look(from, flags & libc::AT_EMPTY_PATH | nofollow)?;
+                let mut how = flags & libc::AT_EMPTY_PATH;
+                if flags & libc::AT_SYMLINK_FOLLOW == 0 {
+                    how |= libc::AT_SYMLINK_NOFOLLOW;
+                }
+                let from = self.look(from, how)?;
                 if let Some(from) = from
                     && !self.may_link(&from)
                 {
