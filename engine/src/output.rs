@@ -110,11 +110,6 @@ pub(crate) fn check(request: &BuildRequest, outputs: &[Output], platforms: usize
                     "what is pushed needs a name: give one with --tag".to_owned(),
                 ));
             }
-            OutputKind::Tar if request.attestations.is_any() => {
-                return Err(Error::Usage(
-                    "type=tar has no place for attestations: use type=local or type=oci".to_owned(),
-                ));
-            }
             OutputKind::Docker { .. } if is_several => {
                 return Err(Error::Usage(
                     "type=docker holds one platform: use type=oci for several".to_owned(),
@@ -322,23 +317,14 @@ pub(crate) fn deliver(
             publisher.push(store, image, &names, output.by_digest, &there, moved)
         }
         (OutputKind::Image, Some(image)) => keep(store, solved, &canonical, image),
-        (OutputKind::Tar, _) => write_tar(store, &roots(solved, request, output), output),
+        (OutputKind::Tar, _) => {
+            let roots = roots(store, solved, request, output, evidence)?;
+            write_tar(store, &roots, output)
+        }
         (OutputKind::Local, _) => {
             let directory = destination(output)?;
-            let roots = roots(solved, request, output);
-            export::local(store, &roots, directory, output.delete)?;
-            for (one, root) in solved.iter().zip(&roots) {
-                let Some(evidence) = evidence else { break };
-                let own = root.directory.as_ref().map(|own| directory.join(own));
-                let infix = match (&own, solved) {
-                    (None, [_, _, ..]) => {
-                        format!(".{}", one.image.platform.to_string().replace('/', "_"))
-                    }
-                    _ => String::new(),
-                };
-                evidence.write_files(store, one, own.as_deref().unwrap_or(directory), &infix)?;
-            }
-            Ok(())
+            let roots = roots(store, solved, request, output, evidence)?;
+            Ok(export::local(store, &roots, directory, output.delete)?)
         }
         (OutputKind::CacheOnly, _) => Ok(()),
         (
@@ -381,18 +367,29 @@ fn with_sink(output: &Output, write: impl FnOnce(Sink<'_>) -> Result<()>) -> Res
     }
 }
 
-/// What the files of an output are, each platform's by itself where they are kept apart.
+/// What the files of an output are, each platform's by itself where they are kept apart, and what is said of them.
 fn roots<'s>(
+    store: &Store,
     solved: &'s [Solved<'_>],
     request: &BuildRequest,
     output: &Output,
-) -> Vec<export::Root<'s>> {
+    evidence: Option<&Evidence<'_>>,
+) -> Result<Vec<export::Root<'s>>> {
     let is_several = solved.len() > 1 || request.is_multi_platform();
     let is_split = output.platform_split.unwrap_or(is_several);
-    let roots = solved.iter().map(|one| export::Root {
-        snapshot: one.layers.last().map(|top| &top.id),
-        epoch: one.image.epoch,
-        directory: is_split.then(|| one.image.platform.to_string().replace('/', "_")),
+    let roots = solved.iter().map(|one| {
+        let platform = one.image.platform.to_string().replace('/', "_");
+        let infix = match (is_split, solved) {
+            (false, [_, _, ..]) => format!(".{platform}"),
+            _ => String::new(),
+        };
+        let of_files = evidence.map(|evidence| evidence.of_files(store, one, &infix));
+        Ok(export::Root {
+            snapshot: one.layers.last().map(|top| &top.id),
+            epoch: one.image.epoch,
+            directory: is_split.then_some(platform),
+            documents: of_files.transpose()?.unwrap_or_default(),
+        })
     });
     roots.collect()
 }

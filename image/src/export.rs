@@ -77,6 +77,8 @@ pub struct Root<'a> {
     pub epoch: Option<i64>,
     /// The name of a directory of its own, where there are several.
     pub directory: Option<String>,
+    /// What else is in there: names and contents.
+    pub documents: Vec<(String, Vec<u8>)>,
 }
 
 /// The files of roots into a directory (made where missing; what is there stays unless it is replaced, or unless it

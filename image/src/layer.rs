@@ -293,14 +293,16 @@ pub(crate) fn write_roots(store: &Store, roots: &[Root<'_>], to: &mut dyn Write)
     let mut entries = EntryWriter::new(Writer::new(to), None, Archive::Files);
     for root in roots {
         entries.begin(root.directory.as_deref(), root.epoch)?;
-        let Some(snapshot) = root.snapshot else {
-            continue;
-        };
-        let view = View::open(store, snapshot)?;
-        let tree = store.merged_tree(snapshot)?;
-        for entry in tree.entries.iter().filter(|entry| !entry.path.is_empty()) {
-            let (own, root, number) = view.find(entry)?;
-            entries.write(own, root, number)?;
+        if let Some(snapshot) = root.snapshot {
+            let view = View::open(store, snapshot)?;
+            let tree = store.merged_tree(snapshot)?;
+            for entry in tree.entries.iter().filter(|entry| !entry.path.is_empty()) {
+                let (own, root, number) = view.find(entry)?;
+                entries.write(own, root, number)?;
+            }
+        }
+        for (name, bytes) in &root.documents {
+            entries.document(name, bytes)?;
         }
     }
     entries.finish()

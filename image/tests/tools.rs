@@ -358,6 +358,7 @@ async fn a_root_as_a_tar_and_as_a_directory() {
         snapshot: Some(top),
         epoch: Some(1_500_000_000),
         directory: None,
+        documents: vec![("said.json".to_owned(), b"{}".to_vec())],
     };
     export::tar(&kit.store, std::slice::from_ref(&root), &mut tar).unwrap();
     let mut archive = tar::Archive::new(tar.as_slice());
@@ -373,6 +374,7 @@ async fn a_root_as_a_tar_and_as_a_directory() {
         })
         .collect();
     names.insert(0, String::new());
+    assert_eq!(names.pop().as_deref(), Some("said.json"));
     assert_eq!(names, expected());
     let directory = kit.path("local");
     std::fs::create_dir(&directory).unwrap();
@@ -388,6 +390,9 @@ async fn a_root_as_a_tar_and_as_a_directory() {
         "stays"
     );
     use std::os::unix::fs::MetadataExt;
+    let said = directory.join("said.json");
+    assert_eq!(std::fs::metadata(&said).unwrap().mtime(), 1_500_000_000);
+    assert_eq!(std::fs::read_to_string(&said).unwrap(), "{}");
     let (one, two) = (directory.join("hidden/new"), directory.join("hidden/link"));
     assert_eq!(
         std::fs::metadata(one).unwrap().ino(),

@@ -1,11 +1,10 @@
-//! Statements about files that are no image: `provenance.json` and `sbom.spdx.json` beside what `type=local` writes.
+//! Statements about files that are no image: `provenance.json` and `sbom.spdx.json` beside what `type=local` and
+//! `type=tar` write.
 
 use std::io::Read as _;
-use std::path::Path;
 
 use rayon::prelude::*;
 use rbuild_cache::tree::{Entry, Kind};
-use rbuild_cache::whole::WholeFile;
 use rbuild_cache::{Digest, Store};
 use rbuild_image::layer::View;
 use sha2::Digest as _;
@@ -16,31 +15,25 @@ use crate::assemble::Solved;
 use crate::{Error, Result};
 
 impl Evidence<'_> {
-    /// Writes what is said of one platform's files into the directory that they are in. `infix` tells platforms apart
-    /// that share one. Blocking.
-    pub(crate) fn write_files(
+    /// What is said of one platform's files: names and contents of the files that say it. `infix` tells platforms apart
+    /// that share a directory. Blocking.
+    pub(crate) fn of_files(
         &self,
         store: &Store,
         solved: &Solved<'_>,
-        directory: &Path,
         infix: &str,
-    ) -> Result<()> {
+    ) -> Result<Vec<(String, Vec<u8>)>> {
         let wanted = &self.request.attestations;
         let provenance = wanted.provenance.as_ref().filter(|it| !it.inline_only);
         if provenance.is_none() && !wanted.sbom {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let mut files = Vec::new();
         let subjects = subjects(store, solved)?;
         if let Some(provenance) = provenance {
             let predicate = self.provenance(provenance, solved, &[]);
             let bytes = statement::encode(statement::PROVENANCE, &subjects, &predicate)?;
-            write(
-                store,
-                solved,
-                directory,
-                &format!("provenance{infix}.json"),
-                &bytes,
-            )?;
+            files.push((format!("provenance{infix}.json"), bytes));
         }
         if wanted.sbom {
             let found = self.packages(store, solved.layers.last().map(|top| &top.id))?;
@@ -53,8 +46,7 @@ impl Evidence<'_> {
             };
             let predicate = sbom::document(&described, &found);
             let bytes = statement::encode(statement::SPDX, &subjects, &predicate)?;
-            let name = format!("sbom{infix}.spdx.json");
-            write(store, solved, directory, &name, &bytes)?;
+            files.push((format!("sbom{infix}.spdx.json"), bytes));
             for (scan, root) in solved.image.scans.iter().zip(solved.scanned) {
                 let found = self.packages(store, root.as_ref().map(|root| &root.id))?;
                 let described = sbom::Described {
@@ -64,11 +56,11 @@ impl Evidence<'_> {
                 };
                 let predicate = sbom::document(&described, &found);
                 let bytes = statement::encode(statement::SPDX, &subjects, &predicate)?;
-                let name = format!("sbom-{}{infix}.spdx.json", scan.name);
-                write(store, solved, directory, &name, &bytes)?;
+                files.push((format!("sbom-{}{infix}.spdx.json", scan.name), bytes));
             }
         }
-        Ok(())
+        refuse_names(store, solved, &files)?;
+        Ok(files)
     }
 }
 
@@ -109,25 +101,19 @@ fn hash(view: &View, entry: &Entry) -> Result<Digest> {
     }
 }
 
-fn write(
-    store: &Store,
-    solved: &Solved<'_>,
-    directory: &Path,
-    name: &str,
-    bytes: &[u8],
-) -> Result<()> {
-    if let Some(top) = solved.layers.last()
-        && store.merged_tree(&top.id)?.get(name.as_bytes()).is_some()
-    {
-        return Err(Error::Other(format!(
-            "the result has a file `/{name}`, where the attestation would be written: rename it"
-        )));
-    }
-    let failed = |source| Error::Io {
-        message: format!("cannot write `{}`", directory.join(name).display()),
-        source,
+/// Fails where the result has a file in the place of one that is said of it.
+fn refuse_names(store: &Store, solved: &Solved<'_>, files: &[(String, Vec<u8>)]) -> Result<()> {
+    let Some(top) = solved.layers.last() else {
+        return Ok(());
     };
-    let mut file = WholeFile::at(&directory.join(name), 0o644).map_err(failed)?;
-    std::io::Write::write_all(&mut file, bytes).map_err(failed)?;
-    file.finish().map_err(failed)
+    let tree = store.merged_tree(&top.id)?;
+    match files
+        .iter()
+        .find(|(name, _)| tree.get(name.as_bytes()).is_some())
+    {
+        Some((name, _)) => Err(Error::Other(format!(
+            "the result has a file `/{name}`, where the attestation would be written: rename it"
+        ))),
+        None => Ok(()),
+    }
 }

@@ -2,7 +2,7 @@
 //! or the command's own.
 
 use rbuild_parser::ast::{Command, CommandLine, Healthcheck, Instruction, Text, TransferSource};
-use rbuild_parser::{Diagnostic, Keyword, Span};
+use rbuild_parser::{Diagnostic, Keyword, Span, values};
 
 use super::Subject;
 
@@ -126,5 +126,9 @@ fn is_flag_of_check(word: &str, is_first: bool) -> bool {
     };
     let is_known = Keyword::Healthcheck.flags().any(|(known, _)| known == name);
     let is_own = ["interval", "start-period", "start-interval"].contains(&name);
-    is_known && value.starts_with(|c: char| c.is_ascii_digit()) && (is_first || is_own)
+    let is_meant = match name {
+        "retries" => value.parse::<u32>().is_ok(),
+        _ => values::parse_check_interval(value).is_ok(),
+    };
+    is_known && is_meant && (is_first || is_own)
 }

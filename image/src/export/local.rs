@@ -2,6 +2,7 @@
 //! link, also through none that was there before.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -54,6 +55,10 @@ fn one(
     prefix: &[u8],
     written: &mut HashSet<Vec<u8>>,
 ) -> Result<()> {
+    for (name, bytes) in &root.documents {
+        written.insert([prefix, name.as_bytes()].concat());
+        document(to, name, bytes, root.epoch).map_err(io("write", name.as_bytes()))?;
+    }
     let Some(snapshot) = root.snapshot else {
         return Ok(());
     };
@@ -88,6 +93,17 @@ fn one(
         writer.finish_directory(entry)?;
     }
     Ok(())
+}
+
+/// Writes a file that is in no tree.
+fn document(to: &RootDir, name: &str, bytes: &[u8], epoch: Option<i64>) -> std::io::Result<()> {
+    let place = to.place(Path::new(name), Resolve::Beneath)?;
+    place.remove_tree()?;
+    place.create_file(0o644)?.write_all(bytes)?;
+    match epoch {
+        Some(epoch) => place.set_times((epoch, 0), (epoch, 0)),
+        None => Ok(()),
+    }
 }
 
 /// Removes what is in a directory and was not written.

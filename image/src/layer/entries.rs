@@ -77,6 +77,20 @@ impl<W: Write> EntryWriter<W> {
         }
     }
 
+    /// A file that is in no tree.
+    pub(super) fn document(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.name_in_archive(name.as_bytes());
+        let size = bytes.len() as u64;
+        let header = Header {
+            mtime: self.epoch.unwrap_or(0),
+            ..Header::file(&path, 0o644, size)
+        };
+        let written = self.tar.header(&header);
+        let written = written.and_then(|()| self.tar.piece(bytes));
+        let written = written.and_then(|()| self.tar.pad(size));
+        written.map_err(unwritable(&path))
+    }
+
     fn name_in_archive(&self, path: &[u8]) -> Vec<u8> {
         match &self.prefix {
             Some(prefix) if path.is_empty() => prefix.clone(),
