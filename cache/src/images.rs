@@ -1,5 +1,7 @@
 //! Image names, and which images the store keeps; and `content/index.json`, by which other tools find them.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use rustix::fs::FlockOperation;
 
@@ -41,7 +43,8 @@ pub struct StoredImage {
 const COLUMNS: &str = "name, manifest, media_type, size, config, snapshot, blobs, tagged";
 
 impl Store {
-    /// Sets or replaces a name. What the name meant before stays as an unnamed image. An image that has a name is
+    /// Sets or replaces a name. What it held of the same manifest, of another platform for instance, it goes on holding; an
+    /// image that it meant before stays as an unnamed image. An image that has a name is
     /// no unnamed one any more. Errors: `Missing` where the manifest or the snapshot is not here.
     pub fn put_image(&self, image: &StoredImage) -> Result<()> {
         let action = "name an image";
@@ -58,6 +61,11 @@ impl Store {
                 snapshot::mark_used(&transaction, id, now)?;
             }
             let mut before = select(&transaction, "WHERE name = ?1", [&image.name])?;
+            let same = before.iter().find(|it| it.manifest == image.manifest);
+            let image = &match same {
+                Some(same) => image.clone().holding(same),
+                None => image.clone(),
+            };
             before.retain(|other| other.manifest != image.manifest && !other.name.is_empty());
             for mut other in before {
                 transaction
@@ -220,6 +228,14 @@ impl Store {
 }
 
 impl StoredImage {
+    /// With all blobs that another one of the same manifest needs.
+    fn holding(mut self, other: &Self) -> Self {
+        let mut own: HashSet<Digest> = self.needs().copied().collect();
+        let more = other.needs().filter(|digest| own.insert(**digest));
+        self.blobs.extend(more);
+        self
+    }
+
     /// Every blob that it names: manifest, config, the others.
     pub fn needs(&self) -> impl Iterator<Item = &Digest> {
         [&self.manifest, &self.config]

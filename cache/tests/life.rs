@@ -194,6 +194,45 @@ fn names_move_and_leave_unnamed_images_behind() {
     ));
 }
 
+/// Two pulls of one name, for different platforms of its index, at the same time.
+#[test]
+fn a_name_goes_on_holding_what_it_held_of_its_manifest() {
+    let (_directory, store) = store();
+    let manifest = store.put_blob(b"{}").unwrap();
+    let other = store.put_blob(b"[]").unwrap();
+    let image = |manifest: Digest, number: u8| StoredImage {
+        name: "a".to_owned(),
+        manifest,
+        media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+        size: 2,
+        config: Digest::of(&[number, 0]),
+        snapshot: None,
+        blobs: vec![manifest, Digest::of(&[number, 1])],
+        tagged: 1,
+    };
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (store, image) = (&store, image(manifest, number));
+            scope.spawn(move || {
+                for _ in 0..2 {
+                    store.put_image(&image).unwrap();
+                }
+            });
+        }
+    });
+    let found = store.image_by_name("a").unwrap().unwrap();
+    let needs: Vec<&Digest> = found.needs().collect();
+    for number in 0..8 {
+        for part in 0..2 {
+            assert!(needs.contains(&&Digest::of(&[number, part])), "{number}");
+        }
+    }
+    // The manifest is its own blob, too.
+    assert_eq!(needs.len(), 18);
+    store.put_image(&image(other, 9)).unwrap();
+    assert_eq!(store.image_by_name("a").unwrap(), Some(image(other, 9)));
+}
+
 #[test]
 fn cache_mounts_are_shared_private_or_locked() {
     let (_directory, store) = store();

@@ -159,19 +159,7 @@ impl Engine {
             } else {
                 &named
             } {
-                let before = match name.is_empty() {
-                    true => None,
-                    false => store.image_by_name(name)?,
-                };
-                let mut image = stored(&kept.image, name, kept.blobs.clone());
-                // Another platform of the same index: those that were here stay.
-                if let Some(before) = before.filter(|it| it.manifest == image.manifest) {
-                    image.blobs.extend(before.blobs);
-                    image.blobs.push(before.config);
-                }
-                image.blobs.sort_unstable();
-                image.blobs.dedup();
-                store.put_image(&image)?;
+                store.put_image(&stored(&kept.image, name, kept.blobs.clone()))?;
             }
             store.sync()?;
             Ok::<_, Error>(())
@@ -189,16 +177,10 @@ impl Engine {
         blocking(move || {
             let mut image = stored(&resolved, &name, resolved.indexes.clone());
             image.blobs.push(resolved.digest);
-            if let Some(before) = store.image_by_name(&name)? {
-                if !is_only_remembered(&store, &before) {
-                    return Ok(());
-                }
-                if before.manifest == image.manifest {
-                    image.blobs.extend(before.blobs);
-                    image.blobs.push(before.config);
-                    image.blobs.sort_unstable();
-                    image.blobs.dedup();
-                }
+            if let Some(before) = store.image_by_name(&name)?
+                && !is_only_remembered(&store, &before)
+            {
+                return Ok(());
             }
             Ok(store.put_image(&image)?)
         })
