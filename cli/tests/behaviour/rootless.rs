@@ -88,7 +88,7 @@ fn an_ordinary_user_builds_and_runs() {
 }
 
 /// Tells each who connects who it is, and whether there is such a process.
-const SERVER: &str = r#"socket S, 1, 1, 0 or die; bind S, pack("S a*", 1, "/tmp/socket") or die $!; listen S, 9 or die;
+const SERVER: &str = r#"socket S, 1, 1, 0 or die; bind S, pack("S a*", 1, "/tmp/socket") or die $!; chmod 0770, "/tmp/socket" or die $!; listen S, 9 or die;
 while (accept C, S) {
     my ($process, $user, $group) = unpack "L3", getsockopt C, 1, 17;
     my $name = do { open my $f, "<", "/proc/$process/comm" or die "$process: $!"; <$f> };
@@ -122,6 +122,9 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
     let output = user.must(&["run", "--rm", "app", "cat", "/root.txt", "/tmp/user.txt"]);
     assert_eq!(output.stdout, "root\nuser\n", "{output}");
     user.must(&["run", "-d", "--name", "server", "app"]);
+    let script = "until stat -c '%u:%g %a' /tmp/socket 2> /dev/null | grep 770; do sleep 0.1; done";
+    let output = user.must(&["exec", "server", "sh", "-c", script]);
+    assert_eq!(output.stdout, "7:8 770\n", "{output}");
     for (asks, is) in [("7:8", "7:8"), ("65533:1", "65533:1"), ("0", "0:0")] {
         let output = user.must(&["exec", "-u", asks, "server", "perl", "/client"]);
         let expected = format!("it is 7:8\nyou are {is}, perl\n");

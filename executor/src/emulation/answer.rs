@@ -253,6 +253,7 @@ impl Answering {
                 self.change(target, &Change::Keep(b != 0))?;
                 Ok(Reply::Continue)
             }
+            libc::SYS_bind => self.bind(target, b, c),
             libc::SYS_getsockopt => peers::tell(target, call),
             libc::SYS_chroot => {
                 self.other_roots = true;

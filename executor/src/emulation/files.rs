@@ -1,12 +1,13 @@
 //! Calls about files: who owns them, who may what with them, whose are new ones.
 
-use std::io::Read as _;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 use rbuild_cache::owners::{self, Record};
 use rbuild_cache::tree::Kind;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid};
 use rustix::io::Errno;
 
 use super::Scope;
@@ -48,11 +49,11 @@ impl Answering {
         if let Some(record) = self.noted.get(&(stat.st_dev, stat.st_ino)) {
             return *record;
         }
+        if Some(stat.st_dev) == self.proc {
+            let ids = mark_of_process(node).and_then(|mark| mark.ids);
+            return ids.map_or_else(Record::default, |(uid, gid)| Record::owner(uid, gid));
+        }
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if Some(stat.st_dev) == self.proc => {
-                let mark = mark_of_process(node).and_then(|mark| mark.ids);
-                mark.map_or_else(Record::default, |(uid, gid)| Record::owner(uid, gid))
-            }
             FileType::RegularFile | FileType::Directory => {
                 let record = owners::read(name_of(node.as_fd()).as_str());
                 record.ok().flatten().unwrap_or_default()
@@ -454,6 +455,29 @@ impl Answering {
         Ok(Reply::Value(0))
     }
 
+    /// A socket is its user's: written down before the kernel makes it, for it cannot be made on another's behalf.
+    pub(super) fn bind(&self, target: &Target<'_>, address: u64, length: u64) -> Result<Reply> {
+        const PATH: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+        let length = (length as u32 as usize).min(size_of::<libc::sockaddr_un>());
+        let bytes = target.bytes(address, length)?;
+        let Some((family, path)) = bytes.split_at_checked(PATH) else {
+            return Ok(Reply::Continue);
+        };
+        let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+        if family != (libc::AF_UNIX as u16).to_ne_bytes() || path.is_empty() {
+            return Ok(Reply::Continue);
+        }
+        let named = Named {
+            directory: libc::AT_FDCWD,
+            path: CString::new(path).map_err(|_| Errno::INVAL)?,
+        };
+        if let Some((parent, name, owner)) = self.making(target, &named, &Status::default())? {
+            // Where directories hold no attributes, it appears to be root's.
+            let _ = self.set_link(&parent, &name, Record::owner(owner.0, owner.1));
+        }
+        Ok(Reply::Continue)
+    }
+
     /// A link keeps its owner under its new name.
     pub(super) fn rename(&mut self, target: &Target<'_>, from: &Named, to: &Named) -> Reply {
         let moved = || -> Option<()> {
@@ -532,14 +556,19 @@ pub(crate) fn taken_of(program: &Path) -> (Option<u32>, Option<u32>) {
     )
 }
 
-/// A process is its user's: programs that list processes look at whose their directories in /proc are.
-fn mark_of_process(directory: &OwnedFd) -> Option<Mark> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let limits = rustix::fs::openat(directory, "limits", flags, Mode::empty()).ok()?;
-    let mut text = String::new();
-    let limits = std::fs::File::from(limits);
-    limits.take(8192).read_to_string(&mut text).ok()?;
-    Mark::shown(&text)
+/// What lies in a process' directory in /proc is its user's: programs that list processes look at that.
+fn mark_of_process(node: &OwnedFd) -> Option<Mark> {
+    let path = path_of(node)?;
+    let process = path.strip_prefix("/proc").ok()?.components().next()?;
+    let number: u32 = process.as_os_str().to_str()?.parse().ok()?;
+    Mark::shown(&std::fs::read_to_string(format!("/proc/{number}/limits")).ok()?)
+}
+
+/// Where in the root of this thread something lies.
+pub(super) fn path_of(node: &OwnedFd) -> Option<PathBuf> {
+    let path = rustix::fs::readlinkat(CWD, name_of(node.as_fd()), Vec::new()).ok()?;
+    let path = OsString::from_vec(path.into_bytes());
+    Some(PathBuf::from(path)).filter(|path| path.is_absolute())
 }
 
 fn format_of(kind: Kind) -> u32 {

@@ -2,10 +2,7 @@
 //! there is, so that it lets everybody do everything. As all of the emulation, this is no boundary: names are looked up
 //! again when the kernel does what was asked for.
 
-use std::ffi::OsString;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 
 use rbuild_cache::owners::Record;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
@@ -13,7 +10,8 @@ use rustix::io::Errno;
 
 use super::answer::{Answering, Result};
 use super::credentials::Credentials;
-use super::target::{At, Named, Target, at, fd, name, name_of, node_at, own_descriptor};
+use super::files::path_of;
+use super::target::{At, Named, Target, at, fd, name, node_at, own_descriptor};
 use crate::sys::notify::Call;
 
 const READ: u32 = 4;
@@ -208,8 +206,13 @@ impl Asking<'_> {
         self.who.users.files == found.record.uid
     }
 
+    /// Whose anything else is, not everything is known of: terminals, pipes without a name, sockets in memory.
     fn own(&self, found: &Found) -> Result<()> {
-        self.is_own(found).then_some(()).ok_or(Errno::PERM)
+        let is_kept = found.stat.st_nlink > 0
+            && (found.is(FileType::RegularFile) || found.is(FileType::Directory));
+        (!is_kept || self.is_own(found))
+            .then_some(())
+            .ok_or(Errno::PERM)
     }
 
     /// As `fs.protected_hardlinks` has it nearly everywhere.
@@ -273,7 +276,12 @@ impl Asking<'_> {
         let is_sticky = directory.stat.st_mode & libc::S_ISVTX != 0;
         match node {
             Some(node) if is_sticky && !self.is_own(&directory) => {
-                self.own(&self.found(node, Some(named))?)
+                let found = self.found(node, Some(named))?;
+                // One in memory may be anybody's.
+                let is_unknown = found.is(FileType::Socket) && found.record == Record::default();
+                (is_unknown || self.is_own(&found))
+                    .then_some(())
+                    .ok_or(Errno::PERM)
             }
             _ => Ok(()),
         }
@@ -356,13 +364,6 @@ fn climbs(path: &[u8]) -> usize {
         least = least.min(depth);
     }
     least.unsigned_abs()
-}
-
-/// Where in the root of this thread something lies.
-fn path_of(node: &OwnedFd) -> Option<PathBuf> {
-    let path = rustix::fs::readlinkat(CWD, name_of(node.as_fd()), Vec::new()).ok()?;
-    let path = OsString::from_vec(path.into_bytes());
-    Some(PathBuf::from(path)).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]

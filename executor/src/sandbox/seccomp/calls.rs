@@ -134,6 +134,7 @@ pub(super) const OWNERSHIP: &[Call] = &[
 /// What [`crate::emulation`] answers besides [`OWNERSHIP`]. Only calls of 64 bits.
 pub(super) const EMULATED: &[Call] = &[
     ("access", 21, NONE, NONE),
+    ("bind", 49, NONE, 200),
     ("chdir", 80, NONE, 49),
     ("chmod", 90, NONE, NONE),
     ("creat", 85, NONE, NONE),
