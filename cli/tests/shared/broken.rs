@@ -92,7 +92,7 @@ fn a_listing_without_end_is_given_up() {
          endpoint_url={}",
         server.url("")
     );
-    let output = kit.must_build("FROM busybox\n", &["--cache-from", &cache]);
+    let output = kit.must_build("FROM busybox\nRUN echo hi\n", &["--cache-from", &cache]);
     assert!(output.stderr.contains("does not end"), "{output}");
     assert!(server.requests().len() > 50);
 }
