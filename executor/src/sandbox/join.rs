@@ -147,7 +147,7 @@ pub(super) fn start(
         task.capabilities = capabilities::mask(capabilities::ALL, &[], &[]).unwrap_or_default();
     }
     task.filter = task.filter.and_then(|filter| {
-        let is_asking = filter.emulation || filter.devices != Devices::Kernel;
+        let is_asking = filter.emulation || filter.devices == Devices::Recorded;
         (!enter.privileged || is_asking).then_some(Filter {
             capabilities: task.capabilities,
             unrestricted: filter.unrestricted || enter.privileged,
