@@ -130,19 +130,21 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
         let expected = format!("it is 7:8\nyou are {is}, perl\n");
         assert_eq!(output.stdout, expected, "{asks}: {output}");
     }
-    let output = user.must(&[
-        "exec",
-        "server",
-        "stat",
-        "-c",
-        "%u:%g",
-        "/proc/1",
-        "/proc/1/task/1",
-    ]);
-    assert_eq!(output.stdout, "7:8\n7:8\n", "{output}");
-    let output = user.must(&["exec", "-u", "9", "server", "sh", "-c", "ps -o user,comm"]);
+    let shows = |who: &str, script: &str| {
+        user.must(&["exec", "-u", who, "server", "sh", "-c", script])
+            .stdout
+    };
+    let script =
+        "stat -c %u:%g /proc/1 /proc/1/task/1; grep -E '^(Uid|Gid|Groups):' /proc/1/status";
+    let expected = "7:8\n7:8\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\nGroups:\t8 \n";
+    assert_eq!(shows("0", script), expected);
+    assert_eq!(
+        shows("9:5", "grep Gid /proc/self/status"),
+        "Gid:\t5\t5\t5\t5\n"
+    );
+    let listed = shows("9", "ps -o user,comm");
     for line in ["7        perl\n", "9        ps\n"] {
-        assert!(output.stdout.contains(line), "{line}: {output}");
+        assert!(listed.contains(line), "{line}: {listed}");
     }
     let script = "busybox su -s /bin/sh -c 'perl /client' user";
     let output = user.must(&["exec", "-u", "0", "server", "sh", "-c", script]);

@@ -32,7 +32,7 @@ pub(super) struct Answering {
     /// The device of /proc.
     pub(super) proc: Option<u64>,
     /// By the number of their [`Mark`]; the first process's need none.
-    identities: Vec<Credentials>,
+    pub(super) identities: Vec<Credentials>,
     numbers: HashMap<Credentials, usize>,
     /// Of what can keep no attributes: by device and inode number.
     pub(super) noted: HashMap<(u64, u64), Record>,

@@ -14,6 +14,7 @@ use super::Scope;
 use super::answer::{Answering, Result};
 use super::devices::Device;
 use super::mark::Mark;
+use super::status;
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, notify::Reply};
 
@@ -260,16 +261,22 @@ impl Answering {
     ) -> Result<Reply> {
         let flags = OFlags::from_bits_retain(flags as u32);
         let may_make = flags.intersects(OFlags::CREATE) || flags.contains(OFlags::TMPFILE);
-        if !may_make && self.credentials(target)?.users.files == 0 {
-            return Ok(Reply::Continue);
-        }
-        let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         let named = name(target, directory, path)?;
         let close = if flags.contains(OFlags::CLOEXEC) {
             libc::O_CLOEXEC as u32
         } else {
             0
         };
+        if flags & OFlags::ACCMODE == OFlags::RDONLY
+            && status::is_meant(named.path.to_bytes())
+            && let Some(fd) = self.status(target, &named)
+        {
+            return Ok(Reply::Descriptor { fd, flags: close });
+        }
+        if !may_make && self.credentials(target)?.users.files == 0 {
+            return Ok(Reply::Continue);
+        }
+        let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         if flags.contains(OFlags::TMPFILE) {
             let Ok(parent) = target.node(&named, true) else {
                 return Ok(Reply::Continue);
@@ -557,7 +564,7 @@ pub(crate) fn taken_of(program: &Path) -> (Option<u32>, Option<u32>) {
 }
 
 /// What lies in a process' directory in /proc is its user's: programs that list processes look at that.
-fn mark_of_process(node: &OwnedFd) -> Option<Mark> {
+pub(super) fn mark_of_process(node: &OwnedFd) -> Option<Mark> {
     let path = path_of(node)?;
     let process = path.strip_prefix("/proc").ok()?.components().next()?;
     let number: u32 = process.as_os_str().to_str()?.parse().ok()?;

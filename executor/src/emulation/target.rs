@@ -114,6 +114,13 @@ impl Target<'_> {
         rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
     }
 
+    /// The number that its process has in its own pid namespace.
+    pub(super) fn own_pid(&self) -> Option<u32> {
+        let text = self.status_text(self.pid).ok()?;
+        let numbers = field(&text, "NStgid:")?.split_whitespace();
+        numbers.last()?.parse().ok()
+    }
+
     /// The number that a process has for this one; 0 where it is not among those that this one can see.
     pub(super) fn pid_of(&self, other: u32) -> Option<u32> {
         let depth = Numbers::parse(&self.status_text(self.pid).ok()?)?
