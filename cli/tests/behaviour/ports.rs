@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use crate::containers::until;
+use crate::kit::programs::free_port;
 use crate::kit::{Kit, skipped};
 use crate::require_machine;
 
@@ -120,6 +121,21 @@ fn an_address_of_one_family_is_of_that_only() {
     echoes(SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
     let four = SocketAddr::from(([127, 0, 0, 1], port));
     assert!(TcpStream::connect(four).is_err(), "{four} is open too");
+    kit.must(&["rm", "-f", "echo"]);
+}
+
+#[test]
+fn an_address_that_is_named_besides_is_no_second_one() {
+    require_machine!();
+    if !has_ipv6("ports named twice") {
+        return;
+    }
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    let port = free_port();
+    let told = echo(&kit, &[&format!("{port}:80"), &format!("[::]:{port}:80")]);
+    let open = told(&["port", "echo", "80"]);
+    assert_eq!(open, [format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
     kit.must(&["rm", "-f", "echo"]);
 }
 

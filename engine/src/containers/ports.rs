@@ -12,6 +12,7 @@ use crate::{Error, Result};
 
 /// `-p`, one port of the container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct Publish {
     /// `None`: every address that the host has, of IPv4 and IPv6.
     pub host: Option<IpAddr>,
@@ -19,6 +20,40 @@ pub struct Publish {
     pub host_ports: Option<(u16, u16)>,
     pub port: u16,
     pub protocol: Protocol,
+}
+
+/// As it is in the store. Before there was IPv6, each port had one address, and whoever reads it so gets that of IPv4.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    host: Option<IpAddr>,
+    #[serde(default)]
+    everywhere: bool,
+    host_ports: Option<(u16, u16)>,
+    port: u16,
+    protocol: Protocol,
+}
+
+impl From<Written> for Publish {
+    fn from(written: Written) -> Self {
+        Self {
+            host: written.host.filter(|_| !written.everywhere),
+            host_ports: written.host_ports,
+            port: written.port,
+            protocol: written.protocol,
+        }
+    }
+}
+
+impl From<Publish> for Written {
+    fn from(publish: Publish) -> Self {
+        Self {
+            host: Some(publish.host.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            everywhere: publish.host.is_none(),
+            host_ports: publish.host_ports,
+            port: publish.port,
+            protocol: publish.protocol,
+        }
+    }
 }
 
 impl Publish {
@@ -101,21 +136,33 @@ pub(super) fn open(definition: &Definition, network: &Private) -> Result<Vec<Por
     let asked = definition.ports_to_publish();
     let mut open = Vec::new();
     for port in &asked {
-        open.extend(open_one(port, network)?);
+        let mut hosts: Vec<IpAddr> = match port.host {
+            Some(host) => vec![host],
+            None => {
+                let six = has_ipv6().then_some(Ipv6Addr::UNSPECIFIED.into());
+                let four = Ipv4Addr::UNSPECIFIED.into();
+                std::iter::once(four).chain(six).collect()
+            }
+        };
+        if port.host.is_none() {
+            hosts.retain(|host| !is_named_besides(port, *host, &asked));
+        }
+        open.extend(open_one(port, &hosts, network)?);
     }
     Ok(open)
 }
 
-/// At each address the same port.
-fn open_one(asked: &Publish, network: &Private) -> Result<Vec<Port>> {
-    let hosts: Vec<IpAddr> = match asked.host {
-        Some(host) => vec![host],
-        None => {
-            let six = has_ipv6().then_some(Ipv6Addr::UNSPECIFIED.into());
-            let four = Ipv4Addr::UNSPECIFIED.into();
-            std::iter::once(four).chain(six).collect()
-        }
+/// Whether a port is asked for by an address, too, as with `-p 8080:80 -p [::]:8080:80`: that is no second one.
+fn is_named_besides(port: &Publish, host: IpAddr, asked: &[Publish]) -> bool {
+    let named = Publish {
+        host: Some(host),
+        ..*port
     };
+    port.host_ports.is_some() && asked.contains(&named)
+}
+
+/// At each address the same port.
+fn open_one(asked: &Publish, hosts: &[IpAddr], network: &Private) -> Result<Vec<Port>> {
     let (first, last) = asked.host_ports.unwrap_or((0, 0));
     let mut result = Err(Error::Other(format!("no port for {}", asked.inside())));
     for host_port in first..=last {
@@ -177,6 +224,27 @@ fn failure(asked: &Publish, error: &network::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_at_all_addresses_is_written_so_that_former_versions_read_it() {
+        let mut publish = Publish {
+            host: None,
+            host_ports: Some((8080, 8080)),
+            port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let written = serde_json::to_value(publish).unwrap();
+        assert_eq!(written["host"], "0.0.0.0");
+        assert_eq!(
+            serde_json::from_value::<Publish>(written.clone()).unwrap(),
+            publish
+        );
+        // Theirs.
+        let mut former = written;
+        former.as_object_mut().unwrap().remove("everywhere");
+        publish.host = Some(Ipv4Addr::UNSPECIFIED.into());
+        assert_eq!(serde_json::from_value::<Publish>(former).unwrap(), publish);
+    }
 
     #[test]
     fn ranges_are_ports() {
