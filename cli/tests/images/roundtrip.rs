@@ -471,6 +471,24 @@ fn what_holds_no_image_is_told_as_it_was_given() {
     }
 }
 
+/// As `tar -r` leaves it: the last of a name is there in the end, and what a link meant it means.
+#[test]
+fn of_a_name_that_an_archive_has_twice_the_last_counts() {
+    let kit = Kit::new();
+    kit.context(&[("a", "hi")]);
+    kit.must_build("FROM scratch\nCOPY a /\n", &["-t", "ours:1"]);
+    kit.must(&["save", "-o", "x.tar", "ours:1"]);
+    let script = "mkdir d && tar -C d -xf x.tar && cd d && rm -r oci-layout index.json && \
+        ln manifest.json same && tar -cf ../x.tar manifest.json same blobs && \
+        sed 's/ours:1/mine:2/' manifest.json > new && rm manifest.json same && \
+        mv new manifest.json && tar -rf ../x.tar manifest.json && ln manifest.json same && \
+        tar -rf ../x.tar manifest.json same && tar -tf ../x.tar | grep -cx manifest.json";
+    let script = format!("cd {} && {script}", text(&kit.path("")));
+    assert_eq!(run("sh", &["-c", &script]).trim(), "3");
+    let (_other, name) = loaded(&kit.path("x.tar"));
+    assert_eq!(name, "mine:2");
+}
+
 #[test]
 fn archives_compressed_in_every_way() {
     require_machine!();

@@ -99,20 +99,15 @@ impl TarIndex {
                     }
                 }
                 Kind::Symlink => Place::Link(beside(&name, &entry.link)),
-                Kind::HardLink => Place::Link(clean(&entry.link)),
+                Kind::HardLink => self.linked(clean(&entry.link)),
                 _ => continue,
             };
             if self.files.len() >= FILE_LIMIT {
                 let reason = format!("it has more than {FILE_LIMIT} files");
                 return Err(malformed(&self.what, reason));
             }
-            let shown_name = shown(&name);
-            if self.files.insert(name, place).is_some() {
-                return Err(malformed(
-                    &self.what,
-                    format!("it has `{shown_name}` twice"),
-                ));
-            }
+            // As whoever unpacks it has it: the last of a name is there in the end.
+            self.files.insert(name, place);
         }
         if length == 0 {
             return Err(malformed(&self.what, "it is empty".to_owned()));
@@ -122,6 +117,14 @@ impl TarIndex {
             return Err(malformed(&self.what, reason.to_owned()));
         }
         Ok(())
+    }
+
+    /// What a hard link means: the file that has the name by then, whatever gets it later.
+    fn linked(&self, target: Vec<u8>) -> Place {
+        match self.files.get(&target) {
+            Some(known) => known.clone(),
+            None => Place::Link(target),
+        }
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -229,6 +232,40 @@ impl Read for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_name_that_is_there_twice_the_last_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.tar");
+        let mut tar = tar::Builder::new(File::create(&path).unwrap());
+        let file = |tar: &mut tar::Builder<File>, name: &str, content: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, content.as_bytes())
+                .unwrap();
+        };
+        let link = |tar: &mut tar::Builder<File>, name: &str, target: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Link);
+            header.set_size(0);
+            tar.append_link(&mut header, name, target).unwrap();
+        };
+        file(&mut tar, "a", "first");
+        link(&mut tar, "b", "a");
+        link(&mut tar, "c", "d");
+        file(&mut tar, "a", "second");
+        link(&mut tar, "a", "a");
+        file(&mut tar, "d", "late");
+        tar.finish().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let index = TarIndex::open(&store, &path).unwrap();
+        for (name, content) in [("a", "second"), ("b", "first"), ("c", "late")] {
+            let mut found = String::new();
+            let (mut file, _) = index.file(name.as_bytes()).unwrap();
+            file.read_to_string(&mut found).unwrap();
+            assert_eq!(found, content, "{name}");
+        }
+    }
 
     #[test]
     fn links_lead_from_where_they_are_and_never_out() {
