@@ -113,6 +113,11 @@ impl Containers {
         }
     }
 
+    /// Whether a container has a file of this name.
+    pub fn has(&self, id: &str, file: &str) -> Result<bool> {
+        Ok(self.directory(id)?.join(file).exists())
+    }
+
     /// Replaces a file of a container at once. One process at a time writes a file.
     pub fn write(&self, id: &str, file: &str, bytes: &[u8]) -> Result<()> {
         let directory = self.directory(id)?;
@@ -198,7 +203,8 @@ impl Containers {
         Claims::at(self.all().join("addresses"))
     }
 
-    /// What was being removed when its process died, and what dead processes claimed.
+    /// What was being removed when its process died, and what dead processes claimed. What belongs to others, as files
+    /// of a container's users do outside of its user namespace, stays for who may remove it.
     pub fn sweep(&self) -> Result<()> {
         let all = self.all();
         if !all.exists() {
@@ -210,7 +216,10 @@ impl Containers {
                 .strip_prefix('.')
                 .is_some_and(|id| is_hex(id, ID_DIGITS))
             {
-                remove_hidden(&all.join(name))?;
+                match remove_hidden(&all.join(name)) {
+                    Err(error) if error.is_permission_denied() => {}
+                    removed => removed?,
+                }
             }
         }
         Ok(())

@@ -58,6 +58,7 @@ fn engine_failure(error: &engine::Error, coloured: bool) -> String {
         | engine::Error::Image(_)
         | engine::Error::Store(_)
         | engine::Error::Exec(_)
+        | engine::Error::Damaged(_)
         | engine::Error::Other(_) => chain(error, coloured),
     }
 }

@@ -39,6 +39,9 @@ pub enum Error {
     /// Of `run`: the sandbox or the program.
     #[error(transparent)]
     Exec(#[from] rbuild_executor::sandbox::ExecError),
+    /// What the store knows of a container cannot be read.
+    #[error("{0}")]
+    Damaged(String),
     #[error("{0}")]
     Other(String),
     #[error("cancelled")]

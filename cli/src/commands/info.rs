@@ -76,7 +76,7 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
 
 /// What Docker calls what both know: scripts ask for it.
 fn add_dockers_names(value: &mut Value, catalog: &Catalog) -> Result<()> {
-    let containers = catalog.all()?;
+    let containers = catalog.readable()?.0;
     let count = |is: fn(Status) -> bool| {
         let states = containers.iter().map(|entry| entry.state.status);
         states.filter(|status| is(*status)).count()

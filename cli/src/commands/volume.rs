@@ -111,6 +111,8 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             Ok(Exit::Success)
         }
         VolumeCommand::Rm { names, force } => {
+            // There one may remove what containers' users left.
+            let _host = machine::enter()?;
             let catalog = catalog(global)?;
             let remove = |name: &str| Ok(catalog.remove_volume(name, *force)?);
             Ok(each_name(names, remove))
@@ -281,6 +283,7 @@ fn prune(all: bool, force: bool, filters: &[String], global: &GlobalArgs) -> Res
         "all anonymous volumes that no container holds"
     };
     prune::sure(force, what)?;
+    let _host = machine::enter()?;
     let mut told = Removed::default();
     remove_unused(&catalog(global)?, all, &chosen, &mut told)?;
     told.total();

@@ -318,3 +318,43 @@ fn a_build_that_is_killed_while_it_writes_its_output_leaves_nothing_of_it() {
         "no build was met while it wrote",
     );
 }
+
+/// As after a power cut: what is not synced may be there and empty.
+#[test]
+fn a_container_that_is_damaged_does_not_hide_the_others() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build("FROM busybox\n", &["-t", "bb"]);
+    let made = |arguments: &[&str]| kit.must(arguments).stdout.trim().to_owned();
+    let runs = made(&["run", "-d", "--name", "runs", "bb", "sleep", "60"]);
+    let bad = made(&["create", "--name", "bad", "--rm", "bb", "true"]);
+    let state = made(&["run", "-d", "--name", "state", "bb", "sleep", "60"]);
+    for (id, file) in [(&bad, "config.json"), (&state, "state.json")] {
+        std::fs::write(kit.path(&format!("store/containers/{id}/{file}")), "").unwrap();
+    }
+    for list in [["ps", "-aq", "--no-trunc"], ["stats", "-a", "--no-stream"]] {
+        let listed = kit.rbuild(&list);
+        assert!(listed.stdout.contains(&runs[..12]), "{listed}");
+        assert!(!listed.stdout.contains(&bad[..12]), "{listed}");
+    }
+    let listed = kit.rbuild(&["ps"]);
+    assert_eq!(listed.code, 1, "{listed}");
+    for id in [&bad, &state] {
+        let way_out = format!("`rbuild rm -f {id}` removes the container");
+        assert!(listed.stderr.contains(&way_out), "{listed}");
+    }
+    // The images and networks that it needs are not known: nothing of those goes.
+    let pruned = kit.rbuild(&["image", "prune", "-af"]);
+    assert_eq!(pruned.code, 1, "{pruned}");
+    kit.must(&["container", "prune", "-f"]);
+    let refused = kit.rbuild(&["rm", &bad]);
+    assert_eq!(refused.code, 1, "{refused}");
+    // By its ID, by its beginning or by its name; also one that runs.
+    kit.must(&["rm", "-f", &bad[..12]]);
+    kit.must(&["rm", "-f", "state"]);
+    let left = kit.must(&["ps", "-aq", "--no-trunc"]);
+    assert_eq!(left.stdout.trim(), runs, "{left}");
+    kit.must(&["create", "--name", "bad", "bb"]);
+    kit.must(&["rm", "-f", "bad", "runs"]);
+    kit.store_is_whole();
+}

@@ -1,31 +1,62 @@
 //! As an ordinary user. Run by root, the tests take the user `nobody`'s place, which has no subordinate ids.
 
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
+use crate::containers::until;
 use crate::kit::programs::{has, run_in};
 use crate::kit::{Kit, Output, is_root, skipped};
 use crate::require_machine;
 
 const ORDINARY: u32 = 65534;
 
-/// Runs rbuild as somebody with one id.
+/// Runs rbuild as an ordinary user.
 struct Ordinary {
     kit: Kit,
     binary: PathBuf,
+    ids: (u32, u32),
 }
 
 impl Ordinary {
+    /// With one id.
     fn new(test: &str) -> Option<Self> {
+        Self::with(test, (ORDINARY, ORDINARY))
+    }
+
+    /// With subordinate ids.
+    fn with_more_ids(test: &str) -> Option<Self> {
+        let lines = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let first = |line: &str| line.split(':').next().map(str::to_owned);
+        let named: Vec<String> = lines("/etc/subuid").lines().filter_map(first).collect();
+        let users = lines("/etc/passwd");
+        let ids = users.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let is_named = named
+                .iter()
+                .any(|name| fields.first() == Some(&name.as_str()));
+            let id = |place: usize| fields.get(place)?.parse::<u32>().ok();
+            is_named
+                .then_some((id(2)?, id(3)?))
+                .filter(|ids| ids.0 != 0)
+        });
+        if ids.is_none() || !has("newuidmap") {
+            skipped(test, "no user has subordinate ids here");
+            return None;
+        }
+        Self::with(test, ids?)
+    }
+
+    fn with(test: &str, ids: (u32, u32)) -> Option<Self> {
         if !is_root() {
             skipped(test, "the other tests are run by an ordinary user already");
             return None;
         }
         let probe = std::process::Command::new("unshare")
             .args(["--user", "true"])
-            .uid(ORDINARY)
-            .gid(ORDINARY)
+            .uid(ids.0)
+            .gid(ids.1)
             .output();
         if !probe.is_ok_and(|output| output.status.success()) {
             skipped(test, "ordinary users may make no user namespaces here");
@@ -37,8 +68,8 @@ impl Ordinary {
         std::fs::copy(env!("CARGO_BIN_EXE_rbuild"), &binary).unwrap();
         std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
         let directory = binary.parent().unwrap();
-        std::os::unix::fs::chown(directory, Some(ORDINARY), Some(ORDINARY)).unwrap();
-        Some(Self { kit, binary })
+        std::os::unix::fs::chown(directory, Some(ids.0), Some(ids.1)).unwrap();
+        Some(Self { kit, binary, ids })
     }
 
     /// Puts a program of the machine's, and the libraries that it needs, into the context's directory `programs`.
@@ -54,8 +85,7 @@ impl Ordinary {
         self.must(&arguments)
     }
 
-    #[track_caller]
-    fn must(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
         let plain = self.kit.command(["unused"]);
         let mut command = std::process::Command::new(&self.binary);
         command.args(arguments).env_clear();
@@ -64,12 +94,18 @@ impl Ordinary {
         }
         command
             .current_dir(self.binary.parent().unwrap())
-            .uid(ORDINARY)
-            .gid(ORDINARY)
+            .uid(self.ids.0)
+            .gid(self.ids.1)
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
-        self.kit.finish(command.spawn().unwrap()).success()
+        command
+    }
+
+    #[track_caller]
+    fn must(&self, arguments: &[&str]) -> Output {
+        let command = self.command(arguments).spawn();
+        self.kit.finish(command.unwrap()).success()
     }
 }
 
@@ -85,6 +121,49 @@ fn an_ordinary_user_builds_and_runs() {
     assert_eq!(output.stdout, "0\n7:8\n", "{output}");
     let output = user.must(&["store", "check"]);
     assert_eq!(output.stdout, "The store is whole.\n", "{output}");
+}
+
+/// Files of a container's users belong to others for who is outside of its user namespace.
+#[test]
+fn what_users_of_containers_left_can_be_removed() {
+    require_machine!();
+    let Some(user) = Ordinary::with_more_ids("what_users_of_containers_left_can_be_removed") else {
+        return;
+    };
+    user.build("FROM busybox\n", &["-t", "bb"]);
+    let write = "mkdir -p /v/c /own/c; touch /v/c/f /own/c/f; chown -R 5:6 /v /own; chmod 700 /v /own; echo done";
+    let run = ["run", "--rm", "-v", "named:/v", "bb", "sh", "-c", write];
+    user.must(&run);
+    user.must(&["volume", "rm", "named"]);
+    user.must(&run);
+    user.must(&["volume", "prune", "-af"]);
+    let entries = |of: &str| {
+        let entries = std::fs::read_dir(user.kit.path("store").join(of)).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.len() >= 64 || name.contains("named"))
+            .collect::<Vec<String>>()
+    };
+    assert!(entries("volumes").is_empty(), "{:?}", entries("volumes"));
+    // What a killed one leaves does not hide the others from who only looks, and goes by who may remove it.
+    let then = format!("{write}; sleep 60");
+    let killed = ["run", "--rm", "-v", "/v", "bb", "sh", "-c", &then];
+    let mut child = user.command(&killed).spawn().unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut [0; 5])
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("it is still there", || {
+        user.must(&["ps", "-aq"]).stdout.is_empty()
+    });
+    user.must(&["container", "prune", "-f"]);
+    for of in ["containers", "volumes"] {
+        assert!(entries(of).is_empty(), "{:?}", entries(of));
+    }
 }
 
 /// Tells each who connects who it is, and whether there is such a process.

@@ -41,24 +41,40 @@ impl Catalog {
         }
     }
 
-    /// All of them, the newest first. What a killed process left of a container that was to leave nothing goes.
+    /// All of them, the newest first. What a killed process left of a container that was to leave nothing goes. Fails
+    /// where one is damaged: nobody knows what that one needs.
     pub fn all(&self) -> Result<Vec<Entry>> {
+        let (entries, damaged) = self.readable()?;
+        damaged.into_iter().next().map_or(Ok(entries), Err)
+    }
+
+    /// As [`Catalog::all`], without those that are damaged: an error for each of them.
+    pub fn readable(&self) -> Result<(Vec<Entry>, Vec<Error>)> {
         self.files.sweep()?;
         self.network_files().sweep()?;
-        let mut entries = Vec::new();
+        let (mut entries, mut damaged) = (Vec::new(), Vec::new());
         for id in self.files.ids()? {
-            let Some(entry) = self.entry(&id)? else {
-                continue;
+            let entry = match self.entry(&id) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => continue,
+                Err(error @ Error::Damaged(_)) => {
+                    damaged.push(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             if entry.is_leftover()? {
                 // Somebody else may be faster.
-                entry.remove_leftover()?;
+                match entry.remove_leftover() {
+                    Err(error) if is_for_later(&error) => {}
+                    removed => removed?,
+                }
             } else {
                 entries.push(entry);
             }
         }
         entries.sort_by(|one, other| other.definition.created.cmp(&one.definition.created));
-        Ok(entries)
+        Ok((entries, damaged))
     }
 
     /// All of them, in no order. What dead ones left is passed over and stays: removing it takes the lock of the
@@ -86,20 +102,28 @@ impl Catalog {
 
     /// As [`Catalog::find`], `None` where there is none.
     pub fn look_for(&self, wanted: &str) -> Result<Option<Entry>> {
+        match self.id_of(wanted)? {
+            Some(id) => self.entry(&id),
+            None => Ok(None),
+        }
+    }
+
+    /// The ID of the container that this name, ID, or beginning of an ID means.
+    pub(super) fn id_of(&self, wanted: &str) -> Result<Option<String>> {
         let plain = wanted.strip_prefix('/').unwrap_or(wanted);
         if plain.is_empty() || plain.contains(['/', '\0']) || plain.starts_with('.') {
             return Ok(None);
         }
         if let Some(id) = self.files.by_name(plain)?
-            && let Some(entry) = self.entry(&id)?
+            && self.files.has(&id, definition::FILE)?
         {
-            return Ok(Some(entry));
+            return Ok(Some(id));
         }
         let mut matching: Vec<String> = self.files.ids()?;
         matching.retain(|id| id.starts_with(plain));
         match matching.as_slice() {
             [] => Ok(None),
-            [id] => self.entry(id),
+            [id] => Ok(Some(id.clone())),
             _ => Err(Error::Usage(format!(
                 "`{wanted}` is the beginning of several containers' IDs: write more of it"
             ))),
@@ -190,7 +214,7 @@ impl Catalog {
 
 fn document<T: serde::de::DeserializeOwned>(id: &str, file: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
-        Error::Other(format!(
+        Error::Damaged(format!(
             "`containers/{id}/{file}` of the store is damaged: {error}; `rbuild rm -f {id}` removes the container"
         ))
     })
@@ -199,6 +223,16 @@ fn document<T: serde::de::DeserializeOwned>(id: &str, file: &str, bytes: &[u8]) 
 /// Whether a container could not be held because its directory is not there any more.
 fn is_gone(error: &rbuild_cache::Error) -> bool {
     matches!(error, rbuild_cache::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether what is left of a container stays until somebody removes it who may: of other users of the container, whom
+/// one is only within its user namespace; or until it is known who else holds its volumes.
+fn is_for_later(error: &Error) -> bool {
+    match error {
+        Error::Damaged(_) => true,
+        Error::Store(error) => error.is_permission_denied(),
+        _ => false,
+    }
 }
 
 impl Entry {

@@ -411,7 +411,7 @@ fn name(catalog: &Catalog, definition: &Definition) -> Result<String> {
             return Ok(name.clone());
         }
         // A container that was to leave nothing may only look as if it were there.
-        catalog.all()?;
+        catalog.readable()?;
         if catalog.files.name(&definition.id, name)? {
             return Ok(name.clone());
         }

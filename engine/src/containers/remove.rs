@@ -1,7 +1,10 @@
 //! `rm`, `rename` and `container prune`.
 
+use std::fs::File;
+use std::path::Path;
+
 use super::catalog::{Catalog, Entry};
-use super::control::Ask;
+use super::control::{Ask, Connection};
 use super::names;
 use crate::{Engine, Error, Result};
 
@@ -43,15 +46,7 @@ impl Engine {
                 )));
             }
             Ok(None) => {
-                if let Some(connection) = entry.connect()? {
-                    let kill = Ask::Stop {
-                        signal: super::signal_number("KILL"),
-                        seconds: None,
-                    };
-                    // It may end on its own meanwhile.
-                    drop(connection.request(&kill));
-                }
-                match self.hold_at_last(entry)? {
+                match kill(&entry.path("")?)? {
                     Some(held) => held,
                     // It was one that leaves nothing.
                     None => return Ok(()),
@@ -67,23 +62,54 @@ impl Engine {
         Ok(())
     }
 
-    /// Its process is about to end.
-    fn hold_at_last(&self, entry: &Entry) -> Result<Option<std::fs::File>> {
-        let path = entry.catalog.files.directory(entry.id())?.join("alive");
-        let Ok(file) = std::fs::File::options().read(true).write(true).open(&path) else {
-            return Ok(None);
+    /// Removes a container of which nobody knows any more what it is, and kills it if it runs. Its volumes stay. False
+    /// where the container is not damaged, or not there.
+    pub fn remove_damaged(&self, wanted: &str) -> Result<bool> {
+        let catalog = self.catalog();
+        let Some(id) = catalog.id_of(wanted)? else {
+            return Ok(false);
         };
-        loop {
-            match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(Error::Io {
-                        message: format!("cannot lock `{}`", path.display()),
-                        source: errno.into(),
-                    });
-                }
-                Ok(()) => return Ok(path.exists().then_some(file)),
+        if !matches!(catalog.entry(&id), Err(Error::Damaged(_))) {
+            return Ok(false);
+        }
+        let held = match catalog.files.hold(&id)? {
+            Some(held) => Some(held),
+            None => kill(&catalog.files.directory(&id)?)?,
+        };
+        if let Ok(state) = catalog.state(&id) {
+            rbuild_executor::sandbox::container::remove_cgroups(&state.cgroups);
+        }
+        self.store().remove_container(&id)?;
+        drop(held);
+        Ok(true)
+    }
+}
+
+/// Kills the container of a directory, waits for the end of its process, and holds it; `None` where it was one that leaves
+/// nothing.
+fn kill(directory: &Path) -> Result<Option<File>> {
+    if let Some(connection) = Connection::open(directory)? {
+        let kill = Ask::Stop {
+            signal: super::signal_number("KILL"),
+            seconds: None,
+        };
+        // It may end on its own meanwhile.
+        drop(connection.request(&kill));
+    }
+    let path = directory.join("alive");
+    let Ok(file) = File::options().read(true).write(true).open(&path) else {
+        return Ok(None);
+    };
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::Io {
+                    message: format!("cannot lock `{}`", path.display()),
+                    source: errno.into(),
+                });
             }
+            Ok(()) => return Ok(path.exists().then_some(file)),
         }
     }
 }

@@ -121,7 +121,7 @@ fn port(asked: &Publish) -> Result<Port> {
 /// The names of a container and of those that run by now, which all have one network: lines for /etc/hosts.
 pub(super) fn names(catalog: &Catalog, definition: &Definition) -> Result<Vec<(String, String)>> {
     let mut names = Vec::new();
-    for entry in catalog.all()? {
+    for entry in catalog.readable()?.0 {
         let (other, is_own) = (&entry.definition, entry.id() == definition.id);
         let is_there =
             entry.state.status.is_alive() && other.request.network != NetworkChoice::None;

@@ -41,6 +41,16 @@ pub(crate) fn each(
     each_name(names, |name| work(catalog.find(name)?))
 }
 
+/// Tells of containers that are damaged, beside a list of the others; fails where there are any.
+pub(crate) fn told(damaged: Vec<rbuild_engine::Error>) -> Exit {
+    let mut exit = Exit::Success;
+    for error in damaged {
+        stdio::err(render::failure(&error.into(), stdio::err_is_coloured()));
+        exit = Exit::Failed;
+    }
+    exit
+}
+
 /// Does something with each name, prints it, and fails where one could not.
 pub(crate) fn each_name(names: &[String], mut work: impl FnMut(&str) -> Result<()>) -> Exit {
     let mut exit = Exit::Success;

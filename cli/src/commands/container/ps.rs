@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
 use crate::table::{self, Columns, Format, Row};
-use crate::{human, stdio};
+use crate::{human, machine, stdio};
 
 /// List containers
 #[derive(Debug, clap::Args)]
@@ -88,7 +88,12 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
     for (name, value) in &filters {
         check(name, value)?;
     }
-    let mut entries = catalog.all()?;
+    let format_has_size = args.format.as_deref().map(|text| text.contains("Size"));
+    let with_size = args.size || format_has_size == Some(true);
+    // Not everybody sees what the containers' users wrote.
+    let _host = with_size.then(machine::enter).transpose()?;
+    let (mut entries, damaged) = catalog.readable()?;
+    let exit = super::told(damaged);
     let any_state = filters
         .iter()
         .any(|(name, _)| ["status", "exited"].contains(name));
@@ -128,13 +133,8 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         for entry in &entries {
             stdio::out(format!("{}\n", id(entry, args.no_trunc)));
         }
-        return Ok(Exit::Success);
+        return Ok(exit);
     }
-    let with_size = args.size
-        || args
-            .format
-            .as_deref()
-            .is_some_and(|text| text.contains("Size"));
     let rows: Vec<Row> = entries
         .iter()
         .map(|entry| row(entry, args.no_trunc, with_size))
@@ -145,7 +145,7 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         COLUMNS
     };
     format.print(columns, &rows)?;
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 fn id(entry: &Entry, whole: bool) -> String {

@@ -50,7 +50,11 @@ pub(crate) fn execute(args: &RmArgs, global: &GlobalArgs) -> Result<Exit> {
         });
     // To force the removal of what is not there is no failure.
     drop(missing);
-    let removed = super::each(&catalog, &there, |entry| {
+    let removed = super::each_name(&there, |name| {
+        if args.force && engine.remove_damaged(name)? {
+            return Ok(());
+        }
+        let entry = catalog.find(name)?;
         Ok(engine.remove_container(&entry, args.force, args.volumes)?)
     });
     if removed != Exit::Success {
@@ -86,7 +90,8 @@ pub(crate) fn prune(args: &PruneArgs, global: &GlobalArgs) -> Result<Exit> {
 pub(crate) fn remove_idle(engine: &Engine, chosen: &Chosen, told: &mut Removed) -> Result<()> {
     let mut bytes = 0;
     let mut removed = Vec::new();
-    for entry in engine.catalog().all()? {
+    // One that is damaged goes by its ID only.
+    for entry in engine.catalog().readable()?.0 {
         let definition = &entry.definition;
         let wanted = chosen.takes(&definition.labels(), &definition.created);
         let idle = !entry.state.status.is_alive() || entry.state.status == Status::Created;

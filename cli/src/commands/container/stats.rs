@@ -82,7 +82,8 @@ pub(crate) fn execute(args: &StatsArgs, global: &GlobalArgs) -> Result<Exit> {
 
 fn entries(args: &StatsArgs, catalog: &Catalog) -> Result<Vec<Entry>> {
     if args.containers.is_empty() {
-        let mut entries = catalog.all()?;
+        // `ps` says which are damaged.
+        let mut entries = catalog.readable()?.0;
         entries.retain(|entry| args.all || entry.state.status.is_alive());
         return Ok(entries);
     }
