@@ -33,6 +33,19 @@ impl Named {
         Ok(names)
     }
 
+    /// Removes what is left of those that were being made or removed when their process died.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        if !self.all.exists() {
+            return Ok(());
+        }
+        for name in lease::names(&self.all)? {
+            if name.starts_with('.') {
+                lease::remove(&self.all.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn directory(&self, name: &str) -> Result<PathBuf> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         let starts = name

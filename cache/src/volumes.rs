@@ -42,6 +42,12 @@ impl Volumes {
         self.all.names()
     }
 
+    /// Removes what is left of those that were being made or removed when their process died. The lock of the containers
+    /// must be held.
+    pub fn sweep(&self) -> Result<()> {
+        self.all.sweep()
+    }
+
     /// Where what it holds is.
     pub fn data(&self, name: &str) -> Result<PathBuf> {
         Ok(self.all.directory(name)?.join("_data"))
@@ -125,7 +131,11 @@ fn give(given: &Path, data: &Path) -> Result<()> {
 }
 
 fn move_to_free_name(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
-    let rename = || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+    let rename = || match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // That of NFS has none that replaces nothing.
+        Err(Errno::INVAL | Errno::NOSYS) => rename_where_nothing_is(from, to),
+        renamed => renamed,
+    };
     let is_directory = || std::fs::symlink_metadata(from).is_ok_and(|found| found.is_dir());
     match rename() {
         // Without rights over all files, one moves only directories that one may write to: they lead to their parents.
@@ -139,6 +149,13 @@ fn move_to_free_name(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
             }
         }
         renamed => renamed,
+    }
+}
+
+fn rename_where_nothing_is(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
+    match rustix::fs::lstat(to) {
+        Err(Errno::NOENT) => rustix::fs::rename(from, to),
+        found => found.and(Err(Errno::EXIST)),
     }
 }
 
@@ -201,6 +218,21 @@ mod tests {
         assert_eq!(inode(&std::fs::metadata(&data).unwrap()), before);
         fill(&["c"]).unwrap();
         assert_eq!(names(&data), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_rename_replaces_nothing_where_the_file_system_has_no_such() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        write(root.path(), &["from"]);
+        std::os::unix::fs::symlink("nowhere", &to).unwrap();
+        assert_eq!(rename_where_nothing_is(&from, &to), Err(Errno::EXIST));
+        std::fs::remove_file(&to).unwrap();
+        assert_eq!(rename_where_nothing_is(&from, &to), Ok(()));
+        assert_eq!(rename_where_nothing_is(&from, &to), Err(Errno::EXIST));
+        assert_eq!(names(root.path()), ["to"]);
+        std::fs::remove_file(&to).unwrap();
+        assert_eq!(rename_where_nothing_is(&from, &to), Err(Errno::NOENT));
     }
 
     #[test]

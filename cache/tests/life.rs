@@ -328,7 +328,6 @@ fn a_cache_mount_that_nobody_filled_is_made_anew() {
     }
 }
 
-/// Whoever began it was killed, or had no room for its id.
 #[test]
 fn who_measures_a_cache_mount_does_not_keep_it_from_a_build() {
     let (_directory, store) = store();
@@ -350,6 +349,7 @@ fn who_measures_a_cache_mount_does_not_keep_it_from_a_build() {
     });
 }
 
+/// Whoever began it was killed, or had no room for its id.
 #[test]
 fn a_cache_mount_that_was_only_begun_is_no_damage() {
     let (_directory, store) = store();

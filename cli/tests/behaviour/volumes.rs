@@ -58,6 +58,20 @@ RUN mkdir /s && cd /s && i=0; while [ $i -lt {FILES} ]; do echo $i > $i; i=$((i+
     }
 }
 
+/// Whoever made or removed one was killed.
+#[test]
+fn prune_removes_what_was_left_of_volumes() {
+    let kit = Kit::new();
+    kit.must(&["volume", "create", "named"]);
+    let left = kit.path("store/volumes/.left/_data/below");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("file"), "x").unwrap();
+    kit.must(&["volume", "prune", "-f"]);
+    let names = std::fs::read_dir(kit.path("store/volumes")).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["named"]);
+}
+
 #[test]
 fn what_is_damaged_can_be_removed() {
     let kit = Kit::new();

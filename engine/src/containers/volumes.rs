@@ -188,6 +188,7 @@ impl Catalog {
         wanted: impl Fn(&Volume) -> bool,
     ) -> Result<PrunedVolumes> {
         let _lock = self.files.lock()?;
+        self.volume_files().sweep()?;
         let mut pruned = PrunedVolumes::default();
         for volume in self.volumes()? {
             let may_go = (all || volume.anonymous) && wanted(&volume);

@@ -102,7 +102,9 @@ fn read(
             Ok(text) => text,
             Err(error) => {
                 let mut mistake = narrowed(Box::new(error.diagnostic(span)), value, field);
-                if mistake.primary.span != span || field == value {
+                // Over several lines it is not where it is in the value.
+                let in_place = span.end.saturating_sub(span.start) == value.len();
+                if mistake.primary.span != span || (field == value && in_place) {
                     mistake.primary.span.start += key.len() + 1 + error.offset;
                 }
                 return Err(mistake);

@@ -49,6 +49,15 @@ fn mistakes() {
             "2:13 bad-mount: the root directory cannot be the target of a mount (`target=/`)",
         ),
         (
+            "FROM busybox\nRUN --mount=target=/a${X true",
+            "2:22 bad-expansion: `${X` has no closing `}` (write `${X}`)",
+        ),
+        // As a whole: over several lines its places are not those of the value.
+        (
+            "FROM busybox\nRUN --mount=target=\\\n/a${X true",
+            "2:13 bad-expansion: `${X` has no closing `}` (write `${X}`)",
+        ),
+        (
             "FROM busybox\nRUN --mount=type=tmpfs,target=. true",
             "2:13 bad-mount: the root is no target for a mount (give a directory below it as `target`)",
         ),
