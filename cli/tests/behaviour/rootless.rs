@@ -86,9 +86,16 @@ impl Ordinary {
     }
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
+        self.command_by(&[], arguments)
+    }
+
+    /// By other programs that start it.
+    fn command_by(&self, starters: &[&str], arguments: &[&str]) -> std::process::Command {
         let plain = self.kit.command(["unused"]);
-        let mut command = std::process::Command::new(&self.binary);
-        command.args(arguments).env_clear();
+        let binary = self.binary.to_str().unwrap();
+        let all = [starters, &[binary], arguments].concat();
+        let mut command = std::process::Command::new(all[0]);
+        command.args(&all[1..]).env_clear();
         for (name, value) in plain.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
@@ -252,6 +259,13 @@ fn with_one_id_a_user_stays_who_it_is() {
     user.build(dockerfile, &["-t", "app"]);
     let output = user.must(&["run", "--rm", "app"]);
     assert_eq!(output.stdout, "7\n8\nrefused\n7\nunlimited\n", "{output}");
+    // Where the limit that it is noted in may not be raised, it is who it is all the same.
+    let mut limited = user.command_by(
+        &["/usr/bin/prlimit", "--locks=99:99"],
+        &["run", "--rm", "-u", "7:8", "app", "id", "-u"],
+    );
+    let output = user.kit.finish(limited.spawn().unwrap()).success();
+    assert_eq!(output.stdout, "7\n", "{output}");
     user.must(&["run", "-d", "--name", "sleeper", "app", "sleep", "100"]);
     for more in [&["-u", "9"][..], &["--privileged", "-u", "9"]] {
         let script = "id -u; cat /secret || echo refused";
@@ -317,6 +331,28 @@ RUN cd /closed/in && su user -c 'cat f; cat ../in/f; cat /closed/in/f' >> /root.
     chmod 777 /closed/in; su user -c 'touch g; rm f; ls' >> /root.txt 2>&1; true
 "#;
 
+/// Whose things are by further names, behind links that lead nowhere yet, and in directories that come and go.
+const NAMES: &str = r#"FROM busybox
+RUN mkdir -p -m 1777 /tmp && mkdir /bare /bare/bin /bare/proc /bare/proc/self && cp /bin/busybox /bare/bin/sh && \
+    cp /bin/busybox /bin/busybox-äääää && printf '#!/bin/sh\nid -u\n' > /bin/script && chmod 4755 /bin/script
+COPY --chmod=755 <<'END' /try
+#!/bin/sh
+whose() { stat -c '%n %u %g %a' "$@"; }
+cd /tmp
+ln -s x l1; mkfifo p1; ln l1 l2; ln p1 p2; ln -s l9 l3; ln l1 l3; ln l1 /bin/script; ln l1 /bin/l; whose l1 l2 l3 p1 p2
+mkdir d; ln -s d/new n1; ln -s /tmp/d/../n3 n2; ln -s n5 n4; ln -s n6 n5; ln -s loop loop; ln -s d/ n7; ln -s no/x n8; ln -s /bin/n n9
+for it in n1 n2 n4 loop n7 n8 n9; do echo $it > $it && chmod 600 $it; cat $it; done; whose n* d/new
+whose /proc/self/ /proc/self/fd /proc/$$ /proc/1; cat /proc/1/environ; cat /proc/self/environ > /dev/null || echo unread
+grep Uid /proc/self/status; (cd /proc/self && grep -E 'Uid|Groups' status; echo o > ../1/comm)
+echo c > /proc/self/cwd/c; whose /proc/self/cwd/c c
+exec busybox-äääää sh -c 'cd /tmp; echo a > f; mkdir g; stat -c "%n %u" f g; grep Uid /proc/$$/status; script
+    cd g; rmdir ../g; touch h; ls; cat < /dev/null > ../i; cd ..; mkdir "j (deleted)"; cd j*; touch k; ls; whoami'
+END
+RUN (su user -c /try) > /root.txt 2>&1; cd /tmp && rm p1 l1 && mkfifo p1 && ln -s y l1 && stat -c '%n %u' p1 l1 >> /root.txt; \
+    chown 5 /proc/self/cwd/f && stat -c %u f >> /root.txt; cp /bin/busybox /bare/bin/busybox; \
+    chroot /bare /bin/busybox sh -c 'echo > /proc/self/a; busybox chown 5 /proc/self/a'; stat -c %u /bare/proc/self/a >> /root.txt
+"#;
+
 #[test]
 fn with_one_id_users_may_what_they_may_elsewhere() {
     const TEST: &str = "with_one_id_users_may_what_they_may_elsewhere";
@@ -324,14 +360,33 @@ fn with_one_id_users_may_what_they_may_elsewhere() {
     let Some(user) = Ordinary::new(TEST) else {
         return;
     };
+    let output = as_by_root(&user, RIGHTS);
+    assert!(output.contains("no: cat /closed/in/f\n"), "{output}");
+}
+
+#[test]
+fn with_one_id_names_lead_to_what_they_lead_to_elsewhere() {
+    const TEST: &str = "with_one_id_names_lead_to_what_they_lead_to_elsewhere";
+    require_machine!();
+    let Some(user) = Ordinary::new(TEST) else {
+        return;
+    };
+    let output = as_by_root(&user, NAMES);
+    for line in ["l2 1000 1000 777", "d/new 1000 1000 600", "f 1000", "p1 0"] {
+        assert!(output.lines().any(|it| it == line), "{line}: {output}");
+    }
+}
+
+/// What a build's `/root.txt` says, which has to be the same where the kernel knows all users.
+#[track_caller]
+fn as_by_root(user: &Ordinary, dockerfile: &str) -> String {
     let show = ["run", "--rm", "app", "cat", "/root.txt"];
-    user.build(RIGHTS, &["-t", "app"]);
+    user.build(dockerfile, &["-t", "app"]);
     let emulated = user.must(&show).stdout;
     let kit = Kit::new();
-    let arguments = kit.build_arguments(RIGHTS, &["-t", "app"]);
+    let arguments = kit.build_arguments(dockerfile, &["-t", "app"]);
     kit.must(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let kernels = kit.must(&show).stdout;
-    assert!(emulated.contains("no: cat /closed/in/f\n"), "{emulated}");
     let lines = emulated.lines().zip(kernels.lines());
     let differing: Vec<_> = lines
         .filter(|(emulated, kernels)| emulated != kernels)
@@ -340,4 +395,5 @@ fn with_one_id_users_may_what_they_may_elsewhere() {
         differing.is_empty() && emulated.len() == kernels.len(),
         "{differing:?}\n{emulated}\n{kernels}"
     );
+    emulated
 }

@@ -14,7 +14,7 @@ use super::devices::Refused;
 use super::files;
 use super::mark::{self, Mark};
 use super::peers;
-use super::target::{At, Target, at, fd, name};
+use super::target::{At, Target, at, fd, name, name_of};
 use crate::sys::{
     self,
     notify::{Call, Reply},
@@ -163,6 +163,10 @@ impl Answering {
                 );
                 return Ok(self.rename(target, &from, &to));
             }
+            libc::SYS_link => {
+                let from = at(target, libc::AT_FDCWD, a, libc::AT_SYMLINK_NOFOLLOW)?;
+                return Ok(self.link(target, &from, &name(target, libc::AT_FDCWD, b)?));
+            }
             _ => {}
         }
         match number {
@@ -228,6 +232,10 @@ impl Answering {
             libc::SYS_renameat | libc::SYS_renameat2 => {
                 let (from, to) = (name(target, a as i32, b)?, name(target, c as i32, d)?);
                 Ok(self.rename(target, &from, &to))
+            }
+            libc::SYS_linkat => {
+                let from = at(target, a as i32, b, linked(e))?;
+                Ok(self.link(target, &from, &name(target, c as i32, d)?))
             }
             libc::SYS_setxattr | libc::SYS_lsetxattr | libc::SYS_fsetxattr => {
                 let name = target.string(b)?;
@@ -347,7 +355,7 @@ impl Answering {
         {
             return Ok(Reply::Continue);
         }
-        let (takes_user, takes_group) = files::takes(stat.st_mode);
+        let (takes_user, takes_group) = files::takes(name_of(node.as_fd()).as_str(), stat.st_mode);
         let mut ids = (None, None);
         if (takes_user || takes_group) && !target.status()?.no_new_privileges {
             let record = self.record(&node, &stat, None);
@@ -361,6 +369,17 @@ impl Answering {
         }
         Ok(Reply::Continue)
     }
+}
+
+/// The flags of `linkat` in the terms of other calls.
+pub(super) fn linked(flags: u64) -> i32 {
+    let flags = flags as i32;
+    let follow = if flags & libc::AT_SYMLINK_FOLLOW == 0 {
+        libc::AT_SYMLINK_NOFOLLOW
+    } else {
+        0
+    };
+    flags & libc::AT_EMPTY_PATH | follow
 }
 
 /// Tells that a limit is none, softly and hard.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rbuild_cache::owners::{self, Record};
 use rbuild_cache::tree::Kind;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawMode, Stat, StatVfsMountFlags, Uid,
+};
 use rustix::io::Errno;
 
 use super::Scope;
@@ -321,7 +323,8 @@ impl Answering {
             Err(Errno::NOENT) if is_making => {}
             Err(_) => return Ok(Reply::Continue),
         }
-        let Ok((parent, name)) = target.parent(&named) else {
+        let place = target.parent(&named);
+        let Ok((parent, name)) = place.and_then(|place| target.behind(place)) else {
             return Ok(Reply::Continue);
         };
         let owner = self.owner_in(target, &parent)?;
@@ -335,7 +338,7 @@ impl Answering {
                 self.note_made(target, &fd, owner)?;
                 Ok(Reply::Descriptor { fd, flags: close })
             }
-            // A link that leads nowhere yet, or somebody was faster.
+            // Somebody was faster.
             Err(Errno::EXIST) => Ok(Reply::Continue),
             Err(errno) => Err(errno),
         }
@@ -394,7 +397,7 @@ impl Answering {
             FileType::BlockDevice => Some(Kind::BlockDevice),
             _ => None,
         };
-        if kind.is_none() && owner == (0, 0) {
+        if kind.is_none() && owner == (0, 0) && noted(&parent, &name) == Record::default() {
             return Ok(Reply::Continue);
         }
         // 0:0 would remove what lies below it.
@@ -447,10 +450,8 @@ impl Answering {
         let Some((parent, name, owner)) = self.making(target, named, &Status::default())? else {
             return Ok(Reply::Continue);
         };
-        // A record about an earlier link of this name may say something else.
-        let noted = owners::link(name_of(parent.as_fd()).as_str(), &name).unwrap_or_default();
         let record = Record::owner(owner.0, owner.1);
-        if record == noted {
+        if record == noted(&parent, &name) {
             return Ok(Reply::Continue);
         }
         let leads_to = target.string(leads_to)?;
@@ -485,7 +486,15 @@ impl Answering {
         Ok(Reply::Continue)
     }
 
-    /// A link keeps its owner under its new name.
+    /// So it does under a further one, unless that is taken.
+    pub(super) fn link(&mut self, target: &Target<'_>, from: &At, to: &Named) -> Reply {
+        if from.follow || target.node(to, false).is_ok() {
+            return Reply::Continue;
+        }
+        self.rename(target, &from.named, to)
+    }
+
+    /// A link, pipe or socket keeps its owner under its new name.
     pub(super) fn rename(&mut self, target: &Target<'_>, from: &Named, to: &Named) -> Reply {
         let moved = || -> Option<()> {
             let (parent, name) = target.parent(from).ok()?;
@@ -541,10 +550,33 @@ impl Answering {
     }
 }
 
-/// Whether an executable file makes its process its owner's, and its group's.
-pub(super) fn takes(mode: RawMode) -> (bool, bool) {
+/// What a directory says of a name, which may be about something earlier of that name.
+fn noted(directory: &OwnedFd, name: &[u8]) -> Record {
+    owners::link(name_of(directory.as_fd()).as_str(), name).unwrap_or_default()
+}
+
+/// Whether an executable file makes its process its owner's, and its group's: scripts do not, and nothing does where the
+/// file system is mounted so.
+pub(super) fn takes(file: impl rustix::path::Arg + Copy, mode: RawMode) -> (bool, bool) {
     let group = libc::S_ISGID | libc::S_IXGRP;
-    (mode & libc::S_ISUID != 0, mode & group == group)
+    let (user, group) = (mode & libc::S_ISUID != 0, mode & group == group);
+    if (user || group) && !takes_nothing(file) {
+        (user, group)
+    } else {
+        (false, false)
+    }
+}
+
+fn takes_nothing(file: impl rustix::path::Arg + Copy) -> bool {
+    let is_script = || -> Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(file, flags, Mode::empty())?;
+        let mut start = [0; 2];
+        Ok(rustix::io::read(file, &mut start)? == 2 && start == *b"#!")
+    };
+    let mount = rustix::fs::statvfs(file);
+    mount.is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOSUID))
+        || is_script().unwrap_or(false)
 }
 
 /// The user and group that a program takes of its file.
@@ -552,7 +584,7 @@ pub(crate) fn taken_of(program: &Path) -> (Option<u32>, Option<u32>) {
     let Ok(stat) = rustix::fs::stat(program) else {
         return (None, None);
     };
-    let (takes_user, takes_group) = takes(stat.st_mode);
+    let (takes_user, takes_group) = takes(program, stat.st_mode);
     if !takes_user && !takes_group {
         return (None, None);
     }

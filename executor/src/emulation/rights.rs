@@ -8,7 +8,7 @@ use rbuild_cache::owners::Record;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::answer::{Answering, Result};
+use super::answer::{Answering, Result, linked};
 use super::credentials::Credentials;
 use super::files::path_of;
 use super::target::{At, Named, Target, at, fd, name, node_at, own_descriptor};
@@ -71,7 +71,7 @@ impl Asked {
             }
             libc::SYS_unlink | libc::SYS_rmdir => return Some(Self::Remove((here, a))),
             libc::SYS_rename => return Some(Self::Move((here, a), (here, b))),
-            libc::SYS_link => return Some(Self::Link((here, a), (here, b), 0)),
+            libc::SYS_link => return Some(Self::Link((here, a), (here, b), linked(0))),
             libc::SYS_chmod => return Some(Self::Own((here, a), 0)),
             libc::SYS_utime | libc::SYS_utimes => {
                 return Some(Self::Times((here, a), 0, (Format::Coarse, b)));
@@ -89,7 +89,7 @@ impl Asked {
             libc::SYS_symlinkat => Self::Look((b as i32, c), libc::AT_SYMLINK_NOFOLLOW),
             libc::SYS_unlinkat => Self::Remove(first),
             libc::SYS_renameat | libc::SYS_renameat2 => Self::Move(first, second),
-            libc::SYS_linkat => Self::Link(first, second, e as i32),
+            libc::SYS_linkat => Self::Link(first, second, linked(e)),
             libc::SYS_fchmod => Self::OwnOpen(a),
             libc::SYS_fchmodat => Self::Own(first, 0),
             SYS_FCHMODAT2 => Self::Own(first, d as i32),
@@ -166,17 +166,17 @@ impl Asking<'_> {
                 self.entry(&to, true)
             }
             Asked::Link(from, to, flags) => {
-                let mut how = flags & libc::AT_EMPTY_PATH;
-                if flags & libc::AT_SYMLINK_FOLLOW == 0 {
-                    how |= libc::AT_SYMLINK_NOFOLLOW;
+                let from = self.look(from, flags)?;
+                let to = name(self.target, to.0, to.1)?;
+                if self.target.node(&to, false).is_ok() {
+                    return Ok(());
                 }
-                let from = self.look(from, how)?;
                 if let Some(from) = from
                     && !self.may_link(&from)
                 {
                     return Err(Errno::PERM);
                 }
-                self.entry(&name(self.target, to.0, to.1)?, true)
+                self.entry(&to, true)
             }
             Asked::Own(place, flags) => self.look(place, flags)?.map_or(Ok(()), |it| self.own(&it)),
             Asked::OwnOpen(number) => self

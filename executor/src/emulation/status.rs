@@ -1,7 +1,6 @@
 //! What `/proc/PID/status` says of a process' users, where the kernel knows the one id only. Programs that list processes
 //! read it.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -16,32 +15,28 @@ use super::target::{Named, Target};
 
 /// Whether a path may be that of such a file: all that is looked at where nothing else is to be found out.
 pub(super) fn is_meant(path: &[u8]) -> bool {
-    path.starts_with(b"/proc/") && path.ends_with(b"/status")
+    let Some(directory) = path.strip_suffix(b"status") else {
+        return false;
+    };
+    match directory.split_last() {
+        None => true,
+        Some((b'/', _)) => !directory.starts_with(b"/") || directory.starts_with(b"/proc/"),
+        Some(_) => false,
+    }
 }
 
 impl Answering {
     /// The file with the users that its process appears to have, as a copy; nothing where the kernel's is right.
     pub(super) fn status(&self, target: &Target<'_>, named: &Named) -> Option<OwnedFd> {
-        let own;
-        let named = if named.path.to_bytes() == b"/proc/self/status" {
-            // To this thread that would be another process.
-            own = Named {
-                directory: named.directory,
-                path: CString::new(format!("/proc/{}/status", target.own_pid()?)).ok()?,
-            };
-            &own
-        } else {
-            named
-        };
         let node = target.node(named, true).ok()?;
         if Some(rustix::fs::fstat(&node).ok()?.st_dev) != self.proc {
             return None;
         }
         let credentials = self.credentials_of(mark_of_process(&node)?)?;
-        let text = std::fs::read_to_string(path_of(&node)?).ok()?;
+        let text = std::fs::read(path_of(&node)?).ok()?;
         let flags = MemfdFlags::CLOEXEC;
         let mut copy = File::from(rustix::fs::memfd_create("status", flags).ok()?);
-        copy.write_all(with(&text, &credentials).as_bytes()).ok()?;
+        copy.write_all(&with(&text, &credentials)).ok()?;
         copy.rewind().ok()?;
         // What is given can only be read.
         let name = super::target::name_of(copy.as_fd());
@@ -58,23 +53,26 @@ impl Answering {
     }
 }
 
-fn with(status: &str, credentials: &Credentials) -> String {
+/// Bytes, because the process' name may be any.
+fn with(status: &[u8], credentials: &Credentials) -> Vec<u8> {
     let four = |ids: Ids| {
         let all = [ids.real, ids.effective, ids.saved, ids.files];
         all.map(|id| id.to_string()).join("\t")
     };
-    let mut text = String::with_capacity(status.len() + 64);
-    for line in status.lines() {
-        match line.split_once(':') {
-            Some((name @ "Uid", _)) => text += &format!("{name}:\t{}", four(credentials.users)),
-            Some((name @ "Gid", _)) => text += &format!("{name}:\t{}", four(credentials.groups)),
-            Some((name @ "Groups", _)) => {
-                let groups = credentials.further.iter().map(|id| format!("{id} "));
-                text += &format!("{name}:\t{}", groups.collect::<String>());
-            }
-            _ => text += line,
-        }
-        text.push('\n');
+    let mut text = Vec::with_capacity(status.len() + 64);
+    for line in status.split_inclusive(|byte| *byte == b'\n') {
+        let told = if line.starts_with(b"Uid:") {
+            format!("Uid:\t{}\n", four(credentials.users))
+        } else if line.starts_with(b"Gid:") {
+            format!("Gid:\t{}\n", four(credentials.groups))
+        } else if line.starts_with(b"Groups:") {
+            let groups = credentials.further.iter().map(|id| format!("{id} "));
+            format!("Groups:\t{}\n", groups.collect::<String>())
+        } else {
+            text.extend_from_slice(line);
+            continue;
+        };
+        text.extend_from_slice(told.as_bytes());
     }
     text
 }
@@ -86,18 +84,25 @@ mod tests {
     #[test]
     fn users_and_groups_are_replaced_and_nothing_else() {
         let kernels =
-            "Name:\tUid:\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t65534 \nThreads:\t1\n";
+            b"Name:\tUid:\xc3\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t65534 \nThreads:\t1\n";
         let credentials = Credentials::new(7, 8, vec![8, 9]).executing(Some(0), None);
         assert_eq!(
             with(kernels, &credentials),
-            "Name:\tUid:\nUid:\t7\t0\t0\t0\nGid:\t8\t8\t8\t8\nGroups:\t8 9 \nThreads:\t1\n"
+            b"Name:\tUid:\xc3\nUid:\t7\t0\t0\t0\nGid:\t8\t8\t8\t8\nGroups:\t8 9 \nThreads:\t1\n"
         );
     }
 
     #[test]
     fn only_such_a_file_is_meant() {
-        assert!(is_meant(b"/proc/12/status"));
-        for path in ["/proc/12/stat", "status", "/x/proc/12/status"] {
+        for path in ["/proc/12/status", "status", "12/status", "../self/status"] {
+            assert!(is_meant(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "/proc/12/stat",
+            "12/xstatus",
+            "/x/proc/12/status",
+            "/status",
+        ] {
             assert!(!is_meant(path.as_bytes()), "{path}");
         }
     }

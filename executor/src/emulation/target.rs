@@ -16,6 +16,9 @@ use crate::sys;
 /// The longest path, with its final zero.
 const PATH_BYTES: usize = 4096;
 const PAGE_BYTES: u64 = 4096;
+/// How many links the kernel follows for one name.
+const MOST_LINKS: usize = 40;
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
 /// The process (or thread) behind one call.
 pub(super) struct Target<'a> {
@@ -173,10 +176,28 @@ impl Target<'_> {
             return self.descriptor(number);
         }
         if path.starts_with(b"/") {
+            if let Some(own) = self.own_process(path, flags)
+                && let Ok(found) = self.resolve(CWD, &own, flags, mode)
+            {
+                return Ok(found);
+            }
             return self.resolve(CWD, &named.path, flags, mode);
         }
         let base = self.base(named)?;
         self.resolve(base.as_fd(), &named.path, flags, mode)
+    }
+
+    /// What the caller calls its own process is another to this thread, or none.
+    fn own_process(&self, path: &[u8], flags: OFlags) -> Option<CString> {
+        let rest = path.strip_prefix(b"/proc/self")?;
+        let is_inside = rest.starts_with(b"/");
+        let is_followed = rest.is_empty() && !flags.contains(OFlags::NOFOLLOW);
+        if self.outer_proc || !(is_inside || is_followed) {
+            return None;
+        }
+        let mut own = format!("/proc/{}", self.own_pid()?).into_bytes();
+        own.extend_from_slice(rest);
+        CString::new(own).ok()
     }
 
     /// Where /proc knows this process, links in there would lead to what this process may see and the caller may not:
@@ -208,29 +229,35 @@ impl Target<'_> {
 
     /// The directory that holds a name, and the name in it.
     pub(super) fn parent(&self, named: &Named) -> Result<(OwnedFd, Vec<u8>), Errno> {
-        let mut path = named.path.to_bytes();
-        while path.len() > 1
-            && let Some(rest) = path.strip_suffix(b"/")
-        {
-            path = rest;
-        }
-        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            None => (&b"."[..], path),
-            Some(slash) => (
-                path.get(..=slash).unwrap_or_default(),
-                path.get(slash + 1..).unwrap_or_default(),
-            ),
-        };
-        if matches!(name, b"" | b"." | b"..") {
-            return Err(Errno::EXIST);
-        }
+        let (parent, name) = split(named.path.to_bytes())?;
         let parent = Named {
             directory: named.directory,
-            path: CString::new(parent).map_err(|_| Errno::INVAL)?,
+            path: parent,
         };
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let directory = self.open(&parent, flags, Mode::empty())?;
+        let directory = self.open(&parent, DIRECTORY, Mode::empty())?;
         Ok((directory, name.to_vec()))
+    }
+
+    /// The name that one stands for which may be a link to what is not there yet.
+    pub(super) fn behind(
+        &self,
+        (mut directory, mut name): (OwnedFd, Vec<u8>),
+    ) -> Result<(OwnedFd, Vec<u8>), Errno> {
+        for _ in 0..MOST_LINKS {
+            let link = match rustix::fs::readlinkat(&directory, name.as_slice(), Vec::new()) {
+                Ok(link) => link,
+                Err(Errno::NOENT | Errno::INVAL) => return Ok((directory, name)),
+                Err(errno) => return Err(errno),
+            };
+            if link.to_bytes().ends_with(b"/") {
+                return Err(Errno::ISDIR);
+            }
+            let (parent, last) = split(link.to_bytes())?;
+            let flags = DIRECTORY | OFlags::CLOEXEC;
+            directory = self.resolve(directory.as_fd(), &parent, flags, Mode::empty())?;
+            name = last.to_vec();
+        }
+        Err(Errno::LOOP)
     }
 
     pub(super) fn status(&self) -> Result<Status, Errno> {
@@ -241,12 +268,13 @@ impl Target<'_> {
         let path = format!("{pid}/status");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.processes, path, flags, Mode::empty())?;
-        let mut text = String::new();
+        let mut text = Vec::new();
         std::fs::File::from(file)
             .take(4096)
-            .read_to_string(&mut text)
+            .read_to_end(&mut text)
             .map_err(|_| Errno::IO)?;
-        Ok(text)
+        // Its name may be anything, and is cut anywhere.
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
 
@@ -307,6 +335,26 @@ impl Numbers {
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name))
+}
+
+/// The directory and the last name of a path.
+fn split(mut path: &[u8]) -> Result<(CString, &[u8]), Errno> {
+    while path.len() > 1
+        && let Some(rest) = path.strip_suffix(b"/")
+    {
+        path = rest;
+    }
+    let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        None => (&b"."[..], path),
+        Some(slash) => (
+            path.get(..=slash).unwrap_or_default(),
+            path.get(slash + 1..).unwrap_or_default(),
+        ),
+    };
+    if matches!(name, b"" | b"." | b"..") {
+        return Err(Errno::EXIST);
+    }
+    Ok((CString::new(parent).map_err(|_| Errno::INVAL)?, name))
 }
 
 /// The number of a descriptor that a process names by what it calls its own in /proc.
