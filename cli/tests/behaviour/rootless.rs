@@ -185,6 +185,11 @@ const CLIENT: &str = r#"socket S, 1, 1, 0 or die;
 for (1 .. 200) { last if connect S, pack("S a*", 1, "/tmp/socket"); select undef, undef, undef, 0.05; }
 my (undef, $user, $group) = unpack "L3", getsockopt S, 1, 17; print "it is $user:$group\n", <S>;
 "#;
+/// A file in memory is the one's who made it, though it is written down nowhere.
+const MEMORY: &str = r#"my $name = "x"; my $fd = syscall `uname -m` =~ /x86/ ? 319 : 279, $name, 0;
+open F, "+<&=", $fd or die $!; chmod 0700, *F or die $!; my $path = "/proc/self/fd/$fd";
+open G, "+<", $path or die "not to be opened: $!"; -x $path or die "not to be executed";
+"#;
 
 #[test]
 fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
@@ -199,10 +204,12 @@ fn with_one_id_a_socket_tells_who_is_at_its_other_end() {
     user.take("perl");
     std::fs::write(user.kit.path("context/server"), SERVER).unwrap();
     std::fs::write(user.kit.path("context/client"), CLIENT).unwrap();
-    let dockerfile = "FROM busybox\nCOPY programs /\nCOPY server client /\nRUN mkdir -p -m 1777 /tmp\n\
+    std::fs::write(user.kit.path("context/memory"), MEMORY).unwrap();
+    let dockerfile = "FROM busybox\nCOPY programs /\nCOPY server client memory /\nRUN mkdir -p -m 1777 /tmp\n\
                       RUN perl -e 'socketpair A, B, 1, 1, 0; print join(\":\", unpack \"L3\", getsockopt A, 1, 17) eq \"$$:0:0\" ? \"root\\n\" : \"?\\n\"' > /root.txt\n\
                       USER 7:8\n\
                       RUN perl -e 'socketpair A, B, 1, 1, 0; print join(\":\", unpack \"L3\", getsockopt A, 1, 17) eq \"$$:7:8\" ? \"user\\n\" : \"?\\n\"' > /tmp/user.txt\n\
+                      RUN perl /memory\n\
                       CMD [\"perl\", \"/server\"]\n";
     user.build(dockerfile, &["-t", "app"]);
     let output = user.must(&["run", "--rm", "app", "cat", "/root.txt", "/tmp/user.txt"]);
@@ -345,6 +352,7 @@ for it in n1 n2 n4 loop n7 n8 n9; do echo $it > $it && chmod 600 $it; cat $it; d
 whose /proc/self/ /proc/self/fd /proc/$$ /proc/1; cat /proc/1/environ; cat /proc/self/environ > /dev/null || echo unread
 grep Uid /proc/self/status; (cd /proc/self && grep -E 'Uid|Groups' status; echo o > ../1/comm)
 echo c > /proc/self/cwd/c; whose /proc/self/cwd/c c
+echo e > /dev/fd/5/e 5< .; echo e > /proc/thread-self/cwd/e2; chmod 600 e e2; whose e e2; cat e e2
 exec busybox-äääää sh -c 'cd /tmp; echo a > f; mkdir g; stat -c "%n %u" f g; grep Uid /proc/$$/status; script
     cd g; rmdir ../g; touch h; ls; cat < /dev/null > ../i; cd ..; mkdir "j (deleted)"; cd j*; touch k; ls; whoami'
 END

@@ -76,7 +76,11 @@ impl Answering {
         let node = self.node(target, at).ok()?;
         let stat = rustix::fs::fstat(&node).ok()?;
         let place = (!at.named.path.is_empty()).then_some((target, &at.named));
-        let record = self.record(&node, &stat, place);
+        let mut record = self.record(&node, &stat, place);
+        if is_nowhere(&stat, record) {
+            let who = self.credentials(target).ok()?;
+            record = Record::owner(who.users.files, who.groups.files);
+        }
         Some((node, record))
     }
 
@@ -314,7 +318,10 @@ impl Answering {
                         FileType::RegularFile | FileType::Directory
                     );
                     let owner = (record.uid, record.gid);
-                    if is_plain && !credentials.may(wanted, stat.st_mode, owner) {
+                    if is_plain
+                        && !is_nowhere(&stat, record)
+                        && !credentials.may(wanted, stat.st_mode, owner)
+                    {
                         return Err(Errno::ACCESS);
                     }
                 }
@@ -548,6 +555,12 @@ impl Answering {
         }
         Ok(Reply::Value(shown.len() as i64))
     }
+}
+
+/// A file that is in memory only, or no longer anywhere, and nobody's by name: it is the one's who has it.
+pub(super) fn is_nowhere(stat: &Stat, record: Record) -> bool {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_file && stat.st_nlink == 0 && record == Record::default()
 }
 
 /// What a directory says of a name, which may be about something earlier of that name.

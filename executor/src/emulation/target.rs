@@ -187,15 +187,22 @@ impl Target<'_> {
         self.resolve(base.as_fd(), &named.path, flags, mode)
     }
 
-    /// What the caller calls its own process is another to this thread, or none.
+    /// What the caller calls its own process is another to this thread, or none. For its threads the process stands.
     fn own_process(&self, path: &[u8], flags: OFlags) -> Option<CString> {
-        let rest = path.strip_prefix(b"/proc/self")?;
+        let names: [(&[u8], &str); 3] = [
+            (b"/proc/self", ""),
+            (b"/proc/thread-self", ""),
+            (b"/dev/fd", "/fd"),
+        ];
+        let mut named = names.iter();
+        let (rest, place) =
+            named.find_map(|(own, place)| Some((path.strip_prefix(*own)?, place)))?;
         let is_inside = rest.starts_with(b"/");
         let is_followed = rest.is_empty() && !flags.contains(OFlags::NOFOLLOW);
         if self.outer_proc || !(is_inside || is_followed) {
             return None;
         }
-        let mut own = format!("/proc/{}", self.own_pid()?).into_bytes();
+        let mut own = format!("/proc/{}{place}", self.own_pid()?).into_bytes();
         own.extend_from_slice(rest);
         CString::new(own).ok()
     }
