@@ -273,6 +273,9 @@ fn with_one_id_a_user_stays_who_it_is() {
     );
     let output = user.kit.finish(limited.spawn().unwrap()).success();
     assert_eq!(output.stdout, "7\n", "{output}");
+    let script = "stat -c '%u:%g %a' $(tty); test -w $(tty) && chmod 600 $(tty) && echo own";
+    let output = user.must(&["run", "--rm", "-t", "-u", "7:8", "app", "sh", "-c", script]);
+    assert_eq!(output.stdout, "7:5 620\r\nown\r\n", "{output}");
     user.must(&["run", "-d", "--name", "sleeper", "app", "sleep", "100"]);
     for more in [&["-u", "9"][..], &["--privileged", "-u", "9"]] {
         let script = "id -u; cat /secret || echo refused";

@@ -20,6 +20,8 @@ use super::status;
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, notify::Reply};
 
+/// The group of terminals.
+const TTY: u32 = 5;
 /// Leaves an owner as it is.
 const KEEP: u32 = u32::MAX;
 
@@ -77,9 +79,14 @@ impl Answering {
         let stat = rustix::fs::fstat(&node).ok()?;
         let place = (!at.named.path.is_empty()).then_some((target, &at.named));
         let mut record = self.record(&node, &stat, place);
-        if is_nowhere(&stat, record) {
+        if is_unknown(&stat, record) {
             let who = self.credentials(target).ok()?;
-            record = Record::owner(who.users.files, who.groups.files);
+            let group = if is_terminal(&stat) {
+                TTY
+            } else {
+                who.groups.files
+            };
+            record = Record::owner(who.users.files, group);
         }
         Some((node, record))
     }
@@ -319,7 +326,7 @@ impl Answering {
                     );
                     let owner = (record.uid, record.gid);
                     if is_plain
-                        && !is_nowhere(&stat, record)
+                        && !is_unknown(&stat, record)
                         && !credentials.may(wanted, stat.st_mode, owner)
                     {
                         return Err(Errno::ACCESS);
@@ -557,10 +564,17 @@ impl Answering {
     }
 }
 
-/// A file that is in memory only, or no longer anywhere, and nobody's by name: it is the one's who has it.
-pub(super) fn is_nowhere(stat: &Stat, record: Record) -> bool {
+/// A file that is in memory only, or no longer anywhere, or a terminal, of which nobody has said whose it is: it is the
+/// one's who has it.
+pub(super) fn is_unknown(stat: &Stat, record: Record) -> bool {
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    is_file && stat.st_nlink == 0 && record == Record::default()
+    record == Record::default() && (is_file && stat.st_nlink == 0 || is_terminal(stat))
+}
+
+/// One of devpts.
+fn is_terminal(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (136..144).contains(&rustix::fs::major(stat.st_rdev))
 }
 
 /// What a directory says of a name, which may be about something earlier of that name.

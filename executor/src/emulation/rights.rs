@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::answer::{Answering, Result, linked};
 use super::credentials::Credentials;
-use super::files::{is_nowhere, path_of};
+use super::files::{is_unknown, path_of};
 use super::target::{At, Named, Target, at, fd, name, node_at, own_descriptor};
 use crate::sys::notify::Call;
 
@@ -199,7 +199,7 @@ impl Asking<'_> {
     }
 
     fn may(&self, wanted: u32, found: &Found) -> Result<()> {
-        let may = is_nowhere(&found.stat, found.record)
+        let may = is_unknown(&found.stat, found.record)
             || self.who.may(wanted, found.stat.st_mode, found.owner());
         may.then_some(()).ok_or(Errno::ACCESS)
     }
