@@ -33,7 +33,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 pub use listing::{DirEntry, read_dir};
-pub use node::{Metadata, Node};
+pub use node::{Metadata, Node, modified_alone};
 pub(crate) use node::{read_growing, split_names};
 pub use place::Place;
 pub use remove::remove_tree_at;

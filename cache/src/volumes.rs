@@ -15,12 +15,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::IoContext as _;
 use crate::lease;
 use crate::named::Named;
+use crate::root_dir::modified_alone;
 use crate::store::{Error, Result, make_directory};
 
 /// The volumes of a store.
@@ -116,16 +117,7 @@ fn give(given: &Path, data: &Path) -> Result<()> {
             moved => moved.at("create", &to)?,
         }
     }
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: before.st_mtime,
-            tv_nsec: before.st_mtime_nsec as _,
-        },
-    };
+    let times = modified_alone((before.st_mtime, before.st_mtime_nsec as _));
     rustix::fs::utimensat(CWD, data, &times, AtFlags::empty()).at("set the times of", data)?;
     lease::remove(given)
 }

@@ -57,6 +57,18 @@ fn fake(kit: &Kit, hook: Box<Hook>) -> Arc<Fake> {
     Fake::start(layout, hook)
 }
 
+/// A client that has a password for it.
+fn with_password_for(kit: &Kit, fake: &Fake) -> Client {
+    let config = kit.path("config.json");
+    let auths =
+        serde_json::json!({"auths": {format!("127.0.0.1:{}", fake.port): {"auth": "dTpw"}}});
+    std::fs::write(&config, auths.to_string()).unwrap();
+    Client::new(Options {
+        credential_files: vec![config],
+        ..Options::default()
+    })
+}
+
 /// Answers so often, to requests for the large blob.
 fn first(times: usize, answer: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Box<Hook> {
     let left = Mutex::new(times);
@@ -257,14 +269,7 @@ async fn tokens_and_redirects() {
             })
         }),
     );
-    let config = kit.path("config.json");
-    let auths =
-        serde_json::json!({"auths": {format!("127.0.0.1:{}", fake.port): {"auth": "dTpw"}}});
-    std::fs::write(&config, auths.to_string()).unwrap();
-    let client = Client::new(Options {
-        credential_files: vec![config],
-        ..Options::default()
-    });
+    let client = with_password_for(&kit, &fake);
     assert_eq!(pull(&kit, &client, &fake.name()).await.unwrap(), 1);
     let log = fake.log.lock().unwrap();
     let asked: Vec<_> = log
@@ -316,14 +321,7 @@ async fn a_password_stays_with_the_issuer_that_the_registry_names() {
                 .then(|| Answer::new(401).header("WWW-Authenticate", challenge))
         }),
     );
-    let config = kit.path("config.json");
-    let auths =
-        serde_json::json!({"auths": {format!("127.0.0.1:{}", fake.port): {"auth": "dTpw"}}});
-    std::fs::write(&config, auths.to_string()).unwrap();
-    let client = Client::new(Options {
-        credential_files: vec![config],
-        ..Options::default()
-    });
+    let client = with_password_for(&kit, &fake);
     assert_eq!(pull(&kit, &client, &fake.name()).await.unwrap(), 1);
     let with_password = |fake: &Fake| {
         let log = fake.log.lock().unwrap();

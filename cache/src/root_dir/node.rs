@@ -210,6 +210,21 @@ pub(super) fn timestamps(atime: (i64, u32), mtime: (i64, u32)) -> Timestamps {
     }
 }
 
+/// The time of a change, as seconds and nanoseconds; that of the last look stays.
+#[must_use]
+pub fn modified_alone((seconds, nanoseconds): (i64, i64)) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds,
+        },
+    }
+}
+
 /// Names in the form of `listxattr`: each ends in a zero byte.
 pub(crate) fn split_names(list: &[u8]) -> Vec<Vec<u8>> {
     list.split(|byte| *byte == 0)

@@ -76,28 +76,14 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             }
             value.clone()
         }
-        ("slice", [Value::String(text), bounds @ ..]) if bounds.len() <= 2 => {
-            let bound = |at: usize, default: usize| match bounds.get(at) {
-                None => Some(default),
-                Some(value) => usize::try_from(value.as_u64()?).ok(),
-            };
-            bound(0, 0)
-                .zip(bound(1, text.len()))
-                .and_then(|(from, to)| text.get(from..to))
-                .ok_or_else(wrong)?
-                .into()
-        }
-        ("slice", [Value::Array(list), bounds @ ..]) if bounds.len() <= 2 => {
-            let bound = |at: usize, default: usize| match bounds.get(at) {
-                None => Some(default),
-                Some(value) => usize::try_from(value.as_u64()?).ok(),
-            };
-            bound(0, 0)
-                .zip(bound(1, list.len()))
-                .and_then(|(from, to)| list.get(from..to))
-                .ok_or_else(wrong)?
-                .into()
-        }
+        ("slice", [Value::String(text), bounds @ ..]) => within(bounds, text.len())
+            .and_then(|range| text.get(range))
+            .ok_or_else(wrong)?
+            .into(),
+        ("slice", [Value::Array(list), bounds @ ..]) => within(bounds, list.len())
+            .and_then(|range| list.get(range))
+            .ok_or_else(wrong)?
+            .into(),
         // `pad TEXT BEFORE AFTER`: nothing around what is empty.
         ("pad", [Value::String(text), before, after]) => {
             let spaces = |value: &Value| {
@@ -256,4 +242,13 @@ pub(super) fn display(value: &Value) -> String {
             format!("map[{}]", entries.join(" "))
         }
     }
+}
+
+/// What the bounds of a slice name: from the first on, or to before the second.
+fn within(bounds: &[Value], length: usize) -> Option<std::ops::Range<usize>> {
+    let bound = |at: usize, default: usize| match bounds.get(at) {
+        None => Some(default),
+        Some(value) => usize::try_from(value.as_u64()?).ok(),
+    };
+    (bounds.len() <= 2).then_some(bound(0, 0)?..bound(1, length)?)
 }

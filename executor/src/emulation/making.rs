@@ -275,8 +275,13 @@ impl Answering {
             path: CString::new(path).map_err(|_| Errno::INVAL)?,
         };
         if let Some((parent, name, owner)) = self.making(target, &named, &Status::default())? {
+            let written = self.set_link(&parent, &name, Record::owner(owner.0, owner.1));
             // Where directories hold no attributes, it appears to be root's.
-            let _ = self.set_link(&parent, &name, Record::owner(owner.0, owner.1));
+            if let Err(Some(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO))) =
+                written.map_err(|error| Errno::from_io_error(&error))
+            {
+                return Err(errno);
+            }
         }
         Ok(Reply::Continue)
     }

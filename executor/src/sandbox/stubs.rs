@@ -4,7 +4,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rbuild_cache::root_dir::modified_alone;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::child::path_of;
@@ -84,16 +85,7 @@ pub(super) fn remove_stub(upper: &OwnedFd, stub: &Stub) -> Result<(), Errno> {
         Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => return Ok(()),
         result => result?,
     }
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: before.st_mtime,
-            tv_nsec: before.st_mtime_nsec as _,
-        },
-    };
+    let times = modified_alone((before.st_mtime, before.st_mtime_nsec as _));
     rustix::fs::futimens(parent.as_fd(), &times)
 }
 

@@ -369,6 +369,7 @@ impl Client {
 /// does not know that.
 pub(super) fn as_spoken(from: &Url, target: &mut Url) {
     if (from.scheme(), target.scheme()) == ("https", "http") && target.host() == from.host() {
+        // Both fail only for addresses without a host, and this one has the other's.
         let _ = target.set_scheme("https");
         let _ = target.set_port(from.port());
     }

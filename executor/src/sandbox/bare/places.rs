@@ -11,10 +11,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_cache::root_dir::{Metadata, remove_tree_at};
+use rbuild_cache::root_dir::{Metadata, modified_alone, remove_tree_at};
 use rbuild_cache::tree::Kind;
 use rbuild_cache::{RootDir, TemporaryDirectory};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::super::in_root::{MountPoints, shown_path};
@@ -331,16 +331,7 @@ fn make_empty(path: &Path, like: &Metadata) -> io::Result<()> {
 }
 
 fn set_mtime(directory: &OwnedFd, (seconds, nanoseconds): (i64, u32)) -> io::Result<()> {
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanoseconds.into(),
-        },
-    };
+    let times = modified_alone((seconds, nanoseconds.into()));
     Ok(rustix::fs::futimens(directory, &times)?)
 }
 
