@@ -188,11 +188,13 @@ fn ingredient(name: &str) -> String {
         Some(("argv", place)) => format!("command, word {}", counted(place)),
         Some(("source", place)) => format!("source {}", counted(place)),
         Some(("host", host)) => format!("host {}", host.trim_end_matches(']')),
+        Some(("ulimit", name)) => format!("--ulimit {}", name.trim_end_matches(']')),
         Some(("mount", rest)) => match rest.split_once("].") {
             Some((target, what)) => format!("mount of {target}: {what}"),
             None => format!("mount of {}", rest.trim_end_matches(']')),
         },
         _ if name == "cwd" => "working directory".to_owned(),
+        _ if name == "shm-size" => "--shm-size".to_owned(),
         _ => name,
     }
 }
@@ -257,6 +259,7 @@ mod tests {
         assert_eq!(ingredient("argv[2]"), "command, word 3");
         assert_eq!(ingredient("source[0]"), "source 1");
         assert_eq!(ingredient("host[a]"), "host a");
+        assert_eq!(ingredient("ulimit[core]"), "--ulimit core");
         assert_eq!(ingredient("mount[/c].sharing"), "mount of /c: sharing");
         for (name, shell) in [
             ("[2/4] RUN make", true),

@@ -71,7 +71,8 @@ impl LimitArgs {
             limits.ulimits.retain(|(name, ..)| *name != given.0);
             limits.ulimits.push(given);
         }
-        limits.shm_size = bytes("--shm-size", self.shm_size.as_deref())?;
+        // 0 is the usual size, as Docker has it.
+        limits.shm_size = bytes("--shm-size", self.shm_size.as_deref())?.filter(|bytes| *bytes > 0);
         limits.cgroup_parent.clone_from(&self.cgroup_parent);
         Ok(limits)
     }

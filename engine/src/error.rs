@@ -39,7 +39,7 @@ pub enum Error {
     /// Of `run`: the sandbox or the program.
     #[error(transparent)]
     Exec(#[from] rbuild_executor::sandbox::ExecError),
-    /// What the store knows of a container cannot be read.
+    /// What the store knows of a container, a volume or a network cannot be read.
     #[error("{0}")]
     Damaged(String),
     #[error("{0}")]

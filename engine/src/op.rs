@@ -9,6 +9,7 @@ use std::fmt;
 
 use rbuild_cache::{Digest, KeyWriter};
 use rbuild_executor::file::{ModeChange, Owner};
+use rbuild_executor::spec::Limits;
 use rbuild_image::Platform;
 use rbuild_image::source::Location;
 use rbuild_solver::Operation;
@@ -89,11 +90,32 @@ pub struct ExecOp {
     pub hosts: Vec<(String, String)>,
     /// Where it is not the usual one (BUILDKIT_SANDBOX_HOSTNAME).
     pub hostname: Option<String>,
+    pub limits: CommandLimits,
     pub platform: Platform,
     /// `--no-cache` and its filters: run even if a result is known. Not in the key.
     pub refresh: bool,
     /// Set with `refresh`: its cache mounts are emptied first. Not in the key.
     pub reset_cache_mounts: bool,
+}
+
+/// What a command finds of the build's limits, and may do otherwise because of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct CommandLimits {
+    /// `--shm-size`.
+    pub shm_size: Option<u64>,
+    /// `--ulimit`, by name.
+    pub ulimits: Vec<(String, u64, u64)>,
+}
+
+impl From<&Limits> for CommandLimits {
+    fn from(limits: &Limits) -> Self {
+        let mut ulimits = limits.ulimits.clone();
+        ulimits.sort_unstable();
+        Self {
+            shm_size: limits.shm_size,
+            ulimits,
+        }
+    }
 }
 
 /// `RUN --network`, or what `--network` says for the build.
@@ -342,6 +364,7 @@ mod tests {
             insecure: false,
             hosts: Vec::new(),
             hostname: None,
+            limits: CommandLimits::default(),
             platform: Platform {
                 os: "linux".to_owned(),
                 architecture: "amd64".to_owned(),
@@ -360,7 +383,7 @@ mod tests {
 
     #[test]
     fn what_a_command_gets_is_in_its_key() {
-        let changes: [fn(&mut ExecOp); 13] = [
+        let changes: [fn(&mut ExecOp); 16] = [
             |op| op.base = false,
             |op| op.argv = vec!["a b".to_owned()],
             |op| op.env = ["A=2"].into_iter().collect(),
@@ -373,13 +396,16 @@ mod tests {
             |op| op.network = NetworkOp::None,
             |op| op.insecure = true,
             |op| op.hostname = Some("h".to_owned()),
+            |op| op.limits.shm_size = Some(1),
+            |op| op.limits.ulimits = vec![("nofile".to_owned(), 1, 2)],
+            |op| op.limits.ulimits = vec![("nofile".to_owned(), 2, 2)],
             |op| op.hosts = vec![("h".to_owned(), "1.2.3.4".to_owned())],
         ];
         let mut keys: Vec<_> = changes.into_iter().map(key).collect();
         keys.push(key(|_| {}));
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 14);
+        assert_eq!(keys.len(), 17);
     }
 
     #[test]

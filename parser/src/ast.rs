@@ -81,6 +81,8 @@ pub struct Heredoc {
     pub name: String,
     /// The body with its line ends (CR kept); leading tabs already taken off when `strip_tabs`.
     pub content: String,
+    /// The body as it stands in the file.
+    pub written: String,
     /// Whether variables in the body are expanded: false when the delimiter was quoted.
     pub expand: bool,
     pub strip_tabs: bool,

@@ -197,6 +197,19 @@ const VERDICTS: &[(&[&str], &str, char)] = &[
     (&["[!a]b"], "cb", '-'),
     (&["[[:digit:]]x"], "7x", 'x'),
     (&["a\\d*"], "a5", 'x'),
+    (&["\\A"], "A", '-'),
+    (&["\\A*.c"], "a.c", 'x'),
+    (&["a\\A"], "aA", '-'),
+    (&["a\\z"], "a/b", 'x'),
+    (&["a\\z"], "az", '-'),
+    (&["a\\z*"], "ab", '-'),
+    (&["**/a\\b*"], "x/a.c", 'x'),
+    (&["**/a\\b*"], "x/ab", '-'),
+    (&["a\\B*"], "ab", 'x'),
+    (&["a\\B*"], "a-b", '-'),
+    (&["*", "!\\w\\b/x"], "a/x", '+'),
+    (&["\\pL"], "L", 'e'),
+    (&["\\Q"], "Q", 'e'),
     // What takes back a directory takes back only what was excluded with it.
     (&["d/x", "!d"], "d/x", 'x'),
     (&["d/x", "!d"], "d/y", '-'),
@@ -292,6 +305,7 @@ fn excluded_directories_are_walked_only_where_needed() {
         (&["*", "!src/*.c"], "src", true),
         (&["*", "!**/*.c"], "any", true),
         (&["*", "!*/x"], "any", true),
+        (&["*", "!\\w*/x"], "any", true),
     ] {
         assert_eq!(
             patterns(list).may_reinclude_below(directory.as_bytes()),

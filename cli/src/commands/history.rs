@@ -67,7 +67,11 @@ pub(crate) fn execute(args: &HistoryArgs, global: &GlobalArgs) -> Result<Exit> {
         .iter()
         .filter_map(|row| {
             let created = row.created.as_deref();
-            let command = row.created_by.replace(['\n', '\t'], " ");
+            // The lines of a script are kept for programs.
+            let mut command = row.created_by.replace('\t', " ");
+            if matches!(format, Format::Table | Format::TableOf(_)) {
+                command = command.replace('\n', " ");
+            }
             json!({
                 "Comment": row.comment,
                 "CreatedAt": human::rfc3339(created),

@@ -127,8 +127,11 @@ impl Finder<'_> {
             } else {
                 Ok(None)
             };
-            if let Ok(Some(volume)) = found {
-                return Ok(volume);
+            match found {
+                Ok(Some(volume)) => return Ok(volume),
+                Err(error @ rbuild_engine::Error::Damaged(_)) => return Err(error.into()),
+                // No name of a volume; it may be one of something else.
+                Ok(None) | Err(_) => {}
             }
         }
         if kind == Kind::Any && self.catalog.network(name)?.is_some() {

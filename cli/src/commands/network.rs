@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use rbuild_engine::containers::{Attachment, Catalog, NetworkRequest, NetworkSummary, Subnet};
 use serde_json::json;
 
-use super::container::{catalog, each_name};
+use super::container::{catalog, each_name, told};
 use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
 use super::run::networks;
@@ -233,7 +233,8 @@ fn list(
 ) -> Result<Exit> {
     let format = Format::parse(format)?;
     let catalog = catalog(global)?;
-    let mut networks = catalog.all_networks()?;
+    let (mut networks, damaged) = catalog.all_networks()?;
+    let exit = told(damaged);
     for filter in filters {
         let bad = || Error::usage(format!("--filter `{filter}`: there is no such filter"));
         let (key, value) = filter.split_once('=').ok_or_else(bad)?;
@@ -281,7 +282,7 @@ fn list(
         for network in &networks {
             stdio::out(format!("{}\n", id(network)));
         }
-        return Ok(Exit::Success);
+        return Ok(exit);
     }
     let rows: Vec<Row> = networks
         .iter()
@@ -310,7 +311,7 @@ fn list(
         })
         .collect();
     format.print(COLUMNS, &rows)?;
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 fn has_label(network: &NetworkSummary, label: &str) -> bool {

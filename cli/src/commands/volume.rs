@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rbuild_engine::containers::{Backing, Catalog, NewVolume, Volume};
 
-use super::container::{catalog, each_name};
+use super::container::{catalog, each_name, told};
 use super::inspect::{self, Kind};
 use super::prune::{self, Removed};
 use super::run::mounts::memory_options;
@@ -191,7 +191,8 @@ fn list(
 ) -> Result<Exit> {
     let format = Format::parse(format)?;
     let catalog = catalog(global)?;
-    let mut volumes = catalog.volumes()?;
+    let (mut volumes, damaged) = catalog.volumes()?;
+    let exit = told(damaged);
     for filter in filters {
         match filter.split_once('=') {
             Some(("name", part)) => volumes.retain(|volume| is_match(&volume.name, part)),
@@ -220,11 +221,11 @@ fn list(
         for volume in &volumes {
             stdio::out(format!("{}\n", volume.name));
         }
-        return Ok(Exit::Success);
+        return Ok(exit);
     }
     let rows = volumes.iter().map(|volume| row(&catalog, volume));
     format.print(COLUMNS, &rows.collect::<Result<Vec<Row>>>()?)?;
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 /// What lists tell of one.
@@ -284,9 +285,9 @@ fn prune(all: bool, force: bool, filters: &[String], global: &GlobalArgs) -> Res
     };
     prune::sure(force, what)?;
     let _host = machine::enter()?;
-    let mut told = Removed::default();
-    remove_unused(&catalog(global)?, all, &chosen, &mut told)?;
-    told.total();
+    let mut removed = Removed::default();
+    remove_unused(&catalog(global)?, all, &chosen, &mut removed)?;
+    removed.total();
     Ok(Exit::Success)
 }
 

@@ -153,6 +153,10 @@ fn a_port_that_is_taken_at_one_family_is_taken() {
     assert_eq!(output.code, 125, "{output}");
     let told = format!("cannot publish 80/tcp at [::]:{port}: the port is in use");
     assert!(output.stderr.contains(&told), "{output}");
+    // With a way out, which leads out.
+    let four = format!("0.0.0.0:{port}:80/tcp");
+    assert!(output.stderr.contains(&format!("`-p {four}`")), "{output}");
+    kit.must(&["run", "--rm", "-p", &four, "bb", "true"]);
     // Of several the next is taken, at both.
     let first = port.min(u16::MAX - 8);
     let told = echo(&kit, &[&format!("{first}-{}:80", first + 8)]);

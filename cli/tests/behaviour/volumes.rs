@@ -73,7 +73,7 @@ fn prune_removes_what_was_left_of_volumes() {
 }
 
 #[test]
-fn what_is_damaged_can_be_removed() {
+fn what_is_damaged_hides_no_others_and_can_be_removed() {
     let kit = Kit::new();
     for (kind, document) in [("volume", "volume.json"), ("network", "network.json")] {
         kit.must(&[kind, "create", "good"]);
@@ -84,7 +84,26 @@ fn what_is_damaged_can_be_removed() {
         assert_eq!(listed.code, 1, "{listed}");
         let way_out = format!("`rbuild {kind} rm bad`");
         assert!(listed.stderr.contains(&way_out), "{listed}");
+        assert!(listed.stdout.contains("good"), "{listed}");
+        let quiet = kit.rbuild(&[kind, "ls", "-q"]);
+        let lines = if kind == "network" { 4 } else { 1 };
+        assert_eq!(quiet.stdout.lines().count(), lines, "{quiet}");
+        let again = kit.rbuild(&[kind, "inspect", "bad"]);
+        assert!(
+            again.code == 1 && again.stderr.contains(&way_out),
+            "{again}"
+        );
+        kit.must(&[kind, "create", "later"]);
+        kit.must(&[kind, "inspect", "good"]);
+        let sizes = kit.rbuild(&["system", "df"]);
+        assert_eq!(sizes.code, i32::from(kind == "volume"), "{sizes}");
+        assert!(sizes.stdout.contains("Local Volumes"), "{sizes}");
+        kit.must(&[kind, "prune", "-f", "--filter", "label!=x"]);
         kit.must(&[kind, "rm", "bad"]);
+        if kind == "network" {
+            // They were unused.
+            kit.must(&[kind, "create", "good"]);
+        }
         let listed = kit.must(&[kind, "ls", "--format={{.Name}}"]).stdout;
         assert!(
             listed.contains("good") && !listed.contains("bad"),

@@ -164,3 +164,43 @@ ran: #2 [2/2] RUN ls /sys/class/net > /n (line 2)
         assert!(why.starts_with("cached: "), "{network}: {why}");
     }
 }
+
+#[test]
+fn what_a_command_did_with_one_limit_is_not_what_it_does_with_another() {
+    require_machine!();
+    let kit = Kit::new();
+    let text = "FROM busybox\nRUN ulimit -n > /n; df -k /dev/shm | tail -1 >> /n\n";
+    let why = |flags: &[&str]| {
+        kit.must_build(text, &[&["-q"], flags].concat());
+        kit.must(&["why", "RUN ulimit"]).stdout
+    };
+    why(&[]);
+    let step = "#2 [2/2] RUN ulimit -n > /n; df -k /dev/shm | tail -1 >> /n (line 2)\n";
+    for (flags, outcome) in [
+        (
+            &["--ulimit", "nofile=50"][..],
+            "ran: S  --ulimit nofile is new: `50:50`\n",
+        ),
+        (
+            &["--ulimit", "nofile=50:60"],
+            "ran: S  --ulimit nofile: `50:50` is now `50:60`\n",
+        ),
+        (
+            &["--ulimit", "nofile=50:60", "--ulimit", "cpu=-1"],
+            "ran: S  --ulimit cpu is new: `unlimited:unlimited`\n",
+        ),
+        // Their order is no matter, nor is what no command notices.
+        (
+            &["--ulimit=cpu=-1", "--ulimit=nofile=50:60", "--memory=100m"],
+            "cached: S",
+        ),
+        (
+            &["--shm-size=1m"],
+            "ran: S  --shm-size is new: `1048576`\n  --ulimit nofile is gone: it was `50:60`\n",
+        ),
+        // As none.
+        (&["--shm-size=0"], "cached: S"),
+    ] {
+        assert_eq!(why(flags), outcome.replace('S', step), "{flags:?}");
+    }
+}

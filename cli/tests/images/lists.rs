@@ -149,6 +149,19 @@ fn history_for_people_and_programs() {
         kit.must(&["history", "-q", "two"]).stdout.lines().count(),
         2
     );
+    // Scripts keep their lines for programs, and are as they were written but for the tab before the last word.
+    kit.must_build(
+        "FROM busybox\nRUN cat <<-X\n\t\thi\n\tX\n",
+        &["-q", "-t", "script"],
+    );
+    let shown = |flags: &[&str]| {
+        kit.must(&[&["history", "--no-trunc"], flags, &["script"]].concat())
+            .stdout
+    };
+    let command = "RUN /bin/sh -c cat <<-X\n  hi\nX # buildkit\n";
+    assert!(shown(&["--format={{.CreatedBy}}"]).starts_with(command));
+    let line = command.trim_end().replace('\n', " ");
+    assert!(shown(&[]).lines().nth(1).unwrap().contains(&line));
 }
 
 #[test]

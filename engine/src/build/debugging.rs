@@ -310,6 +310,7 @@ fn in_surroundings(info: &StepInfo) -> Result<ExecOp> {
         user,
         platform,
         hosts,
+        limits,
         network,
         shell: _,
     } = Surroundings::clone(around);
@@ -325,6 +326,7 @@ fn in_surroundings(info: &StepInfo) -> Result<ExecOp> {
         insecure: false,
         hosts,
         hostname: None,
+        limits,
         platform,
         refresh: false,
         reset_cache_mounts: false,

@@ -31,6 +31,7 @@ pub(crate) fn options(request: &BuildRequest) -> lower::Options {
         no_cache: request.no_cache.clone(),
         network: request.network,
         hosts: request.hosts.clone(),
+        limits: (&request.limits).into(),
         allow: request.allow.clone(),
         source_date_epoch: request.source_date_epoch.clone(),
         sbom: request.attestations.sbom,

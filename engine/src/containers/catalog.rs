@@ -338,3 +338,19 @@ impl Entry {
         Ok(total)
     }
 }
+
+/// What `read` makes of each name; an error for each that is damaged, which hides none of the others.
+pub(super) fn readable<T>(
+    names: Vec<String>,
+    read: impl Fn(&str) -> Result<Option<T>>,
+) -> Result<(Vec<T>, Vec<Error>)> {
+    let (mut all, mut damaged) = (Vec::new(), Vec::new());
+    for name in names {
+        match read(&name) {
+            Ok(one) => all.extend(one),
+            Err(error @ Error::Damaged(_)) => damaged.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((all, damaged))
+}

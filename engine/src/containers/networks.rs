@@ -11,7 +11,7 @@ use rbuild_executor::network::{self, HardwareAddress};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::catalog::{Catalog, Entry};
+use super::catalog::{Catalog, Entry, readable};
 use super::subnet::{Subnet, routes};
 use super::{neighbours, time};
 use crate::{Error, Result};
@@ -111,7 +111,9 @@ impl Catalog {
     pub fn create_network(&self, request: NetworkRequest) -> Result<Network> {
         check_name(&request.name)?;
         let _lock = self.files.lock()?;
-        let others = self.networks()?;
+        // Nobody can be in one that is damaged; its name is still taken.
+        self.network(&request.name)?;
+        let (others, _) = self.networks()?;
         if others.iter().any(|other| other.name == request.name) {
             return Err(Error::Other(format!(
                 "there is a network `{}` already",
@@ -167,7 +169,7 @@ impl Catalog {
             return Ok(None);
         };
         let mut network: Network = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::Other(format!(
+            Error::Damaged(format!(
                 "the network `{name}` is damaged: {error}; `rbuild network rm {name}` removes it"
             ))
         })?;
@@ -175,17 +177,13 @@ impl Catalog {
         Ok(Some(network))
     }
 
-    /// Those that somebody made, by name.
-    pub fn networks(&self) -> Result<Vec<Network>> {
-        let mut networks = Vec::new();
-        for name in self.network_files().names()? {
-            networks.extend(self.network(&name)?);
-        }
-        Ok(networks)
+    /// Those that somebody made and that can be read, by name, and an error for each that is damaged.
+    pub fn networks(&self) -> Result<(Vec<Network>, Vec<Error>)> {
+        readable(self.network_files().names()?, |name| self.network(name))
     }
 
-    /// All of them, by name.
-    pub fn all_networks(&self) -> Result<Vec<NetworkSummary>> {
+    /// As [`Catalog::networks`], with those that are always there.
+    pub fn all_networks(&self) -> Result<(Vec<NetworkSummary>, Vec<Error>)> {
         let always = ALWAYS.map(|(name, driver)| NetworkSummary {
             name: name.to_owned(),
             id: id_of(name),
@@ -193,21 +191,26 @@ impl Catalog {
             made: None,
         });
         let mut all = always.to_vec();
-        all.extend(self.networks()?.into_iter().map(|network| NetworkSummary {
+        let (made, damaged) = self.networks()?;
+        all.extend(made.into_iter().map(|network| NetworkSummary {
             name: network.name.clone(),
             id: network.id.clone(),
             driver: "bridge",
             made: Some(network),
         }));
         all.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(all)
+        Ok((all, damaged))
     }
 
     /// By name, ID, or the beginning of an ID.
     pub fn find_network(&self, wanted: &str) -> Result<NetworkSummary> {
-        let all = self.all_networks()?;
+        let (all, damaged) = self.all_networks()?;
         if let Some(named) = all.iter().find(|network| network.name == wanted) {
             return Ok(named.clone());
+        }
+        if !damaged.is_empty() {
+            // It may be one of those.
+            self.network(wanted)?;
         }
         let matching: Vec<_> = all
             .into_iter()
@@ -280,7 +283,7 @@ impl Catalog {
             users.extend(networks.map(|it| it.network));
         }
         let mut removed = Vec::new();
-        for network in self.networks()? {
+        for network in self.networks()?.0 {
             if wanted(&network)
                 && !users.contains(&network.name)
                 && self.members(&network.name)?.is_empty()

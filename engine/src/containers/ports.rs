@@ -177,7 +177,12 @@ fn open_one(asked: &Publish, hosts: &[IpAddr], network: &Private) -> Result<Vec<
             Ok(bound) => return Ok(bound),
             Err(error) => {
                 let goes_on = error.source.kind() == ErrorKind::AddrInUse;
-                result = Err(failure(asked, &error));
+                // Nobody has to have a port at both.
+                let of_six = ports.iter().find(|port| port.host.is_ipv6());
+                let six_alone = asked.host.is_none()
+                    && ports.len() > 1
+                    && of_six.is_some_and(|port| error.step == format!("publish {port}"));
+                result = Err(failure(asked, six_alone, &error));
                 if !goes_on {
                     break;
                 }
@@ -187,7 +192,8 @@ fn open_one(asked: &Publish, hosts: &[IpAddr], network: &Private) -> Result<Vec<
     result
 }
 
-fn failure(asked: &Publish, error: &network::Error) -> Error {
+/// `six_alone`: IPv4 would do.
+fn failure(asked: &Publish, six_alone: bool, error: &network::Error) -> Error {
     let (first, last) = asked.host_ports.unwrap_or((0, 0));
     let inside = asked.inside();
     let what = if first == last {
@@ -200,6 +206,10 @@ fn failure(asked: &Publish, error: &network::Error) -> Error {
         )
     };
     let why = match error.source.kind() {
+        ErrorKind::AddrInUse if first == last && six_alone => format!(
+            "the port is in use by another program or container, at IPv6 addresses only; free it, or publish at IPv4 \
+             addresses alone (`-p 0.0.0.0:{first}:{inside}`)"
+        ),
         ErrorKind::AddrInUse if first == last => format!(
             "the port is in use by another program or container; free it, choose another one, or \
              leave it out (`-p {inside}`) for any that is free"

@@ -8,7 +8,7 @@ use rbuild_cache::Volumes;
 use rbuild_executor::{Executor, spec};
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, readable};
 use super::definition::{Definition, MountKind, MountPoint};
 use super::time;
 use crate::{Error, Result};
@@ -105,7 +105,7 @@ impl Catalog {
             return Ok(None);
         };
         let mut volume: Volume = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::Other(format!(
+            Error::Damaged(format!(
                 "the volume `{name}` is damaged: {error}; `rbuild volume rm {name}` removes it, with what is in it"
             ))
         })?;
@@ -113,13 +113,9 @@ impl Catalog {
         Ok(Some(volume))
     }
 
-    /// All of them, by name.
-    pub fn volumes(&self) -> Result<Vec<Volume>> {
-        let mut volumes = Vec::new();
-        for name in self.volume_files().names()? {
-            volumes.extend(self.volume(&name)?);
-        }
-        Ok(volumes)
+    /// All that can be read, by name, and an error for each that is damaged.
+    pub fn volumes(&self) -> Result<(Vec<Volume>, Vec<Error>)> {
+        readable(self.volume_files().names()?, |name| self.volume(name))
     }
 
     /// As `docker volume inspect` shows it.
@@ -190,7 +186,7 @@ impl Catalog {
         let _lock = self.files.lock()?;
         self.volume_files().sweep()?;
         let mut pruned = PrunedVolumes::default();
-        for volume in self.volumes()? {
+        for volume in self.volumes()?.0 {
             let may_go = (all || volume.anonymous) && wanted(&volume);
             if may_go && self.users_of_volume(&volume.name)?.is_empty() {
                 pruned.bytes += self.volume_size(&volume.name)?;

@@ -8,7 +8,7 @@ use rbuild_image::source::Location;
 use super::wire::{
     Action, CacheOpt, CacheSharing, Chown, Copy, FileAction, FileOpt, HostIp, Kind, MergeInput,
     MergeOp, Meta, MkDir, MkFile, Mount, MountType, Named, NetMode, Op, OpMetadata, Platform,
-    ProxyEnv, SecretEnv, SecurityMode, SourceOp, TmpfsOpt, User, Who, WorkerConstraints,
+    ProxyEnv, SecretEnv, SecurityMode, SourceOp, TmpfsOpt, Ulimit, User, Who, WorkerConstraints,
 };
 use super::{Made, input, wire};
 use crate::lower::StepInfo;
@@ -145,6 +145,15 @@ fn place(index: usize) -> i64 {
     i64::try_from(index).unwrap_or(i64::MAX)
 }
 
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// -1 is none.
+fn limit(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(-1)
+}
+
 fn command(exec: &ExecOp, inputs: &mut Vec<String>, made: &mut Made) -> wire::ExecOp {
     let root = Mount {
         input: if exec.base { 0 } else { NONE },
@@ -170,6 +179,21 @@ fn command(exec: &ExecOp, inputs: &mut Vec<String>, made: &mut Made) -> wire::Ex
         }
         mounts.extend(mount(one, inputs, made));
     }
+    if let Some(size) = exec.limits.shm_size {
+        mounts.push(Mount {
+            input: NONE,
+            dest: "/dev/shm".to_owned(),
+            output: NONE,
+            mount_type: MountType::Tmpfs.into(),
+            tmpfs_opt: Some(TmpfsOpt { size: signed(size) }),
+            ..Mount::default()
+        });
+    }
+    let ulimits = exec.limits.ulimits.iter().map(|(name, soft, hard)| Ulimit {
+        name: name.clone(),
+        soft: limit(*soft),
+        hard: limit(*hard),
+    });
     let network = match exec.network {
         NetworkOp::Default => NetMode::Unset,
         NetworkOp::None => NetMode::None,
@@ -192,6 +216,7 @@ fn command(exec: &ExecOp, inputs: &mut Vec<String>, made: &mut Made) -> wire::Ex
             proxy_env: proxies(&exec.env_unkeyed),
             extra_hosts: hosts.collect(),
             hostname: exec.hostname.clone().unwrap_or_default(),
+            ulimit: ulimits.collect(),
             remove_mount_stubs_recursive: true,
         }),
         mounts,
@@ -263,8 +288,9 @@ fn mount(one: &MountOp, inputs: &mut Vec<String>, made: &mut Made) -> Option<Mou
         }
         MountOpKind::Tmpfs { size } => {
             mount.mount_type = MountType::Tmpfs.into();
-            let size = i64::try_from(size.unwrap_or(0)).unwrap_or(i64::MAX);
-            mount.tmpfs_opt = Some(TmpfsOpt { size });
+            mount.tmpfs_opt = Some(TmpfsOpt {
+                size: signed(size.unwrap_or(0)),
+            });
         }
         MountOpKind::Secret { .. } if one.target.is_empty() => return None,
         MountOpKind::Secret {

@@ -105,6 +105,28 @@ fn a_command_has_its_root_its_mounts_and_its_surroundings() {
 }
 
 #[test]
+fn a_command_has_the_limits_of_the_build() {
+    let mut kit = kit("FROM busybox\nRUN true\n");
+    kit.options.limits.shm_size = Some(1 << 20);
+    kit.options.limits.ulimits = vec![("core".to_owned(), 0, u64::MAX)];
+    let ops = read(&definition(&kit.ok(), &HashMap::new()));
+    let Some(Kind::Exec(exec)) = &ops[1].op else {
+        panic!("{ops:?}")
+    };
+    let limit = &exec.meta.as_ref().unwrap().ulimit[0];
+    assert_eq!(
+        (limit.name.as_str(), limit.soft, limit.hard),
+        ("core", 0, -1)
+    );
+    let shm = &exec.mounts[1];
+    assert_eq!(
+        (shm.dest.as_str(), shm.input, shm.output),
+        ("/dev/shm", -1, -1)
+    );
+    assert_eq!(shm.tmpfs_opt.as_ref().unwrap().size, 1 << 20);
+}
+
+#[test]
 fn files_are_copied_one_after_the_other() {
     let ops = graph(
         "FROM busybox\nCOPY --chown=u:7 --chmod=u=rwX,go-w --exclude=*.o a b* /d/\nCOPY --parents x/./y/z /p/\n\

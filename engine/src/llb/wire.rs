@@ -97,6 +97,8 @@ pub struct Meta {
     pub extra_hosts: Vec<HostIp>,
     #[prost(string, tag = "7")]
     pub hostname: String,
+    #[prost(message, repeated, tag = "9")]
+    pub ulimit: Vec<Ulimit>,
     #[prost(bool, tag = "11")]
     pub remove_mount_stubs_recursive: bool,
 }
@@ -113,6 +115,16 @@ pub struct ProxyEnv {
     pub no_proxy: String,
     #[prost(string, tag = "5")]
     pub all_proxy: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Ulimit {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(int64, tag = "2")]
+    pub soft: i64,
+    #[prost(int64, tag = "3")]
+    pub hard: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -101,6 +101,12 @@ fn command(out: &mut String, exec: &ExecOp) {
     if let Some(hostname) = &exec.hostname {
         rest.push_str(&format!(" hostname {hostname}"));
     }
+    if let Some(size) = exec.limits.shm_size {
+        rest.push_str(&format!(" shm-size {size}"));
+    }
+    for (name, soft, hard) in &exec.limits.ulimits {
+        rest.push_str(&format!(" ulimit {name}={soft}:{hard}"));
+    }
     match exec.network {
         NetworkOp::Default => {}
         NetworkOp::None => rest.push_str(" network none"),

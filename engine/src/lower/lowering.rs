@@ -410,7 +410,7 @@ impl<'a> Lowering<'a> {
     /// Notes how a stage stands after the steps that were named since there were `known` of them. Those of other
     /// stages, lowered meanwhile, are noted already.
     pub(crate) fn note_surroundings(&mut self, known: usize, state: &State) {
-        let (hosts, network) = (&self.options.hosts, self.options.network);
+        let options = self.options;
         let mut surroundings = None;
         for (_, step) in self.steps.iter_mut().skip(known) {
             if step.surroundings.is_some() {
@@ -425,8 +425,9 @@ impl<'a> Lowering<'a> {
                     user: state.config.config.user.clone(),
                     shell,
                     platform: state.platform.clone(),
-                    hosts: hosts.clone(),
-                    network: network.into(),
+                    hosts: options.hosts.clone(),
+                    limits: options.limits.clone(),
+                    network: options.network.into(),
                 })
             });
             step.surroundings = Some(Arc::clone(noted));

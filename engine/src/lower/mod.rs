@@ -46,7 +46,7 @@ use rbuild_parser::{Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
 use crate::error::Located;
-use crate::op::{Environment, NetworkOp, Op};
+use crate::op::{CommandLimits, Environment, NetworkOp, Op};
 use crate::request::{Entitlement, NetworkChoice, NoCache};
 
 pub use scans::Scan;
@@ -66,6 +66,7 @@ pub struct Options {
     /// Of commands that ask for no other.
     pub network: NetworkChoice,
     pub hosts: Vec<(String, String)>,
+    pub limits: CommandLimits,
     pub allow: Vec<Entitlement>,
     /// `SOURCE_DATE_EPOCH` of the environment.
     pub source_date_epoch: Option<String>,
@@ -90,6 +91,7 @@ impl Options {
             no_cache: NoCache::No,
             network: NetworkChoice::Default,
             hosts: Vec::new(),
+            limits: CommandLimits::default(),
             allow: Vec::new(),
             source_date_epoch: None,
             every_stage: false,
@@ -267,6 +269,7 @@ pub struct Surroundings {
     pub shell: Vec<String>,
     pub platform: Platform,
     pub hosts: Vec<(String, String)>,
+    pub limits: CommandLimits,
     pub network: NetworkOp,
 }
 

@@ -48,11 +48,11 @@ impl Lowering<'_> {
                 }
             }
             (CommandLine::Shell(text), Some(_)) => {
-                // The shell gets to see the heredocs as they were written.
+                // The shell gets to see the heredocs as they were written, and takes tabs away itself.
                 let mut script = text.value.clone();
                 for heredoc in &site.instruction.heredocs {
                     script.push('\n');
-                    script.push_str(&heredoc.content);
+                    script.push_str(&heredoc.written);
                     script.push_str(&heredoc.name);
                 }
                 shell_argv(state, script)
@@ -116,6 +116,7 @@ impl Lowering<'_> {
                 .get("BUILDKIT_SANDBOX_HOSTNAME")
                 .filter(|name| !name.is_empty())
                 .cloned(),
+            limits: self.options.limits.clone(),
             platform: state.platform.clone(),
             refresh,
             reset_cache_mounts: refresh,

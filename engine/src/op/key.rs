@@ -38,7 +38,22 @@ impl ExecOp {
         if let Some(hostname) = &self.hostname {
             key.add("hostname", hostname);
         }
+        if let Some(size) = self.limits.shm_size {
+            key.add("shm-size", size.to_string());
+        }
+        for (name, soft, hard) in &self.limits.ulimits {
+            let value = format!("{}:{}", limit(*soft), limit(*hard));
+            key.add(&format!("ulimit[{name}]"), value);
+        }
         key.field("platform", self.platform.to_string())
+    }
+}
+
+/// As it is written on the command line.
+fn limit(value: u64) -> String {
+    match value {
+        u64::MAX => "unlimited".to_owned(),
+        value => value.to_string(),
     }
 }
 

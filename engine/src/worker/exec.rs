@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rbuild_executor::Executor;
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
-use rbuild_executor::spec::{Dns, Exec, Later, Network, Security, SecurityOptions, Stdio, Users};
+use rbuild_executor::spec::{
+    Dns, Exec, Later, Limits, Network, Security, SecurityOptions, Stdio, Users,
+};
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
 
@@ -106,7 +108,11 @@ impl Worker {
             domainname: String::new(),
             hosts: op.hosts.clone(),
             dns: Dns::default(),
-            limits: self.settings.limits.clone(),
+            limits: Limits {
+                shm_size: op.limits.shm_size,
+                ulimits: op.limits.ulimits.clone(),
+                ..self.settings.limits.clone()
+            },
             read_only_root: false,
             writable_names: false,
             capabilities_add: Vec::new(),

@@ -422,6 +422,11 @@ impl Limit {
             .map(|(_, limit)| *limit)
     }
 
+    pub(super) fn name(self) -> &'static str {
+        let known = Self::ALL.iter().find(|(_, limit)| *limit == self);
+        known.map_or("", |(name, _)| *name)
+    }
+
     pub(super) fn resource(self) -> rustix::process::Resource {
         use rustix::process::Resource;
         match self {

@@ -80,8 +80,12 @@ enum Step {
     Many(Set),
     /// `(.*/)?`: nothing, or anything that ends in a slash.
     Directories,
-    /// `^`: only at the start.
+    /// `^`, `\A`: only at the start.
     Start,
+    /// `\z`: only at the end.
+    End,
+    /// `\b`, and with `false` `\B`: whether a word of ASCII begins or ends.
+    Edge(bool),
 }
 
 #[derive(Debug, Clone)]
@@ -131,7 +135,13 @@ impl Automaton {
                 }
                 '[' => class(&mut rest)?,
                 '.' => Set::any_but('\n'),
-                '\\' => escape(&mut rest)?,
+                '\\' => match assertion(&mut rest) {
+                    Some(step) => {
+                        steps.push(step);
+                        continue;
+                    }
+                    None => escape(&mut rest)?,
+                },
                 other => Set {
                     negated: false,
                     ranges: vec![(other, other)],
@@ -165,25 +175,32 @@ impl Automaton {
         let count = self.steps.len() + 1;
         let mut current = vec![false; count * 2];
         let mut next = vec![false; count * 2];
-        self.reach(&mut current, 0, true);
+        let mut ended = vec![false; count * 2];
+        current[0] = true;
+        let mut before = None;
         let mut rest = path;
         while let Some((c, length)) = decode(rest) {
-            if c == '/' && rest.len() < path.len() && done(current[count - 1]) {
-                return;
+            if c == '/' && rest.len() < path.len() {
+                ended.copy_from_slice(&current);
+                self.reach(&mut ended, before, None);
+                if done(ended[count - 1]) {
+                    return;
+                }
             }
+            self.reach(&mut current, before, Some(c));
             rest = &rest[length..];
             next.fill(false);
             for (index, step) in self.steps.iter().enumerate() {
                 if current[index] {
                     match step {
-                        Step::One(set) if set.has(c) => self.reach(&mut next, index + 1, false),
-                        Step::Many(set) if set.has(c) => self.reach(&mut next, index, false),
+                        Step::One(set) if set.has(c) => next[index + 1] = true,
+                        Step::Many(set) if set.has(c) => next[index] = true,
                         _ => {}
                     }
                 }
                 if current[count + index] {
                     if c == '/' {
-                        self.reach(&mut next, index + 1, false);
+                        next[index + 1] = true;
                     }
                     if c != '\n' {
                         next[count + index] = true;
@@ -191,30 +208,53 @@ impl Automaton {
                 }
             }
             std::mem::swap(&mut current, &mut next);
+            before = Some(c);
         }
+        self.reach(&mut current, before, None);
         done(current[count - 1]);
     }
 
-    /// Marks a state and all that follow without a character. One that is marked already has been followed: thousands of
-    /// stars in a row take a pass for each character, not one for each pair of them.
-    fn reach(&self, states: &mut [bool], from: usize, at_start: bool) {
+    /// Marks what follows the marked states without a character, between the two that are there. Steps only lead on:
+    /// one pass does.
+    fn reach(&self, states: &mut [bool], before: Option<char>, after: Option<char>) {
         let count = self.steps.len() + 1;
-        let mut index = from;
-        loop {
-            if std::mem::replace(&mut states[index], true) {
-                return;
+        for (index, step) in self.steps.iter().enumerate() {
+            if !states[index] {
+                continue;
             }
-            match self.steps.get(index) {
-                Some(Step::Many(_)) => index += 1,
-                Some(Step::Directories) => {
+            let passes = match step {
+                Step::One(_) => false,
+                Step::Many(_) => true,
+                Step::Directories => {
                     states[count + index] = true;
-                    index += 1;
+                    true
                 }
-                Some(Step::Start) if at_start => index += 1,
-                _ => return,
+                Step::Start => before.is_none(),
+                Step::End => after.is_none(),
+                Step::Edge(is_one) => (is_word(before) != is_word(after)) == *is_one,
+            };
+            if passes {
+                states[index + 1] = true;
             }
         }
     }
+}
+
+fn is_word(c: Option<char>) -> bool {
+    c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Reads what follows a backslash, where that is about a place and no character.
+fn assertion(rest: &mut &str) -> Option<Step> {
+    let step = match rest.chars().next()? {
+        'A' => Step::Start,
+        'z' => Step::End,
+        'b' => Step::Edge(true),
+        'B' => Step::Edge(false),
+        _ => return None,
+    };
+    *rest = &rest[1..];
+    Some(step)
 }
 
 /// Reads a class from behind its `[`.

@@ -183,7 +183,9 @@ impl Pattern {
         if Glob::new(body).is_err() {
             return Err(bad("syntax error in pattern"));
         }
-        let matcher = Matcher::new(body).ok_or_else(|| bad("syntax error in pattern"))?;
+        let matcher = Matcher::new(body).ok_or_else(|| {
+            bad("a range or an escape that there is not; a letter stands for itself without `\\`")
+        })?;
         Ok(Some(Self {
             line,
             reincludes,
@@ -243,7 +245,12 @@ impl Pattern {
             let Some(name) = names.next() else {
                 return true;
             };
-            // A part that means something else alone than within the pattern cannot rule anything out.
+            // A part that means something else alone than within the pattern cannot rule anything out; so it is with
+            // escapes of letters, which are those of regular expressions.
+            let escapes = |pair: &[u8]| pair[0] == b'\\' && pair[1].is_ascii_alphanumeric();
+            if part.windows(2).any(escapes) {
+                continue;
+            }
             if !glob::matches(part, name).unwrap_or(true) {
                 return false;
             }

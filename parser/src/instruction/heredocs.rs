@@ -36,6 +36,7 @@ impl Builder<'_, '_> {
             heredocs.push(Heredoc {
                 name: opening.name,
                 content: body.content,
+                written: self.reader.raw(body.span).to_owned(),
                 expand: opening.expand,
                 strip_tabs: opening.strip_tabs,
                 file_descriptor: opening.file_descriptor,

@@ -41,7 +41,7 @@ pub(crate) fn each(
     each_name(names, |name| work(catalog.find(name)?))
 }
 
-/// Tells of containers that are damaged, beside a list of the others; fails where there are any.
+/// Tells of containers, volumes or networks that are damaged, beside a list of the others; fails where there are any.
 pub(crate) fn told(damaged: Vec<rbuild_engine::Error>) -> Exit {
     let mut exit = Exit::Success;
     for error in damaged {

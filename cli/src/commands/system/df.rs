@@ -6,7 +6,7 @@ use rbuild_engine::containers::Entry;
 use rbuild_engine::images::ImagesUsage;
 use serde_json::{Value, json};
 
-use crate::commands::container::ps;
+use crate::commands::container::{ps, told};
 use crate::commands::{du, images, volume};
 use crate::error::Result;
 use crate::exit::Exit;
@@ -78,6 +78,8 @@ struct Everything {
     volumes: Vec<(Row, u64, u64)>,
     /// Build cache that is no layer of an image.
     cache: Vec<Item>,
+    /// Volumes that cannot be read.
+    damaged: Vec<rbuild_engine::Error>,
 }
 
 /// A line of the overview.
@@ -91,14 +93,15 @@ struct Line {
 
 pub(crate) fn execute(args: &DfArgs, global: &GlobalArgs) -> Result<Exit> {
     let format = Format::parse(args.format.as_deref())?;
-    let everything = Everything::look(&machine::engine(global.options()?)?)?;
+    let mut everything = Everything::look(&machine::engine(global.options()?)?)?;
+    let exit = told(std::mem::take(&mut everything.damaged));
     if args.verbose {
         everything.print(&format)?;
-        return Ok(Exit::Success);
+        return Ok(exit);
     }
     let rows: Vec<Row> = everything.lines().iter().filter_map(Line::row).collect();
     format.print(COLUMNS, &rows)?;
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 impl Everything {
@@ -111,7 +114,8 @@ impl Everything {
             containers.push((entry, bytes));
         }
         let mut volumes = Vec::new();
-        for volume in catalog.volumes()? {
+        let (readable, damaged) = catalog.volumes()?;
+        for volume in readable {
             let links = catalog.users_of_volume(&volume.name)?.len() as u64;
             let bytes = catalog.volume_size(&volume.name)?;
             volumes.push((volume::row(&catalog, &volume)?, links, bytes));
@@ -127,6 +131,7 @@ impl Everything {
             containers,
             volumes,
             cache,
+            damaged,
         })
     }
 

@@ -10,7 +10,7 @@ use rustix::thread::CapabilitiesSecureBits;
 use super::die_with_parent;
 use crate::emulation::{self, Mark};
 use crate::host::Privilege;
-use crate::sandbox::plan::{Devices, Report, Task};
+use crate::sandbox::plan::{Devices, Report, ResourceLimit, Task};
 use crate::sandbox::seccomp::{self, profile::Rules};
 use crate::sandbox::step::{Failure, Result, Step};
 use crate::sandbox::{capabilities, program, wire};
@@ -44,7 +44,7 @@ pub(in crate::sandbox) fn set_limits(task: &Task) -> Result<()> {
             }
             result => result,
         };
-        result.step(format!("set the limit {:?}", limit.kind))?;
+        result.step(told(*limit, resource))?;
     }
     Ok(())
 }
@@ -100,6 +100,22 @@ pub(in crate::sandbox) fn drop_privileges(
     install(profile)?;
     capabilities::take_permitted(left)
         .step("give up capabilities, which the seccomp profile has to allow")
+}
+
+/// What is to be set, and what can be: the flag that asked for it may be far away.
+fn told(limit: ResourceLimit, resource: Resource) -> String {
+    let number = |value: u64| match value {
+        u64::MAX => "unlimited".to_owned(),
+        value => value.to_string(),
+    };
+    let name = limit.kind.name();
+    let most = rustix::process::getrlimit(resource).maximum;
+    format!(
+        "set the limit `{name}` to {}:{} (here it can be {} at most)",
+        number(limit.soft),
+        number(limit.hard),
+        number(most.unwrap_or(u64::MAX)),
+    )
 }
 
 /// Writes down who it appears to be, for whoever asks from another sandbox: root need not. Returns the ids that its
