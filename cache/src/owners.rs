@@ -11,6 +11,7 @@
 //! is read or written where the kernel gives owners and devices; in a user namespace with many ids it gives owners, and
 //! only devices are written down.
 
+pub mod acl;
 mod here;
 mod links;
 
@@ -270,11 +271,14 @@ pub(crate) fn apply(entries: &mut [Entry], owners: bool) {
     let mut directories: BTreeMap<Vec<u8>, Links> = BTreeMap::new();
     for entry in entries.iter_mut() {
         let mut record = None;
-        entry.xattrs.retain(|(name, value)| {
+        entry.xattrs.retain_mut(|(name, value)| {
             if name == OWNER.as_bytes() {
                 record = Record::parse(value);
             } else if name == LINKS.as_bytes() {
                 directories.insert(entry.path.clone(), Links::parse(value));
+            }
+            if owners && let Some(list) = acl::read(name, value) {
+                *value = list;
             }
             !name.starts_with(PREFIX)
         });

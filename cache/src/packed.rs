@@ -17,6 +17,7 @@ use crate::digest::DiffId;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index::{self, EPOCH};
 use crate::key::KeyWriter;
+use crate::owners::acl;
 use crate::root_dir::{Node, Resolve, RootDir, path_of};
 use crate::snapshot::{LayerBlob, Snapshot, SnapshotId, find, missing, read_layer};
 use crate::store::{Error, Result, Store, TemporaryDirectory};
@@ -198,7 +199,7 @@ pub(crate) fn dress(root: &RootDir, entry: &Entry) -> std::io::Result<()> {
     node.set_owner(entry.uid, entry.gid)?;
     node.set_mode(entry.mode)?;
     for (name, value) in &entry.xattrs {
-        node.set_xattr(name, value)?;
+        node.set_xattr(name, &acl::spelled(name, value))?;
     }
     if entry.opaque {
         node.set_xattr(b"user.overlay.opaque", b"y")?;

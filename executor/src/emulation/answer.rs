@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rbuild_cache::owners::{self, Record};
+use rbuild_cache::owners::Record;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -19,6 +19,9 @@ use crate::sys::{
     self,
     notify::{Call, Reply},
 };
+
+/// Of a link itself.
+const LINK: i32 = libc::AT_SYMLINK_NOFOLLOW;
 
 pub(super) type Result<T> = std::result::Result<T, Errno>;
 
@@ -127,16 +130,12 @@ impl Answering {
         }
         let [a, b, c, d, e, _] = call.arguments;
         let number = i64::from(call.number);
+        let here = |flags| at(target, libc::AT_FDCWD, a, flags);
         #[cfg(target_arch = "x86_64")]
         match number {
-            libc::SYS_stat => return self.stat(target, &at(target, libc::AT_FDCWD, a, 0)?, b),
-            libc::SYS_lstat => {
-                let flags = libc::AT_SYMLINK_NOFOLLOW;
-                return self.stat(target, &at(target, libc::AT_FDCWD, a, flags)?, b);
-            }
-            libc::SYS_access => {
-                return self.access(target, &at(target, libc::AT_FDCWD, a, 0)?, b as u32, false);
-            }
+            libc::SYS_stat => return self.stat(target, &here(0)?, b),
+            libc::SYS_lstat => return self.stat(target, &here(LINK)?, b),
+            libc::SYS_access => return self.access(target, &here(0)?, b as u32, false),
             libc::SYS_open => return self.open(target, libc::AT_FDCWD, a, b, c),
             libc::SYS_creat => {
                 let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
@@ -149,13 +148,8 @@ impl Answering {
             libc::SYS_symlink => {
                 return self.symlink(target, a, &name(target, libc::AT_FDCWD, b)?);
             }
-            libc::SYS_chown => {
-                return self.chown(target, &at(target, libc::AT_FDCWD, a, 0)?, b, c);
-            }
-            libc::SYS_lchown => {
-                let flags = libc::AT_SYMLINK_NOFOLLOW;
-                return self.chown(target, &at(target, libc::AT_FDCWD, a, flags)?, b, c);
-            }
+            libc::SYS_chown => return self.chown(target, &here(0)?, b, c),
+            libc::SYS_lchown => return self.chown(target, &here(LINK)?, b, c),
             libc::SYS_rename => {
                 let (from, to) = (
                     name(target, libc::AT_FDCWD, a)?,
@@ -164,7 +158,7 @@ impl Answering {
                 return Ok(self.rename(target, &from, &to));
             }
             libc::SYS_link => {
-                let from = at(target, libc::AT_FDCWD, a, libc::AT_SYMLINK_NOFOLLOW)?;
+                let from = here(LINK)?;
                 return Ok(self.link(target, &from, &name(target, libc::AT_FDCWD, b)?));
             }
             _ => {}
@@ -237,20 +231,19 @@ impl Answering {
                 let from = at(target, a as i32, b, linked(e))?;
                 Ok(self.link(target, &from, &name(target, c as i32, d)?))
             }
-            libc::SYS_setxattr | libc::SYS_lsetxattr | libc::SYS_fsetxattr => {
-                let name = target.string(b)?;
-                if name.to_bytes().starts_with(owners::PREFIX) {
-                    return Err(Errno::OPNOTSUPP);
-                }
-                Ok(Reply::Continue)
+            libc::SYS_setxattr => self.set_attribute(target, || here(0), [b, c, d, e]),
+            libc::SYS_lsetxattr => self.set_attribute(target, || here(LINK), [b, c, d, e]),
+            libc::SYS_fsetxattr => self.set_attribute(target, || Ok(fd(a)), [b, c, d, e]),
+            libc::SYS_getxattr => self.get_attribute(target, || here(0), [b, c, d]),
+            libc::SYS_lgetxattr => self.get_attribute(target, || here(LINK), [b, c, d]),
+            libc::SYS_fgetxattr => self.get_attribute(target, || Ok(fd(a)), [b, c, d]),
+            libc::SYS_removexattr | libc::SYS_lremovexattr | libc::SYS_fremovexattr => {
+                Self::remove_attribute(target, b)
             }
-            libc::SYS_listxattr => self.list(target, &at(target, libc::AT_FDCWD, a, 0)?, b, c),
-            libc::SYS_llistxattr => {
-                let flags = libc::AT_SYMLINK_NOFOLLOW;
-                self.list(target, &at(target, libc::AT_FDCWD, a, flags)?, b, c)
-            }
+            libc::SYS_listxattr => self.list(target, &here(0)?, b, c),
+            libc::SYS_llistxattr => self.list(target, &here(LINK)?, b, c),
             libc::SYS_flistxattr => self.list(target, &fd(a), b, c),
-            libc::SYS_execve => self.execute(target, &at(target, libc::AT_FDCWD, a, 0)?),
+            libc::SYS_execve => self.execute(target, &here(0)?),
             libc::SYS_execveat => self.execute(target, &at(target, a as i32, b, e as i32)?),
             // PAM and sudo set all limits, which must not touch the mark.
             libc::SYS_setrlimit => Ok(Reply::Value(0)),

@@ -13,6 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::answer::{Answering, Result};
+use super::attributes::may;
 use super::mark::Mark;
 use super::target::{At, Named, Target, name_of};
 use crate::sys::{self, notify::Reply};
@@ -143,7 +144,7 @@ impl Answering {
             return Ok(Reply::Continue);
         };
         let stat = rustix::fs::fstat(&node)?;
-        if credentials.may(mode & 7, stat.st_mode, (record.uid, record.gid)) {
+        if may(&credentials, mode & 7, &node, &stat, record) {
             Ok(Reply::Continue)
         } else {
             Err(Errno::ACCESS)
@@ -236,41 +237,6 @@ impl Answering {
     ) -> std::io::Result<()> {
         let names = || owners::names_of_links(parent.as_fd());
         owners::set_link(name_of(parent.as_fd()).as_str(), name, record, &names)
-    }
-
-    /// The names of attributes, without ours.
-    pub(super) fn list(
-        &self,
-        target: &Target<'_>,
-        at: &At,
-        buffer: u64,
-        size: u64,
-    ) -> Result<Reply> {
-        let Ok(node) = self.node(target, at) else {
-            return Ok(Reply::Continue);
-        };
-        let mut names = vec![0; 64 << 10];
-        let path = name_of(node.as_fd());
-        let Ok(length) = rustix::fs::listxattr(path.as_str(), &mut names) else {
-            return Ok(Reply::Continue);
-        };
-        let all = names.get(..length).unwrap_or_default();
-        let mut shown = Vec::with_capacity(all.len());
-        for name in all.split_inclusive(|byte| *byte == 0) {
-            if !name.starts_with(owners::PREFIX) {
-                shown.extend_from_slice(name);
-            }
-        }
-        if shown.len() == all.len() {
-            return Ok(Reply::Continue);
-        }
-        if size != 0 {
-            if (shown.len() as u64) > size {
-                return Err(Errno::RANGE);
-            }
-            target.write(buffer, &shown)?;
-        }
-        Ok(Reply::Value(shown.len() as i64))
     }
 }
 

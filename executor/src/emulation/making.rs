@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::Scope;
 use super::answer::{Answering, Result};
+use super::attributes::may;
 use super::devices::Device;
 use super::files::is_unknown;
 use super::status;
@@ -28,7 +29,7 @@ impl Answering {
         let mut owner = (credentials.users.files, credentials.groups.files);
         if is_group || credentials.users.files != 0 {
             let record = self.record(parent, &stat, None);
-            if !credentials.may(3, stat.st_mode, (record.uid, record.gid)) {
+            if !may(credentials, 3, parent, &stat, record) {
                 return Err(Errno::ACCESS);
             }
             if is_group {
@@ -105,10 +106,9 @@ impl Answering {
                         FileType::from_raw_mode(stat.st_mode),
                         FileType::RegularFile | FileType::Directory
                     );
-                    let owner = (record.uid, record.gid);
                     if is_plain
                         && !is_unknown(&stat, record)
-                        && !credentials.may(wanted, stat.st_mode, owner)
+                        && !may(credentials, wanted, &node, &stat, record)
                     {
                         return Err(Errno::ACCESS);
                     }

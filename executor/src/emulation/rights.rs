@@ -4,11 +4,12 @@
 
 use std::os::fd::OwnedFd;
 
-use rbuild_cache::owners::Record;
+use rbuild_cache::owners::{Record, acl};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::answer::{Answering, Result, linked};
+use super::attributes::may;
 use super::credentials::Credentials;
 use super::files::{is_unknown, path_of};
 use super::target::{At, Named, Target, at, fd, name, node_at, own_descriptor};
@@ -33,6 +34,9 @@ enum Asked {
     Own(Place, i32),
     OwnOpen(u64),
     Write(Place, i32),
+    /// Sets or removes an attribute whose name is at this address.
+    Attribute(Place, i32, u64),
+    AttributeOpen(u64, u64),
     /// Times, and which ones by an address: 0 stands for now.
     Times(Place, i32, (Format, u64)),
     Execute(Place, i32),
@@ -93,8 +97,16 @@ impl Asked {
             libc::SYS_fchmod => Self::OwnOpen(a),
             libc::SYS_fchmodat => Self::Own(first, 0),
             SYS_FCHMODAT2 => Self::Own(first, d as i32),
-            libc::SYS_truncate | libc::SYS_setxattr => Self::Write((here, a), 0),
-            libc::SYS_lsetxattr => Self::Write((here, a), libc::AT_SYMLINK_NOFOLLOW),
+            libc::SYS_truncate => Self::Write((here, a), 0),
+            libc::SYS_getxattr | libc::SYS_listxattr => Self::Look((here, a), 0),
+            libc::SYS_lgetxattr | libc::SYS_llistxattr => {
+                Self::Look((here, a), libc::AT_SYMLINK_NOFOLLOW)
+            }
+            libc::SYS_setxattr | libc::SYS_removexattr => Self::Attribute((here, a), 0, b),
+            libc::SYS_lsetxattr | libc::SYS_lremovexattr => {
+                Self::Attribute((here, a), libc::AT_SYMLINK_NOFOLLOW, b)
+            }
+            libc::SYS_fsetxattr | libc::SYS_fremovexattr => Self::AttributeOpen(a, b),
             libc::SYS_utimensat => Self::Times(first, d as i32, (Format::Nanoseconds, c)),
             libc::SYS_execve => Self::Execute((here, a), 0),
             libc::SYS_execveat => Self::Execute(first, e as i32),
@@ -115,10 +127,6 @@ struct Found {
 }
 
 impl Found {
-    fn owner(&self) -> (u32, u32) {
-        (self.record.uid, self.record.gid)
-    }
-
     fn is(&self, kind: FileType) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == kind
     }
@@ -186,6 +194,13 @@ impl Asking<'_> {
                 Some(found) => self.may(WRITE, &found),
                 None => Ok(()),
             },
+            Asked::Attribute(place, flags, name) => match self.look(place, flags)? {
+                Some(found) => self.attribute(&found, name),
+                None => Ok(()),
+            },
+            Asked::AttributeOpen(number, name) => self
+                .find(&fd(number))
+                .map_or(Ok(()), |(found, _)| self.attribute(&found, name)),
             Asked::Times(place, flags, times) => self.times(place, flags, times),
             Asked::Execute(place, flags) => match self.look(place, flags)? {
                 Some(found) if found.is(FileType::RegularFile) => self.may(SEARCH, &found),
@@ -199,8 +214,8 @@ impl Asking<'_> {
     }
 
     fn may(&self, wanted: u32, found: &Found) -> Result<()> {
-        let may = is_unknown(&found.stat, found.record)
-            || self.who.may(wanted, found.stat.st_mode, found.owner());
+        let Found { node, stat, record } = found;
+        let may = is_unknown(stat, *record) || may(self.who, wanted, node, stat, *record);
         may.then_some(()).ok_or(Errno::ACCESS)
     }
 
@@ -215,6 +230,19 @@ impl Asking<'_> {
         (!is_kept || self.is_own(found))
             .then_some(())
             .ok_or(Errno::PERM)
+    }
+
+    /// Setting one: lists are the owner's, what is not the user's is root's.
+    fn attribute(&self, found: &Found, name: u64) -> Result<()> {
+        let name = self.target.string(name)?;
+        let name = name.to_bytes();
+        if acl::is_acl(name) {
+            self.own(found)
+        } else if name.starts_with(b"user.") {
+            self.may(WRITE, found)
+        } else {
+            Err(Errno::PERM)
+        }
     }
 
     /// As `fs.protected_hardlinks` has it nearly everywhere.
@@ -423,6 +451,16 @@ mod tests {
                 libc::SYS_utimensat,
                 [3, 0, 50, 0, 0, 0],
                 Some(Asked::Times((3, 0), 0, (Format::Nanoseconds, 50))),
+            ),
+            (
+                libc::SYS_fsetxattr,
+                [3, 60, 70, 8, 0, 0],
+                Some(Asked::AttributeOpen(3, 60)),
+            ),
+            (
+                libc::SYS_lremovexattr,
+                [70, 60, 0, 0, 0, 0],
+                Some(Asked::Attribute((here, 70), flags, 60)),
             ),
             (libc::SYS_getuid, [0; 6], None),
             (libc::SYS_fstat, [3, 90, 0, 0, 0, 0], None),

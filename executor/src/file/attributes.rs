@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 
+use rbuild_cache::owners::acl;
 use rbuild_cache::root_dir::{Metadata, Node};
 use rbuild_cache::tree::{Entry, Kind};
 use rustix::fs::{Mode, Timespec, Timestamps, XattrFlags};
@@ -71,10 +72,11 @@ impl Attributes<'_> {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
         }
         for (name, value) in &entry.xattrs {
+            let value = acl::spelled(name, value);
             tolerate(
                 entry,
                 name,
-                rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())
+                rustix::fs::fsetxattr(file, name.as_slice(), &value, XattrFlags::empty())
                     .map_err(io::Error::from),
             )?;
         }
@@ -88,7 +90,11 @@ impl Attributes<'_> {
         if entry.kind != Kind::Symlink {
             node.set_mode(self.mode_of(entry))?;
             for (name, value) in &entry.xattrs {
-                tolerate(entry, name, node.set_xattr(name, value))?;
+                tolerate(
+                    entry,
+                    name,
+                    node.set_xattr(name, &acl::spelled(name, value)),
+                )?;
             }
         }
         let mtime = self.mtime_of(entry);

@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rbuild_cache::{owners, root_dir as stat};
+use rbuild_cache::owners::{self, acl};
+use rbuild_cache::root_dir as stat;
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
@@ -42,7 +43,8 @@ impl<'a> Metadata<'a> {
         owned(owners::set(fd, uid, gid), self.owner, path)?;
         for (name, value) in self.xattrs {
             if wanted(name) {
-                let set = rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
+                let value = acl::spelled(name, value);
+                let set = rustix::fs::fsetxattr(fd, name.as_slice(), &value, XattrFlags::empty());
                 xattr_result(set, name, path)?;
             }
         }
@@ -111,7 +113,7 @@ impl<'a> Metadata<'a> {
                 let set = rustix::fs::lsetxattr(
                     place.as_slice(),
                     name.as_slice(),
-                    value,
+                    &acl::spelled(name, value),
                     XattrFlags::empty(),
                 );
                 xattr_result(set, name, path)?;

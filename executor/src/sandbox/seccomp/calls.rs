@@ -145,7 +145,9 @@ pub(super) const EMULATED: &[Call] = &[
     ("fchmod", 91, NONE, 52),
     ("fchmodat", 268, NONE, 53),
     ("fchmodat2", 452, NONE, 452),
+    ("fgetxattr", 193, NONE, 10),
     ("flistxattr", 196, NONE, 13),
+    ("fremovexattr", 199, NONE, 16),
     ("fsetxattr", 190, NONE, 7),
     ("fstat", 5, NONE, 80),
     ("futimesat", 261, NONE, NONE),
@@ -156,10 +158,13 @@ pub(super) const EMULATED: &[Call] = &[
     ("getresgid", 120, NONE, 150),
     ("getresuid", 118, NONE, 148),
     ("getuid", 102, NONE, 174),
+    ("getxattr", 191, NONE, 8),
+    ("lgetxattr", 192, NONE, 9),
     ("link", 86, NONE, NONE),
     ("linkat", 265, NONE, 37),
     ("listxattr", 194, NONE, 11),
     ("llistxattr", 195, NONE, 12),
+    ("lremovexattr", 198, NONE, 15),
     ("lsetxattr", 189, NONE, 6),
     ("lstat", 6, NONE, NONE),
     ("mkdir", 83, NONE, NONE),
@@ -169,6 +174,7 @@ pub(super) const EMULATED: &[Call] = &[
     ("newfstatat", 262, NONE, 79),
     ("open", 2, NONE, NONE),
     ("openat", 257, NONE, 56),
+    ("removexattr", 197, NONE, 14),
     ("rename", 82, NONE, NONE),
     ("renameat", 264, NONE, 38),
     ("renameat2", 316, NONE, 276),
@@ -198,7 +204,12 @@ pub(super) const GETSOCKOPT: Call = ("getsockopt", 55, NONE, 209);
 pub(super) const CHROOT: Call = ("chroot", 161, NONE, 51);
 /// Attributes by directory and name (Linux 6.13).
 pub(super) const SETXATTRAT: Call = ("setxattrat", 463, NONE, 463);
-pub(super) const ATTRIBUTES_AT: &[Call] = &[SETXATTRAT, ("listxattrat", 465, NONE, 465)];
+pub(super) const ATTRIBUTES_AT: &[Call] = &[
+    SETXATTRAT,
+    ("getxattrat", 464, NONE, 464),
+    ("listxattrat", 465, NONE, 465),
+    ("removexattrat", 466, NONE, 466),
+];
 /// By which a program could write down what is ours to write down.
 pub(super) const SET_ATTRIBUTES: &[Call] = &[
     ("setxattr", 188, NONE, 5),
