@@ -11,6 +11,7 @@ mod build;
 mod containers;
 mod counted;
 mod editors;
+mod emulated;
 mod foreign;
 mod images;
 mod inside;

@@ -13,15 +13,15 @@ use crate::require_machine;
 const ORDINARY: u32 = 65534;
 
 /// Runs rbuild as an ordinary user.
-struct Ordinary {
-    kit: Kit,
+pub(crate) struct Ordinary {
+    pub(crate) kit: Kit,
     binary: PathBuf,
     ids: (u32, u32),
 }
 
 impl Ordinary {
     /// With one id.
-    fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         Self::with(test, (ORDINARY, ORDINARY))
     }
 
@@ -73,24 +73,28 @@ impl Ordinary {
     }
 
     /// Puts a program of the machine's, and the libraries that it needs, into the context's directory `programs`.
-    fn take(&self, program: &str) {
+    pub(crate) fn take(&self, program: &str) {
         let script = "it=$(readlink -f $(command -v $0)) && cd context && mkdir -p programs/bin && \
                       cp -L --parents $it $(ldd $it | grep -o '/[^ ]*') programs && cp $it programs/bin/$0";
         run_in(&self.kit.path(""), "sh", &["-c", script, program]);
     }
 
-    fn build(&self, dockerfile: &str, more: &[&str]) -> Output {
+    pub(crate) fn build(&self, dockerfile: &str, more: &[&str]) -> Output {
         let arguments = self.kit.build_arguments(dockerfile, more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.must(&arguments)
     }
 
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> std::process::Command {
         self.command_by(&[], arguments)
     }
 
     /// By other programs that start it.
-    fn command_by(&self, starters: &[&str], arguments: &[&str]) -> std::process::Command {
+    pub(crate) fn command_by(
+        &self,
+        starters: &[&str],
+        arguments: &[&str],
+    ) -> std::process::Command {
         let plain = self.kit.command(["unused"]);
         let binary = self.binary.to_str().unwrap();
         let all = [starters, &[binary], arguments].concat();
@@ -110,7 +114,7 @@ impl Ordinary {
     }
 
     #[track_caller]
-    fn must(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn must(&self, arguments: &[&str]) -> Output {
         let command = self.command(arguments).spawn();
         self.kit.finish(command.unwrap()).success()
     }
@@ -388,86 +392,9 @@ fn with_one_id_names_lead_to_what_they_lead_to_elsewhere() {
     }
 }
 
-/// `set PATH ENTRY...`, `default PATH ENTRY...`, `get PATH...`: lists as numbers, for no image has `setfacl`.
-const ACL: &str = r#"my ($set, $get, $remove) = `uname -m` =~ /x86/ ? (188, 191, 197) : (5, 8, 14);
-my %tags = ("u:" => 1, u => 2, "g:" => 4, g => 8, "m:" => 16, "o:" => 32); my %names = reverse %tags;
-my ($what, @paths) = @ARGV; my ($access, $default) = map "system.posix_acl_$_", "access", "default";
-if ($what eq "get") {
-    for my $path (@paths) {
-        printf "%s %o", $path, 07777 & (stat $path)[2];
-        for my $name ($access, $default) {
-            my $value = "x" x 1000; my $length = syscall $get, $path, $name, $value, length $value;
-            print $name eq $access ? " access" : " default";
-            if ($length < 0) { print " $!"; next } else { syscall($get, $path, $name, undef, 0) == $length or die }
-            my (undef, @all) = unpack "V(vvV)*", substr $value, 0, $length;
-            while (my ($tag, $may, $id) = splice @all, 0, 3) { print " $names{$tag}", $id == 0xffffffff ? "" : ":$id", ":$may" }
-        }
-        print "
-";
-    }
-} elsif ($what eq "remove") {
-    my $path = $paths[0]; syscall($remove, $path, $access) and print "$path: $!
-";
-} else {
-    my ($path, @entries) = @paths; my $value = pack "V", 2;
-    for (@entries) { /^(.:):(.)$/ ? ($value .= pack "vvV", $tags{$1}, $2, 0xffffffff) : /^(.):(\d+):(.)$/ && ($value .= pack "vvV", $tags{$1}, $3, $2) }
-    my $name = $what eq "set" ? $access : $default; syscall($set, $path, $name, $value, length $value, 0) and print "$path: $!
-";
-}
-"#;
-
-/// Lists that name users: set, shown, inherited, kept and heeded.
-const LISTS: &str = r#"FROM busybox
-COPY programs /
-COPY --chmod=755 <<'END' /bin/acl
-#!/bin/sh
-exec perl /acl "$@"
-END
-COPY acl /acl
-COPY --chmod=755 <<'END' /try
-#!/bin/sh
-cd /t; acl get named; cat named; echo x >> named; test -r named && echo readable; test -w named; echo $?; cat masked; cat refused
-cat grouped; echo x >> grouped; cat closed/f; ls closed; echo x > open/mine; rm open/f; ls open; cat open/mine
-acl set named u::6 g::4 o::0; acl remove named; chmod 777 named; cd /tmp; echo x > own; acl set own u::6 u:7:6 g::4 m::6 o::0
-chmod 400 own; acl set own u::4 u:1000:6 u:7:1 g::0 m::7 o::0; acl get own; cat own; acl remove own; acl get own
-END
-RUN mkdir /t; cd /t; (umask 077; for it in named masked refused grouped gone; do echo $it > $it; done; mkdir closed open; echo f > closed/f; echo f > open/f);     acl set named u::6 u:1000:4 u:2000000000:7 g::0 g:4:5 m::4 o::0; acl set masked u::6 u:1000:6 g::0 m::2 o::0;     acl set refused u::6 u:1000:0 g::4 m::4 o::4; acl set grouped u::6 g::0 g:1000:6 g:7:0 m::6 o::0;     acl set closed u::7 u:1000:1 g::0 m::1 o::0; acl set open u::7 u:0:5 u:1000:7 g::0 m::7 o::0;     acl set gone u::6 u:5:7 g::4 g:5:7 m::7 o::0; (su user -c /try; cd /t; acl get *) > /root.txt 2>&1
-RUN cd /t; acl default open u::7 u:1234:7 g::5 g:4:5 m::7 o::5; (umask 077; echo 1 > open/root; mkdir open/d; mkfifo open/p; echo 2 > open/d/f);     su user -c 'cd /t/open; umask 077; echo 1 > user; mkdir e; mkfifo q; echo 3 > e/f'; chmod 700 open/d; chmod 640 named; chown 8:9 named; ln -s named link;     mv gone here; ln here there; for wrong in "u::6 u:4294967295:6 g::4 m::4 o::4" "u::6 u:5:6 g::4 o::4" "u:5:6 u::6 g::4 m::4 o::4" "u::6 u:5:8 g::4 m::4 o::4"; do     acl set masked $wrong; done >> /root.txt; acl set link u::7 u:77:7 g::4 m::7 o::0 >> /root.txt; acl default masked u::6 u:7:7 g::4 m::7 o::0 >> /root.txt;     find /t | sort | xargs acl get >> /root.txt; find /t -user 8 >> /root.txt; rm /t/open/p /t/open/q
-FROM busybox
-COPY --from=0 / /
-COPY --from=0 --chown=6:7 /t /u
-ADD lists.tar /v
-RUN chmod 600 /u/named; cd /; find /t /u /v | sort | xargs acl get >> /root.txt
-"#;
-
-#[test]
-fn with_one_id_lists_of_access_are_as_elsewhere() {
-    const TEST: &str = "with_one_id_lists_of_access_are_as_elsewhere";
-    require_machine!();
-    if !has("perl") || !has("tar") {
-        return;
-    }
-    let Some(user) = Ordinary::new(TEST) else {
-        return;
-    };
-    user.take("perl");
-    user.kit.context(&[("acl", ACL)]);
-    let script = "mkdir lists lists/d && echo f > lists/d/f && perl context/acl set lists/d/f u::6 u:1234:6 g::4 m::6 o::0 && \
-                  perl context/acl default lists/d u::7 g::5 g:1234:7 m::7 o::0 && tar --xattrs --xattrs-include='*' -C lists -cf context/lists.tar .";
-    run_in(&user.kit.path(""), "sh", &["-c", script]);
-    let output = as_by_root(&user, LISTS);
-    for line in [
-        "named 640 access u::6 u:1000:4 u:2000000000:7 g::0 g:4:5 m::4 o::0 default No data available",
-        "/v/d/f 660 access u::6 u:1234:6 g::4 m::6 o::0 default No data available",
-    ] {
-        assert!(output.lines().any(|it| it == line), "{line}: {output}");
-    }
-    user.must(&["store", "check"]);
-}
-
 /// What a build's `/root.txt` says, which has to be the same where the kernel knows all users, as the image has.
 #[track_caller]
-fn as_by_root(user: &Ordinary, dockerfile: &str) -> String {
+pub(crate) fn as_by_root(user: &Ordinary, dockerfile: &str) -> String {
     let show = ["run", "--rm", "app", "cat", "/root.txt"];
     let more = [
         "-t=app",

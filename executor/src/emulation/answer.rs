@@ -155,11 +155,11 @@ impl Answering {
                     name(target, libc::AT_FDCWD, a)?,
                     name(target, libc::AT_FDCWD, b)?,
                 );
-                return Ok(self.rename(target, &from, &to));
+                return self.rename(target, &from, &to);
             }
             libc::SYS_link => {
                 let from = here(LINK)?;
-                return Ok(self.link(target, &from, &name(target, libc::AT_FDCWD, b)?));
+                return self.link(target, &from, &name(target, libc::AT_FDCWD, b)?);
             }
             _ => {}
         }
@@ -225,11 +225,11 @@ impl Answering {
             }
             libc::SYS_renameat | libc::SYS_renameat2 => {
                 let (from, to) = (name(target, a as i32, b)?, name(target, c as i32, d)?);
-                Ok(self.rename(target, &from, &to))
+                self.rename(target, &from, &to)
             }
             libc::SYS_linkat => {
                 let from = at(target, a as i32, b, linked(e))?;
-                Ok(self.link(target, &from, &name(target, c as i32, d)?))
+                self.link(target, &from, &name(target, c as i32, d)?)
             }
             libc::SYS_setxattr => self.set_attribute(target, || here(0), [b, c, d, e]),
             libc::SYS_lsetxattr => self.set_attribute(target, || here(LINK), [b, c, d, e]),

@@ -219,9 +219,9 @@ impl Answering {
                 self.noted.remove(&(stat.st_dev, stat.st_ino));
                 Ok(())
             }
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => Err(errno),
-                _ => {
+            Err(error) => match of_disk(&error) {
+                Some(errno) => Err(errno),
+                None => {
                     self.noted.insert((stat.st_dev, stat.st_ino), record);
                     Ok(())
                 }
@@ -238,6 +238,12 @@ impl Answering {
         let names = || owners::names_of_links(parent.as_fd());
         owners::set_link(name_of(parent.as_fd()).as_str(), name, record, &names)
     }
+}
+
+/// What whoever makes a file is told, too; any other error means that there can be no attributes.
+pub(super) fn of_disk(error: &std::io::Error) -> Option<Errno> {
+    let errno = Errno::from_io_error(error)?;
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS).then_some(errno)
 }
 
 /// A file that is in memory only, or no longer anywhere, or a terminal, of which nobody has said whose it is: it is the

@@ -12,7 +12,7 @@ use super::Scope;
 use super::answer::{Answering, Result};
 use super::attributes::may;
 use super::devices::Device;
-use super::files::is_unknown;
+use super::files::{is_unknown, of_disk};
 use super::status;
 use super::target::{At, Named, Status, Target, name, name_of, node_at};
 use crate::sys::{self, notify::Reply};
@@ -275,28 +275,28 @@ impl Answering {
             path: CString::new(path).map_err(|_| Errno::INVAL)?,
         };
         if let Some((parent, name, owner)) = self.making(target, &named, &Status::default())? {
-            let written = self.set_link(&parent, &name, Record::owner(owner.0, owner.1));
             // Where directories hold no attributes, it appears to be root's.
-            if let Err(Some(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO))) =
-                written.map_err(|error| Errno::from_io_error(&error))
-            {
-                return Err(errno);
-            }
+            self.note_link(&parent, &name, Record::owner(owner.0, owner.1))?;
         }
         Ok(Reply::Continue)
     }
 
     /// So it does under a further one, unless that is taken.
-    pub(super) fn link(&mut self, target: &Target<'_>, from: &At, to: &Named) -> Reply {
+    pub(super) fn link(&mut self, target: &Target<'_>, from: &At, to: &Named) -> Result<Reply> {
         if from.follow || target.node(to, false).is_ok() {
-            return Reply::Continue;
+            return Ok(Reply::Continue);
         }
         self.rename(target, &from.named, to)
     }
 
     /// A link, pipe or socket keeps its owner under its new name.
-    pub(super) fn rename(&mut self, target: &Target<'_>, from: &Named, to: &Named) -> Reply {
-        let moved = || -> Option<()> {
+    pub(super) fn rename(
+        &mut self,
+        target: &Target<'_>,
+        from: &Named,
+        to: &Named,
+    ) -> Result<Reply> {
+        let moved = || -> Option<(OwnedFd, Vec<u8>, Record)> {
             let (parent, name) = target.parent(from).ok()?;
             let node = node_at(&parent, &name).ok()?;
             let stat = rustix::fs::fstat(&node).ok()?;
@@ -308,10 +308,20 @@ impl Answering {
             }
             let record = owners::link(name_of(parent.as_fd()).as_str(), &name).ok()?;
             let (parent, name) = target.parent(to).ok()?;
-            self.set_link(&parent, &name, record).ok()
+            Some((parent, name, record))
         };
-        moved();
-        Reply::Continue
+        if let Some((parent, name, record)) = moved() {
+            self.note_link(&parent, &name, record)?;
+        }
+        Ok(Reply::Continue)
+    }
+
+    /// Writes down what a name will stand for, where that can be.
+    fn note_link(&self, parent: &OwnedFd, name: &[u8], record: Record) -> Result<()> {
+        match self.set_link(parent, name, record) {
+            Err(error) => of_disk(&error).map_or(Ok(()), Err),
+            Ok(()) => Ok(()),
+        }
     }
 }
 
