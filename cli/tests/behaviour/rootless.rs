@@ -270,13 +270,21 @@ fn with_one_id_a_user_stays_who_it_is() {
     user.build(dockerfile, &["-t", "app"]);
     let output = user.must(&["run", "--rm", "app"]);
     assert_eq!(output.stdout, "7\n8\nrefused\n7\nunlimited\n", "{output}");
-    // Where the limit that it is noted in may not be raised, it is who it is all the same.
-    let mut limited = user.command_by(
-        &["/usr/bin/prlimit", "--locks=99:99"],
-        &["run", "--rm", "-u", "7:8", "app", "id", "-u"],
-    );
-    let output = user.kit.finish(limited.spawn().unwrap()).success();
-    assert_eq!(output.stdout, "7\n", "{output}");
+    // Where the limit that it is usually noted in may not be raised, it can become another all the same, and with none of
+    // them it is who it is.
+    let limited = |limits: &[&str], arguments: &[&str]| {
+        let starters = [&["/usr/bin/prlimit"], limits].concat();
+        let arguments = [&["run", "--rm", "-i"], arguments].concat();
+        let mut command = user.command_by(&starters, &arguments);
+        user.kit.finish(command.spawn().unwrap()).success().stdout
+    };
+    let script = "su -s /bin/sh user -c 'id -u; ps -o user,comm | grep -c ^user; /bin/prlimit --locks=5:5 --rss=5:5 id -u; \
+                  /bin/prlimit --rss -o SOFT --noheadings'";
+    let arguments = ["--ulimit=rss=7:7", "app", "sh", "-c", script];
+    let become_ = limited(&["--locks=99:99"], &arguments);
+    assert_eq!(become_, "1000\n3\n1000\nunlimited\n");
+    let both = ["--locks=99:99", "--rss=99:99"];
+    assert_eq!(limited(&both, &["-u", "7:8", "app", "id", "-u"]), "7\n");
     let script = "stat -c '%u:%g %a' $(tty); test -w $(tty) && chmod 600 $(tty) && echo own";
     let output = user.must(&["run", "--rm", "-t", "-u", "7:8", "app", "sh", "-c", script]);
     assert_eq!(output.stdout, "7:5 620\r\nown\r\n", "{output}");

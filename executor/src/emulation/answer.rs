@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rbuild_cache::owners::Record;
 use rustix::fs::FileType;
 use rustix::io::Errno;
+use rustix::process::Resource;
 
 use super::Scope;
 use super::credentials::{Change, Credentials};
@@ -37,6 +38,8 @@ pub(super) struct Answering {
     /// By the number of their [`Mark`]; the first process's need none.
     pub(super) identities: Vec<Credentials>,
     numbers: HashMap<Credentials, usize>,
+    /// The limit that is the [`Mark`].
+    marking: Resource,
     /// Of what can keep no attributes: by device and inode number.
     pub(super) noted: HashMap<(u64, u64), Record>,
     /// Somebody may have another root than the sandbox's.
@@ -64,6 +67,7 @@ impl Answering {
             proc: device_of_proc(),
             numbers: HashMap::from([(first.clone(), 0)]),
             identities: vec![first],
+            marking: Mark::resource(),
             noted: HashMap::new(),
             other_roots: false,
             scope: Scope::Owners,
@@ -245,6 +249,10 @@ impl Answering {
             libc::SYS_flistxattr => self.list(target, &fd(a), b, c),
             libc::SYS_execve => self.execute(target, &here(0)?),
             libc::SYS_execveat => self.execute(target, &at(target, a as i32, b, e as i32)?),
+            libc::SYS_setrlimit | libc::SYS_getrlimit if a as u32 != self.marking as u32 => {
+                Ok(Reply::Continue)
+            }
+            libc::SYS_prlimit64 if b as u32 != self.marking as u32 => Ok(Reply::Continue),
             // PAM and sudo set all limits, which must not touch the mark.
             libc::SYS_setrlimit => Ok(Reply::Value(0)),
             libc::SYS_getrlimit => no_limit(target, b),
@@ -267,7 +275,7 @@ impl Answering {
     // Ids.
 
     pub(super) fn credentials(&self, target: &Target<'_>) -> Result<&Credentials> {
-        let limit = sys::caller::unused_limit(target.pid)
+        let limit = sys::caller::limit(target.pid, self.marking)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
         let number = Mark::of(limit).map_or(0, |mark| usize::from(mark.number));
         self.identities
@@ -291,7 +299,7 @@ impl Answering {
             return Err(Errno::SRCH);
         }
         let number = u16::try_from(number).map_err(|_| Errno::AGAIN)?;
-        sys::caller::set_unused_limit(target.pid, Mark { number, ids }.limit())
+        sys::caller::set_limit(target.pid, self.marking, Mark { number, ids }.limit())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
     }
 

@@ -1,6 +1,16 @@
 //! What a process is marked with to remember who it believes to be: a limit that the kernel has long since ceased to
-//! use, on file locks. It is inherited, survives execution, and can be read and set from outside. The process itself is
-//! told that there is none, and that it has set whatever it sets.
+//! use. It is inherited, survives execution, and can be read and set from outside. The process itself is told that there
+//! is none, and that it has set whatever it sets.
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::sys;
+
+/// Not used since Linux 2.4.
+const UNUSED: [(Resource, &str); 2] = [
+    (Resource::Locks, "Max file locks"),
+    (Resource::Rss, "Max resident set"),
+];
 
 /// Four bits that no such limit has: usual are "none" and small numbers.
 const MARKED: u64 = 0xa;
@@ -30,6 +40,20 @@ impl Mark {
         }
     }
 
+    /// The limit that marks what this process starts. Nobody can raise one for which somebody has set a hard one.
+    pub(crate) fn resource() -> Resource {
+        let mut all = UNUSED.iter().map(|(resource, _)| *resource);
+        all.find(|resource| getrlimit(*resource).maximum.is_none())
+            .unwrap_or(Resource::Locks)
+    }
+
+    /// Of any process, whoever started it.
+    pub(super) fn of_process(pid: u32) -> Option<Self> {
+        UNUSED
+            .iter()
+            .find_map(|(resource, _)| Self::of(sys::caller::limit(pid, *resource).ok()?))
+    }
+
     pub(crate) fn limit(self) -> u64 {
         let (uid, gid) = self
             .ids
@@ -43,10 +67,10 @@ impl Mark {
 
     /// As `/proc/PID/limits` shows it.
     pub(super) fn shown(limits: &str) -> Option<Self> {
-        let line = limits
-            .lines()
-            .find_map(|line| line.strip_prefix("Max file locks"));
-        Self::of(line?.split_whitespace().next()?.parse().ok()?)
+        UNUSED.iter().find_map(|(_, name)| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name));
+            Self::of(line?.split_whitespace().next()?.parse().ok()?)
+        })
     }
 
     pub(super) fn of(limit: u64) -> Option<Self> {
@@ -96,7 +120,9 @@ mod tests {
             Mark::first(7, 8).limit()
         );
         assert_eq!(Mark::shown(&shown), Some(Mark::first(7, 8)));
-        assert_eq!(Mark::shown(&shown.replace("file", "other")), None);
+        let other = |name| Mark::shown(&shown.replace("Max file locks ", name));
+        assert_eq!(other("Max resident set"), Some(Mark::first(7, 8)));
+        assert_eq!(other("Max open files  "), None);
         for usual in [0, 100, i64::MAX as u64, u64::MAX] {
             assert_eq!(Mark::of(usual), None);
         }

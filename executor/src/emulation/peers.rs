@@ -33,7 +33,6 @@ pub(super) fn tell(target: &Target<'_>, call: &Call) -> Result<Reply> {
 fn credentials(target: &Target<'_>, socket: i32) -> Option<[u32; 3]> {
     let socket = target.duplicate(socket).ok()?;
     let peer = sys::caller::peer(&socket).ok()?;
-    let mark = Mark::of(sys::caller::unused_limit(peer).ok()?)?;
-    let (uid, gid) = mark.ids?;
+    let (uid, gid) = Mark::of_process(peer)?.ids?;
     Some([target.pid_of(peer)?, uid, gid])
 }

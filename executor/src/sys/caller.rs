@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
+use rustix::process::Resource;
+
 use super::check;
 
 /// Reads another process's memory; returns how much could be read.
@@ -38,14 +40,14 @@ pub(crate) fn write_memory(pid: u32, address: u64, bytes: &[u8]) -> io::Result<u
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// The soft limit of a process on file locks, which the kernel has not looked at since Linux 2.4.
-pub(crate) fn unused_limit(pid: u32) -> io::Result<u64> {
+/// A soft limit of a process.
+pub(crate) fn limit(pid: u32, resource: Resource) -> io::Result<u64> {
     // SAFETY: all-zero is valid; the call writes only that structure.
     unsafe {
         let mut limit: libc::rlimit64 = std::mem::zeroed();
         check(i64::from(libc::prlimit64(
             pid as i32,
-            libc::RLIMIT_LOCKS,
+            resource as _,
             std::ptr::null(),
             &raw mut limit,
         )))?;
@@ -53,7 +55,8 @@ pub(crate) fn unused_limit(pid: u32) -> io::Result<u64> {
     }
 }
 
-pub(crate) fn set_unused_limit(pid: u32, soft: u64) -> io::Result<()> {
+/// Sets one; the hard limit is none.
+pub(crate) fn set_limit(pid: u32, resource: Resource, soft: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {
         rlim_cur: soft,
         rlim_max: libc::RLIM64_INFINITY,
@@ -62,7 +65,7 @@ pub(crate) fn set_unused_limit(pid: u32, soft: u64) -> io::Result<()> {
     check(i64::from(unsafe {
         libc::prlimit64(
             pid as i32,
-            libc::RLIMIT_LOCKS,
+            resource as _,
             &raw const limit,
             std::ptr::null_mut(),
         )

@@ -18,10 +18,11 @@ use crate::sys;
 
 pub(in crate::sandbox) fn set_limits(task: &Task) -> Result<()> {
     let single_id = task.privilege == Privilege::SingleId;
+    let marking = Mark::resource();
     for limit in &task.limits {
         let resource: Resource = limit.kind.resource();
-        if resource == Resource::Locks && single_id {
-            // It limits nothing since Linux 2.4, and with one id it is where a process' user is written down.
+        // It limits nothing since Linux 2.4, and is where a process' user is written down.
+        if single_id && resource == marking {
             continue;
         }
         let set = |soft: u64, hard: u64| {
@@ -136,8 +137,8 @@ fn mark(task: &Task) -> Result<(Option<u32>, Option<u32>)> {
             current: Some(Mark::first(ids.0, ids.1).limit()),
             maximum: None,
         };
-        match rustix::process::setrlimit(Resource::Locks, limit) {
-            // Who has a hard limit cannot raise it. Its own table knows it all the same.
+        match rustix::process::setrlimit(Mark::resource(), limit) {
+            // Who has hard limits cannot raise them. Its own table knows it all the same.
             Err(Errno::PERM) => {}
             result => result.step("write down its user")?,
         }

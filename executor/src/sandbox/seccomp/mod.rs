@@ -112,7 +112,7 @@ fn named_rules(machine: Machine, filter: Filter) -> Vec<(Call, Decision)> {
         }
         add(&calls::GETSOCKOPT, asking_for_peers());
         for (call, argument) in calls::LIMITS {
-            let marks = [libc::RLIMIT_LOCKS];
+            let marks = [libc::RLIMIT_LOCKS, libc::RLIMIT_RSS];
             let about = Decision::for_values(*argument, &marks, Verdict::Ask, Verdict::Allow);
             add(call, about);
         }
@@ -467,7 +467,11 @@ mod tests {
             assert_ne!(result(default_filter(), here, call, [7; 6]), Some(ASK));
         }
         for (call, argument) in calls::LIMITS {
-            for (limit, expected) in [(libc::RLIMIT_LOCKS, ASK), (libc::RLIMIT_NOFILE, ALLOW)] {
+            for (limit, expected) in [
+                (libc::RLIMIT_LOCKS, ASK),
+                (libc::RLIMIT_RSS, ASK),
+                (libc::RLIMIT_NOFILE, ALLOW),
+            ] {
                 let mut arguments = [0; 6];
                 arguments[*argument as usize] = u64::from(limit);
                 let asked = result(filter, here, call, arguments);
