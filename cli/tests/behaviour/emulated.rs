@@ -100,3 +100,36 @@ fn with_one_id_a_full_disk_loses_no_owners() {
     let output = user.must(&arguments);
     assert_eq!(output.stdout, "1000\nNo space left on device\n", "{output}");
 }
+
+/// Setuid programs that cannot be executed, and one that can.
+const VAIN: &str = r#"FROM busybox
+COPY programs /
+RUN printf 'id -u\n' > /script; perl -pe s/ld-linux/no-linux/ /bin/perl > /broken; cp /bin/perl /good; chown 5 /broken; chmod 4755 /script /broken /good
+COPY --chmod=755 <<'END' /try
+/script
+/broken
+id -u
+perl -e 'exec { "/broken" } "x"; print "$> $!\n"; system "id -u"; exec { "/good" } "x", "-e", "print qq($< \$>\n)"'
+perl -e 'exec { "/broken" } "x"; print "$>\n"; unless (fork) { print "$>\n"; exit } wait; print "$<\n"'
+perl -e 'for (1 .. 99) { unless (fork) { exec { "/broken" } "x"; exit 1 + $> } } my %seen; $seen{$? >> 8}++ while wait > 0; print %seen, "\n"'
+END
+RUN su user -c 'sh /try' > /root.txt 2>&1
+"#;
+
+#[test]
+fn with_one_id_who_executes_in_vain_stays_who_it_is() {
+    const TEST: &str = "with_one_id_who_executes_in_vain_stays_who_it_is";
+    require_machine!();
+    if !has("perl") {
+        return;
+    }
+    let Some(user) = Ordinary::new(TEST) else {
+        return;
+    };
+    user.take("perl");
+    let output = as_by_root(&user, VAIN);
+    assert!(
+        output.contains("\n1000 No such file or directory\n1000\n1000 0\n"),
+        "{output}"
+    );
+}

@@ -5,17 +5,16 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rbuild_cache::owners::Record;
-use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::Resource;
 
 use super::Scope;
 use super::credentials::{Change, Credentials};
 use super::devices::Refused;
-use super::files;
+use super::executing::Executing;
 use super::mark::{self, Mark};
 use super::peers;
-use super::target::{At, Target, at, fd, name, name_of};
+use super::target::{Target, at, fd, name};
 use crate::sys::{
     self,
     notify::{Call, Reply},
@@ -39,7 +38,8 @@ pub(super) struct Answering {
     pub(super) identities: Vec<Credentials>,
     numbers: HashMap<Credentials, usize>,
     /// The limit that is the [`Mark`].
-    marking: Resource,
+    pub(super) marking: Resource,
+    pub(super) executing: Vec<Executing>,
     /// Of what can keep no attributes: by device and inode number.
     pub(super) noted: HashMap<(u64, u64), Record>,
     /// Somebody may have another root than the sandbox's.
@@ -68,6 +68,7 @@ impl Answering {
             numbers: HashMap::from([(first.clone(), 0)]),
             identities: vec![first],
             marking: Mark::resource(),
+            executing: Vec::new(),
             noted: HashMap::new(),
             other_roots: false,
             scope: Scope::Owners,
@@ -89,6 +90,7 @@ impl Answering {
         // Where only devices are asked about, nobody says when a root changes.
         let moved =
             (self.other_roots || self.scope != Scope::Owners) && self.enter_root_of(&target);
+        self.settle(&target);
         let result = self.decide(&target, call);
         if moved {
             self.leave_root();
@@ -275,16 +277,20 @@ impl Answering {
     // Ids.
 
     pub(super) fn credentials(&self, target: &Target<'_>) -> Result<&Credentials> {
-        let limit = sys::caller::limit(target.pid, self.marking)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
-        let number = Mark::of(limit).map_or(0, |mark| usize::from(mark.number));
+        let number = Mark::of(self.limit(target)?).map_or(0, |mark| usize::from(mark.number));
         self.identities
             .get(number)
             .or(self.identities.first())
             .ok_or(Errno::PERM)
     }
 
-    fn become_(&mut self, target: &Target<'_>, new: Credentials) -> Result<()> {
+    /// The one that is the mark.
+    pub(super) fn limit(&self, target: &Target<'_>) -> Result<u64> {
+        sys::caller::limit(target.pid, self.marking)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
+    }
+
+    pub(super) fn become_(&mut self, target: &Target<'_>, new: Credentials) -> Result<()> {
         let ids = Some((new.users.effective, new.groups.effective));
         let number = match self.numbers.get(&new) {
             Some(number) => *number,
@@ -343,32 +349,6 @@ impl Answering {
             }
         };
         Ok(Reply::Value(i64::from(value)))
-    }
-
-    /// A file that takes its owner's id makes its process its owner; kept rights go.
-    fn execute(&mut self, target: &Target<'_>, at: &At) -> Result<Reply> {
-        let Ok(node) = self.node(target, at) else {
-            return Ok(Reply::Continue);
-        };
-        let stat = rustix::fs::fstat(&node)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-            || stat.st_mode & 0o111 == 0
-        {
-            return Ok(Reply::Continue);
-        }
-        let (takes_user, takes_group) = files::takes(name_of(node.as_fd()).as_str(), stat.st_mode);
-        let mut ids = (None, None);
-        if (takes_user || takes_group) && !target.status()?.no_new_privileges {
-            let record = self.record(&node, &stat, None);
-            ids.0 = takes_user.then_some(record.uid);
-            ids.1 = takes_group.then_some(record.gid);
-        }
-        let old = self.credentials(target)?;
-        let new = old.executing(ids.0, ids.1);
-        if new != *old {
-            self.become_(target, new)?;
-        }
-        Ok(Reply::Continue)
     }
 }
 

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
@@ -149,6 +149,23 @@ impl Target<'_> {
         self.process_file("root")
     }
 
+    /// The file that it executes.
+    pub(super) fn program(&self) -> Result<OwnedFd, Errno> {
+        self.process_file("exe")
+    }
+
+    /// Whether there is a process of this number.
+    pub(super) fn is_there(&self, process: u32) -> bool {
+        let flags = AtFlags::empty();
+        rustix::fs::accessat(self.processes, process.to_string(), Access::EXISTS, flags).is_ok()
+    }
+
+    /// The number of its process.
+    pub(super) fn process(&self) -> Result<u32, Errno> {
+        let leader = Numbers::parse(&self.status_text(self.pid)?).ok_or(Errno::IO)?;
+        u32::try_from(leader.process).map_err(|_| Errno::SRCH)
+    }
+
     fn process_file(&self, name: &str) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let path = format!("{}/{name}", self.pid);
@@ -272,7 +289,12 @@ impl Target<'_> {
     }
 
     fn status_text(&self, pid: u32) -> Result<String, Errno> {
-        let path = format!("{pid}/status");
+        self.text_of(pid, "status")
+    }
+
+    /// What the kernel says of a process in a file of its directory, as far as it is short.
+    pub(super) fn text_of(&self, pid: u32, name: &str) -> Result<String, Errno> {
+        let path = format!("{pid}/{name}");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.processes, path, flags, Mode::empty())?;
         let mut text = Vec::new();
