@@ -14,7 +14,45 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.finish()
     };
-    write().map_err(|error| Error::io("write", path, error))
+    write().map_err(|error| unwritable(path, error))
+}
+
+/// Fails as [`write_whole`] would: before long work is done for what could not be kept.
+pub(crate) fn check_can_write(path: &Path) -> Result<()> {
+    let known = std::fs::metadata(path);
+    // A pipe or a device is opened once.
+    if known.is_ok_and(|known| !known.is_file() && !known.is_dir()) {
+        return Ok(());
+    }
+    WholeFile::at(path, 0o644)
+        .map(drop)
+        .map_err(|error| unwritable(path, error))
+}
+
+/// As [`check_can_write`], of a directory that is made where it is not there.
+pub(crate) fn check_can_fill(path: &Path) -> Result<()> {
+    let mut known = path.ancestors().filter(|path| !path.as_os_str().is_empty());
+    let nearest = known.find_map(|path| Some((path, std::fs::metadata(path).ok()?)));
+    match nearest {
+        Some((nearest, known)) if !known.is_dir() => Err(Error::failed(format!(
+            "cannot make the directory `{}`: `{}` is a file",
+            path.display(),
+            nearest.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    let kind = error.kind();
+    let error = Error::io("write", path, error);
+    match path.parent() {
+        Some(parent) if kind == std::io::ErrorKind::NotFound => error.help(format!(
+            "there is no directory `{}`: make it first",
+            parent.display()
+        )),
+        _ => error,
+    }
 }
 
 /// What a list that a person writes may have at most.
@@ -51,7 +89,17 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
         write_whole(Path::new("/dev/null"), b"x").unwrap();
-        assert!(write_whole(&directory.path().join("missing/id"), b"x").is_err());
+        let missing = directory.path().join("missing/id");
+        assert!(write_whole(&missing, b"x").is_err());
+        assert!(check_can_write(&missing).is_err());
+        assert!(check_can_write(directory.path()).is_err());
+        check_can_write(&directory.path().join("new")).unwrap();
+        check_can_write(&path).unwrap();
+        check_can_write(Path::new("/dev/null")).unwrap();
+        check_can_fill(&missing).unwrap();
+        assert!(check_can_fill(&path.join("below")).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

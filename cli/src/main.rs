@@ -78,6 +78,10 @@ fn main() -> ExitCode {
                 stdio::err(render::failure(&unknown, stdio::err_is_coloured()));
                 return ExitCode::from(unknown.exit().code());
             }
+            if let Some(missing) = first_word::without_context(&error) {
+                stdio::err(render::failure(&missing, stdio::err_is_coloured()));
+                return ExitCode::from(missing.exit().code());
+            }
             // Help and version are asked for: on standard output, without failure. The printing may meet a closed
             // pipe, which is no failure either.
             drop(error.print());

@@ -39,6 +39,34 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
+/// Puts `name` in the place of the command line that `/proc` shows of this process and of those it forks: a container's
+/// first process may be one, and what rbuild was told is nobody's there. Must be called while the process has one thread.
+pub(crate) fn replace_command_line(name: &CStr) -> io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // Behind the name, which may have blanks and brackets: the state, which is the third field.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let place = |field: usize| {
+        let text = fields.split_ascii_whitespace().nth(field - 3);
+        text.and_then(|text| text.parse::<usize>().ok())
+    };
+    let (Some(start), Some(end)) = (place(48), place(49)) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let name = name.to_bytes_with_nul();
+    if start == 0 || end.saturating_sub(start) < name.len() {
+        return Ok(());
+    }
+    // SAFETY: the kernel put the strings of the arguments, and nothing else, from `start` to `end` on the stack of this
+    // process, which it may write to. Nobody holds a reference into them (`std::env::args` copies), no other thread
+    // reads them, and what is read of them later still ends where it did, in a zero.
+    unsafe {
+        let arguments = std::ptr::with_exposed_provenance_mut::<u8>(start);
+        std::ptr::write_bytes(arguments, 0, end - start);
+        std::ptr::copy_nonoverlapping(name.as_ptr(), arguments, name.len());
+    }
+    Ok(())
+}
+
 /// What `clone3` gave.
 #[derive(Debug)]
 pub(crate) enum Cloned {

@@ -465,3 +465,33 @@ fn settings_among_the_build_args_do_what_they_say() {
         "{output}"
     );
 }
+
+#[test]
+fn what_could_not_be_written_is_told_before_anything_is_built() {
+    let kit = Kit::new();
+    kit.context(&[("file", "x"), ("id", "of an earlier build")]);
+    for (flags, told) in [
+        (
+            &["-o", "type=oci,dest=no/a.tar"][..],
+            "there is no directory `no`: make it first",
+        ),
+        (&["-o", "type=tar,dest=context"], "cannot write `context`"),
+        (&["-o", "context/file/x"], "`context/file` is a file"),
+        (&["--iidfile", "no/id"], "cannot write `no/id`"),
+        (&["--metadata-file", "context"], "cannot write `context`"),
+        (&["--trace", "no/trace"], "cannot write `no/trace`"),
+    ] {
+        let output = kit.build("FROM scratch\nCOPY file /\n", flags);
+        assert_eq!(output.code, 1, "{output}");
+        assert!(output.stderr.contains(told), "{output}");
+        assert!(!output.stderr.contains("#1"), "{output}");
+    }
+    // Whose build fails has no ID.
+    let id = kit.path("context/id");
+    let output = kit.build(
+        "FROM scratch\nCOPY nothing /\n",
+        &["--iidfile", "context/id"],
+    );
+    assert_eq!(output.code, 1, "{output}");
+    assert!(!id.exists());
+}

@@ -156,6 +156,12 @@ fn the_end_of_the_command_is_the_exit_code() {
     // PID 1 ignores what it has no handler for: it is the init's child that the signal ends.
     let killed = kit.rbuild(&["run", "--init", "app", "sh", "-c", "kill -TERM $$"]);
     assert_eq!(killed.code, 143, "{killed}");
+    // What the init was told to do is not for those in there to read.
+    let told = "cat /proc/1/comm; tr '\\0' '\\n' < /proc/1/cmdline | sed '/^$/d'";
+    let init = kit.must(&[
+        "run", "--rm", "--init", "-e", "A=b", "app", "sh", "-c", told,
+    ]);
+    assert_eq!(init.stdout, "rbuild-init\nrbuild\n");
     let missing_interpreter = kit.rbuild(&["run", "app", "/script"]);
     assert!(
         [126, 127].contains(&missing_interpreter.code),

@@ -106,6 +106,21 @@ fn a_missing_context_is_told_with_what_is_near() {
 }
 
 #[test]
+fn no_context_is_told_with_what_it_can_be() {
+    for arguments in [
+        &["build"][..],
+        &["build", "-q", "-t", "x"],
+        &["-t", "x"],
+        &["llb"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.code, 2, "{output}");
+        let told = "error: there is no build context: it is the last argument\nhelp: it is `.` for this directory";
+        assert!(output.stderr.starts_with(told), "{output}");
+    }
+}
+
+#[test]
 fn a_missing_dockerfile_is_told_with_what_is_near() {
     let kit = Kit::new();
     kit.context(&[("Dockerfile.dev", "FROM scratch")]);
@@ -153,6 +168,29 @@ fn bad_values_say_what_is_expected() {
     error: --network `bridged`: there is no such network
     help: it is `default`, `none` or `host`
     ");
+    for (flags, told) in [
+        (
+            ["--cap-add", "net_admn"],
+            "error: --cap-add `net_admn`: there is no such capability\nhelp: there is `NET_ADMIN`\n",
+        ),
+        (
+            ["--cap-drop", ""],
+            "error: --cap-drop ``: there is no such capability\nhelp: it looks like `NET_ADMIN`, or is `ALL`; \
+             capabilities(7) lists them\n",
+        ),
+        (
+            ["-v", "/host:data"],
+            "error: --volume `/host:data`: `data` is neither an absolute path in the container nor an option\n\
+             help: it looks like `/host/dir:/target:ro` or `name:/target`\n",
+        ),
+    ] {
+        let output = run(&["create", flags[0], flags[1], "x"]);
+        assert_eq!(
+            (output.code, output.stderr.as_str()),
+            (2, told),
+            "{flags:?}"
+        );
+    }
 }
 
 #[test]

@@ -58,10 +58,8 @@ impl Worker {
                     self.leave(vertex, &inputs, layer);
                 }
                 let mut failure = failed(error, output, &op.argv);
-                for id in absent {
-                    failure = failure.help(format!(
-                        "the secret `{id}` was not given; give it with `--secret id={id},src=FILE`"
-                    ));
+                for hint in absent {
+                    failure = failure.help(hint);
                 }
                 if let Some(why) = self.why_not_found(&failure, base.as_ref(), &op.cwd) {
                     failure = failure.help(why);
@@ -71,7 +69,7 @@ impl Worker {
         }
     }
 
-    /// A command with all that it is to be given, and which secrets that it can do without nobody gave.
+    /// A command with all that it is to be given, and hints at what it was not given.
     pub(crate) async fn given(
         &self,
         vertex: VertexId,

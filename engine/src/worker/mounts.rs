@@ -22,7 +22,7 @@ use crate::op::{ExecOp, MountOp, MountOpKind, SharingOp};
 pub(super) struct Mounted {
     pub(super) mounts: Vec<Mount>,
     pub(super) env: Vec<Vec<u8>>,
-    /// Secrets that the command can do without, and that nobody gave.
+    /// What to say of secrets and agents that the command can do without and that nobody gave, should it fail.
     pub(super) absent: Vec<String>,
 }
 
@@ -112,7 +112,9 @@ impl Worker {
                     .help(format!("give it with `--secret id={id},src=FILE`")));
                 }
                 if data.is_none() {
-                    mounted.absent.push(id.clone());
+                    mounted.absent.push(format!(
+                        "the secret `{id}` was not given; give it with `--secret id={id},src=FILE`"
+                    ));
                 }
                 if let Some(name) = env {
                     let mut variable = format!("{name}=").into_bytes();
@@ -147,7 +149,13 @@ impl Worker {
                     )
                     .help(format!("give it with `--ssh {id}=SOCKET`")));
                 }
-                None => return Ok(()),
+                None => {
+                    let place = if id == "default" { "" } else { "=SOCKET" };
+                    mounted.absent.push(format!(
+                        "the ssh agent `{id}` was not given; give it with `--ssh {id}{place}`"
+                    ));
+                    return Ok(());
+                }
             },
         };
         mounted.mounts.push(Mount {

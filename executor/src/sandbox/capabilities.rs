@@ -57,6 +57,11 @@ pub(super) const DEFAULT: u64 = 0xa804_25fb;
 /// The mask of everything that has a name here.
 pub(super) const ALL: u64 = (1 << NAMES.len()) - 1;
 
+/// The names that there are, as `--cap-add` takes them.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    ["ALL"].into_iter().chain(NAMES)
+}
+
 /// `CAP_CHOWN` and so on.
 pub(super) fn names(mask: u64) -> Vec<String> {
     let numbered = NAMES.iter().enumerate();
@@ -65,7 +70,7 @@ pub(super) fn names(mask: u64) -> Vec<String> {
 }
 
 /// The bit of a name, with or without `CAP_`, in any case.
-pub(super) fn by_name(name: &str) -> Option<u64> {
+pub fn by_name(name: &str) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
     if short == "ALL" {

@@ -56,6 +56,7 @@ use crate::host::{Host, Privilege};
 use crate::overlay::Below;
 use crate::spec::{Exec, Exit, Limits, Network, Stdio};
 use crate::{Executor, wire};
+pub use capabilities::{by_name as capability, known as capabilities};
 use rbuild_cache::{ActiveSnapshot, Snapshot, SnapshotId};
 
 use cgroup::Cgroup;

@@ -20,6 +20,7 @@ pub(super) fn become_init(terminal: bool) -> Result<()> {
             sys::reset_signals().step("reset signals")
         }
         Forked::Parent(child) => {
+            let _ = rustix::thread::set_name(c"rbuild-init");
             // The report's end is seen when no copy is left.
             let _ = sys::close_from(3);
             serve(child)

@@ -14,6 +14,7 @@ mod sources;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use rbuild_engine::request::{Output, OutputKind};
 use rbuild_engine::{Located, explain};
 
 pub(crate) use args::BuildArgs;
@@ -39,6 +40,7 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     if call != Call::Build {
         return look::execute(call, &request);
     }
+    check_places(args, &request.outputs)?;
     let names = metadata::names(&request);
     let key = explain::build_key(&request.context, &request.dockerfile);
     let wants_explanation = args.explain;
@@ -105,6 +107,31 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
         stdio::out(format!("{}\n", image.id));
     }
     Ok(Exit::Success)
+}
+
+/// Says at once what could not be written in the end. An ID that is there already is not that of this build.
+fn check_places(args: &BuildArgs, outputs: &[Output]) -> Result<()> {
+    for path in [&args.iidfile, &args.metadata_file, &args.trace] {
+        path.iter()
+            .try_for_each(|path| files::check_can_write(path))?;
+    }
+    for output in outputs {
+        let Some(path) = &output.destination else {
+            continue;
+        };
+        match output.kind {
+            OutputKind::Oci { tar: true } | OutputKind::Docker { tar: true } | OutputKind::Tar => {
+                files::check_can_write(path)?;
+            }
+            _ => files::check_can_fill(path)?,
+        }
+    }
+    match &args.iidfile {
+        Some(path) if path.is_file() => {
+            std::fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn mode(args: &BuildArgs) -> Result<Mode> {

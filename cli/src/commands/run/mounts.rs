@@ -88,6 +88,12 @@ fn volume(text: &str) -> Result<Volume> {
                 }
             }
             "U" => return Err(Error::unsupported(format!("--volume option `{option}`"))),
+            // `/host:relative` looks the same.
+            other if source.is_none() && text.starts_with('/') => {
+                return Err(bad(&format!(
+                    "`{other}` is neither an absolute path in the container nor an option"
+                )));
+            }
             other => return Err(bad(&format!("there is no option `{other}`"))),
         }
     }

@@ -9,6 +9,7 @@ use rbuild_engine::executor::spec::{
 };
 
 use crate::error::{Error, Result};
+use crate::similar;
 
 /// Parameters that belong to a namespace of the container's own: System V IPC and its message queues, the host name's
 /// domain, and everything of the network.
@@ -236,6 +237,28 @@ fn require_own(name: &str) -> Result<()> {
             "only parameters of a container's own namespaces can be set: net.*, fs.mqueue.*, kernel.msg*, kernel.sem, kernel.shm*",
         ),
     )
+}
+
+/// `--cap-add` and `--cap-drop`: names as `NET_ADMIN`, `cap_net_admin` or `ALL`.
+pub(super) fn capabilities(flag: &str, names: &[String]) -> Result<Vec<String>> {
+    use rbuild_engine::executor::sandbox;
+    for name in names {
+        if sandbox::capability(name).is_some() {
+            continue;
+        }
+        let error = Error::usage(format!("{flag} `{name}`: there is no such capability"));
+        let upper = name.to_uppercase();
+        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        return Err(
+            match similar::nearest(short, sandbox::capabilities()).first() {
+                Some(near) => error.help(format!("there is `{near}`")),
+                None => {
+                    error.help("it looks like `NET_ADMIN`, or is `ALL`; capabilities(7) lists them")
+                }
+            },
+        );
+    }
+    Ok(names.to_vec())
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub(super) fn serve(socket: OwnedFd) {
         return;
     }
     let _ = rustix::thread::set_name(c"rbuild-spawner");
+    let _ = sys::replace_command_line(c"rbuild");
     let mut spawner = Spawner {
         socket,
         running: Vec::new(),
