@@ -117,6 +117,13 @@ pub struct CacheMountInfo {
     pub last_used: i64,
 }
 
+impl CacheMountInfo {
+    /// What it takes on the disk: looks at every file.
+    pub fn bytes(&self) -> u64 {
+        crate::collect::allocated(&self.path)
+    }
+}
+
 impl Store {
     /// Takes a cache mount, waiting where `Locked` asks for it. Call from a blocking thread. A new one is made
     /// empty, mode 0755, owned by the caller; the executor sets mode, owner and first content.

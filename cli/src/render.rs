@@ -56,6 +56,8 @@ fn engine_failure(error: &engine::Error, coloured: bool) -> String {
         engine::Error::Usage(_)
         | engine::Error::Io { .. }
         | engine::Error::Image(_)
+        | engine::Error::NoImage(_)
+        | engine::Error::NotPulled { .. }
         | engine::Error::Store(_)
         | engine::Error::Exec(_)
         | engine::Error::Damaged(_)
@@ -81,7 +83,11 @@ fn chain(error: &(dyn std::error::Error + 'static), coloured: bool) -> String {
     if let Some(source) = error.source() {
         causes(source, &mut text);
     }
-    if let Some(help) = store_help(error) {
+    let help = match error.downcast_ref() {
+        Some(engine::Error::NoImage(_)) => Some("`rbuild images` lists those that are there"),
+        _ => store_help(error),
+    };
+    if let Some(help) = help {
         text.push_str(&title("help", "\x1b[1;36m", help, coloured));
     }
     text

@@ -34,6 +34,15 @@ pub enum Error {
     },
     #[error(transparent)]
     Image(#[from] rbuild_image::Error),
+    /// Of a name, an ID or a digest.
+    #[error("there is no image `{0}` in the store")]
+    NoImage(String),
+    #[error("{message}")]
+    NotPulled {
+        message: String,
+        #[source]
+        source: Box<Error>,
+    },
     #[error(transparent)]
     Store(#[from] rbuild_cache::store::Error),
     /// Of `run`: the sandbox or the program.
@@ -46,6 +55,16 @@ pub enum Error {
     Other(String),
     #[error("cancelled")]
     Cancelled,
+}
+
+impl Error {
+    /// Of a pull of an image that the store does not have.
+    pub(crate) fn of_missing(self, name: &str) -> Self {
+        Self::NotPulled {
+            message: format!("the image `{name}` is not in the store and cannot be pulled"),
+            source: Box::new(self),
+        }
+    }
 }
 
 /// An error's words with those of its causes, in one line. Transparent errors repeat their cause: said once.

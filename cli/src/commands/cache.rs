@@ -62,7 +62,12 @@ enum MountsCommand {
     },
 }
 
-const COLUMNS: Columns<'_> = &[("ID", "ID"), ("LAST USED", "LastUsed"), ("PATH", "Path")];
+const COLUMNS: Columns<'_> = &[
+    ("ID", "ID"),
+    ("SIZE", "Size"),
+    ("LAST USED", "LastUsed"),
+    ("PATH", "Path"),
+];
 
 pub(crate) fn execute(args: &CacheArgs, global: &GlobalArgs) -> Result<Exit> {
     let CacheCommand::Mounts { command } = &args.command;
@@ -82,6 +87,8 @@ pub(crate) fn execute(args: &CacheArgs, global: &GlobalArgs) -> Result<Exit> {
 
 fn list(quiet: bool, format: Option<&str>, global: &GlobalArgs) -> Result<()> {
     let format = Format::parse(format)?;
+    // There one may look into directories of the users of steps.
+    let _host = machine::enter()?;
     let mounts = machine::engine(global.options()?)?.store().cache_mounts()?;
     if quiet {
         for mount in mounts {
@@ -99,6 +106,7 @@ fn list(quiet: bool, format: Option<&str>, global: &GlobalArgs) -> Result<()> {
                 "LastUsed": human::since(used.as_deref()),
                 "LastUsedAt": used,
                 "Path": mount.path,
+                "Size": human::size(mount.bytes()),
             })
             .as_object()
             .cloned()

@@ -1,5 +1,6 @@
 //! `rbuild info`.
 
+use rbuild_engine::Engine;
 use rbuild_engine::containers::{Catalog, Status};
 use rbuild_engine::executor::host::Privilege;
 use rbuild_engine::image::Platform;
@@ -43,7 +44,7 @@ pub(crate) fn execute(args: &InfoArgs, global: &GlobalArgs) -> Result<Exit> {
         "Root": root,
         "Privilege": privilege,
         "PrivilegeReason": reason,
-        "Images": engine.images(&[])?.len(),
+        "Images": images(&engine)?,
         "Platform": Platform::host().to_string(),
         "CPUs": rbuild_engine::cores(),
         "KernelVersion": kernel.release().to_string_lossy(),
@@ -110,4 +111,16 @@ fn add_dockers_names(value: &mut Value, catalog: &Catalog) -> Result<()> {
         value.extend(more);
     }
     Ok(())
+}
+
+/// How many there are, whatever they are called.
+fn images(engine: &Engine) -> Result<usize> {
+    let mut ids: Vec<_> = engine
+        .images(&[])?
+        .into_iter()
+        .map(|image| image.id)
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids.len())
 }

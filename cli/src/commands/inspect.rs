@@ -150,7 +150,14 @@ impl Finder<'_> {
                 };
                 let found = engine.inspect_image(name);
                 self.engine = Some(engine);
-                Ok(found?)
+                match found {
+                    Err(rbuild_engine::Error::NoImage(_)) if kind == Kind::Any => {
+                        Err(Error::failed(format!(
+                            "there is no container, image, volume or network `{name}`"
+                        )))
+                    }
+                    found => Ok(found?),
+                }
             }
         }
     }

@@ -1,7 +1,6 @@
 //! `rbuild rmi`, `image rm`.
 
 use rbuild_engine::Error as EngineError;
-use rbuild_engine::image::Error as ImageError;
 use rbuild_engine::images::Removed;
 
 use crate::error::Result;
@@ -39,7 +38,7 @@ pub(crate) fn execute(args: &RmiArgs, global: &GlobalArgs) -> Result<Exit> {
                 }
             }
             Err(error) => {
-                let is_missing = matches!(error, EngineError::Image(ImageError::NotFound(_)));
+                let is_missing = matches!(error, EngineError::NoImage(_));
                 stdio::err(render::failure(&error.into(), stdio::err_is_coloured()));
                 // With force, what is not there is as it should be.
                 if !(args.force && is_missing) {

@@ -256,3 +256,40 @@ fn a_reader_that_went_away_is_no_failure() {
     let output = kit.finish(child);
     assert_eq!((output.code, output.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn what_is_not_there_is_told_with_what_to_do() {
+    let kit = Kit::new();
+    let told = |arguments: &[&str]| {
+        let output = kit.rbuild(arguments);
+        assert_ne!(output.code, 0, "{output}");
+        output.stderr
+    };
+    let missing = "error: there is no image `no/such` in the store\nhelp: `rbuild images` lists those that are there\n";
+    for arguments in [
+        &["history", "no/such"][..],
+        &["rmi", "no/such"],
+        &["tag", "no/such", "x"],
+        &["save", "-o", "x", "no/such"],
+        &["image", "inspect", "no/such"],
+    ] {
+        assert_eq!(told(arguments), missing, "{arguments:?}");
+    }
+    assert_eq!(
+        told(&["inspect", "no/such"]),
+        "error: there is no container, image, volume or network `no/such`\n"
+    );
+    // One cause, and not each layer of a client that has it.
+    let unreachable = told(&["run", "127.0.0.1:1/x"]);
+    assert!(
+        unreachable.starts_with(
+            "error: the image `127.0.0.1:1/x` is not in the store and cannot be pulled\n"
+        ),
+        "{unreachable}"
+    );
+    assert!(
+        unreachable.ends_with(": cannot connect\n  caused by: Connection refused (os error 111)\n"),
+        "{unreachable}"
+    );
+    assert_eq!(unreachable.lines().count(), 3, "{unreachable}");
+}

@@ -152,3 +152,22 @@ fn a_cache_without_all_of_its_first_content_is_nobodys() {
     assert_eq!(kit.must(&["cache", "mounts", "ls", "-q"]).stdout, "one\n");
     kit.store_is_whole();
 }
+
+#[test]
+fn a_list_says_what_the_directories_take() {
+    require_machine!();
+    let kit = Kit::new();
+    let fill =
+        "head -c 3000000 /dev/urandom > /c/a; mkdir -m 700 /c/d; echo x > /c/d/b; chown -R 7 /c/d";
+    kit.must_build(
+        &format!("FROM busybox\nRUN --mount=type=cache,id=big,target=/c {fill}\n"),
+        &["-q"],
+    );
+    let listed = kit.must(&["cache", "mounts", "ls", "--format", "{{.ID}} {{.Size}}"]);
+    let size = listed
+        .stdout
+        .trim()
+        .strip_prefix("big 3.0")
+        .unwrap_or_default();
+    assert!(size.ends_with("MB"), "{listed}");
+}

@@ -128,23 +128,27 @@ impl Engine {
                     }
                     Location::Stored(image.manifest)
                 }
-                Err(Error::Image(rbuild_image::Error::NotFound(_)))
-                    if request.pull == Pull::Never =>
-                {
+                Err(Error::NoImage(_)) if request.pull == Pull::Never => {
                     return Err(Error::Other(format!(
                         "the image `{name}` is not in the store, and --pull=never forbids to pull it"
                     )));
                 }
-                Ok(_) | Err(Error::Image(rbuild_image::Error::NotFound(_))) => {
-                    Location::Registry(name.parse::<Reference>()?)
+                Ok(_) => {
+                    let reference = name.parse::<Reference>()?;
+                    self.pull(&reference, Some(platform), Arc::new(|_, _, _| {}))
+                        .await?;
+                    Location::Registry(reference)
+                }
+                Err(Error::NoImage(_)) => {
+                    let reference = name.parse::<Reference>()?;
+                    self.pull(&reference, Some(platform), Arc::new(|_, _, _| {}))
+                        .await
+                        .map_err(|error| error.of_missing(name))?;
+                    Location::Registry(reference)
                 }
                 Err(error) => return Err(error),
             },
         };
-        if let Location::Registry(reference) = &location {
-            self.pull(reference, Some(platform), Arc::new(|_, _, _| {}))
-                .await?;
-        }
         let mut resolved = self.resolve(&location, platform, false).await?;
         let fits = |resolved: &Resolved| {
             let asked = request.platform.as_ref();
@@ -156,8 +160,15 @@ impl Engine {
             && let Ok(reference) = name.parse::<Reference>()
         {
             // The store may hold another platform's image under this name.
+            let known = resolved.config.platform();
             self.pull(&reference, Some(platform), Arc::new(|_, _, _| {}))
-                .await?;
+                .await
+                .map_err(|error| Error::NotPulled {
+                    message: format!(
+                        "the image `{name}` in the store is for {known}, and one for {platform} cannot be pulled"
+                    ),
+                    source: Box::new(error),
+                })?;
             let location = Location::Registry(reference);
             resolved = self.resolve(&location, platform, false).await?;
         }

@@ -63,7 +63,7 @@ pub struct ImportRequest {
 impl Engine {
     /// By name, ID, ID prefix or digest.
     pub fn find_image(&self, name: &str) -> Result<StoredImage> {
-        let not_found = || Error::Image(rbuild_image::Error::NotFound(name.to_owned()));
+        let not_found = || Error::NoImage(name.to_owned());
         if let Ok(reference) = name.parse::<Reference>() {
             let found = match reference.digest {
                 None => self.store().image_by_name(&reference.canonical())?,
@@ -125,9 +125,7 @@ impl Engine {
                 }
             }
         }
-        Err(Error::Image(rbuild_image::Error::NotFound(
-            image.config.to_string(),
-        )))
+        Err(Error::NoImage(image.config.to_string()))
     }
 
     /// The topmost snapshot, where the image is unpacked.

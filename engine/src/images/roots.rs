@@ -36,10 +36,11 @@ impl Engine {
                     }
                     Location::Stored(image.manifest)
                 }
-                Err(Error::Image(rbuild_image::Error::NotFound(_))) => {
+                Err(Error::NoImage(_)) => {
                     let reference = image.parse::<Reference>()?;
                     self.pull(&reference, platform, Arc::new(|_, _, _| {}))
-                        .await?;
+                        .await
+                        .map_err(|error| error.of_missing(image))?;
                     Location::Registry(reference)
                 }
                 Err(error) => return Err(error),

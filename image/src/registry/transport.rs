@@ -148,8 +148,17 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     Error::Registry {
         url: shown_url(url),
         reason: reason.to_owned(),
-        source: Some(Box::new(error.without_url())),
+        source: Some(innermost(&error.without_url()).into()),
     }
+}
+
+/// What it comes to: between that and the request only layers of the client tell that something is wrong.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
 }
 
 impl Client {
