@@ -110,7 +110,9 @@ impl Store {
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let file = self.open_blob(digest)?;
         let path = self.blob_path(digest);
-        let mut bytes = Vec::new();
+        let size = file.metadata().at("stat", &path)?.len().min(limit);
+        // One byte more, so that reading sees the end at once.
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
         file.take(limit.saturating_add(1))
             .read_to_end(&mut bytes)
             .at("read", &path)?;

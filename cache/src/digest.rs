@@ -20,6 +20,17 @@ pub struct ChainId(pub Digest);
 #[error("`{0}` is not a digest of the form sha256:<64 hex digits>")]
 pub struct BadDigest(pub String);
 
+/// A hash as hex digits. Builds write thousands of them.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8; 32]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.0, &mut digits).map_err(|_| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+    }
+}
+
 impl Digest {
     /// Of a hash that was computed elsewhere.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -39,13 +50,14 @@ impl Digest {
 
     /// The 64 hex digits without the algorithm.
     pub fn hex(&self) -> String {
-        hex::encode(self.0)
+        Hex(&self.0).to_string()
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str("sha256:")?;
+        Hex(&self.0).fmt(f)
     }
 }
 

@@ -86,7 +86,7 @@ impl KeyWriter {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        crate::digest::Hex(&self.0).fmt(f)
     }
 }
 

@@ -168,13 +168,11 @@ impl Engine {
             }])
         })?;
         let caches = Caches::new(self, &request, events)?;
-        let images = tokio::select! {
+        let (mut lowered, images) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            images = self.images_of(&request, &source, &parsed, &options, known) => images?,
+            lowered = self.lower(&request, &source, &parsed, &options, known) => lowered?,
         };
-        let mut lowered =
-            lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
         let mut warnings = lint::look(&source, &parsed, &request, Some(&lowered.seen))?;
         warnings.append(&mut lowered.warnings);
         settings.select(&mut warnings);

@@ -174,7 +174,8 @@ fn read(name: &str, file: std::fs::File) -> Result<Ignore> {
 }
 
 fn bounded(file: std::fs::File) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let size = file.metadata()?.len().min(FILE_BYTES_MAX);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(std::io::Error::other(format!(

@@ -246,3 +246,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
             source: std::io::Error::other(error),
         })?
 }
+
+/// As [`blocking`], for a document of the store: on this thread, where the runtime has others for its own affairs. To
+/// wake another one, and to be woken by it, takes longer than reading it.
+pub(crate) async fn brief<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => blocking(work).await,
+    }
+}

@@ -6,6 +6,9 @@
 //! them. [`ignore`] and [`glob`] are Docker's pattern rules; [`mount`] reads the value of `RUN --mount`, [`values`]
 //! what else has a form of its own. Start at [`parse`].
 
+// What pest's grammars without `std` are made of.
+extern crate alloc;
+
 pub mod ast;
 pub mod diagnostic;
 mod directive;

@@ -4,6 +4,8 @@
 //! content key with the content that the operation uses of them. An immediate input enters both by its content, so
 //! that a vertex which has no other inputs has one key.
 
+use std::sync::Arc;
+
 use rbuild_cache::{Ingredient, Key};
 
 use crate::worker::Operation;
@@ -19,7 +21,7 @@ pub(crate) enum InputKey {
 #[derive(Debug, Clone)]
 pub(crate) struct Keyed {
     pub(crate) key: Key,
-    pub(crate) ingredients: Vec<Ingredient>,
+    pub(crate) ingredients: Arc<[Ingredient]>,
 }
 
 /// Writes a key of `operation` on `inputs`, in their order.
@@ -35,13 +37,16 @@ pub(crate) fn of<O: Operation>(operation: &O, inputs: &[InputKey]) -> Keyed {
         }
     }
     let (key, ingredients) = writer.finish_with_ingredients();
-    Keyed { key, ingredients }
+    Keyed {
+        key,
+        ingredients: ingredients.into(),
+    }
 }
 
 /// Joins the ingredients of both keys: the operation's fields, which they share, stand once.
 pub(crate) fn join(definition: &Keyed, content: &Keyed) -> Vec<Ingredient> {
-    let mut joined = definition.ingredients.clone();
-    for ingredient in &content.ingredients {
+    let mut joined = definition.ingredients.to_vec();
+    for ingredient in &*content.ingredients {
         // A step may have a hundred thousand fields, and a few inputs: only these are looked for.
         if ingredient.name.starts_with("input[") && !definition.ingredients.contains(ingredient) {
             joined.push(ingredient.clone());

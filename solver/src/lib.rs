@@ -8,6 +8,7 @@
 //! * `key`: the two keys of a vertex; `plan`: what is known of each vertex before anything runs; `progress`: who is
 //!   told what, once; `run`: the queries of one solve.
 
+mod at_once;
 pub mod graph;
 mod key;
 pub mod places;

@@ -1,8 +1,9 @@
 //! What is known of every needed vertex before anything runs: its inputs, its definition key, and whether a result
 //! found under that key may be used.
 
-use futures_util::future::try_join_all;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 
+use crate::at_once::try_all;
 use crate::graph::{Graph, VertexId};
 use crate::key::{self, InputKey, Keyed};
 use crate::worker::{CachePolicy, Operation, Worker};
@@ -48,25 +49,24 @@ impl Plan {
         worker: &W,
         outputs: &[Option<W::Output>],
     ) -> Result<Self, (VertexId, W::Error)> {
-        let mut selections = Vec::new();
+        let mut selected = Vec::new();
         let mut inputs_of = Vec::with_capacity(needed.len());
         for &vertex in &needed {
             let inputs = graph.inputs(vertex);
             for (place, input) in inputs.iter().enumerate() {
                 if let Some(Some(output)) = outputs.get(input.index()) {
-                    let operation = graph.operation(vertex);
-                    selections.push(async move {
-                        match worker.input_content(operation, place, output).await {
-                            Ok(key) => Ok(key),
-                            Err(error) => Err((vertex, error)),
-                        }
-                    });
+                    selected.push((vertex, place, output));
                 }
             }
             inputs_of.push(inputs);
         }
+        let selections = selected.into_iter().map(|(vertex, place, output)| {
+            let operation = graph.operation(vertex);
+            let content = worker.input_content(operation, place, output);
+            content.map_err(move |error| (vertex, error)).boxed()
+        });
         // Same order as above: by vertex, then by place.
-        let mut selections = try_join_all(selections).await?.into_iter();
+        let mut selections = try_all(selections).await?.into_iter();
 
         let mut vertices: Vec<Option<Planned>> = (0..graph.len()).map(|_| None).collect();
         for (&vertex, inputs) in needed.iter().zip(inputs_of) {

@@ -10,10 +10,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::FutureExt as _;
 use rbuild_cache::{Ingredient, Key};
 use tokio_util::sync::CancellationToken;
 
+use crate::at_once::try_all;
 use crate::graph::{Graph, VertexId};
 use crate::places::Jobs;
 use crate::plan::Plan;
@@ -34,7 +35,7 @@ pub trait Observer: Send + Sync {
 
     /// The definition key of a needed vertex and what it is made of; told of each before anything runs, handles
     /// excepted.
-    fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
+    fn planned(&self, vertex: VertexId, key: Key, ingredients: &Arc<[Ingredient]>) {
         let _ = (vertex, key, ingredients);
     }
 }
@@ -150,38 +151,41 @@ impl<W: Worker> Solver<W> {
         let immediate = needed
             .into_iter()
             .filter(|vertex| graph.operation(*vertex).is_immediate());
-        let made = try_join_all(immediate.map(|vertex| async move {
-            observer.vertex(vertex, Status::Started);
-            let began = Instant::now();
-            let operation = graph.operation(vertex);
-            let made = self
-                .worker
-                .execute(vertex, operation, Vec::new(), cancel.clone())
-                .await;
-            match made {
-                Ok(output) => {
-                    observer.vertex(
-                        vertex,
-                        Status::Done {
-                            took: began.elapsed(),
-                        },
-                    );
-                    Ok((vertex, output))
+        let made = immediate.map(|vertex| {
+            let making = async move {
+                observer.vertex(vertex, Status::Started);
+                let began = Instant::now();
+                let operation = graph.operation(vertex);
+                let made = self
+                    .worker
+                    .execute(vertex, operation, Vec::new(), cancel.clone())
+                    .await;
+                match made {
+                    Ok(output) => {
+                        observer.vertex(
+                            vertex,
+                            Status::Done {
+                                took: began.elapsed(),
+                            },
+                        );
+                        Ok((vertex, output))
+                    }
+                    Err(_) if cancel.is_cancelled() => {
+                        observer.vertex(vertex, Status::Cancelled);
+                        Err(SolveError::Cancelled)
+                    }
+                    Err(error) => {
+                        observer.vertex(vertex, Status::Failed);
+                        Err(SolveError::Vertex {
+                            vertex,
+                            source: Arc::new(error),
+                        })
+                    }
                 }
-                Err(_) if cancel.is_cancelled() => {
-                    observer.vertex(vertex, Status::Cancelled);
-                    Err(SolveError::Cancelled)
-                }
-                Err(error) => {
-                    observer.vertex(vertex, Status::Failed);
-                    Err(SolveError::Vertex {
-                        vertex,
-                        source: Arc::new(error),
-                    })
-                }
-            }
-        }))
-        .await?;
+            };
+            making.boxed()
+        });
+        let made = try_all(made).await?;
         let mut handles: Vec<Option<W::Output>> = (0..graph.len()).map(|_| None).collect();
         for (vertex, output) in made {
             handles[vertex.index()] = Some(output);

@@ -52,6 +52,33 @@ ran: #3 [2/2] COPY b /b (line 3)
 }
 
 #[test]
+fn a_cached_build_is_told_as_it_stands_now() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.context(&[("a", "1"), ("b", "1")]);
+    for _ in 0..3 {
+        kit.must_build(DOCKERFILE, &["-q"]);
+    }
+    let whole = "cached: #2 [1/2] COPY a /a (line 2)\ncached: #3 [2/2] COPY b /b (line 3)\n";
+    assert_eq!(kit.must(&["why"]).stdout, whole);
+    // The same steps elsewhere in the file, fewer of them, and as they were.
+    kit.must_build(&DOCKERFILE.replace("COPY b", "# b\nCOPY b"), &["-q"]);
+    assert_eq!(kit.must(&["why"]).stdout, whole.replace("line 3", "line 4"));
+    kit.must_build("FROM scratch\nCOPY a /a\n", &["-q"]);
+    assert_eq!(
+        kit.must(&["why"]).stdout,
+        "cached: #2 [1/1] COPY a /a (line 2)\n"
+    );
+    kit.must_build(DOCKERFILE, &["-q"]);
+    assert_eq!(kit.must(&["why"]).stdout, whole);
+    // What steps were made of is remembered across builds that found all.
+    kit.context(&[("b", "2")]);
+    kit.must_build(DOCKERFILE, &["-q"]);
+    let why = kit.must(&["why"]).stdout;
+    assert!(why.contains("file changed: `b`: content"), "{why}");
+}
+
+#[test]
 fn raw_json_and_text_carry_the_explanation() {
     require_machine!();
     let kit = Kit::new();

@@ -1,6 +1,7 @@
 //! The images that a build begins with: which those are, where they are, and which repositories have them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -11,7 +12,7 @@ use rbuild_parser::{Parsed, Source};
 
 use super::reading::{options, require_sound};
 use crate::error::with_causes;
-use crate::lower::{self, ImageNeed};
+use crate::lower::{self, Attempt, ImageNeed, Lowered};
 use crate::request::BuildRequest;
 use crate::{Engine, Error, Located, Result};
 
@@ -26,26 +27,29 @@ impl Engine {
         let parsed = rbuild_parser::parse(&source);
         let options = options(request);
         require_sound(&source, &parsed, &options)?;
-        self.images_of(request, &source, &parsed, &options, HashMap::new())
-            .await
+        let lowering = self.lower(request, &source, &parsed, &options, HashMap::new());
+        Ok(lowering.await?.1)
     }
 
-    /// Resolves every image that the build needs: at once those that are known to be needed, and again for what they
-    /// turn out to need themselves.
-    pub(crate) async fn images_of(
+    /// Lowers, and resolves every image that it takes: at once those that are known to be needed, and again for what
+    /// they turn out to need themselves.
+    pub(crate) async fn lower(
         &self,
         request: &BuildRequest,
         source: &Arc<Source>,
         parsed: &Parsed,
         options: &lower::Options,
         mut known: HashMap<ImageNeed, Arc<Resolved>>,
-    ) -> Result<HashMap<ImageNeed, Arc<Resolved>>> {
+    ) -> Result<(Lowered, HashMap<ImageNeed, Arc<Resolved>>)> {
+        if known.is_empty() && !request.pull {
+            known = Box::pin(self.bases_here(source, parsed, options)).await;
+        }
         loop {
-            let needs =
-                lower::images_needed(source, parsed, options, &known).map_err(Error::Dockerfile)?;
-            if needs.is_empty() {
-                return Ok(known);
-            }
+            let attempt = lower::attempt(source, parsed, options, &known);
+            let needs = match attempt.map_err(Error::Dockerfile)? {
+                Attempt::Lowered(lowered) => return Ok((*lowered, known)),
+                Attempt::Needs(needs) => needs,
+            };
             let resolved = join_all(needs.into_iter().map(|(need, place)| async move {
                 let resolved = self
                     .resolve(&need.location, &need.platform, request.pull)
@@ -67,6 +71,46 @@ impl Engine {
         }
     }
 
+    /// The images of FROM lines that the store has: with these, most files are lowered at the first attempt.
+    async fn bases_here(
+        &self,
+        source: &Arc<Source>,
+        parsed: &Parsed,
+        options: &lower::Options,
+    ) -> HashMap<ImageNeed, Arc<Resolved>> {
+        let mut known = HashMap::new();
+        for need in lower::bases(source, parsed, options) {
+            if let Entry::Vacant(place) = known.entry(need)
+                && let Location::Registry(reference) = &place.key().location
+                // What is wrong with the store is told by who asks next.
+                && let Ok(Some(found)) = self.stored(reference, &place.key().platform).await
+            {
+                place.insert(Arc::new(found));
+            }
+        }
+        known
+    }
+
+    /// The image of a name that is in the store, if it has it for the platform.
+    async fn stored(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> rbuild_image::Result<Option<Resolved>> {
+        let store = self.store();
+        let Some(image) = store.image_by_name(&reference.canonical())? else {
+            return Ok(None);
+        };
+        let stored = Location::Stored(image.manifest);
+        let found = rbuild_image::source::resolve(store, &self.client, &stored, platform).await;
+        // One for another platform, or one that is damaged: the registry may have better.
+        Ok(found.ok().map(|found| Resolved {
+            // Where layers are brought from that are not here any more.
+            location: Location::Registry(reference.clone()),
+            ..found
+        }))
+    }
+
     /// Finds an image: a name means the one in the store, if it has it for the platform, before a registry is asked;
     /// the other way round with `pull`.
     pub(crate) async fn resolve(
@@ -75,22 +119,14 @@ impl Engine {
         platform: &Platform,
         pull: bool,
     ) -> rbuild_image::Result<Resolved> {
-        let store = self.store();
         if let Location::Registry(reference) = location
             && !pull
-            && let Some(image) = store.image_by_name(&reference.canonical())?
+            && let Some(found) = self.stored(reference, platform).await?
         {
-            let stored = Location::Stored(image.manifest);
-            let found = rbuild_image::source::resolve(store, &self.client, &stored, platform).await;
-            // One for another platform, or one that is damaged: the registry may have better.
-            if let Ok(found) = found {
-                // Where layers are brought from that are not here any more.
-                let location = location.clone();
-                return Ok(Resolved { location, ..found });
-            }
+            return Ok(found);
         }
         let resolved =
-            rbuild_image::source::resolve(store, &self.client, location, platform).await?;
+            rbuild_image::source::resolve(self.store(), &self.client, location, platform).await?;
         if let Location::Registry(reference) = location
             && let Err(error) = self.remember(reference, &resolved).await
         {

@@ -39,7 +39,7 @@ struct Steps {
 }
 
 impl Observer for Steps {
-    fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
+    fn planned(&self, vertex: VertexId, key: Key, ingredients: &Arc<[Ingredient]>) {
         self.notebook.planned(vertex, key, ingredients);
         if let Some(exports) = &self.exports {
             exports.planned(vertex, key);

@@ -59,11 +59,36 @@ pub fn build_key(context: &ContextLocation, dockerfile: &DockerfileLocation) -> 
     key.finish()
 }
 
-/// What is damaged or of another version is as good as nothing.
+/// What the store has of the last build: the document, and before it, on a line of its own, the key of what was found,
+/// if all was. A build that finds the same needs no more than that line.
+pub(super) struct Last(Vec<u8>);
+
+impl Last {
+    pub(super) fn of(store: &Store, build: Key) -> Option<Self> {
+        store.note(Note::Build, build).ok()?.map(Self)
+    }
+
+    pub(super) fn found(&self) -> Option<&[u8]> {
+        self.split().0
+    }
+
+    /// What is damaged or of another version is as good as nothing.
+    pub(super) fn memory(&self) -> Option<Memory> {
+        let memory: Memory = serde_json::from_slice(self.split().1).ok()?;
+        (memory.version == VERSION).then_some(memory)
+    }
+
+    fn split(&self) -> (Option<&[u8]>, &[u8]) {
+        let end = self.0.iter().position(|byte| *byte == b'\n');
+        match end.and_then(|end| self.0.split_at_checked(end)) {
+            Some((line, rest)) => (Some(line), &rest[1..]),
+            None => (None, &self.0),
+        }
+    }
+}
+
 pub(super) fn read(store: &Store, build: Key) -> Option<Memory> {
-    let bytes = store.note(Note::Build, build).ok()??;
-    let memory: Memory = serde_json::from_slice(&bytes).ok()?;
-    (memory.version == VERSION).then_some(memory)
+    Last::of(store, build)?.memory()
 }
 
 /// A build that changed nothing writes nothing; it is only the last one now.
@@ -73,25 +98,26 @@ pub(super) fn touch(store: &Store, build: Key) {
     }
 }
 
-/// Steps of `before` that this build did not have are kept: another target may need them next time.
-pub(super) fn write(store: &Store, build: Key, mut memory: Memory, before: Option<Memory>) {
+/// Steps of `before` that this build did not have are kept: another target may need them next time. `found` is the
+/// key of what was found, if all was.
+pub(super) fn write(
+    store: &Store,
+    build: Key,
+    mut memory: Memory,
+    before: Option<Memory>,
+    found: Option<Key>,
+) {
     memory.version = VERSION;
-    if let Some(before) = &before
-        && before.explanation == memory.explanation
-        && memory.steps.iter().all(|step| before.steps.contains(step))
-    {
-        touch(store, build);
-        return;
-    }
     for step in before.into_iter().flat_map(|before| before.steps) {
         let known = memory.steps.iter().any(|known| known.place == step.place);
         if !known && memory.steps.len() < STEPS_MAX {
             memory.steps.push(step);
         }
     }
-    let written = serde_json::to_vec(&memory)
+    let mut bytes = found.map_or_else(Vec::new, |found| format!("{found}\n").into_bytes());
+    let written = serde_json::to_writer(&mut bytes, &memory)
         .map_err(|error| error.to_string())
-        .and_then(|bytes| {
+        .and_then(|()| {
             store
                 .put_note(Note::Build, build, &bytes)
                 .and_then(|()| store.trim_notes(Note::Build))

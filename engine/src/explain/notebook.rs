@@ -2,7 +2,7 @@
 //! of, and which records of them there were before.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rbuild_cache::{Ingredient, Key, Store};
 use rbuild_solver::{Status, VertexId};
@@ -24,7 +24,7 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Planned {
     pub(super) key: Key,
-    pub(super) ingredients: Vec<Ingredient>,
+    pub(super) ingredients: Arc<[Ingredient]>,
 }
 
 /// A step that ran.
@@ -44,10 +44,10 @@ impl Notebook {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn planned(&self, vertex: VertexId, key: Key, ingredients: &[Ingredient]) {
+    pub(crate) fn planned(&self, vertex: VertexId, key: Key, ingredients: &Arc<[Ingredient]>) {
         let planned = Planned {
             key,
-            ingredients: ingredients.to_vec(),
+            ingredients: Arc::clone(ingredients),
         };
         self.state().planned.insert(vertex, planned);
     }

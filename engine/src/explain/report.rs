@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use rbuild_cache::{Ingredient, Key, Store};
+use rbuild_cache::{Ingredient, Key, KeyWriter, Store};
 use rbuild_solver::{CachePolicy, Graph, Operation as _, VertexId};
 
-use super::memory::{self, Memory, Remembered};
+use super::memory::{self, Last, Memory, Remembered};
 use super::nearest::{self, of_input, own_key};
 use super::notebook::{Notebook, State};
 use super::{ExplainedStep, Explanation, Reason, StepOutcome, paths};
@@ -40,14 +40,15 @@ impl Ended {
     /// Explains the build and keeps that in the store. Blocking.
     pub(crate) fn write_down(self) {
         let state = self.notebook.state();
-        let before = memory::read(&self.store, self.build);
-        if before
-            .as_ref()
-            .is_some_and(|before| self.is_known(&state, before))
+        let last = Last::of(&self.store, self.build);
+        let found = self.found(&state);
+        if let (Some(found), Some(last)) = (found, &last)
+            && last.found() == Some(found.to_string().as_bytes())
         {
             memory::touch(&self.store, self.build);
             return;
         }
+        let before = last.and_then(|last| last.memory());
         let subjects = self.subjects(&state, before.as_ref());
         let present: HashSet<Key> = subjects.iter().map(|subject| subject.own).collect();
         let by_vertex: HashMap<VertexId, &Subject<'_>> = subjects
@@ -83,28 +84,25 @@ impl Ended {
             steps: remembered.collect(),
             ..Memory::default()
         };
-        memory::write(&self.store, self.build, memory, before);
+        memory::write(&self.store, self.build, memory, before, found);
     }
 
-    /// Whether everything was found, as it was the last time: then what is known of that still holds.
-    fn is_known(&self, state: &State, before: &Memory) -> bool {
-        let mut explained = before.explanation.steps.iter();
-        let mut remembered = before.steps.iter();
-        let same = self.numbered_steps().all(|(id, info)| {
-            let planned = state.planned.get(&info.vertex);
-            state.outcomes.get(&info.vertex) == Some(&StepOutcome::Cached)
-                && explained.next().is_some_and(|step| {
-                    step.outcome == StepOutcome::Cached
-                        && (step.step, step.line, step.end_line)
-                            == (id.0, info.start_line, info.end_line)
-                        && step.name == info.name
-                })
-                && remembered.next().is_some_and(|step| {
-                    step.place == info.record_step
-                        && planned.is_some_and(|it| it.key.to_string() == step.definition)
-                })
-        });
-        same && explained.next().is_none()
+    /// The key of what was found, if everything was: what the last build says of the same still holds.
+    fn found(&self, state: &State) -> Option<Key> {
+        let mut key = KeyWriter::new("found.v1");
+        for (id, info) in self.numbered_steps() {
+            let planned = state.planned.get(&info.vertex)?;
+            if state.outcomes.get(&info.vertex) != Some(&StepOutcome::Cached) {
+                return None;
+            }
+            key.add("step", id.0.to_le_bytes());
+            key.add("line", info.start_line.to_le_bytes());
+            key.add("end", info.end_line.to_le_bytes());
+            key.add("name", &info.name);
+            key.add("place", &info.record_step);
+            key.add_key("definition", planned.key);
+        }
+        Some(key.finish())
     }
 
     /// What counts as a step here: neither base images nor contexts and other sources.
@@ -148,7 +146,7 @@ impl Ended {
         let known = || {
             let planned = planned?;
             if state.outcomes.get(&vertex) != Some(&StepOutcome::Cached) {
-                return Some(planned.ingredients.clone());
+                return Some(planned.ingredients.to_vec());
             }
             let definition = planned.key.to_string();
             let same = |step: &&Remembered| step.definition == definition;
@@ -158,7 +156,7 @@ impl Ended {
             let record = self.store.lookup(planned.key).ok().flatten();
             // What an image carried does not tell.
             let record = record.filter(|record| !record.ingredients.is_empty());
-            Some(record.map_or_else(|| planned.ingredients.clone(), |it| it.ingredients))
+            Some(record.map_or_else(|| planned.ingredients.to_vec(), |it| it.ingredients))
         };
         let made = state.made.get(&vertex);
         let mut ingredients = made

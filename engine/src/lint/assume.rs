@@ -11,7 +11,7 @@ use rbuild_image::{Descriptor, Manifest};
 use rbuild_parser::{Parsed, Source};
 
 use crate::error::Located;
-use crate::lower::{self, Findings, ImageNeed, Lowered, Options};
+use crate::lower::{self, Attempt, Findings, ImageNeed, Lowered, Options};
 
 /// What there is to say of the stages of the file, also where something is wrong with one.
 pub(super) fn findings(source: &Arc<Source>, parsed: &Parsed, options: &Options) -> Findings {
@@ -42,10 +42,10 @@ pub(crate) fn lower_on(
 ) -> Result<Lowered, Vec<Located>> {
     let mut images = HashMap::new();
     loop {
-        let needs = lower::images_needed(source, parsed, options, &images)?;
-        if !make_up(&mut images, needs, config) {
-            return lower::lower(source, parsed, options, &images);
-        }
+        match lower::attempt(source, parsed, options, &images)? {
+            Attempt::Lowered(lowered) => return Ok(*lowered),
+            Attempt::Needs(needs) => make_up(&mut images, needs, config),
+        };
     }
 }
 

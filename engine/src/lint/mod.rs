@@ -49,7 +49,7 @@ use crate::request::{BuildRequest, ContextLocation};
 use crate::{Result, build, inputs};
 
 /// Bytes of a file that are enough to know a script's first line.
-const HEAD_BYTES: u64 = 512;
+const HEAD_BYTES: usize = 512;
 
 /// What a check found.
 #[derive(Debug)]
@@ -259,12 +259,11 @@ fn view(path: &Path, ignore: Option<Ignore>) -> ContextView {
     ContextView {
         ignore,
         head: Box::new(move |path| {
-            let file = root.as_ref()?.open_file(path).ok()?;
-            let mut head = Vec::new();
-            let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
-            if is_file {
-                file.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
-            }
+            let mut file = root.as_ref()?.open_file(path).ok()?;
+            let mut head = vec![0; HEAD_BYTES];
+            // A regular file gives all that it has at once.
+            let length = file.read(&mut head).ok()?;
+            head.truncate(length);
             Some(head)
         }),
     }

@@ -14,9 +14,9 @@ use prost::Message;
 use rbuild_cache::Digest;
 use rbuild_solver::VertexId;
 
-use crate::lower::{self, Lowered, StepInfo};
+use crate::lower::{Lowered, StepInfo};
 use crate::request::{ContextLocation, NamedContext};
-use crate::{BuildRequest, Engine, Error, Result, build, inputs};
+use crate::{BuildRequest, Engine, Result, build, inputs};
 use wire::{Definition, Input, Location, Locations, Op, OpMetadata, Position, Range, Source};
 
 impl Engine {
@@ -27,11 +27,8 @@ impl Engine {
         let parsed = rbuild_parser::parse(&source);
         let options = build::options(request);
         build::require_sound(&source, &parsed, &options)?;
-        let images = self
-            .images_of(request, &source, &parsed, &options, HashMap::new())
-            .await?;
-        let lowered =
-            lower::lower(&source, &parsed, &options, &images).map_err(Error::Dockerfile)?;
+        let lowering = self.lower(request, &source, &parsed, &options, HashMap::new());
+        let (lowered, _) = lowering.await?;
         let mut ignored = HashMap::new();
         let directory = match (&request.context, &main.local) {
             (_, Some(local)) => Some(local.directory.as_path()),

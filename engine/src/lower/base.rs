@@ -38,6 +38,24 @@ pub(crate) struct ContextBase {
     pub(crate) platform: Option<Platform>,
 }
 
+impl ContextBase {
+    /// What to resolve for it if it is an image, for the platform of its FROM or else this one.
+    pub(crate) fn need(&self, platform: &Platform) -> Option<ImageNeed> {
+        let ContextKind::Image(location) = &self.kind else {
+            return None;
+        };
+        Some(self.need_at(location, self.platform.as_ref().unwrap_or(platform)))
+    }
+
+    fn need_at(&self, location: &Location, platform: &Platform) -> ImageNeed {
+        ImageNeed {
+            name: self.name.clone(),
+            location: location.clone(),
+            platform: platform.clone(),
+        }
+    }
+}
+
 impl Lowering<'_> {
     /// Reads a FROM line: what it names, after expansion.
     pub(crate) fn base(&self, index: usize) -> Outcome<Base> {
@@ -209,11 +227,7 @@ impl Lowering<'_> {
                 Some(state)
             }
             ContextKind::Image(location) => {
-                let need = ImageNeed {
-                    name: base.name.clone(),
-                    location: location.clone(),
-                    platform: platform.clone(),
-                };
+                let need = base.need_at(location, &platform);
                 let Some(resolved) = self.images.get(&need).cloned() else {
                     self.need(need, text, None);
                     let mut state = State::empty(&platform);

@@ -15,8 +15,8 @@ use super::file::File;
 use super::scope::{self, Scope};
 use super::state::State;
 use super::{
-    Argument, ContextKind, Findings, ImageNeed, LocalSource, Lowered, LoweredImage, Options, Seen,
-    StepInfo, Surroundings, config, targets,
+    Argument, Attempt, ContextKind, Findings, ImageNeed, LocalSource, Lowered, LoweredImage,
+    Options, Seen, StepInfo, Surroundings, config, targets,
 };
 use crate::error::Located;
 use crate::op::{ContextSource, Op};
@@ -106,6 +106,49 @@ impl<'a> Lowering<'a> {
         options: &'a Options,
         images: &'a HashMap<ImageNeed, Arc<Resolved>>,
     ) -> Self {
+        let mut lowering = Self::new(source, parsed, options, images);
+        if lowering.file.stages.is_empty() {
+            return lowering;
+        }
+        for (platform, implicit) in lowering.platforms() {
+            lowering.platform(platform, implicit);
+        }
+        lowering.warn_of_unknown_build_args();
+        lowering
+    }
+
+    /// The images that the target's stages begin with, for every platform.
+    pub(crate) fn bases_of(
+        source: &'a Arc<Source>,
+        parsed: &'a Parsed,
+        options: &'a Options,
+    ) -> Vec<ImageNeed> {
+        let images = HashMap::new();
+        let mut lowering = Lowering::new(source, parsed, options, &images);
+        let mut needs = Vec::new();
+        for (platform, implicit) in lowering.platforms() {
+            lowering.begin(platform, implicit);
+            let Some(target) = lowering.target_stage() else {
+                continue;
+            };
+            for index in lowering.reachable(target) {
+                if let Some(Some(Base::Image(base) | Base::Context(base))) =
+                    lowering.bases.get(index)
+                    && let Some(need) = base.need(&lowering.target.platform)
+                {
+                    needs.push(need);
+                }
+            }
+        }
+        needs
+    }
+
+    fn new(
+        source: &'a Arc<Source>,
+        parsed: &'a Parsed,
+        options: &'a Options,
+        images: &'a HashMap<ImageNeed, Arc<Resolved>>,
+    ) -> Self {
         let file = File::new(source, parsed);
         let mut build_args = options.build_args.clone();
         if let Some(epoch) = &options.source_date_epoch {
@@ -118,7 +161,7 @@ impl<'a> Lowering<'a> {
             .iter()
             .map(|(name, kind)| (context_key(name), (name.clone(), kind.clone())))
             .collect();
-        let mut lowering = Self {
+        Self {
             file,
             options,
             images,
@@ -146,20 +189,15 @@ impl<'a> Lowering<'a> {
             declared: HashSet::new(),
             arguments: Vec::new(),
             seen: Seen::default(),
-        };
-        if lowering.file.stages.is_empty() {
-            return lowering;
         }
-        match options.platforms.as_slice() {
-            [] => lowering.platform(options.build_platform.clone(), true),
-            platforms => {
-                for platform in platforms {
-                    lowering.platform(platform.clone(), false);
-                }
-            }
+    }
+
+    /// For which platforms it is built, and whether nobody asked for that.
+    fn platforms(&self) -> Vec<(Platform, bool)> {
+        match self.options.platforms.as_slice() {
+            [] => vec![(self.options.build_platform.clone(), true)],
+            platforms => platforms.iter().map(|it| (it.clone(), false)).collect(),
         }
-        lowering.warn_of_unknown_build_args();
-        lowering
     }
 
     pub(crate) fn into_needs(mut self) -> Result<Vec<(ImageNeed, Located)>, Vec<Located>> {
@@ -169,6 +207,18 @@ impl<'a> Lowering<'a> {
         } else {
             Err(firm)
         }
+    }
+
+    pub(crate) fn into_attempt(mut self) -> Result<Attempt, Vec<Located>> {
+        let firm = self.firm_mistakes();
+        if !firm.is_empty() {
+            return Err(firm);
+        }
+        if !self.needs.is_empty() {
+            return Ok(Attempt::Needs(self.needs));
+        }
+        self.into_lowered()
+            .map(|lowered| Attempt::Lowered(Box::new(lowered)))
     }
 
     pub(crate) fn into_findings(mut self) -> Findings {
@@ -218,7 +268,8 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    fn platform(&mut self, platform: Platform, implicit: bool) {
+    /// Reads what is before the stages, and their FROM lines.
+    fn begin(&mut self, platform: Platform, implicit: bool) {
         let target_name = self
             .options
             .target
@@ -253,6 +304,10 @@ impl<'a> Lowering<'a> {
             };
             self.bases.push(base);
         }
+    }
+
+    fn platform(&mut self, platform: Platform, implicit: bool) {
+        self.begin(platform, implicit);
         self.check_numbers();
         let Some(target) = self.target_stage() else {
             return;

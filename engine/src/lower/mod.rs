@@ -131,6 +131,30 @@ pub fn images_needed(
     lowering::Lowering::run(source, parsed, options, known).into_needs()
 }
 
+/// The images that FROM lines of the target's stages name, as far as the text alone tells. Where they are at hand,
+/// lowering with them at once saves lowering without.
+pub(crate) fn bases(source: &Arc<Source>, parsed: &Parsed, options: &Options) -> Vec<ImageNeed> {
+    lowering::Lowering::bases_of(source, parsed, options)
+}
+
+/// What lowering comes to with the images that are known.
+#[derive(Debug)]
+pub enum Attempt {
+    Lowered(Box<Lowered>),
+    /// As [`images_needed`].
+    Needs(Vec<(ImageNeed, Located)>),
+}
+
+/// Lowers, or says which images that takes.
+pub fn attempt(
+    source: &Arc<Source>,
+    parsed: &Parsed,
+    options: &Options,
+    known: &HashMap<ImageNeed, Arc<Resolved>>,
+) -> Result<Attempt, Vec<Located>> {
+    lowering::Lowering::run(source, parsed, options, known).into_attempt()
+}
+
 /// The whole build.
 #[derive(Debug)]
 pub struct Lowered {

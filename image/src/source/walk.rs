@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
 
-use super::{Location, Resolved, blocking};
+use super::{Location, Resolved, blocking, brief};
 use crate::archive::Layout;
 use crate::config::ImageConfig;
 use crate::manifest::{
@@ -60,7 +60,7 @@ impl Origin {
             }
             Location::Registry(reference) => {
                 let (local, asked) = (Arc::clone(&store), reference.clone());
-                let (here, is_known) = blocking(move || {
+                let (here, is_known) = brief(move || {
                     // A digest means the same everywhere.
                     let here = asked.digest.and_then(|digest| stored(&local, &digest).ok());
                     let named = local.image_by_name(&asked.canonical())?;
@@ -85,7 +85,7 @@ impl Origin {
                 Err(Error::NotFound(path.display().to_string()))
             }
             Location::Stored(digest) => {
-                let root = blocking(move || stored(&store, &digest)).await?;
+                let root = brief(move || stored(&store, &digest)).await?;
                 Ok((Self::Store, root))
             }
         }
@@ -133,7 +133,7 @@ impl Origin {
         // What is here was verified when it came, and is again when it is read.
         let local = Arc::clone(store);
         let digest = descriptor.digest;
-        let known = blocking(move || match local.has_blob(&digest) {
+        let known = brief(move || match local.has_blob(&digest) {
             true => local.read_blob(&digest, limit).map(Some).or(Ok(None)),
             false => Ok(None),
         })
@@ -241,7 +241,7 @@ pub(super) async fn image(
         .await?;
     let config = parse_config(&config_bytes, &manifest)?;
     let keep = Arc::clone(store);
-    blocking(move || {
+    brief(move || {
         keep.put_blob(&bytes)?;
         keep.put_blob(&config_bytes)?;
         Ok(())
