@@ -5,7 +5,7 @@ use crate::require_machine;
 use crate::rootless::{Ordinary, as_by_root};
 
 /// `set PATH ENTRY...`, `default PATH ENTRY...`, `get PATH...`: lists as numbers, for no image has `setfacl`.
-const ACL: &str = r#"my ($set, $get, $remove) = `uname -m` =~ /x86/ ? (188, 191, 197) : (5, 8, 14);
+pub(crate) const ACL: &str = r#"my ($set, $get, $remove) = `uname -m` =~ /x86/ ? (188, 191, 197) : (5, 8, 14);
 my %tags = ("u:" => 1, u => 2, "g:" => 4, g => 8, "m:" => 16, "o:" => 32); my %names = reverse %tags;
 my ($what, @paths) = @ARGV; my ($access, $default) = map "system.posix_acl_$_", "access", "default";
 if ($what eq "get") {

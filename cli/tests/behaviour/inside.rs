@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use crate::emulated::ACL;
+use crate::kit::programs::{has, run_in};
 use crate::kit::{Kit, Output, skipped};
 use crate::require_machine;
 
@@ -144,6 +146,7 @@ fn without_namespaces_images_are_made_of_files_alone() {
         ("d/one/two", "two"),
         ("d/one/three", "three"),
         ("archive/etc/below/x", "x"),
+        ("acl", ACL),
     ]);
     for (path, mode) in [
         ("d/one/three", 0o444),
@@ -153,8 +156,15 @@ fn without_namespaces_images_are_made_of_files_alone() {
         let path = kit.path("context").join(path);
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     }
+    if has("perl") {
+        let script = "perl acl set archive/etc/below/x u::4 u:1234:6 g::0 m::6 o::0 && \
+                      perl acl default archive/etc u::7 g::5 g:1234:7 m::7 o::0";
+        run_in(&kit.path("context"), "sh", &["-c", script]);
+    }
     let tar = Command::new("tar")
         .args([
+            "--xattrs",
+            "--xattrs-include=*",
             "--owner=7",
             "--group=8",
             "-C",
