@@ -73,14 +73,20 @@ fn main() -> ExitCode {
     };
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
             if let Some(unknown) = first_word::unknown(&given).filter(|_| error.use_stderr()) {
                 stdio::err(render::failure(&unknown, stdio::err_is_coloured()));
                 return ExitCode::from(unknown.exit().code());
             }
-            if let Some(missing) = first_word::without_context(&error) {
-                stdio::err(render::failure(&missing, stdio::err_is_coloured()));
-                return ExitCode::from(missing.exit().code());
+            if let Some(told) = commands::misread::told(&error) {
+                stdio::err(render::failure(&told, stdio::err_is_coloured()));
+                return ExitCode::from(first_word::misused(&given).code());
+            }
+            if !given
+                .iter()
+                .any(|word| word.to_string_lossy().starts_with("--root"))
+            {
+                commands::misread::without_environment(&mut error);
             }
             // Help and version are asked for: on standard output, without failure. The printing may meet a closed
             // pipe, which is no failure either.

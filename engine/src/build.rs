@@ -182,6 +182,7 @@ impl Engine {
             return Err(Error::Dockerfile(warnings));
         }
         output::check(&request, outputs, lowered.images.len())?;
+        layering::check(request.squash, &lowered.images)?;
         if runs_commands(&lowered)
             && let Some(why) = rbuild_executor::overlay::foreseen(self.executor.store())
         {

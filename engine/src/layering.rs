@@ -63,15 +63,37 @@ pub(crate) fn groups(solved: &Solved<'_>, form: &Form) -> Vec<Range<usize>> {
     groups
 }
 
+/// A line below which there is nothing to make one layer of is a mistake.
+pub(crate) fn check(squash: Squash, images: &[LoweredImage]) -> Result<()> {
+    let Squash::FromLine(wanted) = squash else {
+        return Ok(());
+    };
+    let last = images.iter().flat_map(own_layers).max();
+    if last.is_some_and(|last| wanted <= last) {
+        return Ok(());
+    }
+    let known = match last {
+        Some(last) => format!("the last that makes a layer is at line {last}"),
+        None => "none makes a layer".to_owned(),
+    };
+    Err(Error::Usage(format!(
+        "--squash=from:{wanted}: no instruction of the result from there on makes a layer; {known}"
+    )))
+}
+
 /// The place of the first layer that an instruction at `line` or below it made.
 fn first_layer_from(image: &LoweredImage, line: usize) -> usize {
-    let own = image.history.iter().filter_map(|entry| match entry {
+    image.base_layers + own_layers(image).take_while(|own| *own < line).count()
+}
+
+/// Lines of the instructions that make its layers.
+fn own_layers(image: &LoweredImage) -> impl Iterator<Item = usize> {
+    image.history.iter().filter_map(|entry| match entry {
         HistoryEntry::Own {
             layer: true, line, ..
         } => Some(*line),
         HistoryEntry::Own { .. } | HistoryEntry::Inherited(_) => None,
-    });
-    image.base_layers + own.take_while(|own| *own < line).count()
+    })
 }
 
 /// Merges the smallest neighbours until there are few enough. The base image's layers, which others may have already,

@@ -83,21 +83,6 @@ pub(crate) fn foreign(arguments: &[OsString]) -> Option<Error> {
     Some(Error::usage(format!("`{word}` cannot be had: {why}")))
 }
 
-/// Says of arguments without a build context what is missing.
-pub(crate) fn without_context(error: &clap::Error) -> Option<Error> {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let missing = match error.get(ContextKind::InvalidArg)? {
-        ContextValue::Strings(missing) => missing.as_slice(),
-        ContextValue::String(missing) => std::slice::from_ref(missing),
-        _ => return None,
-    };
-    let is_context = error.kind() == ErrorKind::MissingRequiredArgument && missing == ["<CONTEXT>"];
-    is_context.then(|| {
-        Error::usage("there is no build context: it is the last argument")
-            .help("it is `.` for this directory, `-` for a tar or a Dockerfile on standard input")
-    })
-}
-
 /// How arguments end that could not be understood. Of `run` and `exec`, 2 is the command's own to end with.
 pub(crate) fn misused(arguments: &[OsString]) -> Exit {
     let at = command_at(arguments);

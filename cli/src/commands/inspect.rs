@@ -36,9 +36,10 @@ pub(crate) fn execute(args: &InspectArgs, default: Kind, global: &GlobalArgs) ->
         Some("volume") => Kind::Volume,
         Some("network") => Kind::Network,
         Some(other) => {
-            return Err(Error::usage(format!(
-                "--type `{other}`: there is no such type"
-            )));
+            return Err(
+                Error::usage(format!("--type `{other}`: there is no such type"))
+                    .help("it is `container`, `image`, `volume` or `network`"),
+            );
         }
     };
     show(&args.names, kind, args.format.as_deref(), args.size, global)
@@ -142,7 +143,9 @@ impl Finder<'_> {
             Kind::Container => Err(self.catalog.find(name).map_or_else(Into::into, |_| {
                 Error::failed(format!("there is no container `{name}`"))
             })),
-            Kind::Volume => Err(Error::failed(format!("there is no volume `{name}`"))),
+            Kind::Volume => Err(Error::failed(format!(
+                "there is no volume `{name}` (`rbuild volume ls` lists all there are)"
+            ))),
             Kind::Image | Kind::Any => {
                 let engine = match self.engine.take() {
                     Some(engine) => engine,

@@ -27,6 +27,7 @@ mod login;
 mod logout;
 mod lsp;
 mod manifest;
+pub(crate) mod misread;
 pub(crate) mod narrow;
 mod network;
 mod parse;

@@ -293,3 +293,64 @@ fn what_is_not_there_is_told_with_what_to_do() {
     );
     assert_eq!(unreachable.lines().count(), 3, "{unreachable}");
 }
+
+#[test]
+fn what_is_wrong_with_a_value_is_said_in_plain_words() {
+    for (arguments, told) in [
+        (
+            &["build", "--pids-limit=x", "."][..],
+            "--pids-limit `x`: expected a whole number",
+        ),
+        (
+            &["build", "--max-layers", "0", "."],
+            "--max-layers `0`: expected at least 1",
+        ),
+        (
+            &["create", "--cpus", "two", "x"],
+            "--cpus `two`: expected a number",
+        ),
+        (
+            &["create", "--oom-score-adj=2000", "x"],
+            "--oom-score-adj `2000`: expected -1000 to 1000",
+        ),
+        (
+            &["create", "--ip", "x", "y"],
+            "--ip `x`: it is no IPv4 address",
+        ),
+        (
+            &["inspect", "--type=x", "y"],
+            "--type `x`: there is no such type\nhelp: it is `container`, `image`, `volume` or `network`",
+        ),
+    ] {
+        let output = run(arguments);
+        let told = format!("error: {told}\n");
+        assert_eq!(
+            (output.code, output.stderr.as_str()),
+            (2, told.as_str()),
+            "{arguments:?}"
+        );
+    }
+    // Nobody wrote --root: the kit has a variable.
+    let missing = run(&["debug"]);
+    assert!(
+        missing
+            .stderr
+            .contains("\nUsage: rbuild debug <STEP> <CONTEXT>\n"),
+        "{missing}"
+    );
+    let missing = run(&["debug", "--root", "x"]);
+    assert!(missing.stderr.contains(" --root <DIR> "), "{missing}");
+    // A command is there; it is the context that is not.
+    let context = run(&["graph", "imags"]);
+    assert_eq!(
+        context.stderr,
+        "error: the build context `imags` does not exist\n"
+    );
+    let context = run(&["build", "--build-context", "x=ftp://y", "."]);
+    assert!(
+        context
+            .stderr
+            .contains("help: it begins with `docker-image://`"),
+        "{context}"
+    );
+}

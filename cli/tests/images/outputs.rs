@@ -267,6 +267,13 @@ RUN rm /d/x && echo 4 > /e
         assert_eq!(listed("again.tar"), whole, "{how}");
     }
     assert_eq!(kit.build(text, &["--squash=some"]).code, 2);
+    let nothing = kit.build(text, &["--squash=from:99"]);
+    assert_eq!(nothing.code, 2, "{nothing}");
+    assert!(
+        nothing
+            .stderr
+            .contains("no instruction of the result from there on makes a layer; the last")
+    );
     assert_eq!(kit.build(text, &["--max-layers=0"]).code, 2);
 }
 

@@ -164,7 +164,9 @@ impl Catalog {
             if force {
                 return Ok(());
             }
-            return Err(Error::Other(format!("there is no volume `{name}`")));
+            return Err(Error::Other(format!(
+                "there is no volume `{name}` (`rbuild volume ls` lists all there are)"
+            )));
         }
         let users = self.users_of_volume(name)?;
         if !users.is_empty() {

@@ -9,6 +9,7 @@ use rbuild_engine::image::source::{Location, written};
 use rbuild_engine::image::unpack;
 use rbuild_engine::request::{Archive, ContextLocation, DockerfileLocation, NamedContext, Remote};
 
+use crate::commands::first_word;
 use crate::error::{Error, Result};
 use crate::similar;
 
@@ -103,7 +104,9 @@ fn missing_context(context: &str, directory: &Path) -> Error {
     for near in nearest_beside(directory) {
         error = error.help(format!("there is `{near}`"));
     }
-    if !context.contains('/') {
+    // Where a command is named, this is no other one.
+    let given: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if first_word::unknown(&given).is_some() {
         // `context` alone is a directory.
         let names = super::super::listing::names();
         let names = names.filter(|name| *name != "context");
@@ -223,6 +226,12 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContext)> {
             let mut error = Error::failed(format!(
                 "the context `{name}`: there is no directory `{value}`"
             ));
+            if value.contains("://") {
+                error = error.help(
+                    "it begins with `docker-image://`, `oci-layout://`, `oci-archive://` or `target:`, or is a \
+                     directory, a git repository or an http(s) URL",
+                );
+            }
             for near in nearest_beside(&path) {
                 error = error.help(format!("there is `{near}`"));
             }
