@@ -97,27 +97,22 @@ impl Store {
     pub fn image_by_name(&self, name: &str) -> Result<Option<StoredImage>> {
         let action = "look up an image";
         let mut connection = self.index();
-        let Some(image) = select(&connection, "WHERE name = ?1", [name])?.pop() else {
+        let Some((image, used)) = by_name(&connection, name).doing(action)? else {
             return Ok(None);
         };
-        let start = self.shared.lease.start_ms();
-        let fresh: bool = connection
-            .prepare_cached("SELECT 1 FROM images WHERE name = ?1 AND manifest = ?2 AND used >= ?3")
-            .and_then(|mut statement| statement.exists((name, image.manifest.as_bytes(), start)))
-            .doing(action)?;
-        if fresh {
+        if used >= self.shared.lease.start_ms() {
             return Ok(Some(image));
         }
         let transaction = index::write(&mut connection)?;
-        let Some(image) = select(&transaction, "WHERE name = ?1", [name])?.pop() else {
+        let Some((image, _)) = by_name(&transaction, name).doing(action)? else {
             return Ok(None);
         };
         let now = self.shared.lease.now_ms();
         transaction
-            .execute(
+            .prepare_cached(
                 "UPDATE images SET used = MAX(used, ?3) WHERE name = ?1 AND manifest = ?2",
-                (name, image.manifest.as_bytes(), now),
             )
+            .and_then(|mut statement| statement.execute((name, image.manifest.as_bytes(), now)))
             .doing(action)?;
         let mut update = transaction
             .prepare_cached("UPDATE blobs SET used = MAX(used, ?2) WHERE digest = ?1")
@@ -295,6 +290,16 @@ fn insert_unless_named(connection: &Connection, image: &StoredImage, now_ms: i64
         return Ok(());
     }
     insert(connection, image, now_ms)
+}
+
+/// What a name means, and when that was used last.
+fn by_name(connection: &Connection, name: &str) -> rusqlite::Result<Option<(StoredImage, i64)>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS}, used FROM images WHERE name = ?1 ORDER BY tagged DESC LIMIT 1"
+        ))?
+        .query_row([name], |row| Ok((read(row)?, row.get(8)?)))
+        .optional()
 }
 
 fn select(
