@@ -49,6 +49,8 @@ pub enum Error {
         found: i64,
         known: i64,
     },
+    #[error("`{path}` is no store, and cannot become one: {reason}")]
+    NoStore { path: PathBuf, reason: String },
     #[error("`{0}` is not usable as an id of a container: only letters, digits, `-` and `_`")]
     BadId(String),
 }
@@ -62,6 +64,9 @@ impl Error {
         match self {
             Self::Newer { .. } => Some(
                 "use the newer version, or another store with `--root`; this store was left as it is",
+            ),
+            Self::NoStore { .. } => Some(
+                "a store has a directory of its own, which is made where there is none: name that with `--root`",
             ),
             _ if self.is_damage() => {
                 Some("`store check --repair` puts damaged things away; they are made again")

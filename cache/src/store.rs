@@ -77,6 +77,29 @@ pub(crate) const DIRECTORIES: [&str; 10] = [
     "tmp",
 ];
 
+/// What the store's root may hold. `lost+found` is the file system's, where the store has one of its own.
+pub(crate) const KNOWN: [&str; 19] = [
+    "containers",
+    "content",
+    "contexts",
+    "explain",
+    "index.db",
+    "index.db-shm",
+    "index.db-wal",
+    "leases",
+    "locks",
+    "lost+found",
+    "mounts",
+    "networks",
+    "points",
+    "quarantine",
+    "reserve",
+    "snapshots",
+    crate::synced::NAME,
+    "tmp",
+    "volumes",
+];
+
 impl Store {
     /// Opens the store at `root`, making it where there is none (mode 0700), and takes a lease.
     ///
@@ -338,13 +361,18 @@ fn existing(root: &Path) -> Result<Option<Connection>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).at("open the store", root),
     };
+    let is_open = metadata.mode() & 0o077 != 0;
+    let lacks = DIRECTORIES.iter().any(|it| !root.join(it).exists());
+    if is_open || lacks {
+        require_store(root)?;
+    }
     // Files of images with setuid bits lie in there: nobody else may reach them.
-    if metadata.mode() & 0o077 != 0 {
+    if is_open {
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(root, private).at("close to other users", root)?;
     }
     // Somebody tidied up in here.
-    if DIRECTORIES.iter().any(|it| !root.join(it).exists()) {
+    if lacks {
         make_directories(root)?;
     }
     // SQLite would only say that it cannot open its file.
@@ -352,8 +380,40 @@ fn existing(root: &Path) -> Result<Option<Connection>> {
     index::open(root, false)
 }
 
+/// Refuses what is there and can be no store: it would be closed to others, and what is in it taken for a store's.
+fn require_store(root: &Path) -> Result<()> {
+    let metadata = match std::fs::metadata(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata.at("open the store", root)?,
+    };
+    let refused = |reason: String| {
+        Err(Error::NoStore {
+            path: root.to_owned(),
+            reason,
+        })
+    };
+    if !metadata.is_dir() {
+        return refused("it is no directory".to_owned());
+    }
+    if root.join("index.db").exists() || root.join("content/oci-layout").exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(root).at("list", root)? {
+        let name = entry.at("list", root)?.file_name();
+        // Of one that nobody finished.
+        if !name.to_str().is_some_and(|name| KNOWN.contains(&name)) {
+            return refused(format!("there is `{}` in it", name.display()));
+        }
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return refused("everybody may write to it".to_owned());
+    }
+    Ok(())
+}
+
 /// Makes a store, or finishes one whose maker died. Says, too, whether the index of a store that has images is gone.
 fn create(root: &Path) -> Result<(Connection, bool)> {
+    require_store(root)?;
     make_directories(root)?;
     let _lock = lock_file(&root.join("locks/setup"), FlockOperation::LockExclusive)?;
     let content = root.join("content");

@@ -466,3 +466,47 @@ fn a_listing_that_names_a_path_twice_is_refused() {
     let made = commit(tree(&["b", "", "a"])).unwrap();
     assert!(store.tree(&made.id).unwrap().is_in_order());
 }
+
+#[test]
+fn what_is_no_store_is_left_as_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let top = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let give = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let file = top.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let home = top.path().join("home");
+    fs::create_dir_all(home.join("containers")).unwrap();
+    fs::write(home.join("letter"), "x").unwrap();
+    let shared = top.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    for (path, bits, why) in [
+        (&file, 0o644, "it is no directory"),
+        (&home, 0o755, "there is `letter` in it"),
+        // Also where it would not have to be closed to others.
+        (&home, 0o700, "there is `letter` in it"),
+        (&shared, 0o1777, "everybody may write to it"),
+    ] {
+        give(path, bits);
+        let error = Store::open(path).unwrap_err();
+        assert!(matches!(error, Error::NoStore { .. }), "{error:?}");
+        assert!(error.to_string().ends_with(why), "{error}");
+        assert!(error.help().unwrap().contains("--root"));
+        assert_eq!(mode(path), bits);
+    }
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+    // An empty directory becomes one, as one does whose maker died, and one whose index is gone stays one.
+    let empty = top.path().join("empty");
+    fs::create_dir_all(empty.join("content/blobs")).unwrap();
+    give(&empty, 0o755);
+    drop(Store::open(&empty).unwrap());
+    assert_eq!(mode(&empty), 0o700);
+    for name in ["index.db", "index.db-wal", "index.db-shm"] {
+        fs::remove_file(empty.join(name)).unwrap_or_default();
+    }
+    fs::write(empty.join("letter"), "x").unwrap();
+    drop(Store::open(&empty).unwrap());
+}

@@ -9,31 +9,7 @@ use crate::error::IoContext as _;
 use crate::images;
 use crate::notes;
 use crate::stat_cache;
-use crate::store::{DIRECTORIES, Result, Store};
-use crate::synced;
-
-/// What the store's root may hold. `lost+found` is the file system's, where the store has one of its own.
-const KNOWN: [&str; 19] = [
-    "containers",
-    "content",
-    "contexts",
-    "explain",
-    "index.db",
-    "index.db-shm",
-    "index.db-wal",
-    "leases",
-    "locks",
-    "lost+found",
-    "mounts",
-    "networks",
-    "points",
-    "quarantine",
-    "reserve",
-    "snapshots",
-    synced::NAME,
-    "tmp",
-    "volumes",
-];
+use crate::store::{DIRECTORIES, KNOWN, Result, Store};
 
 /// Directories that a store has and this one has not. None where there is no store yet.
 pub(super) fn missing_directories(root: &Path) -> Vec<&'static str> {
