@@ -6,24 +6,31 @@
 //!
 //! What a snapshot is on disk is made in `tmp/` and becomes visible by one rename, after which its row is written.
 //! A directory without a row is garbage.
+//!
+//! One that is being made: `active`. Which snapshot an unpacked image is: `chain_ids`; which blob is a snapshot's
+//! layer: `layers`; what is in one: `trees`.
 
 mod active;
+mod chain_ids;
+mod damage;
+mod layers;
+mod trees;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use crate::digest::{ChainId, DiffId, Digest};
-use crate::error::{IndexContext as _, IoContext as _};
-use crate::index::{self, EPOCH};
+use crate::digest::Digest;
+use crate::error::IndexContext as _;
 use crate::key::{Key, KeyWriter};
 use crate::nursery;
 use crate::store::{Error, Result, Shared, Store, make_directory};
-use crate::tree::Tree;
 
 pub use active::ActiveSnapshot;
+pub(crate) use damage::{damaged_rows, forget_rows};
+pub use layers::LayerBlob;
+pub(crate) use layers::read_layer;
+pub(crate) use trees::TreeMemory;
 
 /// Random; only ever made by this module, so it is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,94 +54,6 @@ pub struct Snapshot {
     pub packed: Option<Digest>,
 }
 
-/// A compressed form of a snapshot's layer that is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerBlob {
-    pub digest: Digest,
-    pub size: u64,
-    pub media_type: String,
-    pub diff_id: DiffId,
-}
-
-impl LayerBlob {
-    /// What its row says, for the row's sum.
-    pub(crate) fn fields<'a>(&'a self, id: &'a SnapshotId, variant: &'a str) -> [&'a [u8]; 5] {
-        [
-            id.0.as_bytes(),
-            variant.as_bytes(),
-            self.digest.as_bytes(),
-            self.media_type.as_bytes(),
-            self.diff_id.0.as_bytes(),
-        ]
-    }
-}
-
-/// Reads digest, size, media type, diff ID.
-pub(crate) fn read_layer(row: &Row<'_>) -> rusqlite::Result<LayerBlob> {
-    Ok(LayerBlob {
-        digest: Digest::from_bytes(row.get(0)?),
-        size: row.get::<_, i64>(1)?.cast_unsigned(),
-        media_type: row.get(2)?,
-        diff_id: DiffId(Digest::from_bytes(row.get(3)?)),
-    })
-}
-
-/// Rows that do not say what was written, of unpacked images and of layers: what they are called and which they are.
-pub(crate) fn damaged_rows(connection: &Connection) -> Result<Vec<(&'static str, String)>> {
-    let action = "read what snapshots are of";
-    let mut found = Vec::new();
-    let mut chains = connection
-        .prepare("SELECT chain, snapshot, sum FROM chains")
-        .doing(action)?;
-    let mut rows = chains.query([]).doing(action)?;
-    while let Some(row) = rows.next().doing(action)? {
-        let whole = || -> rusqlite::Result<bool> {
-            let (chain, snapshot) = (row.get_ref(0)?.as_bytes()?, row.get_ref(1)?.as_bytes()?);
-            let sum: Option<Vec<u8>> = row.get(2)?;
-            Ok(index::is_sum(sum.as_deref(), &[chain, snapshot]))
-        };
-        if !whole().unwrap_or(false) {
-            let chain: Vec<u8> = row.get(0).unwrap_or_default();
-            found.push(("chains", hex::encode(chain)));
-        }
-    }
-    let mut layers = connection
-        .prepare("SELECT digest, size, media_type, diff_id, sum, snapshot, variant FROM layers")
-        .doing(action)?;
-    let mut rows = layers.query([]).doing(action)?;
-    while let Some(row) = rows.next().doing(action)? {
-        let whole = || -> rusqlite::Result<bool> {
-            let id = SnapshotId(row.get(5)?);
-            let variant: String = row.get(6)?;
-            let sum: Option<Vec<u8>> = row.get(4)?;
-            Ok(index::is_sum(
-                sum.as_deref(),
-                &read_layer(row)?.fields(&id, &variant),
-            ))
-        };
-        if !whole().unwrap_or(false) {
-            let id: String = row.get(5).unwrap_or_default();
-            found.push(("layers", id));
-        }
-    }
-    Ok(found)
-}
-
-/// Forgets what [`damaged_rows`] found.
-pub(crate) fn forget_rows(connection: &Connection, rows: &[(&'static str, String)]) -> Result<()> {
-    for (table, name) in rows {
-        let column = if *table == "chains" {
-            "lower(hex(chain))"
-        } else {
-            "snapshot"
-        };
-        connection
-            .execute(&format!("DELETE FROM {table} WHERE {column} = ?1"), [name])
-            .doing("forget damaged rows")?;
-    }
-    Ok(())
-}
-
 impl SnapshotId {
     /// Takes an id from where it was written down; `None` for what this module never makes.
     pub fn parse(text: &str) -> Option<Self> {
@@ -147,33 +66,7 @@ impl SnapshotId {
     }
 }
 
-/// Trees that were read or merged, so that each is decoded once a process.
-#[derive(Debug, Default)]
-pub(crate) struct TreeMemory {
-    own: HashMap<SnapshotId, Arc<Tree>>,
-    merged: HashMap<SnapshotId, Arc<Tree>>,
-    entries: usize,
-}
-
-/// An entry takes about 220 bytes. Beyond that, memory is worth more than the time to read again.
-const REMEMBERED_ENTRIES_MAX: usize = 600_000;
-
-impl TreeMemory {
-    fn remember(&mut self, merged: bool, id: &SnapshotId, tree: &Arc<Tree>) {
-        if self.entries > REMEMBERED_ENTRIES_MAX {
-            *self = Self::default();
-        }
-        self.entries += tree.entries.len();
-        let map = if merged {
-            &mut self.merged
-        } else {
-            &mut self.own
-        };
-        map.insert(id.clone(), Arc::clone(tree));
-    }
-}
-
-/// From here on it is worth a few calls more where a snapshot's files are.
+/// From so many files on, a few more calls are worth a better place for a snapshot's files.
 const MANY_FILES: usize = 1000;
 
 const COLUMNS: &str = "id, parent, tree, content, created, size, packed";
@@ -232,216 +125,6 @@ impl Store {
             None => Ok(chain),
         }
     }
-
-    /// The tree of one snapshot (memoised).
-    pub fn tree(&self, id: &SnapshotId) -> Result<Arc<Tree>> {
-        if let Some(tree) = self.remembered(|memory| memory.own.get(id).cloned()) {
-            return Ok(tree);
-        }
-        let path = self.shared.snapshot_holder(id).join("tree");
-        let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(missing(id));
-            }
-            result => result.at("read", &path)?,
-        };
-        let tree = Arc::new(Tree::decode(&bytes).map_err(|error| match error {
-            Error::Damaged { reason, .. } => {
-                Error::damaged(format_args!("the listing of snapshot {}", id.0), reason)
-            }
-            other => other,
-        })?);
-        self.remembered(|memory| memory.remember(false, id, &tree));
-        Ok(tree)
-    }
-
-    /// The view of the chain that ends at `id` (memoised).
-    pub fn merged_tree(&self, id: &SnapshotId) -> Result<Arc<Tree>> {
-        if let Some(tree) = self.remembered(|memory| memory.merged.get(id).cloned()) {
-            return Ok(tree);
-        }
-        let chain = self.chain(id)?;
-        // From the highest ancestor whose view is known.
-        let known = chain
-            .iter()
-            .enumerate()
-            .rev()
-            .find_map(|(index, snapshot)| {
-                let view = self.remembered(|memory| memory.merged.get(&snapshot.id).cloned())?;
-                Some((index + 1, view))
-            });
-        let (rest, base) = match known {
-            Some((index, view)) => (index, Some(view)),
-            None => (0, None),
-        };
-        let mut trees: Vec<Arc<Tree>> = base.into_iter().collect();
-        for snapshot in chain.iter().skip(rest) {
-            trees.push(self.tree(&snapshot.id)?);
-        }
-        let layers: Vec<&Tree> = trees.iter().map(Arc::as_ref).collect();
-        let view = Arc::new(Tree::merge(&layers));
-        self.remembered(|memory| memory.remember(true, id, &view));
-        Ok(view)
-    }
-
-    /// The snapshot of an unpacked image layer stack, if it is here. It then stays while this process lives.
-    pub fn snapshot_by_chain(&self, chain: &ChainId) -> Result<Option<Snapshot>> {
-        let action = "look up an unpacked image";
-        let mut connection = self.index();
-        let Some((snapshot, used)) = find_chain(&connection, chain).doing(action)? else {
-            return Ok(None);
-        };
-        if !self.shared.snapshot_holder(&snapshot.id).exists() {
-            return Ok(None);
-        }
-        if used >= self.shared.lease.start_ms() {
-            return Ok(Some(snapshot));
-        }
-        let transaction = index::write(&mut connection)?;
-        let found = find_chain(&transaction, chain).doing(action)?;
-        if let Some((snapshot, _)) = &found {
-            let now = self.shared.lease.now_ms();
-            transaction
-                .execute(
-                    "UPDATE chains SET used = ?2 WHERE chain = ?1",
-                    (chain.0.as_bytes(), now),
-                )
-                .doing(action)?;
-            mark_used(&transaction, &snapshot.id, now)?;
-        }
-        transaction.commit().doing(action)?;
-        Ok(found.map(|(snapshot, _)| snapshot))
-    }
-
-    /// Remembers that `id` is the stack `chain`.
-    pub fn set_chain(&self, id: &SnapshotId, chain: &ChainId) -> Result<()> {
-        self.write_chains(&[(id, chain)])
-    }
-
-    /// As [`Store::set_chain`] for those of which no snapshot is known; each one lies on the one before. Where all are
-    /// known, nothing is written: that a stack is looked for here does not mean that it is used. All are where the
-    /// last one is: they are remembered together, and what collection takes of those below is unpacked again when
-    /// somebody asks for it.
-    pub fn set_chains_once(&self, stacks: &[(&SnapshotId, ChainId)]) -> Result<()> {
-        let action = "look for unpacked images";
-        let unknown = {
-            let connection = self.index();
-            // All are looked up in one.
-            let reading = connection.unchecked_transaction().doing(action)?;
-            let mut unknown = Vec::new();
-            for (place, (id, chain)) in stacks.iter().enumerate().rev() {
-                let is_here = find_chain(&reading, chain)
-                    .doing(action)?
-                    .is_some_and(|(known, _)| self.shared.snapshot_holder(&known.id).exists());
-                if is_here && place + 1 == stacks.len() {
-                    return Ok(());
-                }
-                if !is_here {
-                    unknown.push((*id, chain));
-                }
-            }
-            unknown
-        };
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        self.write_chains(&unknown)
-    }
-
-    fn write_chains(&self, stacks: &[(&SnapshotId, &ChainId)]) -> Result<()> {
-        let action = "remember an unpacked image";
-        let mut connection = self.index();
-        let transaction = index::write(&mut connection)?;
-        for (id, chain) in stacks {
-            if find(&transaction, id)?.is_none() {
-                return Err(missing(id));
-            }
-            transaction
-                .prepare_cached(&format!(
-                    "INSERT OR REPLACE INTO chains (chain, snapshot, sum, used, unsynced)
-                     VALUES (?1, ?2, ?3, ?4, {EPOCH})"
-                ))
-                .doing(action)?
-                .execute((
-                    chain.0.as_bytes(),
-                    &id.0,
-                    index::sum(&[chain.0.as_bytes(), id.0.as_bytes()]),
-                    self.shared.lease.now_ms(),
-                ))
-                .doing(action)?;
-        }
-        transaction.commit().doing(action)
-    }
-
-    /// A known layer blob of a snapshot. `variant` names how its bytes were made (compression, level, timestamps),
-    /// `image` for the blob it was unpacked from. The blob itself may be gone, or never have been here: ask
-    /// [`Store::has_blob`] before it is read; the descriptor alone spares making, sending and pulling it again.
-    pub fn layer_blob(&self, id: &SnapshotId, variant: &str) -> Result<Option<LayerBlob>> {
-        let action = "look up a layer";
-        self.index()
-            .prepare_cached(
-                "SELECT digest, size, media_type, diff_id, sum FROM layers
-                 WHERE snapshot = ?1 AND variant = ?2",
-            )
-            .doing(action)?
-            .query_row((&id.0, variant), |row| {
-                let sum: Option<Vec<u8>> = row.get(4)?;
-                let blob = read_layer(row)?;
-                let is_whole = index::is_sum(sum.as_deref(), &blob.fields(id, variant));
-                Ok(is_whole.then_some(blob))
-            })
-            .optional()
-            .doing(action)
-            .map(Option::flatten)
-    }
-
-    /// All known layer blobs of some snapshots, each with its variant ([`Store::layer_blob`]), read together.
-    pub fn layer_blobs(&self, ids: &[&SnapshotId]) -> Result<Vec<Vec<(String, LayerBlob)>>> {
-        let action = "look up layers";
-        let connection = self.index();
-        let reading = connection.unchecked_transaction().doing(action)?;
-        let mut statement = reading
-            .prepare_cached(
-                "SELECT digest, size, media_type, diff_id, sum, variant FROM layers
-                 WHERE snapshot = ?1",
-            )
-            .doing(action)?;
-        let of = |id: &&SnapshotId| {
-            let rows = statement.query_map([&id.0], |row| {
-                let sum: Option<Vec<u8>> = row.get(4)?;
-                let variant: String = row.get(5)?;
-                let blob = read_layer(row)?;
-                let is_whole = index::is_sum(sum.as_deref(), &blob.fields(id, &variant));
-                Ok(is_whole.then_some((variant, blob)))
-            })?;
-            rows.filter_map(Result::transpose).collect()
-        };
-        ids.iter()
-            .map(of)
-            .collect::<rusqlite::Result<_>>()
-            .doing(action)
-    }
-
-    /// Remembers the blob that a snapshot is as a layer of this variant.
-    pub fn set_layer_blob(&self, id: &SnapshotId, variant: &str, blob: &LayerBlob) -> Result<()> {
-        let action = "remember a layer";
-        let mut connection = self.index();
-        let transaction = index::write(&mut connection)?;
-        if find(&transaction, id)?.is_none() {
-            return Err(missing(id));
-        }
-        insert_layer(&transaction, id, variant, blob)?;
-        transaction.commit().doing(action)
-    }
-
-    fn remembered<T>(&self, work: impl FnOnce(&mut TreeMemory) -> T) -> T {
-        let mut memory = self
-            .shared
-            .trees
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        work(&mut memory)
-    }
 }
 
 impl Shared {
@@ -451,33 +134,6 @@ impl Shared {
         path.push(&id.0);
         path
     }
-}
-
-fn insert_layer(
-    connection: &Connection,
-    id: &SnapshotId,
-    variant: &str,
-    blob: &LayerBlob,
-) -> Result<()> {
-    connection
-        .prepare_cached(&format!(
-            "INSERT OR REPLACE INTO layers
-             (snapshot, variant, digest, size, media_type, diff_id, sum, unsynced)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {EPOCH})"
-        ))
-        .and_then(|mut statement| {
-            statement.execute((
-                &id.0,
-                variant,
-                blob.digest.as_bytes(),
-                blob.size.cast_signed(),
-                &blob.media_type,
-                blob.diff_id.0.as_bytes(),
-                index::sum(&blob.fields(id, variant)),
-            ))
-        })
-        .doing("remember a layer")?;
-    Ok(())
 }
 
 /// Identity of a root: of what is below and of what this snapshot adds.
@@ -496,29 +152,6 @@ pub(crate) fn find(connection: &Connection, id: &SnapshotId) -> Result<Option<Sn
         .prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))
         .and_then(|mut statement| statement.query_row([&id.0], read).optional())
         .doing("look up a snapshot")
-}
-
-/// The snapshot of a stack, and when both were last used; `None` too where that is damaged.
-fn find_chain(
-    connection: &Connection,
-    chain: &ChainId,
-) -> rusqlite::Result<Option<(Snapshot, i64)>> {
-    connection
-        .prepare_cached(
-            "SELECT s.id, s.parent, s.tree, s.content, s.created, s.size, s.packed, c.used,
-                    s.used, c.sum
-             FROM chains AS c JOIN snapshots AS s ON s.id = c.snapshot WHERE c.chain = ?1",
-        )?
-        .query_row([chain.0.as_bytes()], |row| {
-            let used: i64 = row.get(7)?;
-            let sum: Option<Vec<u8>> = row.get(9)?;
-            let snapshot = read(row)?;
-            let fields = [chain.0.as_bytes().as_slice(), snapshot.id.0.as_bytes()];
-            let is_whole = index::is_sum(sum.as_deref(), &fields);
-            Ok(is_whole.then_some((snapshot, used.min(row.get(8)?))))
-        })
-        .optional()
-        .map(Option::flatten)
 }
 
 pub(crate) fn mark_used(connection: &Connection, id: &SnapshotId, now_ms: i64) -> Result<()> {

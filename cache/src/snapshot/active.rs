@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::fs::Mode;
 
-use super::{COLUMNS, LayerBlob, Snapshot, SnapshotId, content_key, find, insert_layer, missing};
+use super::layers::insert_layer;
+use super::{COLUMNS, LayerBlob, Snapshot, SnapshotId, content_key, find, missing};
 use crate::digest::Digest;
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index::{self, EPOCH};
