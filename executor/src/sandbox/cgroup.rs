@@ -2,6 +2,7 @@
 //! at once) has the controller. Made only where a limit is asked for. And which devices may be used in it.
 
 mod devices;
+mod hierarchies;
 mod leftovers;
 mod live;
 mod setting;
@@ -9,12 +10,13 @@ mod setting;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hierarchies::{Hierarchies, Place};
 pub use live::Usage;
 pub(super) use live::{freeze, processes_with, usage};
 pub(super) use setting::change;
@@ -24,24 +26,6 @@ use super::ExecError;
 use super::plan::CgroupView;
 use super::prepare::setup;
 use crate::spec::Limits;
-
-/// What a hierarchy of version 1 can be of; its other options are none.
-const LEGACY: [&str; 14] = [
-    "blkio",
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "devices",
-    "freezer",
-    "hugetlb",
-    "memory",
-    "misc",
-    "net_cls",
-    "net_prio",
-    "perf_event",
-    "pids",
-    "rdma",
-];
 
 /// The directories of one command's cgroup. Dropping it removes them; its processes must have ended.
 #[derive(Debug, Default)]
@@ -329,232 +313,9 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
     file.write_all(value.as_bytes())
 }
 
-/// A directory that was made in a hierarchy.
-#[derive(Debug)]
-struct Place {
-    directory: PathBuf,
-    unified: bool,
-    view: CgroupView,
-}
-
-/// The hierarchies that are mounted, and where this process is in them.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Hierarchies {
-    /// (mount point, this process's directory)
-    unified: Option<(PathBuf, PathBuf)>,
-    /// (controllers, mount point, this process's directory)
-    legacy: Vec<(Vec<String>, PathBuf, PathBuf)>,
-}
-
-impl Hierarchies {
-    fn read() -> io::Result<Self> {
-        Ok(Self::parse(
-            &fs::read_to_string("/proc/self/mountinfo")?,
-            &fs::read_to_string("/proc/self/cgroup")?,
-        ))
-    }
-
-    fn parse(mounts: &str, own: &str) -> Self {
-        let own_path = |wanted: &str| {
-            own.lines().find_map(|line| {
-                let mut fields = line.splitn(3, ':').skip(1);
-                let (controllers, path) = (fields.next()?, fields.next()?);
-                let is_it = if wanted.is_empty() {
-                    controllers.is_empty()
-                } else {
-                    controllers.split(',').any(|known| known == wanted)
-                };
-                is_it.then(|| path.to_owned())
-            })
-        };
-        let mut found = Self::default();
-        for line in mounts.lines() {
-            let Some((left, right)) = line.split_once(" - ") else {
-                continue;
-            };
-            let mut left = left.split(' ').skip(3);
-            let (Some(root), Some(point)) = (left.next(), left.next()) else {
-                continue;
-            };
-            let mut right = right.split(' ');
-            let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
-            let inside = |path: Option<String>| {
-                let path = path.unwrap_or_default();
-                let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
-                Path::new(point).join(below.trim_start_matches('/'))
-            };
-            match kind {
-                Some("cgroup2") if found.unified.is_none() => {
-                    found.unified = Some((point.into(), inside(own_path(""))));
-                }
-                Some("cgroup") => {
-                    let controllers: Vec<String> = options.split(',').map(str::to_owned).collect();
-                    let path = controllers.iter().find_map(|name| own_path(name));
-                    let directory = inside(path);
-                    found.legacy.push((controllers, point.into(), directory));
-                }
-                _ => {}
-            }
-        }
-        found
-    }
-
-    /// Makes a directory `name` with a controller.
-    fn place(&self, controller: &str, parent: Option<&str>, name: &str) -> io::Result<Place> {
-        let mut why = io::Error::new(
-            io::ErrorKind::NotFound,
-            "no cgroup file system with it is mounted",
-        );
-        let newer = if controller == "blkio" {
-            "io"
-        } else {
-            controller
-        };
-        if let Some((point, own)) = &self.unified
-            && controllers_of(point).iter().any(|known| known == newer)
-        {
-            match place_unified(point, own, Some(newer), parent, name) {
-                Ok(directory) => {
-                    return Ok(Place {
-                        directory,
-                        unified: true,
-                        view: CgroupView::default(),
-                    });
-                }
-                Err(error) => why = error,
-            }
-        }
-        for (controllers, point, own) in &self.legacy {
-            if !controllers.iter().any(|known| known == controller) {
-                continue;
-            }
-            let above = match parent {
-                Some(parent) => point.join(parent.trim_start_matches('/')),
-                None => own.clone(),
-            };
-            let directory = above.join(name);
-            match make(&above, &directory) {
-                Ok(()) => {
-                    let name = point.file_name().unwrap_or_default();
-                    return Ok(Place {
-                        directory,
-                        unified: false,
-                        view: CgroupView {
-                            name: name.to_string_lossy().into_owned(),
-                            controllers: controllers
-                                .iter()
-                                .filter(|name| LEGACY.contains(&name.as_str()))
-                                .cloned()
-                                .collect(),
-                        },
-                    });
-                }
-                Err(error) => why = error,
-            }
-        }
-        Err(why)
-    }
-}
-
-impl Hierarchies {
-    /// Makes a directory in which processes can be halted: version 2 does so without any controller.
-    fn freezer(&self, parent: Option<&str>, name: &str) -> io::Result<PathBuf> {
-        if let Some((point, own)) = &self.unified
-            && let Ok(directory) = place_unified(point, own, None, parent, name)
-        {
-            return Ok(directory);
-        }
-        Ok(self.place("freezer", parent, name)?.directory)
-    }
-}
-
-fn make(above: &Path, directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(above)?;
-    match fs::create_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => {
-            made?;
-            leftovers::claim(directory);
-            leftovers::sweep(above);
-            Ok(())
-        }
-    }
-}
-
-fn controllers_of(directory: &Path) -> Vec<String> {
-    fs::read_to_string(directory.join("cgroup.controllers"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect()
-}
-
-/// A directory with processes in it cannot hand controllers down, so ours goes beside this process's own: below the
-/// highest directory on the way up that this user may write to.
-fn place_unified(
-    point: &Path,
-    own: &Path,
-    controller: Option<&str>,
-    parent: Option<&str>,
-    name: &str,
-) -> io::Result<PathBuf> {
-    let above = match parent {
-        Some(parent) => point.join(parent.trim_start_matches('/')),
-        None => own
-            .ancestors()
-            .take_while(|directory| directory.starts_with(point))
-            .filter(|directory| is_ours(directory))
-            .last()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?
-            .to_owned(),
-    };
-    fs::create_dir_all(&above)?;
-    // From the mount down, every directory must hand the controller on.
-    let mut chain: Vec<&Path> = above
-        .ancestors()
-        .take_while(|directory| directory.starts_with(point))
-        .collect();
-    chain.reverse();
-    for directory in controller.is_some().then_some(chain).into_iter().flatten() {
-        let controller = controller.unwrap_or_default();
-        let file = directory.join("cgroup.subtree_control");
-        let handed = fs::read_to_string(&file).unwrap_or_default();
-        if !handed.split_whitespace().any(|known| known == controller) {
-            write(&file, &format!("+{controller}"))?;
-        }
-    }
-    let directory = above.join(name);
-    make(&above, &directory)?;
-    Ok(directory)
-}
-
-/// Root may write everywhere; others where the manager gave them the directory.
-fn is_ours(directory: &Path) -> bool {
-    let owner = |path: PathBuf| fs::metadata(path).map(|metadata| metadata.uid());
-    let me = rustix::process::geteuid().as_raw();
-    owner(directory.join("cgroup.procs")).is_ok_and(|uid| uid == me)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hierarchies_are_found() {
-        let mounts = "30 1 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n31 1 0:27 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n32 1 0:1 / /proc rw - proc proc rw\n";
-        let own = "4:memory:/docker/x/y\n1:name=systemd:/z\n0::/a/b\n";
-        let found = Hierarchies::parse(mounts, own);
-        assert_eq!(
-            found.unified,
-            Some((
-                "/sys/fs/cgroup/unified".into(),
-                "/sys/fs/cgroup/unified/a/b".into()
-            ))
-        );
-        let (controllers, _, directory) = found.legacy.first().expect("one");
-        assert!(controllers.contains(&"memory".to_owned()));
-        assert_eq!(directory, Path::new("/sys/fs/cgroup/memory/y"));
-    }
 
     #[test]
     fn processes_are_limited_where_that_is_possible() {

@@ -1,5 +1,10 @@
 //! A sandbox as pure data: everything that its first process needs to know, decided beforehand. Descriptors are
-//! named by their place in the message that carries the task.
+//! named by their place in the message that carries the task. What is told back: [`Report`].
+
+mod bytes;
+mod kernel_files;
+mod limit;
+mod report;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,38 +15,13 @@ use super::in_root;
 use super::seccomp::profile::Rules;
 use crate::spec::{Propagation, Tmpfs};
 use crate::users::User;
+pub(super) use bytes::Bytes;
+pub(super) use kernel_files::{DEVICES, LINKS, MASKED, READ_ONLY};
+pub(super) use limit::{Limit, ResourceLimit};
+pub(super) use report::{Parent, Reply, Report, Stub};
 
 /// Place of a descriptor in the message.
 pub(super) type Slot = usize;
-
-/// Bytes that travel as a string of the first 256 characters: compact in JSON, and any byte may occur.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Bytes(pub(super) Vec<u8>);
-
-impl Serialize for Bytes {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text: String = self.0.iter().map(|byte| char::from(*byte)).collect();
-        serializer.serialize_str(&text)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.chars()
-            .map(|character| u8::try_from(u32::from(character)))
-            .collect::<Result<_, _>>()
-            .map(Self)
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-impl From<&Path> for Bytes {
-    fn from(path: &Path) -> Self {
-        use std::os::unix::ffi::OsStrExt;
-        Self(path.as_os_str().as_bytes().to_vec())
-    }
-}
 
 /// What is executed, and as whom.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -362,221 +342,4 @@ pub(super) enum Stdio {
     Streams([Slot; 3]),
     /// A terminal of the sandbox's own; its master is sent with [`Report::Ready`].
     Terminal { rows: u16, columns: u16 },
-}
-
-/// One resource's limit; `u64::MAX` is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ResourceLimit {
-    pub(super) kind: Limit,
-    pub(super) soft: u64,
-    pub(super) hard: u64,
-    /// Given by the caller, so that anything less is an error.
-    pub(super) asked: bool,
-}
-
-/// Resources that have limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Limit {
-    As,
-    Core,
-    Cpu,
-    Data,
-    Fsize,
-    Locks,
-    Memlock,
-    Msgqueue,
-    Nice,
-    Nofile,
-    Nproc,
-    Rss,
-    Rtprio,
-    Rttime,
-    Sigpending,
-    Stack,
-}
-
-impl Limit {
-    pub(super) const ALL: [(&'static str, Self); 16] = [
-        ("as", Self::As),
-        ("core", Self::Core),
-        ("cpu", Self::Cpu),
-        ("data", Self::Data),
-        ("fsize", Self::Fsize),
-        ("locks", Self::Locks),
-        ("memlock", Self::Memlock),
-        ("msgqueue", Self::Msgqueue),
-        ("nice", Self::Nice),
-        ("nofile", Self::Nofile),
-        ("nproc", Self::Nproc),
-        ("rss", Self::Rss),
-        ("rtprio", Self::Rtprio),
-        ("rttime", Self::Rttime),
-        ("sigpending", Self::Sigpending),
-        ("stack", Self::Stack),
-    ];
-
-    pub(super) fn by_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, limit)| *limit)
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        let known = Self::ALL.iter().find(|(_, limit)| *limit == self);
-        known.map_or("", |(name, _)| *name)
-    }
-
-    pub(super) fn resource(self) -> rustix::process::Resource {
-        use rustix::process::Resource;
-        match self {
-            Self::As => Resource::As,
-            Self::Core => Resource::Core,
-            Self::Cpu => Resource::Cpu,
-            Self::Data => Resource::Data,
-            Self::Fsize => Resource::Fsize,
-            Self::Locks => Resource::Locks,
-            Self::Memlock => Resource::Memlock,
-            Self::Msgqueue => Resource::Msgqueue,
-            Self::Nice => Resource::Nice,
-            Self::Nofile => Resource::Nofile,
-            Self::Nproc => Resource::Nproc,
-            Self::Rss => Resource::Rss,
-            Self::Rtprio => Resource::Rtprio,
-            Self::Rttime => Resource::Rttime,
-            Self::Sigpending => Resource::Sigpending,
-            Self::Stack => Resource::Stack,
-        }
-    }
-}
-
-/// What the spawner answers; what was made rides on `Done`, of a process its pidfd.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Reply {
-    Done,
-    Failed { errno: i32 },
-}
-
-/// What the sandbox's first process tells. The last three are its last words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Report {
-    /// All is set up; what was made for mount points. The master of the terminal rides on it.
-    Ready {
-        stubs: Vec<Stub>,
-        parents: Vec<Parent>,
-    },
-    /// Calls wait for answers from now on. The listener and the mount namespace ride on it.
-    Emulate {
-        /// Ids of the mounts where devices may be made.
-        mounts: Vec<u64>,
-        /// User and group that the command takes of its file.
-        takes: (Option<u32>, Option<u32>),
-    },
-    /// Likewise, where there are no namespaces. The listener rides on it.
-    Answer,
-    /// A step failed.
-    Failed { step: String, errno: i32 },
-    /// `execve` failed.
-    NotExecutable {
-        explanation: String,
-        not_found: bool,
-    },
-    /// Another program refused to do a step.
-    Refused { step: String, reason: String },
-}
-
-/// A mount point that was made in the root's top layer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stub {
-    /// Relative to the root, free of links.
-    pub(super) path: Bytes,
-    pub(super) directory: bool,
-    pub(super) inode: u64,
-}
-
-/// A directory that was there before stubs were made in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Parent {
-    /// Relative to the root, free of links; empty for the root.
-    pub(super) path: Bytes,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: (i64, i64),
-}
-
-/// Files and directories of /proc and /sys that nobody sees.
-pub(super) const MASKED: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/kpagecgroup",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/vmcore",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/fs/selinux",
-];
-
-/// Parts of /proc that nobody writes.
-pub(super) const READ_ONLY: &[&str] = &[
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/mtrr",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
-
-/// Device nodes of the host that are bound: name, major, minor.
-pub(super) const DEVICES: &[(&str, u32, u32)] = &[
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-/// Links in /dev.
-pub(super) const LINKS: &[(&str, &str)] = &[
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn any_bytes_survive_the_way(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let sent = serde_json::to_string(&Bytes(bytes.clone())).expect("JSON");
-            let received: Bytes = serde_json::from_str(&sent).expect("bytes");
-            prop_assert_eq!(received.0, bytes);
-        }
-    }
-
-    #[test]
-    fn characters_beyond_bytes_are_refused() {
-        assert!(serde_json::from_str::<Bytes>("\"\u{100}\"").is_err());
-    }
-
-    #[test]
-    fn limits_have_the_names_of_ulimit() {
-        assert_eq!(Limit::by_name("nofile"), Some(Limit::Nofile));
-        assert_eq!(Limit::by_name("NOFILE"), None);
-    }
 }

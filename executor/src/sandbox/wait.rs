@@ -1,13 +1,12 @@
 //! From a prepared task to its end: starts it, reads its reports, carries its output, watches time and cancellation.
 
+mod reports;
+mod streams;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -15,18 +14,19 @@ use super::bare::Bare;
 use super::cgroup::Cgroup;
 use super::container::Top;
 use super::forward::Signals;
-use super::outer_terminal::{self, Joined};
-use super::plan::{self, Parent, Report, Stub};
+use super::outer_terminal::Joined;
+use super::plan::{self, Parent, Stub};
 use super::prepare::{Kept, Prepared, setup};
 use super::session::Session;
 use super::spawner::Order;
-use super::{ExecError, kernel_files, wire};
-use crate::emulation::{Device, Emulation, Identity, Refused};
+use super::{ExecError, wire};
+use crate::emulation::{Device, Identity, Refused};
 use crate::host::Host;
-use crate::spec::{Carried, Ends, Exit, Output, Sink, Stdio};
-
-/// Of one read from a pipe.
-const PIECE: usize = 64 << 10;
+use crate::spec::Exit;
+pub(super) use reports::read_reports;
+use reports::{emulate, hear_reports, not_emulated};
+use streams::carry;
+pub(super) use streams::{Inside, Streams};
 
 /// A command that was started.
 pub(super) struct Started {
@@ -57,98 +57,6 @@ pub(super) struct Ended {
     pub(super) refused: Option<Device>,
     _cgroup: Option<Cgroup>,
     _kept: Kept,
-}
-
-/// Our side of the command's streams.
-pub(super) enum Streams {
-    Capture {
-        stdout: Receiver,
-        stderr: Receiver,
-        sink: Arc<Sink>,
-    },
-    Inherit,
-    Terminal {
-        interactive: bool,
-    },
-    /// Somebody else carries them.
-    Carried(Carried),
-}
-
-/// The command's side.
-pub(super) enum Inside {
-    Streams([OwnedFd; 3]),
-    /// Made in the sandbox, with so many rows and columns.
-    Terminal((u16, u16)),
-}
-
-impl Streams {
-    pub(super) fn make(stdio: Stdio) -> io::Result<(Self, Inside)> {
-        match stdio {
-            Stdio::Capture(sink) => {
-                let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-                let (stdout, stdout_inside) = pipe()?;
-                let (stderr, stderr_inside) = pipe()?;
-                let receiver = |fd: OwnedFd| -> io::Result<Receiver> {
-                    rustix::io::ioctl_fionbio(&fd, true)?;
-                    Receiver::from_owned_fd(fd)
-                };
-                let streams = Self::Capture {
-                    stdout: receiver(stdout)?,
-                    stderr: receiver(stderr)?,
-                    sink,
-                };
-                let stdin = kernel_files::null()?;
-                Ok((
-                    streams,
-                    Inside::Streams([stdin, stdout_inside, stderr_inside]),
-                ))
-            }
-            Stdio::Inherit { interactive } => {
-                let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-                let stdin = if interactive {
-                    own(rustix::stdio::stdin())?
-                } else {
-                    kernel_files::null()?
-                };
-                let (stdout, stderr) =
-                    (own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?);
-                Ok((Self::Inherit, Inside::Streams([stdin, stdout, stderr])))
-            }
-            Stdio::Terminal { interactive } => {
-                let inside = Inside::Terminal(outer_terminal::size());
-                Ok((Self::Terminal { interactive }, inside))
-            }
-            Stdio::Carried(mut carried) => {
-                if let Some(size) = carried.terminal {
-                    return Ok((Self::Carried(carried), Inside::Terminal(size)));
-                }
-                let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-                let (stdout, stdout_inside) = pipe()?;
-                let (stderr, stderr_inside) = pipe()?;
-                let (stdin, stdin_inside) = match carried.stdin {
-                    crate::spec::Stdin::Null => (None, kernel_files::null()?),
-                    crate::spec::Stdin::Inherit => {
-                        (None, rustix::stdio::stdin().try_clone_to_owned()?)
-                    }
-                    crate::spec::Stdin::Pipe => {
-                        let (inside, ours) = pipe()?;
-                        (Some(ours), inside)
-                    }
-                };
-                if let Some(carry) = carried.carry.take() {
-                    carry(Ends::Pipes {
-                        stdin,
-                        stdout,
-                        stderr,
-                    });
-                }
-                Ok((
-                    Self::Carried(carried),
-                    Inside::Streams([stdin_inside, stdout_inside, stderr_inside]),
-                ))
-            }
-        }
-    }
 }
 
 /// Hands the task to the spawner.
@@ -241,170 +149,6 @@ pub(super) fn start(
 fn spare(session: &Session, score: i16) -> io::Result<()> {
     let pid = crate::sys::pid_of(session.pidfd()?.as_fd())?;
     std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-}
-
-/// What the reports said.
-#[derive(Default)]
-pub(super) struct Reported {
-    pub(super) ready: bool,
-    stubs: Vec<Stub>,
-    parents: Vec<Parent>,
-    pub(super) master: Option<OwnedFd>,
-    pub(super) failure: Option<ExecError>,
-}
-
-/// Reads reports until the command runs or has failed. Blocking.
-pub(super) fn read_reports(
-    status: &OwnedFd,
-    identity: Identity,
-    program: &str,
-) -> Result<Reported, ExecError> {
-    let mut reader = Reader::new(identity, program, |emulation| {
-        emulation.start().map(drop).map_err(not_emulated)
-    });
-    while reader.one(status.as_fd())? {}
-    Ok(reader.reported)
-}
-
-/// As [`read_reports`], on the runtime. A report is one short message: what can be begun to be read is there.
-async fn hear_reports(
-    status: OwnedFd,
-    identity: Identity,
-    program: String,
-    emulation: oneshot::Sender<Emulation>,
-) -> Result<Reported, ExecError> {
-    let failed = |error: io::Error| setup("listen to the sandbox", error);
-    let mut emulation = Some(emulation);
-    let mut reader = Reader::new(identity, &program, |asked| {
-        if let Some(emulation) = emulation.take() {
-            let _ = emulation.send(asked);
-        }
-        Ok(())
-    });
-    let status = crate::sys::watch(status).map_err(failed)?;
-    loop {
-        let mut ready = status.readable().await.map_err(failed)?;
-        if !is_readable(status.get_ref().as_fd()).map_err(failed)? {
-            ready.clear_ready();
-        } else if !reader.one(status.get_ref().as_fd())? {
-            return Ok(reader.reported);
-        }
-    }
-}
-
-fn not_emulated(error: io::Error) -> ExecError {
-    setup("start to emulate owners", error)
-}
-
-/// Starts what answers the sandbox's calls, if one is made before its end.
-async fn emulate(asked: oneshot::Receiver<Emulation>) -> io::Result<Option<JoinHandle<()>>> {
-    match asked.await {
-        Ok(emulation) => emulation.start_when_asked().await,
-        Err(_) => Ok(None),
-    }
-}
-
-fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut polled = [rustix::event::PollFd::from_borrowed_fd(
-        fd,
-        rustix::event::PollFlags::IN,
-    )];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match rustix::event::poll(&mut polled, Some(&now)) {
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        result => Ok(result? > 0),
-    }
-}
-
-/// Takes in one report after the other.
-struct Reader<'p, E> {
-    identity: Option<Identity>,
-    program: &'p str,
-    emulate: E,
-    reported: Reported,
-}
-
-impl<'p, E: FnMut(Emulation) -> Result<(), ExecError>> Reader<'p, E> {
-    fn new(identity: Identity, program: &'p str, emulate: E) -> Self {
-        Self {
-            identity: Some(identity),
-            program,
-            emulate,
-            reported: Reported::default(),
-        }
-    }
-
-    /// False where there will be no more.
-    fn one(&mut self, status: BorrowedFd<'_>) -> Result<bool, ExecError> {
-        let message = wire::receive::<Report>(status)
-            .map_err(|error| setup("listen to the sandbox", error))?;
-        let Some((report, mut descriptors)) = message else {
-            return Ok(false);
-        };
-        let reported = &mut self.reported;
-        match report {
-            Report::Ready { stubs, parents } => {
-                reported.ready = true;
-                reported.master = descriptors.pop();
-                reported.stubs = stubs;
-                reported.parents = parents;
-            }
-            Report::Emulate {
-                mounts: own_mounts,
-                takes,
-            } => {
-                if let (Some(mounts), Some(listener)) = (descriptors.pop(), descriptors.pop()) {
-                    let mut identity = self.identity.take().unwrap_or_default();
-                    identity.own_mounts = own_mounts;
-                    identity.takes = takes;
-                    (self.emulate)(Emulation::new(listener, Some(mounts), identity))?;
-                }
-            }
-            Report::Answer => {
-                if let Some(listener) = descriptors.pop() {
-                    let identity = self.identity.take().unwrap_or_default();
-                    (self.emulate)(Emulation::new(listener, None, identity))?;
-                }
-            }
-            Report::Failed { step, errno } => {
-                reported.failure = Some(setup(step, io::Error::from_raw_os_error(errno)));
-            }
-            Report::NotExecutable {
-                explanation,
-                not_found,
-            } => {
-                reported.failure = Some(ExecError::NotExecutable {
-                    program: self.program.to_owned(),
-                    explanation,
-                    not_found,
-                });
-            }
-            Report::Refused { step, reason } => {
-                reported.failure = Some(setup(step, reason));
-            }
-        }
-        Ok(true)
-    }
-}
-
-impl Carried {
-    /// Hands the terminal over, and tells that the command runs.
-    fn reported(&mut self, reported: &mut Reported) {
-        if let Some(master) = reported.master.take()
-            && let Some(carry) = self.carry.take()
-        {
-            carry(Ends::Terminal(master));
-        }
-        if reported.ready
-            && reported.failure.is_none()
-            && let Some(running) = self.running.take()
-        {
-            running();
-        }
-    }
 }
 
 /// What ends a command before its time.
@@ -562,34 +306,5 @@ async fn next_signal(signals: &mut Option<Signals>) -> rustix::process::Signal {
     match signals {
         Some(signals) => signals.next().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Carries output until both pipes are closed.
-async fn carry(streams: Streams) -> io::Result<()> {
-    match streams {
-        Streams::Inherit | Streams::Terminal { .. } | Streams::Carried(_) => Ok(()),
-        Streams::Capture {
-            stdout,
-            stderr,
-            sink,
-        } => {
-            tokio::try_join!(
-                carry_one(stdout, Output::Stdout, &sink),
-                carry_one(stderr, Output::Stderr, &sink)
-            )?;
-            Ok(())
-        }
-    }
-}
-
-async fn carry_one(mut pipe: Receiver, output: Output, sink: &Arc<Sink>) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE];
-    loop {
-        let length = pipe.read(&mut buffer).await?;
-        match buffer.get(..length) {
-            Some(piece) if !piece.is_empty() => sink(output, piece),
-            _ => return Ok(()),
-        }
     }
 }

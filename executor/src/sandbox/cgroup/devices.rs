@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
-use super::{Cgroup, Hierarchies, doors, place_unified, unique_name, write};
+use super::hierarchies::place_unified;
+use super::{Cgroup, Hierarchies, doors, unique_name, write};
 use crate::sandbox::plan::DEVICES;
 use crate::spec::{Access, DeviceKind, DeviceRule, SecurityOptions};
 use crate::sys::devices::{Instruction, guard};

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::super::plan::Filter;
 use super::decision::{Condition, Decision, Verdict};
 use super::profile::{Counting, Rules};
-use super::{Machine, calls, named_rules};
+use super::rules::named_rules;
+use super::{Machine, calls};
 
 /// Arguments that name a family have fewer values than this.
 const FAMILIES: u32 = 64;

@@ -1,0 +1,78 @@
+//! Which process a container is reached by: its first one where that can be, or the one that another runtime made.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// How long a container under another runtime may take to have a process.
+const FOREIGN_BEGINS: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+/// The container's first process below the one of ours that has another runtime make it.
+#[derive(Debug)]
+pub(super) enum Foreign {
+    /// Told on this socket when it has begun.
+    Announced(OwnedFd),
+    Known(OwnedFd),
+}
+
+impl Foreign {
+    /// Its number, as soon as there is one. Blocking.
+    pub(super) fn pid(&mut self) -> io::Result<u32> {
+        let none = || io::Error::from(rustix::io::Errno::SRCH);
+        if let Self::Announced(socket) = self {
+            let mut polled = [PollFd::new(&*socket, PollFlags::IN)];
+            let told = loop {
+                match rustix::event::poll(&mut polled, Some(&FOREIGN_BEGINS)) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    told => break told?,
+                }
+            };
+            if told == 0 {
+                return Err(none());
+            }
+            let told = crate::wire::receive::<()>(socket.as_fd())?;
+            *self = Self::Known(told.and_then(|(_, mut told)| told.pop()).ok_or_else(none)?);
+        }
+        match self {
+            Self::Known(pidfd) => crate::sys::pid_of(pidfd.as_fd()),
+            Self::Announced(_) => Err(none()),
+        }
+    }
+}
+
+/// A process of the sandbox that can be looked at and entered by. Its first one is not where that is our own init and
+/// we are no root, for what it has in its memory is nobody's business: then it is a child of that.
+pub(super) fn representative(pid: u32) -> io::Result<u32> {
+    let can_be_seen = |pid: u32| std::fs::metadata(format!("/proc/{pid}/ns/pid"));
+    let error = match can_be_seen(pid) {
+        Ok(_) => return Ok(pid),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        Err(error) => return Err(error),
+    };
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may hold anything: the state, the parent.
+        stat.rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()
+    };
+    let processes = std::fs::read_dir("/proc")?;
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let children = numbers.filter(|other| parent(*other) == Some(pid));
+    let seen = children.filter(|child| can_be_seen(*child).is_ok()).min();
+    seen.ok_or(error)
+}
+
+pub(in crate::sandbox) fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    let pid = pid.ok_or(rustix::io::Errno::SRCH)?;
+    let flags = rustix::process::PidfdFlags::empty();
+    Ok(rustix::process::pidfd_open(pid, flags)?)
+}
