@@ -5,7 +5,8 @@ use std::ops::Range;
 use serde::de::IgnoredAny;
 
 use super::flags::Flags;
-use super::{Builder, Line, json_strings};
+use super::words::json_strings;
+use super::{Builder, Line};
 use crate::ast::{CommandLine, Healthcheck, Heredoc, Run, Text};
 use crate::diagnostic::Diagnostic;
 use crate::grammar::Arguments;
