@@ -1,22 +1,23 @@
 //! Draws errors and warnings for people: the Dockerfile, the place, the way out. Data comes from
 //! `parser::Diagnostic` and the engine's errors; nothing here decides an exit code or prints.
 
+mod causes;
+mod excerpt;
+
 use std::fmt::Write as _;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rbuild_engine::error::StepFailure;
 use rbuild_engine::executor::Exit;
-use rbuild_engine::parser::{Diagnostic, Severity, Source, Span};
+use rbuild_engine::parser::{Diagnostic, Severity, Source};
 use rbuild_engine::{self as engine, Located};
 
 use crate::error::{Error, Message};
 use crate::stdio::{escape, escape_line};
+use causes::{causes, store_help};
+use excerpt::Excerpt;
 
-/// Lines of source that are shown of one instruction; the middle of longer ones is left out.
-const MAX_EXCERPT_LINES: usize = 16;
-/// Characters of one source line that are looked at.
-const MAX_LINE_CHARS: usize = 20_000;
 /// Lines of a failed command's output that are repeated below the error.
 const MAX_OUTPUT_LINES: usize = 40;
 
@@ -91,63 +92,6 @@ fn chain(error: &(dyn std::error::Error + 'static), coloured: bool) -> String {
         text.push_str(&title("help", "\x1b[1;36m", help, coloured));
     }
     text
-}
-
-/// The store's error that an error is or stands for. Transparent ones must be looked into: the source that they tell
-/// is already the next one.
-fn of_store<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a engine::cache::Error> {
-    use engine::{context, executor, image};
-    if let Some(engine::Error::Store(error) | engine::Error::Image(image::Error::Store(error))) =
-        error.downcast_ref()
-    {
-        return Some(error);
-    }
-    if let Some(engine::Error::Exec(executor::sandbox::ExecError::Store(error))) =
-        error.downcast_ref()
-    {
-        return Some(error);
-    }
-    if let Some(image::Error::Store(error)) = error.downcast_ref() {
-        return Some(error);
-    }
-    if let Some(context::Error::Store(error)) = error.downcast_ref() {
-        return Some(error);
-    }
-    if let Some(executor::sandbox::ExecError::Store(error)) = error.downcast_ref() {
-        return Some(error);
-    }
-    if let Some(executor::file::Error::Store(error)) = error.downcast_ref() {
-        return Some(error);
-    }
-    error.downcast_ref()
-}
-
-/// What the store knows to do about its own errors, wherever in a chain they are.
-fn store_help(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let help = of_store(error).and_then(engine::cache::Error::help);
-        if help.is_some() {
-            return help;
-        }
-        next = error.source();
-    }
-    None
-}
-
-fn causes(first: &(dyn std::error::Error + 'static), text: &mut String) {
-    let mut next = Some(first);
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        let last = text.trim_end().rsplit(": ").next().unwrap_or_default();
-        // Transparent errors repeat their source word by word, and SQLite's with a number before it.
-        let repeats = text.trim_end().ends_with(&*escape(&words))
-            || words.starts_with("Error code ") && words.ends_with(last);
-        if !repeats {
-            append(text, format_args!("  caused by: {}\n", escape(&words)));
-        }
-        next = cause.source();
-    }
 }
 
 /// `name: words`, continued lines indented.
@@ -287,116 +231,6 @@ fn report(source: &Source, diagnostic: &Diagnostic, coloured: bool) -> String {
     text
 }
 
-/// Some whole lines of a source, made safe for terminals, and the way from the source's offsets into them.
-struct Excerpt {
-    text: String,
-    first_line: usize,
-    /// (offset in the source, offset in `text`) of every character, in order.
-    offsets: Vec<(usize, usize)>,
-}
-
-impl Excerpt {
-    fn of(source: &Source, diagnostic: &Diagnostic) -> Self {
-        let line_of = |offset| source.position(offset).line;
-        let mut first_line = line_of(diagnostic.primary.span.start);
-        let mut last_line = line_of(last_byte(diagnostic.primary.span))
-            .clamp(first_line, first_line + MAX_EXCERPT_LINES - 1);
-        for secondary in &diagnostic.secondary {
-            let (from, to) = (
-                line_of(secondary.span.start),
-                line_of(last_byte(secondary.span)),
-            );
-            if last_line.max(to) - first_line.min(from) < MAX_EXCERPT_LINES {
-                first_line = first_line.min(from);
-                last_line = last_line.max(to);
-            }
-        }
-        let mut excerpt = Self {
-            text: String::new(),
-            first_line,
-            offsets: Vec::new(),
-        };
-        let mut start = line_start(source, first_line, diagnostic.primary.span.start);
-        for number in first_line..=last_line {
-            let line = source.line(number);
-            for (at, c) in line.char_indices().take(MAX_LINE_CHARS) {
-                excerpt.offsets.push((start + at, excerpt.text.len()));
-                match escape(c.encode_utf8(&mut [0; 4])) {
-                    std::borrow::Cow::Borrowed(_) => excerpt.text.push(c),
-                    std::borrow::Cow::Owned(_) => excerpt.text.push('\u{fffd}'),
-                }
-            }
-            let end = start + line.len();
-            let newline = source
-                .text()
-                .get(end..)
-                .and_then(|rest| rest.find('\n'))
-                .map_or(end, |at| end + at);
-            excerpt.offsets.push((newline, excerpt.text.len()));
-            excerpt.text.push('\n');
-            start = newline + 1;
-        }
-        excerpt
-    }
-
-    fn locate(&self, offset: usize) -> usize {
-        let index = self.offsets.partition_point(|(at, _)| *at < offset);
-        self.offsets
-            .get(index)
-            .map_or(self.text.len(), |(_, at)| *at)
-    }
-
-    fn holds(&self, span: Span) -> bool {
-        let first = self.offsets.first().map_or(0, |(at, _)| *at);
-        let last = self.offsets.last().map_or(0, |(at, _)| *at);
-        (first..=last).contains(&span.start)
-    }
-
-    /// Returns the part of a span on its first line, at least one character wide where there is one, and the part
-    /// on the lines after, to be shown without underline.
-    fn clipped(&self, span: Span) -> (std::ops::Range<usize>, Option<std::ops::Range<usize>>) {
-        let start = self.locate(span.start);
-        let end = self.locate(span.end.max(span.start)).max(start);
-        let rest = self.text.get(start..).unwrap_or_default();
-        let line_end = start + rest.find('\n').unwrap_or(rest.len());
-        let first_end = end.min(line_end);
-        let first_end = if first_end == start {
-            start
-                + rest
-                    .chars()
-                    .next()
-                    .filter(|c| *c != '\n')
-                    .map_or(0, char::len_utf8)
-        } else {
-            first_end
-        };
-        let rest_start = line_end + 1;
-        let visible = (end > rest_start).then_some(rest_start..end);
-        (start..first_end, visible)
-    }
-}
-
-fn last_byte(span: Span) -> usize {
-    span.end.saturating_sub(1).max(span.start)
-}
-
-/// Byte offset at which line `number` begins; `near` lies on it or later.
-fn line_start(source: &Source, number: usize, near: usize) -> usize {
-    let mut start = near.min(source.text().len());
-    loop {
-        start = source
-            .text()
-            .as_bytes()
-            .get(..start)
-            .and_then(|before| before.iter().rposition(|byte| *byte == b'\n'))
-            .map_or(0, |at| at + 1);
-        if start == 0 || source.position(start).line <= number {
-            return start;
-        }
-        start -= 1;
-    }
-}
-
 /// Writing to a string cannot fail.
 fn append(text: &mut String, words: std::fmt::Arguments<'_>) {
     text.write_fmt(words).unwrap_or_default();
@@ -405,6 +239,7 @@ fn append(text: &mut String, words: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rbuild_engine::parser::Span;
     use std::sync::Arc;
 
     fn draw(text: &str, diagnostic: Diagnostic) -> String {

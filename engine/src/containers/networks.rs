@@ -3,18 +3,21 @@
 //! A network is a file in the store and nothing on the machine: what it is made of are the lines between its containers'
 //! interfaces (`neighbours`). Whoever is in it has an address claimed there, for as long as it runs.
 
+mod inspect;
+mod subnets;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use rbuild_cache::Networks;
-use rbuild_executor::network::{self, HardwareAddress};
+use rbuild_executor::network::HardwareAddress;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::catalog::{Catalog, Entry, readable};
 use super::subnet::{Subnet, routes};
 use super::{neighbours, time};
 use crate::{Error, Result};
+use subnets::{free_subnet, refuse_overlap};
 
 /// The network that is there unless another is asked for.
 pub const DEFAULT: &str = "bridge";
@@ -295,61 +298,6 @@ impl Catalog {
         Ok(removed)
     }
 
-    /// As `docker network inspect` shows it.
-    pub fn inspect_network(&self, wanted: &str) -> Result<Value> {
-        let found = self.find_network(wanted)?;
-        let mut containers = serde_json::Map::new();
-        let bits = match &found.made {
-            Some(network) => network.subnet.bits,
-            None => network::PREFIX_BITS,
-        };
-        if found.made.is_some() || found.name == DEFAULT {
-            for member in self.members(&found.name)? {
-                let value = json!({
-                    "Name": self.name_of(&member.id)?,
-                    "EndpointID": endpoint(&member.id, &found.id),
-                    "MacAddress": shown(member.hardware_address),
-                    "IPv4Address": format!("{}/{bits}", member.address),
-                    "IPv6Address": "",
-                });
-                containers.insert(member.id, value);
-            }
-        }
-        let config = match &found.made {
-            Some(network) => {
-                let mut config = json!({"Subnet": network.subnet, "Gateway": network.gateway});
-                if let (Some(range), Some(fields)) = (network.range, config.as_object_mut()) {
-                    fields.insert("IPRange".to_owned(), json!(range));
-                }
-                json!([config])
-            }
-            None if found.name == DEFAULT => json!([{
-                "Subnet": Subnet::around(network::GATEWAY, network::PREFIX_BITS),
-                "Gateway": network::GATEWAY,
-            }]),
-            None => json!(null),
-        };
-        let made = found.made.as_ref();
-        Ok(json!({
-            "Name": found.name,
-            "Id": found.id,
-            "Created": made.map_or("0001-01-01T00:00:00Z", |network| &network.created),
-            "Scope": "local",
-            "Driver": found.driver,
-            "EnableIPv4": true,
-            "EnableIPv6": false,
-            "IPAM": {"Driver": "default", "Options": null, "Config": config},
-            "Internal": made.is_some_and(|network| network.internal),
-            "Attachable": false,
-            "Ingress": false,
-            "ConfigFrom": {"Network": ""},
-            "ConfigOnly": false,
-            "Containers": containers,
-            "Options": {},
-            "Labels": made.map(|network| network.labels.clone()).unwrap_or_default(),
-        }))
-    }
-
     /// What a container in a network is asked to be there. Says what is wrong with it.
     pub(super) fn check_attachment(&self, attachment: &Attachment) -> Result<()> {
         if attachment.network == DEFAULT {
@@ -414,45 +362,6 @@ fn check_name(name: &str) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// The subnet of the network that is always there.
-fn of_default() -> Option<Subnet> {
-    Subnet::around(network::GATEWAY, network::PREFIX_BITS)
-}
-
-fn refuse_overlap(subnet: Subnet, others: &[Network]) -> Result<()> {
-    let taken = |other: &str, its: Subnet| {
-        Err(Error::Other(format!(
-            "the subnet {subnet} overlaps with {its}, the network `{other}`'s: choose another one"
-        )))
-    };
-    if let Some(its) = of_default().filter(|its| its.overlaps(subnet)) {
-        return taken(DEFAULT, its);
-    }
-    match others.iter().find(|other| other.subnet.overlaps(subnet)) {
-        Some(other) => taken(&other.name, other.subnet),
-        None => Ok(()),
-    }
-}
-
-/// One that neither a network has nor the machine reaches others by; where Docker looks for them.
-fn free_subnet(others: &[Network], routes: &[Subnet]) -> Result<Subnet> {
-    let large = (18..32).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
-    let small = (0..16).map(|part| (Ipv4Addr::new(192, 168, part * 16, 0), 20));
-    large
-        .chain(small)
-        .filter_map(|(address, bits)| Subnet::around(address, bits))
-        .find(|subnet| {
-            refuse_overlap(*subnet, others).is_ok()
-                && !routes.iter().any(|route| route.overlaps(*subnet))
-        })
-        .ok_or_else(|| {
-            Error::Other(
-                "all subnets that are taken for networks are in use: remove networks, or choose one with --subnet"
-                    .to_owned(),
-            )
-        })
 }
 
 #[cfg(test)]

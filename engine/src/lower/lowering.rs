@@ -1,12 +1,17 @@
 //! What one lowering knows and collects: the graph, the steps' names, the images it lacks, and every mistake.
 
+mod contexts;
+mod mistakes;
+mod reach;
+mod steps;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rbuild_image::Platform;
 use rbuild_image::source::Resolved;
-use rbuild_image::{Platform, Reference};
-use rbuild_parser::ast::{Command, Instruction, Text};
+use rbuild_parser::ast::Instruction;
 use rbuild_parser::{Diagnostic, Parsed, Source, Span};
 use rbuild_solver::{Graph, VertexId};
 
@@ -16,10 +21,12 @@ use super::scope::{self, Scope};
 use super::state::State;
 use super::{
     Argument, Attempt, ContextKind, Findings, ImageNeed, LocalSource, Lowered, LoweredImage,
-    Options, Seen, StepInfo, Surroundings, config, targets,
+    Options, Seen, StepInfo, targets,
 };
 use crate::error::Located;
-use crate::op::{ContextSource, Op};
+use crate::op::Op;
+use contexts::context_key;
+use mistakes::{Mistake, place};
 
 /// The value or the one mistake that stood in its way.
 pub(crate) type Outcome<T> = Result<T, Box<Diagnostic>>;
@@ -72,12 +79,6 @@ pub(crate) enum Slot {
     Running,
     Failed,
     Done(Rc<State>),
-}
-
-struct Mistake {
-    located: Located,
-    /// It may be owed to an image that is not known yet.
-    tentative: bool,
 }
 
 /// Where an instruction stands, and where its errors are shown.
@@ -230,18 +231,6 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Mistakes that no missing image explains.
-    fn firm_mistakes(&mut self) -> Vec<Located> {
-        let complete = self.needs.is_empty();
-        let mut firm: Vec<Located> = std::mem::take(&mut self.mistakes)
-            .into_iter()
-            .filter(|mistake| complete || !mistake.tentative)
-            .map(|mistake| mistake.located)
-            .collect();
-        firm.sort_by_key(place);
-        firm
-    }
-
     pub(crate) fn into_lowered(self) -> Result<Lowered, Vec<Located>> {
         let mut mistakes: Vec<Located> = self
             .mistakes
@@ -340,222 +329,4 @@ impl<'a> Lowering<'a> {
             add,
         });
     }
-
-    /// The stages that `target` needs as far as the text alone tells, in the order of the file. Lowering them in
-    /// that order keeps recursion shallow; what variables and triggers name besides is found on the way.
-    fn reachable(&self, target: usize) -> Vec<usize> {
-        let mut found = HashSet::from([target]);
-        let mut todo = vec![target];
-        while let Some(index) = todo.pop() {
-            let mut visit = |next: usize| {
-                if found.insert(next) {
-                    todo.push(next);
-                }
-            };
-            if let Some(Some(Base::Stage(base))) = self.bases.get(index) {
-                visit(*base);
-            }
-            if matches!(self.bases.get(index), Some(Some(Base::Context(_)))) {
-                continue;
-            }
-            for instruction in &self.file.stages[index].body {
-                for name in named_inputs(instruction) {
-                    let named = match name.parse::<usize>() {
-                        Ok(number) => (number < index).then_some(number),
-                        Err(_) => self.file.stage_named(name, index),
-                    };
-                    named.into_iter().for_each(&mut visit);
-                }
-            }
-        }
-        let mut found: Vec<usize> = found.into_iter().collect();
-        found.sort_unstable();
-        found
-    }
-
-    /// Keeps a mistake, once.
-    pub(crate) fn mistake(&mut self, diagnostic: Diagnostic, tentative: bool) {
-        if !self.is_new(&diagnostic) {
-            return;
-        }
-        self.mistakes.push(Mistake {
-            located: Located {
-                source: Arc::clone(self.file.source),
-                diagnostic,
-            },
-            tentative,
-        });
-    }
-
-    pub(crate) fn is_new(&mut self, diagnostic: &Diagnostic) -> bool {
-        let place = diagnostic.primary.span;
-        self.said
-            .insert((diagnostic.code, place, diagnostic.message.clone()))
-    }
-
-    /// Keeps a mistake of an instruction. One of a trigger is shown at the FROM that runs it.
-    pub(crate) fn mistake_at(
-        &mut self,
-        site: Site<'_>,
-        mut diagnostic: Diagnostic,
-        tentative: bool,
-    ) {
-        if let Some(from) = site.blame {
-            blame(&mut diagnostic, from, site.instruction);
-        }
-        self.mistake(diagnostic, tentative);
-    }
-
-    pub(crate) fn warning_at(&mut self, site: Site<'_>, mut diagnostic: Diagnostic) {
-        if let Some(from) = site.blame {
-            blame(&mut diagnostic, from, site.instruction);
-        }
-        if !self.is_new(&diagnostic) {
-            return;
-        }
-        self.warnings.push(Located {
-            source: Arc::clone(self.file.source),
-            diagnostic,
-        });
-    }
-
-    /// Notes that an image is not known yet, and what to say if it cannot be found.
-    pub(crate) fn need(&mut self, need: ImageNeed, text: &Text, blame: Option<&Instruction>) {
-        if !self.needed.insert(need.clone()) {
-            return;
-        }
-        let mut missing = self.missing_image(&need.name, text);
-        if let Some(from) = blame {
-            missing.primary.span = from.span;
-        }
-        let missing = Located {
-            source: Arc::clone(self.file.source),
-            diagnostic: missing,
-        };
-        self.needs.push((need, missing));
-    }
-
-    /// Names a vertex, unless an equal one is named already.
-    pub(crate) fn name_step(
-        &mut self,
-        vertex: VertexId,
-        place: (usize, usize),
-        name: String,
-        record_step: String,
-        at: &Instruction,
-    ) {
-        if !self.named.insert(vertex) {
-            return;
-        }
-        self.steps.push((
-            place,
-            StepInfo {
-                vertex,
-                name,
-                record_step,
-                source: Arc::clone(self.file.source),
-                span: at.span,
-                start_line: at.start_line,
-                end_line: at.end_line,
-                surroundings: None,
-            },
-        ));
-    }
-
-    /// Notes how a stage stands after the steps that were named since there were `known` of them. Those of other
-    /// stages, lowered meanwhile, are noted already.
-    pub(crate) fn note_surroundings(&mut self, known: usize, state: &State) {
-        let options = self.options;
-        let mut surroundings = None;
-        for (_, step) in self.steps.iter_mut().skip(known) {
-            if step.surroundings.is_some() {
-                continue;
-            }
-            let noted = surroundings.get_or_insert_with(|| {
-                let mut shell = config::shell_argv(state, String::new());
-                shell.pop();
-                Arc::new(Surroundings {
-                    env: state.scope.environment(),
-                    cwd: state.cwd(),
-                    user: state.config.config.user.clone(),
-                    shell,
-                    platform: state.platform.clone(),
-                    hosts: options.hosts.clone(),
-                    limits: options.limits.clone(),
-                    network: options.network.into(),
-                })
-            });
-            step.surroundings = Some(Arc::clone(noted));
-        }
-    }
-
-    pub(crate) fn named_steps(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// A directory that is handed over: the build context (empty name) or a named one.
-    pub(crate) fn context(&mut self, name: &str, at: &Instruction) -> VertexId {
-        let vertex = self.graph.add(
-            Op::Context(ContextSource {
-                name: name.to_owned(),
-            }),
-            &[],
-        );
-        let shown = if name.is_empty() {
-            "[internal] load build context".to_owned()
-        } else {
-            format!("[context {name}] load from client")
-        };
-        self.name_step(vertex, (0, 0), shown, format!("context/{name}"), at);
-        vertex
-    }
-
-    /// The named context that shadows `name`, be it a stage's or an image's.
-    pub(crate) fn named_context(&self, name: &str) -> Option<(String, ContextKind)> {
-        if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
-            return None;
-        }
-        self.contexts.get(&context_key(name)).cloned()
-    }
-}
-
-/// Mistakes are told in the order of the file.
-fn place(mistake: &Located) -> usize {
-    mistake.diagnostic.primary.span.start
-}
-
-/// What an instruction reads besides the build context, as written.
-fn named_inputs(instruction: &Instruction) -> Vec<&str> {
-    match &instruction.command {
-        Command::Copy(copy) => copy.from.iter().map(|from| from.value.as_str()).collect(),
-        Command::Run(run) => run
-            .mounts
-            .iter()
-            .flat_map(|mount| mount.value.split(','))
-            .filter_map(|option| option.strip_prefix("from="))
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// The normal form of a context's name: `docker.io/library/busybox:latest` is `busybox`. What is no image name is
-/// compared in lower case, as names of stages are.
-fn context_key(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    match name.parse::<Reference>() {
-        Ok(reference) => {
-            let familiar = reference.familiar();
-            match familiar.strip_suffix(":latest") {
-                Some(short) => short.to_owned(),
-                None => familiar,
-            }
-        }
-        Err(_) => name,
-    }
-}
-
-fn blame(diagnostic: &mut Diagnostic, from: &Instruction, trigger: &Instruction) {
-    diagnostic.primary.span = from.span;
-    diagnostic.primary.text = format!("runs `ONBUILD {}`", trigger.original.trim());
-    diagnostic.secondary.clear();
 }

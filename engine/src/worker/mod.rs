@@ -3,6 +3,7 @@
 //! * [`content`]: what of its inputs an operation uses;
 //! * [`exec`]: RUN, with its [`mounts`], on a [`platform`]; [`commands`]: what is made before one asks for it;
 //! * [`file`]: COPY, ADD, WORKDIR, heredocs; [`http`], [`git`]: ADD of URLs;
+//! * [`sources`]: images and contexts; [`layers`]: results as layers; [`shared`]: results of shared caches;
 //! * [`output`]: what an operation gives to those that use it; [`threads`]: where work runs that blocks;
 //! * [`log`]: what commands print on its way to the user; [`failure`], [`scripts`]: why a step failed.
 //!
@@ -15,11 +16,14 @@ pub(crate) mod failure;
 mod file;
 mod git;
 mod http;
+mod layers;
 pub(crate) mod log;
 mod mounts;
 mod output;
 mod platform;
 mod scripts;
+mod shared;
+mod sources;
 mod threads;
 
 use std::collections::{HashMap, HashSet};
@@ -28,12 +32,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use rbuild_cache::record::{KeyLock, Record};
 use rbuild_cache::{ActiveSnapshot, Digest, Ingredient, Key, Snapshot, Store};
 use rbuild_executor::Executor;
 use rbuild_executor::spec::Limits;
-use rbuild_image::layer;
 use rbuild_image::registry::Client;
 use rbuild_image::source::Resolved;
 use rbuild_solver::VertexId;
@@ -46,15 +48,16 @@ use crate::event::{self, Sink, StepId};
 use crate::evidence::Pins;
 use crate::explain::notebook::Notebook;
 use crate::fetch::Access;
-use crate::op::{ImageSource, Op};
+use crate::op::Op;
 use crate::packs::Packs;
 use crate::shared_cache::export::Exports;
-use crate::shared_cache::import::{Going, Imports, There};
+use crate::shared_cache::import::Imports;
 pub(crate) use content::wanted;
 use failure::{Failure, Result};
 use output::root_content;
 pub(crate) use output::{Output, View, empty_root_content};
 pub(crate) use platform::check_platform;
+pub(crate) use shared::UNUSABLE;
 pub(crate) use threads::{blocking, brief, waited_for};
 
 /// What the request says about commands.
@@ -174,22 +177,6 @@ impl Worker {
         self.vertices.get(&vertex).map(|info| info.step)
     }
 
-    /// Brings what a vertex works on here, where a shared cache has it.
-    async fn brought(&self, vertex: VertexId, inputs: Vec<Output>) -> Result<Vec<Output>> {
-        let is_there = |input: &Output| matches!(input, Output::There(_));
-        if !inputs.iter().any(is_there) {
-            return Ok(inputs);
-        }
-        let step = self.step(vertex);
-        try_join_all(inputs.into_iter().map(|input| async move {
-            match input {
-                Output::There(there) => self.bring(step, &there).await.map(Output::Snapshot),
-                other => Ok(other),
-            }
-        }))
-        .await
-    }
-
     /// Keeps what a step that failed leaves, where that is asked for. Those that fail after it are not told of.
     fn leave(&self, vertex: VertexId, inputs: &[Output], layer: Option<ActiveSnapshot>) {
         if !self.keeps_left {
@@ -212,125 +199,6 @@ impl Worker {
     /// Tells of the bytes that a step moves.
     fn progress(&self, step: Option<StepId>) -> rbuild_image::source::Progress {
         event::progress(step, &self.events)
-    }
-
-    /// Brings a result of a shared cache here. The failure is [`UNUSABLE`]: then it is found no more.
-    pub(crate) async fn bring(
-        &self,
-        step: Option<StepId>,
-        there: &There,
-    ) -> Result<Option<Snapshot>> {
-        let unusable = |reason: String| Failure::new(UNUSABLE, reason);
-        let Some(imports) = &self.imports else {
-            return Err(unusable("there is no shared cache".to_owned()));
-        };
-        let brought = imports.bring(there, self.progress(step)).await;
-        brought.map_err(|problem| unusable(problem.to_string()))
-    }
-
-    /// Leaves a result of a shared cache where it is, if what is to be pushed of it can be had there. False where its
-    /// files are needed; the failure as of [`Worker::bring`].
-    pub(crate) async fn leave_there(
-        &self,
-        step: Option<StepId>,
-        there: &There,
-        going: &Going,
-    ) -> Result<bool> {
-        let Some(imports) = &self.imports else {
-            return Ok(false);
-        };
-        let left = imports.leave(there, going, &self.progress(step)).await;
-        left.map_err(|problem| Failure::new(UNUSABLE, problem.to_string()))
-    }
-
-    async fn image(&self, vertex: VertexId, image: &ImageSource) -> Result<Output> {
-        let resolved = self.images.get(&image.digest).ok_or_else(|| {
-            Failure::new(
-                "image",
-                format!("the image `{}` was not resolved", image.name),
-            )
-        })?;
-        let progress = self.progress(self.step(vertex));
-        let snapshots =
-            rbuild_image::source::snapshots(self.store(), &self.client, resolved, progress).await?;
-        Ok(Output::Snapshot(snapshots.last().cloned()))
-    }
-
-    async fn context(&self, name: &str) -> Result<Output> {
-        let Some(context) = self.contexts.get(name) else {
-            let message = if name.is_empty() {
-                "this build has no context: there are no files to copy from".to_owned()
-            } else {
-                format!("there is no build context named `{name}`")
-            };
-            return Err(Failure::new("no-context", message));
-        };
-        let context = Arc::clone(context);
-        let wanted = self.wanted.get(name).cloned().unwrap_or_default();
-        let tree = match context.tree_at_once(&wanted) {
-            Some(tree) => tree,
-            None => {
-                let context = Arc::clone(&context);
-                blocking(move || context.tree(&wanted)).await
-            }
-        };
-        let tree = tree.map_err(|error| Failure::of("build-context", error))?;
-        Ok(Output::Context(Arc::new(View {
-            tree: Arc::new(tree),
-            context,
-        })))
-    }
-
-    /// Whether the layers are there that hold the files of a chain. Each is looked for once.
-    fn are_there(&self, chain: &[Snapshot]) -> bool {
-        chain.iter().all(|snapshot| {
-            let Some(digest) = snapshot.packed else {
-                return true;
-            };
-            let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_there = seen().contains(&digest) || self.store().has_layer(snapshot);
-            if is_there {
-                seen().insert(digest);
-            }
-            is_there
-        })
-    }
-
-    /// What is to be a layer is begun to be made one, beside what follows. Fails where it has names that no layer can
-    /// hold.
-    async fn to_layer(&self, vertex: VertexId, made: Output) -> Result<Output> {
-        let snapshot = match &made {
-            // What is packed is a layer already.
-            Output::Snapshot(Some(snapshot))
-                if snapshot.packed.is_none() && self.layers.contains(&vertex) =>
-            {
-                snapshot
-            }
-            _ => return Ok(made),
-        };
-        let (store, id) = (Arc::clone(self.store()), snapshot.id.clone());
-        let checked = self.brief(move || Ok(layer::require_names(&*store.tree(&id)?)?));
-        let help = "a stage that is only copied from may have it, and an output that is no image (`type=local`, `type=tar`); what is copied can leave it out by `--exclude` or .dockerignore";
-        checked
-            .await
-            .map_err(|failure: Failure| failure.help(help))?;
-        if let Some(ahead) = &self.ahead {
-            ahead.begin(snapshot);
-        }
-        Ok(made)
-    }
-
-    async fn merge(&self, inputs: Vec<Output>) -> Result<Output> {
-        let mut inputs = inputs.into_iter();
-        let base = inputs.next().and_then(Output::into_snapshot);
-        let layer = inputs.next().and_then(Output::into_snapshot);
-        let (Some(base), Some(layer)) = (base.clone(), layer.clone()) else {
-            // One of them is empty: the other is the result.
-            return Ok(Output::Snapshot(layer.or(base)));
-        };
-        let store = Arc::clone(self.store());
-        let stacked = blocking(move || store.stack(&layer.id, Some(&base.id), layer.created));
-        Ok(Output::Snapshot(Some(stacked.await?)))
     }
 }
 
@@ -504,6 +372,3 @@ impl rbuild_solver::Worker for Worker {
         Ok(self.store().alias(existing, another)?)
     }
 }
-
-/// A failure that means: look again, without what turned out to be of no use.
-pub(crate) const UNUSABLE: &str = "shared-cache";
