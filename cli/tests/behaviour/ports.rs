@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
-use crate::containers::until;
 use crate::kit::programs::free_port;
-use crate::kit::{Kit, skipped};
+use crate::kit::{Kit, skipped, until};
 use crate::require_machine;
 
 /// A container that sends back what it is sent, at port 80.

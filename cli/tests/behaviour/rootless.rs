@@ -5,9 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
-use crate::containers::until;
 use crate::kit::programs::{has, run_in};
-use crate::kit::{Kit, Output, is_root, skipped};
+use crate::kit::{Kit, Output, is_root, skipped, until};
 use crate::require_machine;
 
 const ORDINARY: u32 = 65534;

@@ -16,6 +16,7 @@ mod kills;
 mod life;
 mod mounts;
 mod mutations;
+mod project;
 mod random;
 mod touched;
 mod twin;

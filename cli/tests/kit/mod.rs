@@ -235,3 +235,15 @@ impl fmt::Display for Output {
         f.write_str(&filter::filtered(&self.stderr, &self.directory))
     }
 }
+
+/// Waits until something holds; says what is wrong where it never does.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2400 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{what}");
+}
