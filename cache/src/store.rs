@@ -380,7 +380,8 @@ fn existing(root: &Path) -> Result<Option<Connection>> {
     index::open(root, false)
 }
 
-/// Refuses what is there and can be no store: it would be closed to others, and what is in it taken for a store's.
+/// Refuses what is there and cannot become a store: no directory, or one with other things in it that would be closed to
+/// other users.
 fn require_store(root: &Path) -> Result<()> {
     let metadata = match std::fs::metadata(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -395,7 +396,8 @@ fn require_store(root: &Path) -> Result<()> {
     if !metadata.is_dir() {
         return refused("it is no directory".to_owned());
     }
-    if root.join("index.db").exists() || root.join("content/oci-layout").exists() {
+    let is_private = metadata.mode() & 0o077 == 0;
+    if is_private || root.join("index.db").exists() || root.join("content/oci-layout").exists() {
         return Ok(());
     }
     for entry in std::fs::read_dir(root).at("list", root)? {
@@ -405,9 +407,7 @@ fn require_store(root: &Path) -> Result<()> {
             return refused(format!("there is `{}` in it", name.display()));
         }
     }
-    if metadata.mode() & 0o002 != 0 {
-        return refused("everybody may write to it".to_owned());
-    }
+    // Of an empty one it is no matter who may write to it: volumes of pods and new file systems are everybody's.
     Ok(())
 }
 
