@@ -115,7 +115,9 @@ fn a_template_of_all_that_takes_room() {
         whole.starts_with("{\"Images\":[{\"Containers\":"),
         "{whole}"
     );
-    assert_eq!(df("{{json .}}"), whole.trim_end());
+    // A second may go by between two of them.
+    let is_same = |_| df("{{json .}}") == df("json").trim_end();
+    assert!((0..5).any(is_same), "{}", df("{{json .}}"));
     let wrong = kit.rbuild(&[
         "system",
         "df",
