@@ -3,8 +3,9 @@
 //! A position-independent executable begins by writing 39,000 addresses into 155 pages of its own: a fifth of the time
 //! of a short command. This one has its addresses from the linker.
 //!
-//! The compiler's own library, which unwinds stacks, is a shared one by default, and asks the processor what it can do when it is
-//! loaded. In a virtual machine each question ends in the hypervisor. The part of it that is needed is linked in.
+//! The compiler's own library, which unwinds stacks, is a shared one by default, and asks the processor what it can
+//! do when it is loaded. In a virtual machine each question ends in the hypervisor. The part of it that is needed is
+//! linked in.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

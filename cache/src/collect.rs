@@ -1,8 +1,9 @@
 //! Collection: what may go, in which order, and how much space is used.
 //!
-//! `plan` decides, from what `contents` read and without touching it; `measure` knows how much room things take. Here, under the lock that keeps others from
-//! publishing: rows go first, in one durable transaction; then the names move to `tmp/`. After the lock is freed
-//! the files are deleted. Dying in between leaves garbage, never a row that points at nothing.
+//! `plan` decides, from what `contents` read and without touching it; `measure` knows how much room things take.
+//! Here, under the lock that keeps others from publishing: rows go first, in one durable transaction; then the names
+//! move to `tmp/`. After the lock is freed the files are deleted. Dying in between leaves garbage, never a row that
+//! points at nothing.
 
 mod contents;
 mod holders;

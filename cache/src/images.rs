@@ -43,9 +43,9 @@ pub struct StoredImage {
 const COLUMNS: &str = "name, manifest, media_type, size, config, snapshot, blobs, tagged";
 
 impl Store {
-    /// Sets or replaces a name. What it held of the same manifest, of another platform for instance, it goes on holding; an
-    /// image that it meant before stays as an unnamed image. An image that has a name is
-    /// no unnamed one any more. Errors: `Missing` where the manifest or the snapshot is not here.
+    /// Sets or replaces a name. What it held of the same manifest, of another platform for instance, it goes on
+    /// holding; an image that it meant before stays as an unnamed image. An image that has a name is no unnamed one
+    /// any more. Errors: `Missing` where the manifest or the snapshot is not here.
     pub fn put_image(&self, image: &StoredImage) -> Result<()> {
         let action = "name an image";
         // Sees to it that the manifest is here and stays.

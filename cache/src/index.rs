@@ -24,8 +24,9 @@ use crate::synced;
 /// The format of the index and of everything it points at. Raise it when an older program would misread.
 pub(crate) const VERSION: i64 = 4;
 
-/// Waits for others that write, of which each holds the write lock for well under a millisecond; `tries`: how often it
-/// was waited before. False after a minute. SQLite by itself sleeps for a millisecond at least, then for 2, 5, 10 and more.
+/// Waits for others that write, of which each holds the write lock for well under a millisecond; `tries`: how often
+/// it was waited before. False after a minute. SQLite by itself sleeps for a millisecond at least, then for 2, 5, 10
+/// and more.
 fn wait_for_others(tries: i32) -> bool {
     const LIMIT: Duration = Duration::from_secs(60);
     const STEPS: [(i32, Duration); 3] = [
@@ -208,8 +209,8 @@ pub(crate) fn open(root: &Path, may_create: bool) -> Result<Option<Connection>> 
     connection
         .execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 250")
         .doing("set how it syncs")?;
-    // Else the last process that closes it empties the log, with two syncs: more than a whole cached build takes. What is left
-    // of it, at most about 1 MiB, is read again by the next one.
+    // Else the last process that closes it empties the log, with two syncs: more than a whole cached build takes.
+    // What is left of it, at most about 1 MiB, is read again by the next one.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .doing("set how it closes")?;
@@ -371,7 +372,8 @@ pub(crate) fn drop_torn(root: &Path, boot: &str, connection: &mut Connection) ->
 /// Forgets what points at snapshots and results that are not there. Run after rows were taken away.
 pub(crate) fn drop_dangling(transaction: &Transaction<'_>) -> Result<()> {
     let action = "forget what points at nothing";
-    // A snapshot without its parent, or without what holds its files, is nothing; the loop ends after as many rounds as the longest torn chain.
+    // A snapshot without its parent, or without what holds its files, is nothing; the loop ends after as many rounds
+    // as the longest torn chain.
     loop {
         let gone = transaction
             .execute(

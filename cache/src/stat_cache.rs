@@ -59,7 +59,8 @@ pub struct StatCache {
 
 const MAGIC: &[u8; 8] = b"rbstat\0\x02";
 const CHECKSUM_BYTES: usize = 32;
-/// age and [`HAS_XATTRS`] (1), device, inode, size (8 each), mtime, ctime (16 each), content (32), length of the path (4).
+/// age and [`HAS_XATTRS`] (1), device, inode, size (8 each), mtime, ctime (16 each), content (32), length of the path
+/// (4).
 const FIXED_BYTES: usize = 1 + 3 * 8 + 2 * 16 + 32 + 4;
 /// An entry that nobody asked for in so many saves is dropped: its file is gone, or ignored by now.
 const AGE_MAX: u8 = 8;

@@ -9,11 +9,12 @@
 //! that ends an epoch takes them out of it, and so does the first one after another boot, before it drops the others
 //! ([`crate::index`]). It is done before the build ends: whoever waited for that may take the file system away.
 //!
-//! The order is what counts. `syncfs` begins when all rows of the epoch are in the index's log, and this file is written
-//! when all that was in the log, and all that the rows point at, is on the disk. A power cut before that finds the file of an earlier
-//! epoch, or none, or a torn one, which is none: then the rows of this epoch are dropped, as ever. The epoch of the
-//! index, which `syncfs` wrote, too, is higher than the one in the file; no later row can have a mark that the file takes off.
-//! And since an index that is made anew counts from the beginning, whoever makes one removes the file first.
+//! The order is what counts. `syncfs` begins when all rows of the epoch are in the index's log, and this file is
+//! written when all that was in the log, and all that the rows point at, is on the disk. A power cut before that
+//! finds the file of an earlier epoch, or none, or a torn one, which is none: then the rows of this epoch are
+//! dropped, as ever. The epoch of the index, which `syncfs` wrote, too, is higher than the one in the file; no later
+//! row can have a mark that the file takes off. And since an index that is made anew counts from the beginning,
+//! whoever makes one removes the file first.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

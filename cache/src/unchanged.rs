@@ -1,10 +1,10 @@
-//! What a command wrote for nothing: `chown`, `chmod` and `touch -r` that set what was there have overlay copy a file up all the
-//! same, and its bytes would be in the layer once more. Such files are taken out of a new snapshot, as BuildKit leaves
-//! them out of its layers; below they are as they were.
+//! What a command wrote for nothing: `chown`, `chmod` and `touch -r` that set what was there have overlay copy a file
+//! up all the same, and its bytes would be in the layer once more. Such files are taken out of a new snapshot, as
+//! BuildKit leaves them out of its layers; below they are as they were.
 //!
-//! They are told by what they are, not by overlay's marks: those are not on files of several names in a lower layer, nor on
-//! links in an overlay of an ordinary user's, and where nothing can be mounted there are none. A layer must not depend
-//! on that.
+//! They are told by what they are, not by overlay's marks: those are not on files of several names in a lower layer,
+//! nor on links in an overlay of an ordinary user's, and where nothing can be mounted there are none. A layer must
+//! not depend on that.
 
 use std::sync::Arc;
 
@@ -72,8 +72,8 @@ pub(crate) fn remove(
     Ok(())
 }
 
-/// No file that is there has a later time, unless somebody gave it one. (By the clock that files get their times of, which
-/// goes in steps, some would.)
+/// No file that is there has a later time, unless somebody gave it one. (By the clock that files get their times of,
+/// which goes in steps, some would.)
 pub(crate) fn now() -> (i64, u32) {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     (now.tv_sec, now.tv_nsec as u32)

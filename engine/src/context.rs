@@ -1,9 +1,9 @@
 //! A build context that is a directory of the host: which of its files the build may see, as a tree with digests.
 //!
-//! Only what the patterns of COPY and ADD name is looked at: the names before the first wildcard are looked up one
-//! by one, whole directories are walked only where they are copied, and what the ignore file excludes is neither
-//! entered nor stated. Files are hashed on all cores, and only if the stat cache does not know them. Everything counts as owned by
-//! root. Serves the main context and named ones alike; no other kind of context is known here.
+//! Only what the patterns of COPY and ADD name is looked at: the names before the first wildcard are looked up one by
+//! one, whole directories are walked only where they are copied, and what the ignore file excludes is neither entered
+//! nor stated. Files are hashed on all cores, and only if the stat cache does not know them. Everything counts as
+//! owned by root. Serves the main context and named ones alike; no other kind of context is known here.
 //!
 //! * [`find`]: from patterns to the entries and directories that are needed; [`walk`]: whole directories;
 //! * [`hash`]: content digests; [`missing`]: why a path is not there; [`list`]: everything, for people.
@@ -130,7 +130,8 @@ impl Context {
         self.tree_within(Effort::Any, wanted)
     }
 
-    /// As [`Context::tree`], where that takes a moment: there is little to look at, and nothing to read. `None` elsewhere.
+    /// As [`Context::tree`], where that takes a moment: there is little to look at, and nothing to read. `None`
+    /// elsewhere.
     pub(crate) fn tree_at_once(&self, wanted: &[Wanted]) -> Option<Result<Tree, Error>> {
         // As much as is said of some hundred files. What is not known at all must be read.
         const LITTLE_BYTES: std::ops::RangeInclusive<u64> = 1..=64 << 10;

@@ -1,9 +1,9 @@
 //! The pipeline: lower a Dockerfile to a graph of operations, solve it, assemble and export the image; run
 //! containers. Also the library that others embed: [`Engine::build`].
 //!
-//! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the
-//! worker of `worker` → `assemble` → `output`. `shared_cache`: results of other machines. `context` and `select` say what COPY and ADD name; `fetch` and
-//! `remote_context` bring what is elsewhere.
+//! Way of a build: [`request`] → `rbuild_parser` → [`lower`] (pure) → [`op`] graph → `rbuild_solver` with the worker
+//! of `worker` → `assemble` → `output`. `shared_cache`: results of other machines. `context` and `select` say what
+//! COPY and ADD name; `fetch` and `remote_context` bring what is elsewhere.
 
 mod ahead;
 mod assemble;

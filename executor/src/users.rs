@@ -97,10 +97,10 @@ pub fn group(root: &RootDir, group: &str) -> Result<u32, Error> {
 }
 
 /// Resolves `--chown`'s value to (uid, gid): `5` means 5:5; an unknown user is 0; an unknown group, or none, becomes
-/// the user's own group: that of the passwd entry, or the uid. An empty group behind a colon is 0, other than chown(1)'s.
-/// `root` is 0
-/// whatever the image says. WORKDIR gives its directory to USER by the same rules, not by those of a process. (Names on an empty root are refused by
-/// [`crate::Executor::file`], as BuildKit does: there is no image to look them up in.)
+/// the user's own group: that of the passwd entry, or the uid. An empty group behind a colon is 0, other than
+/// chown(1)'s. `root` is 0 whatever the image says. WORKDIR gives its directory to USER by the same rules, not by
+/// those of a process. (Names on an empty root are refused by [`crate::Executor::file`], as BuildKit does: there is
+/// no image to look them up in.)
 pub fn file_owner(root: &RootDir, owner: &str) -> Result<(u32, u32), Error> {
     let (user, group) = split(owner);
     let (uid, gid) = if user.is_empty() {

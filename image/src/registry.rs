@@ -4,9 +4,9 @@
 //! for. What comes is bounded and compared with its digest by whoever asked. Requests that fail for reasons that pass
 //! (connections, 429, 5xx) are tried again a few times; a blob that broke off goes on where it ended.
 //!
-//! * One request: `transport`; with which client, and by which scheme: `clients`; what the answer says, and whether it
-//!   refuses: `answer`; how long is waited: `arriving`; whose certificates: `certificates`; tokens and challenges: `auth`;
-//!   where passwords are kept: [`credentials`] and `helper`;
+//! * One request: `transport`; with which client, and by which scheme: `clients`; what the answer says, and whether
+//!   it refuses: `answer`; how long is waited: `arriving`; whose certificates: `certificates`; tokens and challenges:
+//!   `auth`; where passwords are kept: [`credentials`] and `helper`;
 //! * pulling: `documents` (manifests, indexes, configs), `blobs`, `mirrors`; which tags there are: `tags`;
 //! * pushing: [`push`] an image, `upload` a blob, `standby` where a part of one may be lost;
 //! * files behind any address, for ADD: [`download`].

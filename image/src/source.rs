@@ -2,8 +2,8 @@
 //!
 //! [`resolve`] walks from what a [`Location`] names to one manifest and one config; [`snapshots`] and [`fetch`] bring
 //! the layers. Everything is compared with the digest and size that led to it before it is used; URLs in descriptors
-//! are never followed. Locations as people write them: [`written`]; the walk: `walk`; layers: `layers`; whole images, with
-//! all their platforms: `gather`; Docker's archives, which have no manifest: `docker`.
+//! are never followed. Locations as people write them: [`written`]; the walk: `walk`; layers: `layers`; whole images,
+//! with all their platforms: `gather`; Docker's archives, which have no manifest: `docker`.
 
 mod docker;
 mod gather;

@@ -6,9 +6,9 @@
 //! user:1234:r-x   as   user:HERE × 11: 0 0 0 0 0 0 0 2 3 2 2, most significant digit first; then user:HERE:r-x
 //! ```
 //!
-//! So a list stays one for the kernel: `chmod` changes its mask, files that are made take it from their directory, overlay
-//! copies it up. It decides about nobody, for all files are the one id's, and owners come first. Nobody else writes
-//! twelve entries for one id.
+//! So a list stays one for the kernel: `chmod` changes its mask, files that are made take it from their directory,
+//! overlay copies it up. It decides about nobody, for all files are the one id's, and owners come first. Nobody else
+//! writes twelve entries for one id.
 
 use std::borrow::Cow;
 use std::io;

@@ -13,8 +13,8 @@ use crate::{machine, stdio, values};
 /// Show what changed between two images, file by file
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageDiffArgs {
-    /// A name, an ID or a digest of the store, `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE`, `docker-archive:FILE`, or a name
-    /// to pull
+    /// A name, an ID or a digest of the store, `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE`, `docker-archive:FILE`,
+    /// or a name to pull
     before: String,
     after: String,
     /// Of images for several platforms

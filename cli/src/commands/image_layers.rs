@@ -13,8 +13,8 @@ use crate::{human, machine, stdio, values};
 /// Show what each layer of an image adds and wastes, and which instruction made it
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageLayersArgs {
-    /// A name, an ID or a digest of the store, `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE`, `docker-archive:FILE`, or a name
-    /// to pull
+    /// A name, an ID or a digest of the store, `oci:DIR[:TAG][@DIGEST]`, `oci-archive:FILE`, `docker-archive:FILE`,
+    /// or a name to pull
     image: String,
     /// Of an image for several platforms
     #[arg(long, value_name = "PLATFORM")]

@@ -10,7 +10,8 @@ use crate::{machine, stdio};
 
 /// Write the operations of a build as BuildKit's LLB
 ///
-/// In protobuf, to standard output. Takes the options of `build`. Base images are looked up as for a build; nothing is run. For one platform.
+/// In protobuf, to standard output. Takes the options of `build`. Base images are looked up as for a build; nothing
+/// is run. For one platform.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LlbArgs {
     #[command(flatten)]

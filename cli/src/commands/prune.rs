@@ -14,9 +14,10 @@ use crate::{human, machine, stdio, values};
 
 /// Remove what nothing needs from the store
 ///
-/// Without --all, --filter or a size: images without a name, and what `store check` put away a week ago. What a name of an image, a container or a running build
-/// holds stays in any case. With a size, the least valuable goes first (the time that it took, divided by its size),
-/// and no more than necessary. The configuration file can ask for the same after every build (`[store]`).
+/// Without --all, --filter or a size: images without a name, and what `store check` put away a week ago. What a name
+/// of an image, a container or a running build holds stays in any case. With a size, the least valuable goes first
+/// (the time that it took, divided by its size), and no more than necessary. The configuration file can ask for the
+/// same after every build (`[store]`).
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Also the build cache, and every image without a name
@@ -33,8 +34,8 @@ pub(crate) struct PruneArgs {
         alias = "reserved-space"
     )]
     keep_storage: Option<String>,
-    /// `until=24h` or `unused-for=24h`: only what was not used since; `type=regular|exec.cachemount|source.local|quarantine`;
-    /// `id=…`, as `du -v` tells them
+    /// `until=24h` or `unused-for=24h`: only what was not used since;
+    /// `type=regular|exec.cachemount|source.local|quarantine`; `id=…`, as `du -v` tells them
     #[arg(long, value_name = "FILTER")]
     filter: Vec<String>,
     /// Say what would be removed, and remove nothing

@@ -6,8 +6,8 @@
 //! {{with .X}}..{{end}}  {{$x := .Y}}  {{- trimmed -}}  {{/* comment */}}
 //! ```
 //!
-//! [`parse`] makes the tree, [`eval`] walks it over a JSON value, calling [`functions`]. A field that is not there is an error,
-//! unless it is one that Docker leaves out where it holds nothing.
+//! [`parse`] makes the tree, [`eval`] walks it over a JSON value, calling [`functions`]. A field that is not there is
+//! an error, unless it is one that Docker leaves out where it holds nothing.
 
 mod eval;
 mod functions;

@@ -1,8 +1,8 @@
 //! Mounts that are made while a container runs, and whom they reach: `-v …:rslave`, `bind-propagation=shared`.
 //!
 //! The scripts run in a mount namespace of their own, which stands for the host's; for an ordinary user in a user
-//! namespace, whose root it is there. `$D` is a shared mount with the directories `before`, on which something is mounted,
-//! `later` and `inner`; `$P` is on a private one.
+//! namespace, whose root it is there. `$D` is a shared mount with the directories `before`, on which something is
+//! mounted, `later` and `inner`; `$P` is on a private one.
 
 use std::process::{Command, Stdio};
 

@@ -309,9 +309,6 @@ fn cannot(error: &network::Error, what: &str) -> Error {
 /// Whether somebody is still at the other end.
 fn is_open(stream: &UnixStream) -> bool {
     let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = rustix::event::Timespec::default();
     matches!(rustix::event::poll(&mut polled, Some(&now)), Ok(0))
 }

@@ -41,8 +41,8 @@ pub(super) fn arguments(config: &ContainerConfig, request: &RunRequest) -> Resul
     Ok(argv)
 }
 
-/// What every container has, then the request's variables, then those of the image that it does not name, in the order that
-/// Docker has. A name alone takes a variable away: the command line found no value for it.
+/// What every container has, then the request's variables, then those of the image that it does not name, in the
+/// order that Docker has. A name alone takes a variable away: the command line found no value for it.
 pub(super) fn environment(
     config: &ContainerConfig,
     request: &RunRequest,

@@ -85,8 +85,8 @@ impl Engine {
     }
 }
 
-/// Kills the container of a directory, waits for the end of its process, and holds it; `None` where it was one that leaves
-/// nothing.
+/// Kills the container of a directory, waits for the end of its process, and holds it; `None` where it was one that
+/// leaves nothing.
 fn kill(directory: &Path) -> Result<Option<File>> {
     if let Some(connection) = Connection::open(directory)? {
         let kill = Ask::Stop {

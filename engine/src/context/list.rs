@@ -36,8 +36,8 @@ pub struct Rule {
     pub pattern: String,
 }
 
-/// Lists files, directories of which nothing else is left, and what is ignored, in the order of their paths. A directory of which everything
-/// is ignored stands for all that is in it.
+/// Lists files, directories of which nothing else is left, and what is ignored, in the order of their paths. A
+/// directory of which everything is ignored stands for all that is in it.
 pub fn list(root: &RootDir, ignore: Option<&Ignore>) -> Result<Vec<Listed>, Error> {
     let mut listing = Listing {
         root,

@@ -2,8 +2,9 @@
 //! in-toto statements in the image's index, where and as BuildKit puts them. Nothing is said unless it is asked for.
 //!
 //! * [`capture`]: what a build notes for this; [`materials`]: what it was made from; [`definition`]: its steps;
-//!   [`provenance`]: the predicate of all that; * [`sbom`]: the packages in it; * [`statement`]: predicates about subjects; * [`scrub`]: keeps
-//!   credentials out; [`files`]: statements about files that are no image; * [`purl`]: names of packages and images.
+//!   [`provenance`]: the predicate of all that; [`sbom`]: the packages in it;
+//! * [`statement`]: predicates about subjects; [`files`]: statements about files that are no image;
+//! * [`scrub`]: keeps credentials out; [`purl`]: names of packages and images.
 //!
 //! Where SOURCE_DATE_EPOCH holds, statements are a function of the build's inputs: their times are that, and they
 //! have no number of their own.

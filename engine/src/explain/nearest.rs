@@ -2,7 +2,8 @@
 //!
 //! An ingredient is the operation's own (`argv[2]`, `env.PATH`) or of an input: `input[0].content` and
 //! `input[0].definition`, which keys are made of, and `input[0].from`, which says where it came from and is in no
-//! key. Neither is `instruction`, the step's text. Definitions are not compared: where only those differ, the content decided.
+//! key. Neither is `instruction`, the step's text. Definitions are not compared: where only those differ, the content
+//! decided.
 
 use std::collections::{HashMap, HashSet};
 

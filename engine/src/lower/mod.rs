@@ -6,7 +6,8 @@
 //! * `base`, `stage`, `state`, `onbuild`, `finish`: a stage from its FROM line to the image; `input`: what `--from`
 //!   names; `names`: how steps are called; `scans`: what is listed besides the result; `arguments`: what
 //!   a target takes;
-//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD, WORKDIR) and `fetched` (ADD of URLs), `config` (what changes no file);
+//! * instructions by topic: `run` and `mounts`, `transfer` (COPY, ADD, WORKDIR) and `fetched` (ADD of URLs), `config`
+//!   (what changes no file);
 //! * small languages: `chmod`, `remote`, `gofmt`, `paths`;
 //! * [`dump`]: a lowered build as text.
 

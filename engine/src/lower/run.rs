@@ -28,37 +28,7 @@ impl Lowering<'_> {
         let mut inputs: Vec<VertexId> = state.vertex.into_iter().collect();
         let mut mounts = Vec::new();
         let mut shown = shown(site.instruction);
-        let argv = match (&run.command, site.instruction.heredocs.first()) {
-            (CommandLine::Shell(_), Some(first)) if run.script => {
-                shown.push_str(&format!(" ({})", summary(&first.content)));
-                if state.config.os != "windows" && first.content.starts_with("#!") {
-                    let script = self.script(first, site);
-                    mounts.push(MountOp {
-                        target: SCRIPTS.to_owned(),
-                        read_only: true,
-                        kind: MountOpKind::Bind {
-                            input: Some(inputs.len()),
-                            source: "/".to_owned(),
-                        },
-                    });
-                    inputs.push(script);
-                    shell_argv(state, format!("{SCRIPTS}/{}", first.name))
-                } else {
-                    shell_argv(state, first.content.clone())
-                }
-            }
-            (CommandLine::Shell(text), Some(_)) => {
-                // The shell gets to see the heredocs as they were written, and takes tabs away itself.
-                let mut script = text.value.clone();
-                for heredoc in &site.instruction.heredocs {
-                    script.push('\n');
-                    script.push_str(&heredoc.written);
-                    script.push_str(&heredoc.name);
-                }
-                shell_argv(state, script)
-            }
-            (command, _) => with_shell(state, command),
-        };
+        let argv = self.argv(state, site, run, &mut shown, (&mut inputs, &mut mounts));
         if let (CommandLine::Shell(_), [shell, .., script]) = (&run.command, argv.as_slice())
             && !is_windows_shell(shell)
         {
@@ -135,6 +105,48 @@ impl Lowering<'_> {
         }
         state.record(created_by, true);
         Ok(())
+    }
+
+    /// What is executed. A script with an interpreter of its own is mounted; heredocs of others reach the shell.
+    fn argv(
+        &mut self,
+        state: &State,
+        site: Site<'_>,
+        run: &Run,
+        shown: &mut String,
+        (inputs, mounts): (&mut Vec<VertexId>, &mut Vec<MountOp>),
+    ) -> Vec<String> {
+        match (&run.command, site.instruction.heredocs.first()) {
+            (CommandLine::Shell(_), Some(first)) if run.script => {
+                shown.push_str(&format!(" ({})", summary(&first.content)));
+                if state.config.os != "windows" && first.content.starts_with("#!") {
+                    let script = self.script(first, site);
+                    mounts.push(MountOp {
+                        target: SCRIPTS.to_owned(),
+                        read_only: true,
+                        kind: MountOpKind::Bind {
+                            input: Some(inputs.len()),
+                            source: "/".to_owned(),
+                        },
+                    });
+                    inputs.push(script);
+                    shell_argv(state, format!("{SCRIPTS}/{}", first.name))
+                } else {
+                    shell_argv(state, first.content.clone())
+                }
+            }
+            (CommandLine::Shell(text), Some(_)) => {
+                // The shell gets to see the heredocs as they were written, and takes tabs away itself.
+                let mut script = text.value.clone();
+                for heredoc in &site.instruction.heredocs {
+                    script.push('\n');
+                    script.push_str(&heredoc.written);
+                    script.push_str(&heredoc.name);
+                }
+                shell_argv(state, script)
+            }
+            (command, _) => with_shell(state, command),
+        }
     }
 
     /// A root that holds nothing but the script.

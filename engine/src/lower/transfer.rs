@@ -1,9 +1,8 @@
 //! COPY, ADD and WORKDIR: the instructions that change files without running anything.
 
 use rbuild_executor::file::{ModeChange, Owner};
-use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{Escape, Text, Transfer, TransferSource};
-use rbuild_parser::expand;
+use rbuild_parser::{Diagnostic, Span, expand};
 use rbuild_solver::VertexId;
 
 use super::input::Input;
@@ -213,48 +212,17 @@ impl Lowering<'_> {
                 .map_or(site.instruction.span, |path| path.span);
             let remote = remote::classify(source)
                 .map_err(|message| Box::new(Diagnostic::error("bad-repository", message, span)))?;
-            if remote != Remote::Local && !add {
-                let what = if remote == Remote::Http {
-                    "a URL"
-                } else {
-                    "a git repository"
-                };
-                return Err(Box::new(
-                    Diagnostic::error(
-                        "copy-of-url",
-                        format!("COPY cannot take {what} as its source"),
-                        span,
-                    )
-                    .help("use ADD"),
-                ));
-            }
-            if let Some(checksum) = checksum
-                && remote == Remote::Local
-            {
-                return Err(Box::new(
-                    Diagnostic::error(
-                        "checksum-of-local",
-                        "--checksum is for URLs and git repositories only",
-                        checksum.span,
-                    )
-                    .secondary(span, "this is a file of the build context"),
-                ));
-            }
+            check_kind(&remote, add, checksum, span)?;
             let (vertex, patterns, unpack) = match remote {
                 Remote::Http => {
                     let name = remote::file_name(source);
-                    let unpack = switch(transfer.unpack.as_ref());
                     let pattern = literal(&name);
                     let vertex = self.http(source, name, checksum, &words.checksum, site)?;
-                    (
-                        vertex,
-                        pattern,
-                        Some(if unpack {
-                            Unpack::Archives
-                        } else {
-                            Unpack::Never
-                        }),
-                    )
+                    let unpack = match switch(transfer.unpack.as_ref()) {
+                        true => Unpack::Archives,
+                        false => Unpack::Never,
+                    };
+                    (vertex, pattern, Some(unpack))
                 }
                 Remote::Git(git) => {
                     let vertex = self.git(git, transfer, &words.checksum, span, site)?;
@@ -262,17 +230,7 @@ impl Lowering<'_> {
                 }
                 Remote::Local => {
                     if from.is_none() && crate::select::climbs_out(source) {
-                        let inside = paths::clean(&format!("/{source}"));
-                        let inside = inside.trim_start_matches('/');
-                        let message = format!(
-                            "`{source}` does not lead out of the build context: it is `{inside}` of it"
-                        );
-                        self.warning_at(
-                            site,
-                            Diagnostic::warning("CopyOutsideContext", message, span).help(
-                                "to copy from elsewhere, name that directory with `--build-context NAME=DIR` and write `COPY --from=NAME`",
-                            ),
-                        );
+                        self.warn_of_outside(site, source, span);
                     }
                     let vertex = match from {
                         Some(input) => self.vertex_of(input, site),
@@ -329,6 +287,20 @@ impl Lowering<'_> {
             });
         }
         Ok(actions)
+    }
+
+    /// A path that climbs out is read as if the context were the root.
+    fn warn_of_outside(&mut self, site: Site<'_>, source: &str, span: Span) {
+        let inside = paths::clean(&format!("/{source}"));
+        let inside = inside.trim_start_matches('/');
+        let message =
+            format!("`{source}` does not lead out of the build context: it is `{inside}` of it");
+        self.warning_at(
+            site,
+            Diagnostic::warning("CopyOutsideContext", message, span).help(
+                "to copy from elsewhere, name that directory with `--build-context NAME=DIR` and write `COPY --from=NAME`",
+            ),
+        );
     }
 
     /// Makes the directory, owned by the USER in force, and goes there. `/` is always there.
@@ -398,6 +370,34 @@ impl Lowering<'_> {
 /// Whether a flag says yes.
 pub(super) fn switch(flag: Option<&rbuild_parser::ast::Switch>) -> bool {
     flag.is_some_and(|flag| flag.value)
+}
+
+/// Whether the instruction, and the checksum where there is one, can have such a source.
+fn check_kind(remote: &Remote, add: bool, checksum: Option<&Text>, span: Span) -> Outcome<()> {
+    let what = match remote {
+        Remote::Local => None,
+        Remote::Http => Some("a URL"),
+        Remote::Git(_) => Some("a git repository"),
+    };
+    match (what, checksum) {
+        (Some(what), _) if !add => Err(Box::new(
+            Diagnostic::error(
+                "copy-of-url",
+                format!("COPY cannot take {what} as its source"),
+                span,
+            )
+            .help("use ADD"),
+        )),
+        (None, Some(checksum)) => Err(Box::new(
+            Diagnostic::error(
+                "checksum-of-local",
+                "--checksum is for URLs and git repositories only",
+                checksum.span,
+            )
+            .secondary(span, "this is a file of the build context"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A pattern that matches a name and nothing else.

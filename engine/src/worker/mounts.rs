@@ -103,19 +103,7 @@ impl Worker {
                 required,
                 access,
             } => {
-                let data = self.settings.secrets.get(id);
-                if data.is_none() && *required {
-                    return Err(Failure::new(
-                        "missing-secret",
-                        format!("the secret `{id}` was not given"),
-                    )
-                    .help(format!("give it with `--secret id={id},src=FILE`")));
-                }
-                if data.is_none() {
-                    mounted.absent.push(format!(
-                        "the secret `{id}` was not given; give it with `--secret id={id},src=FILE`"
-                    ));
-                }
+                let data = self.secret(id, *required, mounted)?;
                 if let Some(name) = env {
                     let mut variable = format!("{name}=").into_bytes();
                     variable.extend_from_slice(data.map_or(&[][..], |data| data));
@@ -135,27 +123,14 @@ impl Worker {
                 id,
                 required,
                 access,
-            } => match self.settings.ssh.get(id) {
+            } => match self.agent(id, *required, mounted)? {
                 Some(path) => MountSource::Socket {
                     path: path.clone(),
                     mode: access.mode,
                     uid: access.uid,
                     gid: access.gid,
                 },
-                None if *required => {
-                    return Err(Failure::new(
-                        "missing-ssh",
-                        format!("the ssh agent `{id}` was not given"),
-                    )
-                    .help(format!("give it with `--ssh {id}=SOCKET`")));
-                }
-                None => {
-                    let place = if id == "default" { "" } else { "=SOCKET" };
-                    mounted.absent.push(format!(
-                        "the ssh agent `{id}` was not given; give it with `--ssh {id}{place}`"
-                    ));
-                    return Ok(());
-                }
+                None => return Ok(()),
             },
         };
         mounted.mounts.push(Mount {
@@ -165,6 +140,42 @@ impl Worker {
             source,
         });
         Ok(())
+    }
+
+    /// A secret's value; one that is not there, and need not be, is noted.
+    fn secret(
+        &self,
+        id: &str,
+        required: bool,
+        mounted: &mut Mounted,
+    ) -> Result<Option<&Arc<[u8]>>> {
+        let data = self.settings.secrets.get(id);
+        if data.is_none() {
+            let missing = format!("the secret `{id}` was not given");
+            let way_out = format!("give it with `--secret id={id},src=FILE`");
+            if required {
+                return Err(Failure::new("missing-secret", missing).help(way_out));
+            }
+            mounted.absent.push(format!("{missing}; {way_out}"));
+        }
+        Ok(data)
+    }
+
+    /// An agent's socket; one that is not there, and need not be, is noted.
+    fn agent(&self, id: &str, required: bool, mounted: &mut Mounted) -> Result<Option<&PathBuf>> {
+        let path = self.settings.ssh.get(id);
+        if path.is_none() {
+            let missing = format!("the ssh agent `{id}` was not given");
+            if required {
+                return Err(Failure::new("missing-ssh", missing)
+                    .help(format!("give it with `--ssh {id}=SOCKET`")));
+            }
+            let place = if id == "default" { "" } else { "=SOCKET" };
+            mounted
+                .absent
+                .push(format!("{missing}; give it with `--ssh {id}{place}`"));
+        }
+        Ok(path)
     }
 
     /// The snapshot that holds `source` of an input, and the path in it.

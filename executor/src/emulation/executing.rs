@@ -69,8 +69,8 @@ impl Answering {
         Ok(Reply::Continue)
     }
 
-    /// Takes back the ids of a file that the caller has tried to execute in vain, when it asks for something else. What it
-    /// has started in between keeps them.
+    /// Takes back the ids of a file that the caller has tried to execute in vain, when it asks for something else.
+    /// What it has started in between keeps them.
     pub(super) fn settle(&mut self, target: &Target<'_>) {
         let is_caller = |it: &Executing| [it.thread, it.process].contains(&target.pid);
         let Some(place) = self.executing.iter().position(is_caller) else {

@@ -10,11 +10,11 @@
 //! **This is no boundary.** All of the sandbox is one user to the kernel, and what a process is refused here (to write
 //! a file of emulated root's, say) it may reach in other ways. The boundary is the sandbox around it.
 //!
-//! [`answer`] decides: [`files`] are about files that are there, [`making`] about new ones, [`rights`] about who may what
-//! with them, [`attributes`] about their extended attributes, [`peers`] about sockets, [`status`] about what /proc says of processes,
-//! [`executing`] about programs. [`credentials`] are ids as values,
-//! [`mark`] is how a process keeps them; [`target`] reads and writes the caller's memory and opens what it names, from a
-//! thread that has moved into the sandbox's mount namespace.
+//! [`answer`] decides: [`files`] are about files that are there, [`making`] about new ones, [`rights`] about who may
+//! what with them, [`attributes`] about their extended attributes, [`peers`] about sockets, [`status`] about what
+//! /proc says of processes, [`executing`] about programs. [`credentials`] are ids as values, [`mark`] is how a
+//! process keeps them; [`target`] reads and writes the caller's memory and opens what it names, from a thread that
+//! has moved into the sandbox's mount namespace.
 
 mod answer;
 mod attributes;

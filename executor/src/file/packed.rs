@@ -4,8 +4,8 @@
 //!
 //! Directories, and all that comes before the last source, are made through the overlay as always, so that the kernel
 //! decides what becomes of what is there already. The files are then added to the listing as the copy would have made
-//! them (`listing`); `packing` reads them for the layer. Where anything is not the usual case (`None` below), the operation
-//! is done in the ordinary way.
+//! them (`listing`); `packing` reads them for the layer. Where anything is not the usual case (`None` below), the
+//! operation is done in the ordinary way.
 
 mod listing;
 mod packing;

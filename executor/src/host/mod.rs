@@ -344,8 +344,8 @@ impl Host {
         inside::ids_of(pid)
     }
 
-    /// Has a spawner start a sandbox: the command's own, the one in a user namespace, or the machine's. `leaves`: directories of cgroups
-    /// that go with it when all of rbuild is gone.
+    /// Has a spawner start a sandbox: the command's own, the one in a user namespace, or the machine's. `leaves`:
+    /// directories of cgroups that go with it when all of rbuild is gone.
     pub(crate) fn spawn(
         &self,
         inside: Option<&Inside>,

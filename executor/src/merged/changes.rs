@@ -108,30 +108,8 @@ impl Merged {
                         *links = there.links;
                         paths.push(child.clone());
                     }
-                    if others.is_some() {
-                        let copied = copy_to(&directory, &entry.name, &to);
-                        match copied {
-                            Err(error) if is_gone(&error) => continue,
-                            copied => copied?,
-                        }
-                    } else {
-                        rustix::fs::renameat(
-                            directory.as_fd(),
-                            &entry.name,
-                            to.directory(),
-                            to.name(),
-                        )?;
-                    }
-                    if self.files == Files::Private && there.kind == Kind::File {
-                        let node = to.node()?;
-                        for mark in node
-                            .xattr_names()?
-                            .iter()
-                            .filter(|name| name.starts_with(MARKS))
-                        {
-                            node.remove_xattr(mark)?;
-                        }
-                    }
+                    let from = (&directory, entry.name.as_os_str());
+                    self.bring(from, &there, &to, others.is_some())?;
                 }
             }
             let before = same.map_or(&[][..], |same| same.names.as_slice());
@@ -157,6 +135,32 @@ impl Merged {
             match dress(root, layer, path, seen.get(path).copied()) {
                 Err(error) if others.is_some() && is_gone(&error) => {}
                 dressed => drop(dressed?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a file into the layer, without the marks that merging leaves. One that is to be copied may be gone.
+    fn bring(
+        &self,
+        (directory, name): (&RootDir, &OsStr),
+        there: &Metadata,
+        to: &Place,
+        is_copied: bool,
+    ) -> io::Result<()> {
+        if is_copied {
+            match copy_to(directory, name, to) {
+                Err(error) if is_gone(&error) => return Ok(()),
+                copied => copied?,
+            }
+        } else {
+            rustix::fs::renameat(directory.as_fd(), name, to.directory(), to.name())?;
+        }
+        if self.files == Files::Private && there.kind == Kind::File {
+            let node = to.node()?;
+            let names = node.xattr_names()?;
+            for mark in names.iter().filter(|name| name.starts_with(MARKS)) {
+                node.remove_xattr(mark)?;
             }
         }
         Ok(())

@@ -191,10 +191,7 @@ fn write(way: &Way, frame: &[u8]) {
 
 fn has_ended(way: &Way) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(way.alive.as_fd(), PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = Timespec::default();
     // Nothing is ever said on it.
     !matches!(rustix::event::poll(&mut polled, Some(&now)), Ok(0))
 }

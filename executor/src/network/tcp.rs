@@ -285,10 +285,7 @@ fn connect(to: SocketAddr) -> Option<OwnedFd> {
 /// Whether a connection has been made; `None` where it has failed.
 fn is_connected(socket: &OwnedFd) -> Option<bool> {
     let mut polled = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = rustix::event::Timespec::default();
     match rustix::event::poll(&mut polled, Some(&now)) {
         Ok(0) | Err(Errno::INTR) => Some(false),
         Ok(_) => match rustix::net::sockopt::socket_error(socket) {

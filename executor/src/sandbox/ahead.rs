@@ -84,8 +84,8 @@ impl Line {
         drop(waiting.map(|waiting| waiting.process()));
     }
 
-    /// Gives a sandbox's task to the process that waits, where there is one that suits it; `None` where another is to be started.
-    /// `known` is told of the process first.
+    /// Gives a sandbox's task to the process that waits, where there is one that suits it; `None` where another is to
+    /// be started. `known` is told of the process first.
     pub(crate) fn hand_over(
         &self,
         order: &Order<'_>,

@@ -1,5 +1,5 @@
-//! Whether a command's cgroup says which devices it may use, beside its mounts, on which none can be opened but those that
-//! it is given.
+//! Whether a command's cgroup says which devices it may use, beside its mounts, on which none can be opened but those
+//! that it is given.
 
 use std::os::fd::OwnedFd;
 

@@ -15,6 +15,7 @@ use rbuild_cache::{ActiveSnapshot, RootDir};
 use super::bare::Bare;
 use super::counted::Counted;
 use super::plan::{self, Bytes, Command, Devices, Filter, Limit, ResourceLimit, Task};
+use super::seccomp::profile::Rules;
 use super::socket::Forwarded;
 use super::users::Chosen;
 use super::{ExecError, capabilities, devices};
@@ -79,6 +80,7 @@ pub(super) fn prepare(
     };
     let has_all_devices = devices::has_all(privilege, &users, &exec);
     let opens_devices = devices::opens_nodes(privilege, &users, &exec);
+    let devices = maker_of_devices(&users, &exec);
     let view = RootDir::from_fd(root.try_clone().map_err(|e| setup("keep the root", e))?);
     let user = look_up_user(&view, &exec)?;
     let mut builder = Builder {
@@ -95,15 +97,6 @@ pub(super) fn prepare(
     if exec.runtime.is_some() {
         refuse_foreign(&exec, single_id)?;
     }
-    let devices = if exec.runtime.is_some() {
-        Devices::Kernel
-    } else if rbuild_cache::owners::devices_recorded() {
-        Devices::Recorded
-    } else if users.mapped.is_some() {
-        Devices::Made
-    } else {
-        Devices::Kernel
-    };
     let machines_root = privilege == Privilege::Root && users.mapped.is_none();
     let root = builder.slot(root);
     if exec.mounts.len() > MOST_MOUNTS {
@@ -121,18 +114,7 @@ pub(super) fn prepare(
             .ok_or_else(|| setup("make the network", "its thread ended"))?;
     }
     builder.base_files(&exec)?;
-    let network = match &exec.network {
-        Network::None => plan::Network::Own,
-        Network::Host => plan::Network::Host,
-        Network::Private(network) => {
-            let slot = builder.namespace(network.namespace())?;
-            builder.kept._network = Some(Arc::clone(network));
-            slot
-        }
-        Network::Namespace(namespace) => builder.namespace(namespace)?,
-        Network::Process { pid, .. } => builder.network_of(*pid)?,
-        Network::Later(_) => return Err(setup("make the network", "it is put off twice")),
-    };
+    let network = network(&mut builder, &exec.network)?;
     let spaces = builder.spaces(exec.spaces)?;
     let shared_memory = builder.shared_memory(exec.spaces.ipc)?;
     let insecure = exec.security == Security::Insecure;
@@ -143,27 +125,12 @@ pub(super) fn prepare(
     } else {
         capabilities::DEFAULT
     };
-    let capabilities = capabilities::mask(base, &exec.capabilities_add, &exec.capabilities_drop)
-        .map_err(|name| {
-            setup(
-                format!("give the capability `{name}`"),
-                "there is none of that name",
-            )
-        })?;
+    let capabilities = capabilities_of(&exec, base)?;
     if has_all_devices {
         exec.options.devices = machine::devices(&exec.options.devices)
             .map_err(|error| setup("list the machine's devices", error))?;
     }
-    let profile = exec.options.profile.as_ref();
-    let profile = profile
-        .map(|given| {
-            let rules = given.profile.rules_for(capabilities);
-            rules.map_err(|error| {
-                let file = given.file.display();
-                setup(format!("apply the seccomp profile `{file}`"), error)
-            })
-        })
-        .transpose()?;
+    let profile = profile(&exec, capabilities)?;
     let Builder {
         mut descriptors,
         mut kept,
@@ -246,6 +213,53 @@ fn refuse_foreign(exec: &Exec, single_id: bool) -> Result<(), ExecError> {
         );
     }
     Ok(())
+}
+
+fn maker_of_devices(users: &Chosen, exec: &Exec) -> Devices {
+    if exec.runtime.is_some() {
+        Devices::Kernel
+    } else if rbuild_cache::owners::devices_recorded() {
+        Devices::Recorded
+    } else if users.mapped.is_some() {
+        Devices::Made
+    } else {
+        Devices::Kernel
+    }
+}
+
+fn network(builder: &mut Builder, asked: &Network) -> Result<plan::Network, ExecError> {
+    match asked {
+        Network::None => Ok(plan::Network::Own),
+        Network::Host => Ok(plan::Network::Host),
+        Network::Private(network) => {
+            let slot = builder.namespace(network.namespace())?;
+            builder.kept._network = Some(Arc::clone(network));
+            Ok(slot)
+        }
+        Network::Namespace(namespace) => builder.namespace(namespace),
+        Network::Process { pid, .. } => builder.network_of(*pid),
+        Network::Later(_) => Err(setup("make the network", "it is put off twice")),
+    }
+}
+
+/// The mask after what is to be added to `base` and taken away from it.
+pub(super) fn capabilities_of(exec: &Exec, base: u64) -> Result<u64, ExecError> {
+    let mask = capabilities::mask(base, &exec.capabilities_add, &exec.capabilities_drop);
+    mask.map_err(|name| {
+        setup(
+            format!("give the capability `{name}`"),
+            "there is none of that name",
+        )
+    })
+}
+
+fn profile(exec: &Exec, capabilities: u64) -> Result<Option<Rules>, ExecError> {
+    let Some(given) = &exec.options.profile else {
+        return Ok(None);
+    };
+    let rules = given.profile.rules_for(capabilities);
+    let failed = format!("apply the seccomp profile `{}`", given.file.display());
+    rules.map(Some).map_err(|error| setup(failed, error))
 }
 
 /// Without those that every sandbox has.

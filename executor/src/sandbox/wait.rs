@@ -278,12 +278,8 @@ async fn finish(
     if let Some(failure) = reported.failure {
         return Err(failure);
     }
-    let exit = match exit.unwrap_or(Exit::Signal(0)) {
-        _ if cut == Some(Cut::TimedOut) => Exit::TimedOut,
-        Exit::Code(0) => Exit::Code(0),
-        _ if cgroup.as_ref().is_some_and(Cgroup::killed_for_memory) => Exit::OutOfMemory,
-        exit => exit,
-    };
+    let exit = exit.unwrap_or(Exit::Signal(0));
+    let exit = meaning(exit, cut == Some(Cut::TimedOut), cgroup.as_ref());
     if !reported.ready && matches!(exit, Exit::Code(_) | Exit::Signal(_)) {
         return Err(setup(
             "hear from the sandbox's first process",
@@ -300,6 +296,16 @@ async fn finish(
         _cgroup: cgroup,
         _kept: kept,
     })
+}
+
+/// Why a command ended, beyond what its exit status says.
+fn meaning(exit: Exit, timed_out: bool, cgroup: Option<&Cgroup>) -> Exit {
+    match exit {
+        _ if timed_out => Exit::TimedOut,
+        Exit::Code(0) => Exit::Code(0),
+        _ if cgroup.is_some_and(Cgroup::killed_for_memory) => Exit::OutOfMemory,
+        exit => exit,
+    }
 }
 
 async fn next_signal(signals: &mut Option<Signals>) -> rustix::process::Signal {

@@ -1,7 +1,7 @@
 //! Challenges and tokens (distribution's token specification): what is sent as `Authorization`, to whom.
 //!
-//! An authorization is kept for one registry, repository and kind of access. Passwords go to the registry itself (Basic) or to the
-//! realm that it names (Bearer), which must be https where the registry is.
+//! An authorization is kept for one registry, repository and kind of access. Passwords go to the registry itself
+//! (Basic) or to the realm that it names (Bearer), which must be https where the registry is.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! `rbuild lsp`: a language server for Dockerfiles, spoken to over standard input and output (LSP 3.17).
 //!
-//! [`document`]: an open file and places in it; [`check`]: what is wrong with it; [`names`]: what a word in it stands for;
-//! [`answers`]: the answers to an editor's questions. Nothing is built, fetched or written.
+//! [`document`]: an open file and places in it; [`check`]: what is wrong with it; [`names`]: what a word in it stands
+//! for; [`answers`]: the answers to an editor's questions. Nothing is built, fetched or written.
 
 mod answers;
 mod check;

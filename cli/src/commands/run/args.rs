@@ -38,8 +38,8 @@ pub(crate) struct CreateArgs {
 /// What both take.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ContainerArgs {
-    /// A name, an ID or a digest in the store, oci:DIR[:TAG][@DIGEST], oci-archive:FILE, docker-archive:FILE, or a name to
-    /// pull; then the command, which replaces the image's CMD
+    /// A name, an ID or a digest in the store, oci:DIR[:TAG][@DIGEST], oci-archive:FILE, docker-archive:FILE, or a
+    /// name to pull; then the command, which replaces the image's CMD
     // One list: whatever follows the image belongs to the command, flags too.
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     pub(crate) command: Vec<String>,

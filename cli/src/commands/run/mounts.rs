@@ -200,22 +200,11 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         (Some(_), Some(_)) => {
             return Err(spec.error("`bind-nonrecursive` is `bind-recursive=disabled`: give one"));
         }
-        (None, None | Some(false)) | (Some("enabled"), None) => Below::Included,
-        (None, Some(true)) | (Some("disabled"), None) => Below::Excluded,
-        (Some("writable"), None) if read_only => Below::Writable,
-        (Some("readonly"), None) if read_only && matches!(travels.as_deref(), Some("rprivate")) => {
-            Below::Included
-        }
-        (Some("writable"), None) => {
-            return Err(spec.error("`bind-recursive=writable` is of mounts that are `readonly`"));
-        }
-        (Some("readonly"), None) => {
-            return Err(spec.error(
-                "`bind-recursive=readonly` is of mounts that are `readonly` and `bind-propagation=rprivate`",
-            ));
-        }
-        (Some(other), None) => {
-            return Err(spec.error(format!("there is no `bind-recursive={other}`")));
+        (None, Some(true)) => Below::Excluded,
+        (None, None | Some(false)) => Below::Included,
+        (Some(asked), None) => {
+            let is_private = travels.as_deref() == Some("rprivate");
+            recursion(asked, read_only, is_private).map_err(|reason| spec.error(reason))?
         }
     };
     let options = spec.take_each("volume-opt");
@@ -291,6 +280,22 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
         }
     }
     spec.finish(&KEYS)
+}
+
+/// `bind-recursive=`: what becomes of what is mounted below a directory.
+fn recursion(asked: &str, read_only: bool, is_private: bool) -> std::result::Result<Below, String> {
+    match asked {
+        "enabled" => Ok(Below::Included),
+        "disabled" => Ok(Below::Excluded),
+        "writable" if read_only => Ok(Below::Writable),
+        "readonly" if read_only && is_private => Ok(Below::Included),
+        "writable" => Err("`bind-recursive=writable` is of mounts that are `readonly`".to_owned()),
+        "readonly" => Err(
+            "`bind-recursive=readonly` is of mounts that are `readonly` and `bind-propagation=rprivate`"
+                .to_owned(),
+        ),
+        other => Err(format!("there is no `bind-recursive={other}`")),
+    }
 }
 
 /// A tmpfs of which nothing is said.

@@ -54,29 +54,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     }
     let on_host = network == NetworkChoice::Host;
     if args.publish_all || !publish.is_empty() {
-        let flag = if publish.is_empty() {
-            "--publish-all"
-        } else {
-            "--publish"
-        };
-        if on_host {
-            stdio::err(render::warning(
-                &format!(
-                    "{flag} has no effect: with --network host the container's ports are the host's"
-                ),
-                stdio::err_is_coloured(),
-            ));
-        } else if network == NetworkChoice::None {
-            let shown = args.network.last().map_or("", String::as_str);
-            return Err(Error::usage(format!(
-                "{flag} and --network {shown} contradict each other: {}",
-                if network_of.is_some() {
-                    "publish the ports of the container whose network it is"
-                } else {
-                    "there is nothing to reach it by"
-                }
-            )));
-        }
+        check_publish(args, !publish.is_empty(), &network, network_of.is_some())?;
     }
     Ok(RunRequest {
         image,
@@ -149,6 +127,43 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             .map(values::platform)
             .transpose()?,
     })
+}
+
+/// Ports can be published by networks of the container's own.
+fn check_publish(
+    args: &ContainerArgs,
+    by_number: bool,
+    network: &NetworkChoice,
+    is_anothers: bool,
+) -> Result<()> {
+    let flag = if by_number {
+        "--publish"
+    } else {
+        "--publish-all"
+    };
+    match network {
+        NetworkChoice::Default => Ok(()),
+        NetworkChoice::Host => {
+            stdio::err(render::warning(
+                &format!(
+                    "{flag} has no effect: with --network host the container's ports are the host's"
+                ),
+                stdio::err_is_coloured(),
+            ));
+            Ok(())
+        }
+        NetworkChoice::None => {
+            let shown = args.network.last().map_or("", String::as_str);
+            Err(Error::usage(format!(
+                "{flag} and --network {shown} contradict each other: {}",
+                if is_anothers {
+                    "publish the ports of the container whose network it is"
+                } else {
+                    "there is nothing to reach it by"
+                }
+            )))
+        }
+    }
 }
 
 /// As `inspect` shows it, with a slash, or without; an empty one is none.

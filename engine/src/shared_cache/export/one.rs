@@ -84,8 +84,8 @@ impl Export {
         Ok(())
     }
 
-    /// Makes and sends a layer, unless that was done. `is_new`: this build made it, so that whatever the cache lists may be
-    /// what could not be brought from there.
+    /// Makes and sends a layer, unless that was done. `is_new`: this build made it, so that whatever the cache lists
+    /// may be what could not be brought from there.
     pub(super) async fn one(
         &self,
         id: &SnapshotId,

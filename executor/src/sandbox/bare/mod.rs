@@ -1,9 +1,10 @@
 //! Commands where neither namespaces nor mounts are allowed: in a container as Docker starts it, as its root.
 //!
 //! The root is a tree of its own for each command, made of copies ([`crate::merged`]); what elsewhere is mounted is
-//! renamed into it for that time ([`mounts`], [`places`]). The command is in it by `chroot`, without the capability to do that
-//! again; a Landlock domain around it lets it reach no file outside, and no process: not by signals, not by `ptrace`, not by
-//! abstract sockets ([`first`]). Files of /proc, /sys and /dev are given by answers to calls ([`shown`]).
+//! renamed into it for that time ([`mounts`], [`places`]). The command is in it by `chroot`, without the capability
+//! to do that again; a Landlock domain around it lets it reach no file outside, and no process: not by signals, not
+//! by `ptrace`, not by abstract sockets ([`first`]). Files of /proc, /sys and /dev are given by answers to calls
+//! ([`shown`]).
 //!
 //! Not its own are the network, the numbers of processes, the host name and the container's limits. What a namespace
 //! would have held and nothing else does (System V queues and memory, say) is refused.
@@ -285,17 +286,7 @@ pub(super) fn prepare(
         ..
     } = builder;
 
-    let mask = capabilities::mask(
-        capabilities::DEFAULT & !without(),
-        &exec.capabilities_add,
-        &exec.capabilities_drop,
-    );
-    let capabilities = mask.map_err(|name| {
-        setup(
-            format!("give the capability `{name}`"),
-            "there is none of that name",
-        )
-    })?;
+    let capabilities = prepare::capabilities_of(&exec, capabilities::DEFAULT & !without())?;
     let root = root.into_fd();
     let null = shown
         .null()

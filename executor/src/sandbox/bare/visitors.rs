@@ -1,5 +1,5 @@
-//! Those who enter a command's root while it runs: commands in that root of their own, each with a first process that sees
-//! it to its end. Neither they nor the command can signal or trace one another, for each has its own domain.
+//! Those who enter a command's root while it runs: commands in that root of their own, each with a first process that
+//! sees it to its end. Neither they nor the command can signal or trace one another, for each has its own domain.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;

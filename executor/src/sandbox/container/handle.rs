@@ -149,10 +149,7 @@ impl Handle {
             &self.inner.pidfd,
             rustix::event::PollFlags::IN,
         )];
-        let now = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = rustix::event::Timespec::default();
         match rustix::event::poll(&mut polled, Some(&now))? {
             0 => Ok(()),
             _ => Err(io::Error::from(rustix::io::Errno::SRCH)),

@@ -1,5 +1,5 @@
-//! The devices of a privileged command whose root is the machine's: all of the machine's, besides those that every command
-//! has.
+//! The devices of a privileged command whose root is the machine's: all of the machine's, besides those that every
+//! command has.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;

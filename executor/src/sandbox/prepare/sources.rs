@@ -124,9 +124,7 @@ impl Builder {
             }
             MountSource::Directory { root, path, .. } => {
                 if let Some(tree) = self.directories.get_mut(index).and_then(Option::take) {
-                    return Ok(Source::Whole {
-                        tree: self.slot(tree),
-                    });
+                    return Ok(self.whole(tree));
                 }
                 if mount.below == Below::Excluded {
                     let tree = in_root::open(root.as_fd(), &in_root::clean(path), OFlags::PATH)
@@ -135,9 +133,7 @@ impl Builder {
                         .map_err(|error| {
                             setup(format!("mount a directory at {}", target.display()), error)
                         })?;
-                    return Ok(Source::Whole {
-                        tree: self.slot(tree),
-                    });
+                    return Ok(self.whole(tree));
                 }
                 let tree =
                     mounts::copy(root.as_fd(), true).map_err(failed("copy the directory"))?;
@@ -148,9 +144,7 @@ impl Builder {
                     Some(tree) => tree,
                     None => propagation::tree(&self.host, path, *propagation, mount)?,
                 };
-                Ok(Source::Whole {
-                    tree: self.slot(tree),
-                })
+                Ok(self.whole(tree))
             }
             MountSource::Cache {
                 mount: cache,
@@ -164,23 +158,7 @@ impl Builder {
                 let owner = (*uid, *gid);
                 let directory =
                     cache_content::open(&self.store, cache, from.as_ref(), *mode, owner)?;
-                let tree = if *throw_away {
-                    let layer = self.store.prepare()?;
-                    let tree = overlay::over(&self.store, cache.path(), &layer, self.mapped());
-                    let tree = tree.map_err(|error| {
-                        setup(format!("mount the source of {}", target.display()), error)
-                    })?;
-                    self.kept._layers.push(layer);
-                    tree
-                } else {
-                    let mapped = match self.mapped() {
-                        Some(mapped) => mapped
-                            .open(cache.path())
-                            .map_err(failed("open the cache"))?,
-                        None => directory,
-                    };
-                    mounts::copy(mapped.as_fd(), false).map_err(failed("open the cache"))?
-                };
+                let tree = self.cache((cache.path(), directory), *throw_away, target)?;
                 Ok(self.tree(tree, path))
             }
             MountSource::Tmpfs(tmpfs) => {
@@ -226,6 +204,39 @@ impl Builder {
                 self.kept._sockets.push(forwarded);
                 Ok(Source::File { name })
             }
+        }
+    }
+
+    /// A cache's directory, or a layer over it that is thrown away.
+    fn cache(
+        &mut self,
+        (path, directory): (&Path, OwnedFd),
+        throw_away: bool,
+        target: &Path,
+    ) -> Result<OwnedFd, ExecError> {
+        if throw_away {
+            let layer = self.store.prepare()?;
+            let tree = overlay::over(&self.store, path, &layer, self.mapped());
+            let tree = tree.map_err(|error| {
+                setup(format!("mount the source of {}", target.display()), error)
+            })?;
+            self.kept._layers.push(layer);
+            return Ok(tree);
+        }
+        let opened = match self.mapped() {
+            Some(mapped) => mapped.open(path),
+            None => Ok(directory),
+        };
+        let tree = opened.and_then(|directory| mounts::copy(directory.as_fd(), false));
+        tree.map_err(|error| {
+            let step = format!("open the cache for the mount at {}", target.display());
+            setup(step, std::io::Error::from(error))
+        })
+    }
+
+    fn whole(&mut self, tree: OwnedFd) -> Source {
+        Source::Whole {
+            tree: self.slot(tree),
         }
     }
 

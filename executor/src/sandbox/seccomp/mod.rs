@@ -1,8 +1,9 @@
 //! The filter of system calls: what every container may call elsewhere too, or what a profile says, compiled to a binary
 //! search over ranges of call numbers, one search per way of calling (64 bits, and on x86_64 also i386).
 //!
-//! [`calls`] has the lists; [`decision`] is the form in which it is said what a call leads to, in [`mod@rules`] for our
-//! own filter and in [`profile`] for one of the user's; [`bpf`] makes instructions of it, [`oci`] words for another runtime.
+//! [`calls`] has the lists; [`decision`] is the form in which it is said what a call leads to, in [`mod@rules`] for
+//! our own filter and in [`profile`] for one of the user's; [`bpf`] makes instructions of it, [`oci`] words for
+//! another runtime.
 
 mod bpf;
 mod calls;

@@ -80,10 +80,7 @@ fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
         fd,
         rustix::event::PollFlags::IN,
     )];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = rustix::event::Timespec::default();
     match rustix::event::poll(&mut polled, Some(&now)) {
         Err(rustix::io::Errno::INTR) => Ok(false),
         result => Ok(result? > 0),

@@ -170,16 +170,8 @@ impl Client {
         body: Bytes,
     ) -> Result<Session, Failure> {
         let length = body.len() as u64;
-        let end = session.offset + length;
-        let range = format!("{}-{}", session.offset, end.saturating_sub(1));
-        let mut headers = octets();
-        headers.extend(
-            HeaderValue::from_str(&range)
-                .ok()
-                .map(|range| (CONTENT_RANGE, range)),
-        );
         let call = Call {
-            headers,
+            headers: octets_of(session.offset, session.offset + length),
             body: Some(body),
             ..call(target, Method::PATCH, session.url.clone())
         };
@@ -227,17 +219,12 @@ impl Client {
         let mut url = session.url.clone();
         url.query_pairs_mut()
             .append_pair("digest", &blob.digest.to_string());
-        let mut headers = octets();
-        if session.offset > 0 && !body.is_empty() {
-            let range = format!("{}-{}", session.offset, blob.size.saturating_sub(1));
-            headers.extend(
-                HeaderValue::from_str(&range)
-                    .ok()
-                    .map(|range| (CONTENT_RANGE, range)),
-            );
-        }
+        let is_a_part = session.offset > 0 && !body.is_empty();
         let call = Call {
-            headers,
+            headers: match is_a_part {
+                true => octets_of(session.offset, blob.size),
+                false => octets(),
+            },
             body: Some(body),
             ..call(target, Method::PUT, url)
         };
@@ -280,6 +267,15 @@ pub(in super::super) fn octets() -> HeaderMap {
     let mut headers = HeaderMap::new();
     let octets = HeaderValue::from_static("application/octet-stream");
     headers.insert(CONTENT_TYPE, octets);
+    headers
+}
+
+/// As [`octets`], of a blob's bytes from `start` to before `end`.
+fn octets_of(start: u64, end: u64) -> HeaderMap {
+    let mut headers = octets();
+    let range = format!("{start}-{}", end.saturating_sub(1));
+    let range = HeaderValue::from_str(&range).ok();
+    headers.extend(range.map(|range| (CONTENT_RANGE, range)));
     headers
 }
 
