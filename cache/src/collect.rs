@@ -129,7 +129,7 @@ impl Store {
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
         match self.prune_once(options) {
             Err(error) if error.is_storage_full() => {
-                // Taking away needs a little room itself: the reserve, and caches of which nothing depends.
+                // Removing needs a little room itself: the reserve is given up, and caches on which nothing depends.
                 spend_reserve(self.root())?;
                 for context in self.context_items()? {
                     lease::remove(&self.root().join("contexts").join(&context.id))?;

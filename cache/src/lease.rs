@@ -209,12 +209,12 @@ pub(crate) fn sweep(root: &Path, lease: &str, limit: usize) -> Result<u64> {
 /// Removes what the process that has a lease leaves in `tmp/`, if it ends without letting its lease go, and the lease
 /// itself. Waits for that end. For a process that outlives it; others may sweep at the same time.
 pub fn bury(root: &Path, lease: &str) -> Result<()> {
-    // What is killed with it may write for a moment.
+    // Processes that are killed with it may write for a moment more.
     const TRIES: u32 = 100;
     let path = root.join("leases").join(lease);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(&path, flags, Mode::empty()) {
-        // It ended as it should.
+        // It let its lease go.
         Err(rustix::io::Errno::NOENT) => return Ok(()),
         file => {
             let file = file.at("open", &path)?;
@@ -225,7 +225,7 @@ pub fn bury(root: &Path, lease: &str) -> Result<()> {
             }
         }
     }
-    // It may have let it go meanwhile, and then the store may go, too.
+    // It may have let the lease go while this waited; then even the store may be gone.
     if !path.exists() {
         return Ok(());
     }

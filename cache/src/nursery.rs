@@ -45,7 +45,7 @@ fn set(directory: &Path, wanted: bool) -> rustix::io::Result<bool> {
 pub(crate) fn make_apart(path: &Path, above: &Path) -> Result<()> {
     make_directory(above)?;
     scatter(above);
-    // Where it goes depends on the name.
+    // The file system chooses its place by the name.
     let making = above.join(lease::random_word()?);
     make_directory(&making)?;
     rustix::fs::rename(&making, path).at("create", path)?;
@@ -83,7 +83,7 @@ impl Shared {
     /// `None` where there is to be none, or cannot.
     fn make_nursery(&self) -> Option<PathBuf> {
         let place = self.root.join("tmp");
-        // One that found it slow tells all that come later.
+        // A process that found it slow marks it for all that come later.
         let is_wanted = is_scattered(&place) || (self.lease.was_slow() && scatter(&place));
         let path = place.join(self.lease.temporary_name());
         (is_wanted && make_directory(&path).is_ok()).then_some(path)

@@ -62,7 +62,7 @@ fn name(from: &RootDir, to: &RootDir, entry: &Entry) -> std::io::Result<()> {
         return Ok(());
     }
     from.place(path, Resolve::Beneath)?.hard_link(&place)?;
-    // What a directory knows of its links is not theirs to bring along.
+    // Owners of links are written down in their directory: a new name needs that, too.
     crate::owners::note(place.directory(), place.name(), entry)
 }
 

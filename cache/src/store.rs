@@ -206,7 +206,7 @@ impl Store {
                 for name in ["one", "two"] {
                     make_directory(&holder.join(name))?;
                 }
-                // Of two that are made at once, one waits for the next sweep.
+                // Where two are made at once, one of them is left to the next sweep.
                 empty.get_or_init(|| holder)
             }
         };
@@ -402,7 +402,7 @@ fn require_store(root: &Path) -> Result<()> {
     }
     for entry in std::fs::read_dir(root).at("list", root)? {
         let name = entry.at("list", root)?.file_name();
-        // Of one that nobody finished.
+        // What a store has that nobody finished to make.
         if !name.to_str().is_some_and(|name| KNOWN.contains(&name)) {
             return refused(format!("there is `{}` in it", name.display()));
         }
@@ -463,7 +463,7 @@ pub(crate) fn make_reserve(root: &Path) -> Result<()> {
     let file = open_lock_file(&path)?;
     let flags = rustix::fs::FallocateFlags::empty();
     match rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES) {
-        // Without it, such a disk must be given room by other means.
+        // Then there is no reserve, and a full disk must be given room by other means.
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         result => result.at("reserve room in", &path),
     }

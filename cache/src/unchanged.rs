@@ -32,7 +32,7 @@ pub(crate) fn remove(
     if !tree.entries.iter().any(is_old) {
         return Ok(());
     }
-    // From the top.
+    // The topmost first: what it has hides what is below.
     let chain = store.chain(parent)?;
     let below = chain.iter().rev().map(|snapshot| store.tree(&snapshot.id));
     let below: Vec<Arc<Tree>> = below.collect::<Result<_>>()?;

@@ -124,13 +124,13 @@ fn give(given: &Path, data: &Path) -> Result<()> {
 
 fn move_to_free_name(from: &Path, to: &Path) -> std::result::Result<(), Errno> {
     let rename = || match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // That of NFS has none that replaces nothing.
+        // NFS has no rename that refuses to replace.
         Err(Errno::INVAL | Errno::NOSYS) => rename_where_nothing_is(from, to),
         renamed => renamed,
     };
     let is_directory = || std::fs::symlink_metadata(from).is_ok_and(|found| found.is_dir());
     match rename() {
-        // Without rights over all files, one moves only directories that one may write to: they lead to their parents.
+        // An ordinary user moves a directory only where its `..` may be changed, which is written in it.
         Err(Errno::ACCESS) if is_directory() => {
             let mode = rustix::fs::lstat(from)?.st_mode;
             let mode = |more: u32| Mode::from_raw_mode(mode & 0o7777 | more);

@@ -133,7 +133,7 @@ impl Context {
     /// As [`Context::tree`], where that takes a moment: there is little to look at, and nothing to read. `None`
     /// elsewhere.
     pub(crate) fn tree_at_once(&self, wanted: &[Wanted]) -> Option<Result<Tree, Error>> {
-        // As much as is said of some hundred files. What is not known at all must be read.
+        // Enough for some hundred files. Where nothing is known, files must be read.
         const LITTLE_BYTES: std::ops::RangeInclusive<u64> = 1..=64 << 10;
         if !LITTLE_BYTES.contains(&self.store.stat_cache_bytes(&self.path)) {
             return None;
@@ -221,7 +221,7 @@ impl Found {
 
 /// Drops excluded directories that hold nothing. `found` is in tree order.
 fn drop_empty_excluded(found: &mut Vec<Found>) {
-    // What is kept and follows.
+    // From the end: the one that is kept and comes next.
     let mut next: Option<usize> = None;
     let mut doomed: Vec<usize> = Vec::new();
     for (place, one) in found.iter().enumerate().rev() {

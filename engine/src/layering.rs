@@ -130,10 +130,10 @@ pub(crate) fn layers(
     groups: &[Range<usize>],
 ) -> Result<Vec<LayerBlob>> {
     let mut layers: Vec<LayerBlob> = Vec::with_capacity(groups.len());
-    // `None` as soon as a blob says something else than its snapshot.
+    // The chain ID so far; the outer `None`: a blob holds something else than its snapshot.
     let mut chain = Some(None);
     let mut stacks = Vec::new();
-    // Most layers of most builds are.
+    // Most layers of most builds are known: all are asked for at once.
     let ids: Vec<&SnapshotId> = solved.layers.iter().map(|layer| &layer.id).collect();
     let known = store.layer_blobs(&ids)?;
     for group in groups {
@@ -206,7 +206,7 @@ fn lines_of(image: &LoweredImage, group: &Range<usize>) -> String {
 pub(crate) fn tell(history: &mut [History], groups: &[Range<usize>]) {
     let made = history.iter_mut().filter(|entry| !entry.empty_layer);
     for (place, entry) in made.enumerate() {
-        // A history that says less than there is says nothing of those that it leaves out.
+        // A history may have fewer entries than there are layers; nothing can be said of the rest.
         entry.empty_layer = !groups.iter().any(|group| group.end == place + 1);
     }
 }

@@ -24,7 +24,7 @@ impl Packs {
     ) -> Option<Self> {
         let mut refused: HashSet<VertexId> = HashSet::new();
         let mut vertices = HashSet::new();
-        // Who uses a vertex comes before it.
+        // Backwards, so that the users of a vertex are seen before it.
         for &vertex in needed.iter().rev() {
             let operation = graph.operation(vertex);
             let is_packed =

@@ -323,7 +323,7 @@ impl Place {
             Self::Objects(Objects::Redis(redis)) => {
                 redis.replace(bytes, before.bytes.as_deref()).await?
             }
-            // Has no document of one piece.
+            // It has no single document to replace.
             Self::Objects(Objects::S3(_)) => Written::TooLate,
         };
         Ok((digest, written))

@@ -76,7 +76,7 @@ pub(super) struct Part {
 /// Blocks of a tree in bytes; of a file with names elsewhere, the part of the names in here.
 pub(super) fn part(path: &Path) -> Part {
     let mut part = Part::default();
-    // Links, names in here, blocks.
+    // By inode: its links, those of its names that are in here, its blocks.
     let mut linked: HashMap<(u64, u64), (u64, u64, u64)> = HashMap::new();
     let mut todo: Vec<PathBuf> = vec![path.to_owned()];
     while let Some(path) = todo.pop() {

@@ -91,7 +91,7 @@ impl<'a> Candidate<'a> {
             let worth = match self {
                 Self::Result(result) => result.duration_ms as f64 / bytes.max(1) as f64,
                 Self::Chain(_) | Self::Mount(_) => 1.0 / PULL_BYTES_PER_MS,
-                // Its steps have records of their own.
+                // It costs nothing to make again: its steps have records of their own.
                 Self::Image(_) => 0.0,
             };
             (worth, now_ms.saturating_sub(self.used()).max(0) as f64)
@@ -252,7 +252,7 @@ impl Eq for Ranked<'_> {}
 
 impl<'a> Queue<'a> {
     fn new(candidates: Vec<Candidate<'a>>, holders: &mut Holders<'_>, now_ms: i64) -> Self {
-        // From here on they tell which snapshots nothing stands on any more.
+        // From here on, it gets the snapshots on which nothing stands any more.
         holders.childless.clear();
         let mut queue = Self {
             ready: BinaryHeap::new(),

@@ -29,7 +29,7 @@ static HERE: OnceLock<Ids> = OnceLock::new();
 /// Has owners and devices written down although this process is in no user namespace with one id: it may not give files
 /// away. Before anything is asked for.
 pub fn record() {
-    // Who has asked already knows the same, or is root.
+    // It is set already where somebody has asked: then they were told the same, or this is root.
     let _ = HERE.set(Ids::One);
     LIMITED.store(true, Ordering::Relaxed);
 }

@@ -87,7 +87,7 @@ pub(crate) fn execute(args: &CacheArgs, global: &GlobalArgs) -> Result<Exit> {
 
 fn list(quiet: bool, format: Option<&str>, global: &GlobalArgs) -> Result<()> {
     let format = Format::parse(format)?;
-    // There one may look into directories of the users of steps.
+    // In rbuild's user namespace, directories of the steps' users can be looked into.
     let _host = machine::enter()?;
     let mounts = machine::engine(global.options()?)?.store().cache_mounts()?;
     if quiet {

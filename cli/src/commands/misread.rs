@@ -41,7 +41,7 @@ fn bad_value(error: &clap::Error) -> Option<Error> {
         _ => None,
     };
     let flag = text(ContextKind::InvalidArg)?;
-    // Without the name of its value.
+    // Clap names the flag's value, too: that is left out.
     let flag = flag.split([' ', '[', '=']).next().unwrap_or(flag);
     let value = text(ContextKind::InvalidValue)?;
     let reason = std::error::Error::source(error)?.to_string();

@@ -127,7 +127,7 @@ pub(crate) fn cache(args: &CachePruneArgs, global: &GlobalArgs) -> Result<Exit> 
         return Err(Error::usage("--filter `type=quarantine`: that is no cache")
             .help("`rbuild prune` takes that, too"));
     }
-    // With it or without, all that is not in use goes.
+    // Docker has the flag. All that is not in use goes with it or without.
     let _ = args.all;
     sure(args.force, "all build cache that is not in use")?;
     let engine = machine::engine(global.options()?)?;
@@ -151,7 +151,7 @@ pub(crate) fn remove_cache(
         options.kinds = CACHE.to_vec();
     }
     let pruned = engine.store().prune(options)?;
-    // Blobs are theirs.
+    // Blobs belong to those, and are no objects of their own.
     let things = pruned.items.iter().filter(|item| item.kind != Kind::Blob);
     let ids: Vec<String> = things.map(|item| item.id.clone()).collect();
     told.add("Deleted build cache objects", &ids, pruned.bytes);

@@ -23,7 +23,7 @@ pub(crate) struct RmiArgs {
 
 /// Removes all that can be removed, and fails where one could not.
 pub(crate) fn execute(args: &RmiArgs, global: &GlobalArgs) -> Result<Exit> {
-    // Nothing but what is named is removed, with it or without.
+    // Docker has the flag. Nothing but what is named is removed with it or without.
     let _ = args.no_prune;
     let engine = machine::engine(global.options()?)?;
     let mut exit = Exit::Success;

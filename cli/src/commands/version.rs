@@ -24,7 +24,7 @@ pub(crate) fn execute(args: &VersionArgs) -> Result<Exit> {
         "Arch": platform.architecture,
     });
     let mut value = own.clone();
-    // One program is both; scripts ask for either.
+    // Scripts ask for Docker's client or server: this program is both.
     value["Client"] = own.clone();
     value["Server"] = own;
     stdio::out(match args.format.as_deref() {

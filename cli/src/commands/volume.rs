@@ -111,7 +111,7 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             Ok(Exit::Success)
         }
         VolumeCommand::Rm { names, force } => {
-            // There one may remove what containers' users left.
+            // In rbuild's user namespace, files of the containers' users can be removed.
             let _host = machine::enter()?;
             let catalog = catalog(global)?;
             let remove = |name: &str| Ok(catalog.remove_volume(name, *force)?);

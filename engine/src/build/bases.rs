@@ -105,7 +105,7 @@ impl Engine {
         let found = rbuild_image::source::resolve(store, &self.client, &stored, platform).await;
         // One for another platform, or one that is damaged: the registry may have better.
         Ok(found.ok().map(|found| Resolved {
-            // Where layers are brought from that are not here any more.
+            // Layers that are not here any more are brought from the registry.
             location: Location::Registry(reference.clone()),
             ..found
         }))
@@ -130,7 +130,7 @@ impl Engine {
         if let Location::Registry(reference) = location
             && let Err(error) = self.remember(reference, &resolved).await
         {
-            // It is asked for again next time.
+            // The next build asks the registry again.
             tracing::warn!(%reference, %error, "a base image is not remembered");
         }
         Ok(resolved)

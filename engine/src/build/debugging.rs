@@ -102,7 +102,7 @@ impl Engine {
                 None,
                 graph.inputs(info.vertex).into_iter().take(1).collect(),
             ),
-            // It is the first in an empty root.
+            // It is the first step on nothing: what is before it is an empty root.
             (When::Before, Op::File(_)) => (None, Vec::new()),
             (When::Before, _) => {
                 return Err(Error::Usage(format!(
@@ -246,7 +246,7 @@ pub(super) async fn at_failure(
     let info = steps.iter().find(|info| info.vertex == *vertex)?;
     let left = match worker.take_left(*vertex) {
         Some(left) => left,
-        // It did not come to work on anything: files to copy were missing, for instance.
+        // The step failed before it began, because files to copy were missing, for instance.
         None if has_base(info, graph) => {
             let base = graph.inputs(*vertex).into_iter().take(1);
             let base: Vec<VertexId> = base.collect();

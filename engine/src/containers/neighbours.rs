@@ -140,7 +140,7 @@ pub(super) fn claim(
 /// The hardware address of whoever has an address, where it did not choose.
 fn of(address: Ipv4Addr) -> HardwareAddress {
     let [a, b, c, d] = address.octets();
-    // Of those that are nobody's by the factory.
+    // 0x02: locally administered, so that no device has it from the factory.
     [0x02, 0x72, a, b, c, d]
 }
 

@@ -177,7 +177,7 @@ fn open_one(asked: &Publish, hosts: &[IpAddr], network: &Private) -> Result<Vec<
             Ok(bound) => return Ok(bound),
             Err(error) => {
                 let goes_on = error.source.kind() == ErrorKind::AddrInUse;
-                // Nobody has to have a port at both.
+                // A port need not be free for IPv6 as well.
                 let of_six = ports.iter().find(|port| port.host.is_ipv6());
                 let six_alone = asked.host.is_none()
                     && ports.len() > 1
@@ -249,7 +249,7 @@ mod tests {
             serde_json::from_value::<Publish>(written.clone()).unwrap(),
             publish
         );
-        // Theirs.
+        // As earlier versions wrote it.
         let mut former = written;
         former.as_object_mut().unwrap().remove("everywhere");
         publish.host = Some(Ipv4Addr::UNSPECIFIED.into());

@@ -458,7 +458,7 @@ fn wait_or_leave(entered: &Entered, stream: &UnixStream) -> io::Result<()> {
                         entered.signal(signal);
                     }
                 }
-                // They left it to itself.
+                // Whoever asked for it has detached: it goes on by itself.
                 Ok(Some((Kind::Detach, _))) => return Ok(()),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {

@@ -101,7 +101,7 @@ fn route(line: &str) -> Option<Subnet> {
     let destination = number(words.next())?;
     let mask = number(words.nth(5))?;
     let bits = u8::try_from(mask.leading_ones()).ok()?;
-    // Of a single machine's, its neighbourhood is meant well enough.
+    // A route to a single machine counts as one to the smallest subnet that there is.
     Subnet::around(Ipv4Addr::from_bits(destination), bits.min(30))
 }
 

@@ -57,7 +57,7 @@ impl<'a> Definition<'a> {
                 step["inputs"] = json!(inputs);
             }
             scrub.document(&mut step);
-            // Of what is told: so nothing can be guessed from it that is not.
+            // The digest is of what is told, so that nothing else can be guessed from it.
             let digest = Digest::of(step.to_string().as_bytes());
             digests.insert(digest.to_string(), json!(self.id(vertex)));
             let mut named = Map::from_iter([("id".to_owned(), json!(self.id(vertex)))]);
@@ -195,7 +195,7 @@ fn identifier(image: &ImageSource) -> String {
             let name = reference.map_or(image.name.clone(), |it| it.canonical());
             ("docker-image", name)
         }
-        // Whatever directory it lies in.
+        // Its directory on this machine is not told.
         _ => ("oci-layout", format!("layout/{}", image.name)),
     };
     let pinned = name.contains('@');
@@ -341,7 +341,7 @@ fn file(file: &FileOp) -> Value {
                     Some(directory) => format!("{directory}/{name}"),
                     None => destination.clone(),
                 };
-                // As text where it is some: so that what must not be told is found in it.
+                // As text, so that secrets are found in it and taken out.
                 let data = String::from_utf8_lossy(data);
                 (
                     json!(-1),

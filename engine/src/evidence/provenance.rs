@@ -241,7 +241,7 @@ impl Evidence<'_> {
         }
         for found in [&mut secrets, &mut ssh] {
             found.sort();
-            // One that any step needs is needed.
+            // Required ones sort first: what any step requires is required.
             found.dedup_by(|later, earlier| later.id == earlier.id);
         }
         (secrets, ssh)

@@ -34,7 +34,7 @@ impl Scrub {
     pub(super) fn text(&self, text: &str) -> String {
         let mut text = without_credentials(text);
         for value in self.values.iter() {
-            // What is no text is in no text.
+            // A value that is no UTF-8 cannot be in a text.
             if let Ok(value) = std::str::from_utf8(value)
                 && text.contains(value)
             {

@@ -151,7 +151,7 @@ impl Engine {
             };
             let mut descriptors = merge(known, &joined.members);
             if joined.append {
-                // The same whoever came first.
+                // The index is the same whoever came first.
                 descriptors.sort_by_cached_key(order);
             }
             let index = index(descriptors, &annotations);

@@ -107,7 +107,7 @@ fn summaries(trees: &[Arc<Tree>]) -> Vec<LayerSummary> {
                     if !is_new && kind != Kind::Directory {
                         remove_below(&mut seen, &mut owner, path);
                     }
-                    // A directory that is there again is so for what is in it.
+                    // Layers list directories again because of what is in them: that is no change.
                     match (is_new, kind) {
                         (true, _) => layer.added += 1,
                         (false, Kind::Directory) => continue,

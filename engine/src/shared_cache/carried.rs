@@ -53,7 +53,7 @@ pub(crate) fn write(
     epoch: Option<i64>,
 ) -> Result<Value, Problem> {
     let mut noted = Vec::with_capacity(layers.len());
-    // As they are where they were made, and as they are where they were unpacked.
+    // Roots have one identity where they were made, and another where they were unpacked.
     let (mut here, mut there) = (Vec::new(), vec![crate::worker::empty_root_content()]);
     here.extend(there.first().copied());
     let mut below = None;
@@ -69,7 +69,7 @@ pub(crate) fn write(
             tree: HexKey(digest),
             size: tree.size_bytes(),
             created: match place < base_layers {
-                // As of a layer that was unpacked, wherever it was made.
+                // As if it had been unpacked, wherever it was made.
                 true => 0,
                 false => epoch.map_or(snapshot.created, |epoch| snapshot.created.min(epoch)),
             },

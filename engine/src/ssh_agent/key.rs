@@ -195,7 +195,7 @@ fn openssh_rsa(rest: &mut Reader<'_>) -> Result<Key, KeyError> {
         ])
     };
     let [n, e, d, q_inverse, p, q] = numbers().ok_or(KeyError::Damaged)?;
-    // Of d, the file has no remainders by p - 1 and q - 1. The two are odd.
+    // The file lacks the remainders of d by p - 1 and q - 1. p and q are odd: to take 1 away clears the last bit.
     let less_one = |prime: &[u8]| {
         let mut less = prime.to_vec();
         if let Some(last) = less.last_mut() {

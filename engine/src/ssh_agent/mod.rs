@@ -78,7 +78,7 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Release);
-        // So that the thread looks.
+        // A connection wakes the thread, which then sees that it is over.
         let _ = UnixStream::connect(socket_in(self.directory.path()));
     }
 }

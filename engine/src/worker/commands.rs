@@ -27,7 +27,7 @@ pub(crate) struct Commands {
 impl Commands {
     pub(crate) fn of(lowered: &Lowered) -> Self {
         let mut commands = Self::default();
-        // What uses something comes after it.
+        // Backwards: users of a vertex come after it, and are to be looked at first.
         for vertex in lowered.needed().into_iter().rev() {
             if let Op::Exec(exec) = lowered.graph.operation(vertex) {
                 *commands.left.get_mut() += 1;

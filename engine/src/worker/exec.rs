@@ -197,7 +197,7 @@ fn host_instead(
     said: &AtomicBool,
     events: &dyn Sink,
 ) -> Network {
-    // Once a build.
+    // It is said once a build.
     if !said.swap(true, Ordering::Relaxed) {
         events.event(Event::Warning {
             located: None,

@@ -46,7 +46,7 @@ impl Merged {
             set: HashSet::new(),
             order: Vec::new(),
         };
-        // The root is there, and is what the root is.
+        // The layer's root is there already, and stands for the root.
         made.set.insert(PathBuf::new());
         made.order.push(PathBuf::new());
         let mut seen = HashMap::new();
@@ -83,7 +83,7 @@ impl Merged {
                     there => there?,
                 };
                 let child = path.join(&entry.name);
-                // A command cannot say by itself that something is gone.
+                // Whiteouts are ours to make: one in the root says nothing.
                 if is_whiteout(&there) {
                     continue;
                 }

@@ -20,7 +20,7 @@ pub(super) fn raise() -> Ceilings {
         if was.maximum.is_none() {
             continue;
         }
-        // What a user namespace may have of these altogether is what its maker has.
+        // A user namespace has as much of these, altogether, as its maker's soft limit.
         let counted = matches!(
             resource,
             Resource::Memlock | Resource::Msgqueue | Resource::Sigpending
@@ -30,7 +30,7 @@ pub(super) fn raise() -> Ceilings {
             maximum,
         };
         let raised = setrlimit(resource, to(None)).or_else(|errno| match resource {
-            // The kernel has one of its own.
+            // The kernel has a highest one for these.
             Resource::Nofile => setrlimit(resource, to(Some(most_files().ok_or(errno)?))),
             _ => Err(errno),
         });

@@ -68,7 +68,7 @@ impl Cgroup {
             }));
         }
         let made = Self::make_asked(limits, accounted);
-        // What was asked for is possible: then it is the usual that is not, now and later.
+        // Only what was asked for is possible: the usual limit is not, now and later.
         NO_DEFAULT.store(made.is_ok(), Ordering::Relaxed);
         made
     }

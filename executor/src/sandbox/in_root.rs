@@ -183,7 +183,7 @@ impl<'r> MountPoints<'r> {
                 mtime: (before.st_mtime, before.st_mtime_nsec as i64),
             });
         }
-        // Its times shall tell only what the command does.
+        // The directory's times are to tell only of what the command does.
         rustix::fs::utimensat(
             parent,
             "",

@@ -74,7 +74,7 @@ pub(super) fn bury_all(kill: impl Fn()) {
                 Err(_) => return,
             }
         }
-        // Those that were killed are dying, or what they left has just become a child.
+        // Those that were killed are still dying, and what they leave becomes a child of this process.
         std::thread::sleep(std::time::Duration::from_micros(200));
     }
 }

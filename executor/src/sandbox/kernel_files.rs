@@ -31,7 +31,7 @@ impl KernelFiles {
             copy_of_outer("/proc", GUARDED)?
         } else {
             match mounts::make("proc", &[], GUARDED) {
-                // Of the machine's processes only its root makes one.
+                // Only the machine's root can mount one that shows the machine's processes.
                 Err(Errno::PERM) if surroundings.spaces.processes == Space::Host => {
                     copy_of_outer("/proc", GUARDED)?
                 }
@@ -240,7 +240,7 @@ fn devices(surroundings: &Surroundings, stage: &Stage) -> Result<OwnedFd> {
     attach_in(&dev, "pts", pts.as_fd())?;
     match mounts::make("mqueue", &[], GUARDED) {
         Ok(mqueue) => attach_in(&dev, "mqueue", mqueue.as_fd())?,
-        // Of the machine's IPC only its root makes one.
+        // Only the machine's root can mount the queues of its IPC namespace.
         Err(Errno::PERM) if surroundings.spaces.ipc == Space::Host => {
             if Path::new("/dev/mqueue").is_dir() {
                 attach_in(

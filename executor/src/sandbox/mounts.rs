@@ -58,7 +58,7 @@ pub(crate) fn copy(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
 /// A detached copy of a directory or file of the host that a command gets.
 pub(super) fn copy_of(fd: BorrowedFd<'_>, below: Below) -> std::io::Result<OwnedFd> {
     match copy(fd, below != Below::Excluded) {
-        // Of mounts that came from a more privileged namespace the kernel gives all or none.
+        // Mounts that came from a more privileged namespace can only be copied together.
         Err(Errno::INVAL) if below == Below::Excluded => Err(std::io::Error::other(
             "something is mounted below it, and what that hides is the machine's root's to see: mount all of it, or a \
              directory that nothing is mounted below",

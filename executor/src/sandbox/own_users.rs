@@ -15,7 +15,7 @@ use crate::sys::{self, Forked};
 pub(super) fn enter(further: UnshareFlags, most: Option<u64>) -> io::Result<()> {
     let users = identity("/proc/self/uid_map")?;
     let groups = identity("/proc/self/gid_map")?;
-    // Whatever its number is below this /proc.
+    // By a descriptor, for its number below this /proc may be another one.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let this = rustix::fs::openat(CWD, "/proc/self", flags, Mode::empty())?;
     let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -74,7 +74,7 @@ pub(super) fn are_counted() -> io::Result<bool> {
             Ok(()) => match sys::fork() {
                 Ok(Forked::Child) => 0,
                 Ok(Forked::Parent(child)) => {
-                    // That there could be one is the answer; how it ended is not.
+                    // There could be one: that is the answer, however it ended.
                     let _ = exit_of(child);
                     NOT_COUNTED
                 }

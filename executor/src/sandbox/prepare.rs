@@ -74,7 +74,7 @@ pub(super) fn prepare(
     mut exec: Exec,
 ) -> Result<Prepared, ExecError> {
     let privilege = match (executor.host.privilege(), &users.mapped) {
-        // What it finds is what an ordinary user's command with many ids finds.
+        // Root's command in a user namespace is as one of an ordinary user with many ids.
         (Privilege::Root, Some(_)) => Privilege::Subordinate,
         (privilege, _) => privilege,
     };

@@ -28,7 +28,7 @@ pub(super) fn tree(
         Propagation::Slave => copy(Mountpoint::receives),
         Propagation::Shared => match host.outer() {
             Some(outer) => outer.visit(|| copy(|mount| mount.shared)),
-            // Whether it is one is not known here: it could be none that these were peers of.
+            // No mount here can be known to be a peer of the machine's.
             None => copy(|_| false),
         },
     }

@@ -70,7 +70,7 @@ impl Command {
         let used = used.flatten();
         let before = std::mem::replace(&mut self.used, used);
         let waits = match (before, used) {
-            // A tenth of a core is no work. What ended meanwhile has taken its time with it.
+            // Less than a tenth of a core is no work. It can be less than before: what ended has taken its time with it.
             (Some(before), Some(now)) => {
                 u128::from(now.saturating_sub(before)) * 10 < passed.as_nanos()
             }

@@ -75,7 +75,7 @@ pub(super) fn start(
         mapped,
         bare,
     } = prepared;
-    // In a user namespace of its own nobody may be spared.
+    // Nobody in a user namespace may lower it: it is written from here.
     let spared = task
         .oom_score_adj
         .take_if(|score| mapped.is_some() && *score < 0);

@@ -135,7 +135,7 @@ impl TarIndex {
     pub(crate) fn file(&self, name: &[u8]) -> Result<(Box<dyn Read + Send>, u64)> {
         let missing = || Error::NotFound(format!("{}/{}", self.what, shown(name)));
         let mut name = clean(name);
-        // One link leads to a file or to nothing: chains are nobody's.
+        // A link may lead to a file, and not to another link: nobody writes such archives.
         for _ in 0..2 {
             match self.files.get(&name).ok_or_else(missing)? {
                 Place::Link(target) => name.clone_from(target),

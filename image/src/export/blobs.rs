@@ -65,7 +65,7 @@ fn visit(
             });
         }
         for child in index.manifests {
-            // Of what was pulled for one platform, the others are not here. The index leaves as it is.
+            // Images that were pulled for one platform lack the others. The index goes out unchanged.
             if seen.insert(child.digest) && store.has_blob(&child.digest) {
                 queue.push_back((child, depth + 1));
             }

@@ -28,7 +28,7 @@ pub fn merged(
     let Some(top) = top else {
         return Err(crate::Error::NotFound("a layer of nothing".to_owned()));
     };
-    // The chain below the top is what it is: so many snapshots of it say which.
+    // The top's chain is fixed: with the number of snapshots it is known which are merged.
     let whole = if on_nothing { ".whole" } else { "" };
     let variant = format!("merged{}{whole}.{}", group.len(), options.variant());
     if let Some(mut blob) = store.layer_blob(top, &variant)? {

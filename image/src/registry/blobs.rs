@@ -138,7 +138,7 @@ impl Client {
         let response = match ask(headers).await {
             Ok(response) => response,
             Err(failure) if start > 0 && failure.status.is_some_and(knows_no_range) => {
-                // From its beginning it may be had.
+                // The registry may still give all of it.
                 let failure = Failure {
                     passing: true,
                     ..failure

@@ -74,7 +74,7 @@ impl Clients {
     pub(super) fn usual(&self, url: &Url) -> Result<&reqwest::Client> {
         let is_plain = url.scheme() == "http";
         match self.without_proxy.has(url) {
-            // Nobody shows any.
+            // Over plain HTTP there are no certificates.
             true if is_plain => Ok(&self.local),
             true => kept(&self.direct, url, || builder().no_proxy()),
             false => match kept(&self.usual, url, builder) {

@@ -168,7 +168,7 @@ impl Known {
                 Err(error) => tracing::warn!(%error, "a credential helper is passed over"),
             }
         }
-        // The most specific entry.
+        // The most specific entry counts: of the repository, of what it is in, of the registry.
         let mut name = format!("{registry}/{repository}");
         loop {
             if let Some(login) = self.logins.get(&name) {

@@ -91,7 +91,7 @@ struct Cipher {
 impl PrivateKey {
     /// A new key, of the kernel's random bytes.
     pub fn generate() -> Result<Self, KeyError> {
-        // Nearly every number is a key; those that are none are as good as never drawn.
+        // Nearly every number is a key: it hardly ever takes a second one.
         for _ in 0..100 {
             if let Ok(key) = SecretKey::from_slice(&random::<32>()?) {
                 return Ok(Self(SigningKey::from(&key)));

@@ -65,7 +65,8 @@ pub(super) async fn gather(
         let mut chosen = HashSet::new();
         for platform in platforms {
             let image = walk::resolve(store, &origin, location, root.clone(), platform).await?;
-            // A registry has one image under a name, and who asks for it knows; of an archive some are left out.
+            // A registry's image is taken whatever its platform is: it is the only one under its name. Of an archive,
+            // only images of the platforms that are asked for are taken.
             if let Origin::Layout(_) = origin {
                 require(&image, std::slice::from_ref(platform), location)?;
             }

@@ -280,7 +280,7 @@ async fn bring_unpacked(
         let unpacking = beside(store, layer, arriving);
         let bringing = async move {
             let brought = bring(store, origin, descriptor, progress).await;
-            // What waits for more must not, if there was nothing to bring.
+            // Whoever unpacks what arrives must not wait if nothing is to arrive.
             brought.map(|()| expected.was_the_blob())
         };
         let (was_the_blob, unpacked) = tokio::join!(bringing, unpacking);

@@ -61,7 +61,7 @@ impl Origin {
             Location::Registry(reference) => {
                 let (local, asked) = (Arc::clone(&store), reference.clone());
                 let (here, is_known) = brief(move || {
-                    // A digest means the same everywhere.
+                    // What is here under a digest is what the registry has.
                     let here = asked.digest.and_then(|digest| stored(&local, &digest).ok());
                     let named = local.image_by_name(&asked.canonical())?;
                     Ok((here, named.is_some()))
@@ -80,7 +80,7 @@ impl Origin {
                 };
                 Ok((Self::Registry(client.clone(), reference), root))
             }
-            // What a Docker archive had is in the store once it is resolved.
+            // Resolving brought it into the store: nothing is brought from the archive after that.
             Location::DockerArchive { path, .. } => {
                 Err(Error::NotFound(path.display().to_string()))
             }

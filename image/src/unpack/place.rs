@@ -122,7 +122,7 @@ impl<'a> Placer<'a> {
                 Meaning::BelowAMark => {
                     return Err(self.refused(&path, "it lies below the mark of a removal"));
                 }
-                // Of the longest names, too: the prefix is in the archive only.
+                // The prefix is in the archive only, so that the longest names can be removed, too.
                 Meaning::Removal(hidden) if is_long(hidden) => {
                     return Err(self.refused(&path, too_long));
                 }

@@ -31,7 +31,7 @@ pub(super) fn read(
     buffer: &mut Vec<u8>,
 ) -> Result<Found, Failure> {
     let name = child.name.as_os_str();
-    // What the listing calls a file is opened without a stat before: one resolved name less a file.
+    // What the listing calls a file is opened at once: without a stat before, its name is resolved once less.
     let opened = if child.is_file {
         Some(open::file(directory, name).during("open")?)
     } else {
@@ -76,7 +76,7 @@ pub(super) fn read(
             become_whiteout(&mut found, marks, own);
             return Ok(found);
         }
-        // The file system tells no kinds in listings, or it was swapped since: the second look is by kind.
+        // The listing did not tell that it is a file: it is read again as one.
         (Kind::File, None) => {
             let child = Name {
                 name: name.to_owned(),
@@ -89,7 +89,7 @@ pub(super) fn read(
         }
         _ => {}
     }
-    // No descriptor is open: through the directory's, the last name not followed.
+    // It is not open itself: reached through its directory, and not followed where it is a link.
     let mut route = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     route.extend_from_slice(name.as_bytes());
     let route = OsString::from_vec(route);

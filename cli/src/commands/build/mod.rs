@@ -82,12 +82,12 @@ pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
     {
         stdio::err(crate::explain::text(explanation));
     }
-    // Of a build that failed, too.
+    // A build that failed has a trace, too.
     if let (Some(path), Some(trace)) = (&args.trace, renderer.trace()) {
         files::write_whole(path, &trace)?;
     }
     let outcome = match outcome {
-        // It was told before the shell.
+        // The error was told before the shell was opened.
         Err(error) if shown => return Ok(error.exit()),
         outcome => outcome?,
     };

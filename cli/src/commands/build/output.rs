@@ -200,7 +200,7 @@ fn is_below_here(path: &Path) -> Result<bool> {
 fn annotations(spec: &mut Spec) -> Result<Vec<(String, String)>> {
     let mut annotations = Vec::new();
     for (written, value) in spec.take_prefixed("annotation") {
-        // A platform has no dot.
+        // The bracket ends at `].`, for no platform has a dot.
         let split = match written.strip_prefix('[') {
             Some(_) => written
                 .split_once("].")

@@ -46,7 +46,7 @@ pub(crate) fn execute(args: &CpArgs, global: &GlobalArgs) -> Result<Exit> {
     let (from, to) = (in_container(&args.source), in_container(&args.destination));
     let absolute = |text: &str| -> Result<PathBuf> {
         let path = std::path::absolute(text).map_err(|error| Error::io("find", text, error))?;
-        // What is at the end means something: it is lost on the way.
+        // `/.` and `/` at the end have a meaning, and `absolute` takes them away.
         Ok(if text.ends_with("/.") || text == "." {
             path.join(".")
         } else if text.ends_with('/') {

@@ -82,7 +82,7 @@ mod tests {
         );
         let x = document.source.text().find('x').unwrap();
         let at = document.position(x);
-        // The face is two units.
+        // Positions count UTF-16 units: the emoji has two.
         assert_eq!(at, Position::new(1, 8));
         assert_eq!(document.offset(at), x);
         assert_eq!(document.offset(Position::new(0, 99)), 6);

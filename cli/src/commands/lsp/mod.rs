@@ -44,7 +44,7 @@ pub(crate) fn execute(args: &LspArgs) -> Result<Exit> {
     let LspArgs { stdio: _ } = args;
     let (connection, threads) = Connection::stdio();
     serve(&connection)?;
-    // Its threads end when nothing more is to be written.
+    // The threads end when they can be given nothing more to write.
     drop(connection);
     threads
         .join()

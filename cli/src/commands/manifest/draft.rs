@@ -20,7 +20,7 @@ pub(super) struct Draft {
 }
 
 fn path(name: &Reference) -> Result<PathBuf> {
-    // Neither `/` nor `:` may stand in both.
+    // As Docker names them: without `/` and `:`.
     let file = name.canonical().replace('/', "_").replace(':', "-");
     let directory = global::state_directory()?.join("manifests");
     Ok(directory.join(format!("{file}.json")))

@@ -55,7 +55,7 @@ pub(super) fn read(driver: Option<&str>, options: &[String]) -> Result<Keeping> 
                     ))
                 })?;
             }
-            // How it is anyway.
+            // Both are so in any case.
             Some(("mode", "blocking") | ("compress", "false")) => {}
             Some(("labels", names)) => keeping.labels = list(names),
             Some(("env", names)) => keeping.env = list(names),

@@ -79,7 +79,7 @@ fn volume(text: &str) -> Result<Volume> {
         match option {
             "ro" | "readonly" => volume.read_only = true,
             "nocopy" => volume.no_copy = true,
-            // Consistency is what it is anyway.
+            // What is so anyway: kinds of consistency are for other systems.
             "rw" | "cached" | "delegated" | "consistent" => {}
             "z" | "Z" => refuse_labels(option)?,
             other if PROPAGATIONS.contains(&other) => {
@@ -183,7 +183,7 @@ fn mount(text: &str, all: &mut Mounts) -> Result<()> {
     let subpath = take(&mut spec, "volume", "volume-subpath")?;
     let in_image = take(&mut spec, "image", "image-subpath")?;
     let no_copy = spec.take_bool(&["volume-nocopy"])?;
-    // It is what it is anyway.
+    // As with --volume, there is one kind.
     spec.take(&["consistency"])?;
     let non_recursive = spec.take_bool(&["bind-nonrecursive"])?;
     belongs.extend(no_copy.map(|_| ("volume", "volume-nocopy")));
@@ -351,7 +351,7 @@ pub(crate) fn memory_options(flag: &str, options: &str) -> Result<(FileSystem, b
                 "rw" => read_only = false,
                 "exec" => file_system.no_exec = false,
                 "noexec" => file_system.no_exec = true,
-                // How it is mounted anyway.
+                // Both hold for every tmpfs.
                 "nosuid" | "nodev" => {}
                 _ => return Err(Error::unsupported(format!("{flag} option `{option}`"))),
             },

@@ -206,7 +206,7 @@ fn berkeley(file: &[u8], each: &mut dyn FnMut(&[u8])) -> Fallible<()> {
             match own.get(at) {
                 Some(&IN_PAGE) => {
                     let value = own.get(at + 1..end).ok_or(DAMAGED)?;
-                    // The record of the next free number is none of a package.
+                    // A short record holds the next free number, and no package.
                     if value.len() > ENTRY_BYTES {
                         each(value);
                     }
@@ -226,7 +226,7 @@ fn berkeley(file: &[u8], each: &mut dyn FnMut(&[u8])) -> Fallible<()> {
                     whole.truncate(length);
                     each(&whole);
                 }
-                // Duplicates and what else there is: RPM writes none.
+                // Duplicates and other kinds: RPM writes none.
                 _ => {}
             }
         }

@@ -17,7 +17,7 @@ pub(super) struct Family(pub(super) Child);
 
 impl Drop for Family {
     fn drop(&mut self) {
-        // There while nobody waited for it.
+        // It has a number as long as nobody has waited for it: until then the number is no other process's.
         let leader = self.0.id().and_then(|id| i32::try_from(id).ok());
         if let Some(leader) = leader.and_then(Pid::from_raw) {
             let _ = rustix::process::kill_process_group(leader, Signal::KILL);
@@ -101,7 +101,7 @@ mod tests {
                 eprintln!("SKIPPED {scheme}: the programs are not here");
                 continue;
             }
-            // The kernel accepts for it.
+            // The kernel accepts connections that nobody answers.
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
             let url = format!("{scheme}://127.0.0.1:{port}/a.git");

@@ -150,7 +150,7 @@ impl Imports {
                 return;
             }
         }
-        // Whatever it was, it would be so again.
+        // Whatever went wrong, the next attempt would fail as well.
         lock(&self.memory).is_given_up = true;
     }
 

@@ -187,7 +187,7 @@ impl Imports {
                 Some(place) => {
                     lock(&self.memory).broken.insert((place, digest));
                 }
-                // It would be so again.
+                // The next attempt would fail as well.
                 None => lock(&self.memory).is_given_up = true,
             }
             let problem = Problem::of(&error);

@@ -81,7 +81,7 @@ fn usual() -> impl Iterator<Item = DeviceRule> {
         kind: DeviceKind::Block,
         ..every
     };
-    // The console, the master of all terminals, and those.
+    // The console, the master of all terminals, and the terminals.
     let terminals = [(5, Some(1)), (5, Some(2)), (136, None)];
     let usable = DEVICES
         .iter()
@@ -209,7 +209,7 @@ fn of_rule(rule: &DeviceRule) -> Vec<Instruction> {
     let length = code.len();
     for (at, instruction) in code.iter_mut().enumerate() {
         if instruction.code == JUMP_UNLESS {
-            // A rule has few.
+            // A rule has few instructions, so that it fits.
             instruction.offset = (length - at - 1) as i16;
         }
     }

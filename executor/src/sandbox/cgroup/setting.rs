@@ -91,7 +91,7 @@ pub(super) fn settings(limits: &Limits) -> Result<Vec<Setting>, ExecError> {
         }
     }
     if limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some() {
-        // With version 1 nothing can be in a new one before both are said; empty: those above it.
+        // With version 1 no process can join before both are written. An empty list stands for that of the cgroup above.
         for (file, list) in [
             ("cpuset.cpus", &limits.cpuset_cpus),
             ("cpuset.mems", &limits.cpuset_mems),
@@ -118,7 +118,7 @@ pub(super) fn settings(limits: &Limits) -> Result<Vec<Setting>, ExecError> {
         );
     }
     if limits.no_oom_kill {
-        // Version 2 has no such thing, nor the next.
+        // Version 2 has neither this nor the next one: there, writing it fails.
         let file = ("memory.oom_control", "1".to_owned());
         add("memory", file.clone(), file);
     }
@@ -210,7 +210,7 @@ pub(in crate::sandbox) fn change(
             continue;
         };
         match setting.write(directory, unified) {
-            // Together with swap it may not be below memory alone: one may have to wait for the other.
+            // The limit with swap may not be below the one of memory alone: one may have to be written after the other.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 refused.push((setting, directory, unified));
             }
@@ -265,7 +265,7 @@ impl Setting {
                         };
                         return write(&directory.join(file), value);
                     }
-                    // Kernels without accounting of swap: then nothing is swapped beyond what is limited by others.
+                    // The kernel does not count swap, so that nothing can limit it.
                     if matches!(file, "memory.swap.max" | "memory.memsw.limit_in_bytes") {
                         return Ok(());
                     }

@@ -30,7 +30,7 @@ pub(super) fn assemble(machines: &[(Machine, Ranges<'_>)]) -> Option<Vec<sock_fi
         let mut block = vec![load(NUMBER)];
         block.extend(search(ranges, *machine));
         program.push(jump(JEQ, machine.audit(), 0, 1));
-        // Over the jump that skips this block.
+        // On this machine, over the jump that skips the block.
         program.push(skip(1));
         program.push(skip(block.len()));
         program.extend(block);

@@ -70,6 +70,6 @@ fn instructions(filter: Filter) -> Vec<sock_filter> {
         let ranges = bpf::ranges(rules, &between, (calls::NEWEST, &beyond));
         (*machine, ranges)
     });
-    // It is a third of what the kernel takes.
+    // It has a third of the length that the kernel takes: this does not fail.
     bpf::assemble(&ranges.collect::<Vec<_>>()).unwrap_or_default()
 }

@@ -77,9 +77,9 @@ fn entries(name: &str, decision: &Decision) -> Vec<Value> {
     let names = [name.to_owned()];
     let Decision { cases, otherwise } = decision;
     if *otherwise == Verdict::Allow && !cases.is_empty() {
-        // Who refuses some values and allows all others cannot say so to the runtimes' library, which takes no second
-        // action, and none but one comparison of an argument. So all values that there are get a rule each, without the
-        // refused; these get the default's error number.
+        // The runtimes' library cannot be told to refuse some values and to allow all others: it takes no second action,
+        // and one comparison an argument. So each value that there is gets a rule, but for the refused ones, which get
+        // the default's error number.
         let is_refused = |value: u32| {
             let condition = |index| Condition::low_half_is(index, value);
             cases

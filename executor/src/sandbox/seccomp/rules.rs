@@ -171,7 +171,7 @@ fn bare_rules(is_native: bool, network: bool, add: &mut impl FnMut(&Call, Decisi
     for call in calls::SYSTEM_V.iter().chain([&calls::IO_URING_SETUP]) {
         add(call, absent.clone());
     }
-    // Of other processes.
+    // Only a process's own limits: 0 stands for itself.
     let own = Decision::for_values(0, &[0], Verdict::Allow, EPERM);
     add(&calls::PRLIMIT, own);
     if !network {

@@ -142,7 +142,7 @@ impl Client {
             Ok(next) => return Ok(Some((next, false))),
             Err(failure) => failure,
         };
-        // A refusal is one for all of them, and a server that takes no more takes it from none.
+        // The others would be refused as well; and a server that accepts no more bytes accepts none from them.
         while failure.status.is_none()
             && !failure.silent
             && let Some(standby) = standbys.pop()

@@ -58,7 +58,8 @@ impl Placer<'_> {
     ) -> Result<()> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // With its own permissions at once: the usual file then needs no change of mode. Attributes want to be written.
+        // With its own permissions at once: the usual file then needs no change of mode. One that gets attributes must be
+        // open to its owner until it has them.
         let mode = if metadata.is_plain() {
             metadata.mode() & 0o777
         } else {
@@ -173,7 +174,7 @@ impl Placer<'_> {
             if self.rules == Rules::Layer {
                 self.clear(path, name)?;
                 let links = &mut self.open.links_below;
-                // One may lead to another that was told before.
+                // The target may itself be such a link.
                 let target = links.get(&target).cloned().unwrap_or(target);
                 links.insert(path.to_vec(), target);
                 return Ok(());
