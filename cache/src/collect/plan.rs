@@ -139,40 +139,7 @@ pub(super) fn plan(contents: &Contents, options: &PruneOptions, situation: Situa
         }
     }
     contents.containers.iter().for_each(|id| holders.hold(id));
-    let hold_image = |holders: &mut Holders<'_>, image: &ImageRow| {
-        image.snapshot.iter().for_each(|id| holders.hold(id));
-        image.blobs.iter().for_each(|it| holders.hold_blob(it));
-    };
-    let goes = |candidate: Candidate<'_>| candidate.used() < limit && candidate.is_chosen(options);
-    let mut candidates = Vec::new();
-    for image in &contents.images {
-        if !image.name.is_empty() || !goes(Candidate::Image(image)) {
-            hold_image(&mut holders, image);
-        }
-    }
-    let held_for_good = holders.reachable();
-    for image in &contents.images {
-        if image.name.is_empty() && goes(Candidate::Image(image)) {
-            hold_image(&mut holders, image);
-            candidates.push(Candidate::Image(image));
-        }
-    }
-    let results = contents.results.iter().map(Candidate::Result);
-    let chains = contents.chains.iter().map(Candidate::Chain);
-    for candidate in results.chain(chains) {
-        let snapshots = candidate.snapshots();
-        snapshots.iter().for_each(|id| holders.hold(id));
-        let costs_nothing =
-            !snapshots.is_empty() && snapshots.iter().all(|id| held_for_good.contains(id));
-        if options.takes_more() && goes(candidate) && !costs_nothing {
-            candidates.push(candidate);
-        }
-    }
-    if options.takes_more() {
-        let mounts = contents.mounts.iter().map(Candidate::Mount);
-        candidates.extend(mounts.filter(|mount| goes(*mount)));
-    }
-
+    let candidates = candidates(contents, options, limit, &mut holders);
     holders.drop_unheld();
     let mut plan = Plan::default();
     let fits = |holders: &Holders<'_>| {
@@ -211,6 +178,49 @@ pub(super) fn plan(contents: &Contents, options: &PruneOptions, situation: Situa
         }
     }
     plan
+}
+
+/// What was not used since `limit` and is chosen. All that anything holds is held by then, also by candidates.
+fn candidates<'a>(
+    contents: &'a Contents,
+    options: &PruneOptions,
+    limit: i64,
+    holders: &mut Holders<'a>,
+) -> Vec<Candidate<'a>> {
+    let hold_image = |holders: &mut Holders<'_>, image: &ImageRow| {
+        image.snapshot.iter().for_each(|id| holders.hold(id));
+        image.blobs.iter().for_each(|it| holders.hold_blob(it));
+    };
+    let goes = |candidate: Candidate<'_>| candidate.used() < limit && candidate.is_chosen(options);
+    let mut candidates = Vec::new();
+    for image in &contents.images {
+        if !image.name.is_empty() || !goes(Candidate::Image(image)) {
+            hold_image(holders, image);
+        }
+    }
+    let held_for_good = holders.reachable();
+    for image in &contents.images {
+        if image.name.is_empty() && goes(Candidate::Image(image)) {
+            hold_image(holders, image);
+            candidates.push(Candidate::Image(image));
+        }
+    }
+    let results = contents.results.iter().map(Candidate::Result);
+    let chains = contents.chains.iter().map(Candidate::Chain);
+    for candidate in results.chain(chains) {
+        let snapshots = candidate.snapshots();
+        snapshots.iter().for_each(|id| holders.hold(id));
+        let costs_nothing =
+            !snapshots.is_empty() && snapshots.iter().all(|id| held_for_good.contains(id));
+        if options.takes_more() && goes(candidate) && !costs_nothing {
+            candidates.push(candidate);
+        }
+    }
+    if options.takes_more() {
+        let mounts = contents.mounts.iter().map(Candidate::Mount);
+        candidates.extend(mounts.filter(|mount| goes(*mount)));
+    }
+    candidates
 }
 
 /// What may go, the least valuable first. A result on which other snapshots stand comes when they are gone.

@@ -161,27 +161,7 @@ impl Engine {
                     return Err(error);
                 }
             };
-            let again = {
-                let now = life.now();
-                let runs = match now.asked {
-                    Asked::Stop => false,
-                    Asked::Restart => true,
-                    Asked::Nothing => match now
-                        .request
-                        .as_ref()
-                        .unwrap_or(&life.definition.request)
-                        .restart
-                    {
-                        Restart::No => false,
-                        Restart::Always | Restart::UnlessStopped => true,
-                        Restart::OnFailure(most) => {
-                            exit != Exit::Code(0)
-                                && most.is_none_or(|most| now.state.restarts < most)
-                        }
-                    },
-                };
-                runs && !cancel.is_cancelled()
-            };
+            let again = runs_again(life, exit) && !cancel.is_cancelled();
             if !again {
                 return Ok(exit);
             }
@@ -248,31 +228,8 @@ impl Engine {
             })
             .await?
         };
-        let request = &life.definition.request;
         let started: Arc<Started> = Arc::default();
-        let stdio = if streams == Streams::Own {
-            Stdio::Inherit {
-                interactive: request.interactive,
-            }
-        } else {
-            let hub = Arc::clone(&life.hub);
-            let running = {
-                let (life, started) = (Arc::clone(life), Arc::clone(&started));
-                move || begun(&life, &started, front.as_ref())
-            };
-            Stdio::Carried(Carried {
-                terminal: request
-                    .terminal
-                    .then(rbuild_executor::sandbox::terminal_size),
-                stdin: match (request.interactive, streams) {
-                    (false, _) => Stdin::Null,
-                    (true, Streams::Both) => Stdin::Inherit,
-                    (true, _) => Stdin::Pipe,
-                },
-                carry: Some(Box::new(move |ends| hub.carry(ends))),
-                running: Some(Box::new(running)),
-            })
-        };
+        let stdio = stdio(life, streams, front, &started);
         let base = life.definition.snapshot.as_deref();
         let base = base.and_then(rbuild_cache::SnapshotId::parse);
         let accounted = streams == Streams::Kept;
@@ -305,6 +262,52 @@ impl Engine {
             now.state.cgroups.clear();
         });
         Ok(exit)
+    }
+}
+
+/// Whether it is to be started again after it ended.
+fn runs_again(life: &Life, exit: Exit) -> bool {
+    let now = life.now();
+    let request = now.request.as_ref().unwrap_or(&life.definition.request);
+    match (now.asked, request.restart) {
+        (Asked::Stop, _) | (Asked::Nothing, Restart::No) => false,
+        (Asked::Restart, _) | (Asked::Nothing, Restart::Always | Restart::UnlessStopped) => true,
+        (Asked::Nothing, Restart::OnFailure(most)) => {
+            exit != Exit::Code(0) && most.is_none_or(|most| now.state.restarts < most)
+        }
+    }
+}
+
+/// The command's streams. Where somebody carries them, `front` is told through them that the command has begun.
+fn stdio(
+    life: &Arc<Life>,
+    streams: Streams,
+    front: Option<(Arc<Frames>, bool)>,
+    started: &Arc<Started>,
+) -> Stdio {
+    let request = &life.definition.request;
+    if streams == Streams::Own {
+        Stdio::Inherit {
+            interactive: request.interactive,
+        }
+    } else {
+        let hub = Arc::clone(&life.hub);
+        let running = {
+            let (life, started) = (Arc::clone(life), Arc::clone(started));
+            move || begun(&life, &started, front.as_ref())
+        };
+        Stdio::Carried(Carried {
+            terminal: request
+                .terminal
+                .then(rbuild_executor::sandbox::terminal_size),
+            stdin: match (request.interactive, streams) {
+                (false, _) => Stdin::Null,
+                (true, Streams::Both) => Stdin::Inherit,
+                (true, _) => Stdin::Pipe,
+            },
+            carry: Some(Box::new(move |ends| hub.carry(ends))),
+            running: Some(Box::new(running)),
+        })
     }
 }
 

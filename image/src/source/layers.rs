@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::StreamExt;
 use rbuild_cache::arrival::ArrivingBlob;
 use rbuild_cache::snapshot::LayerBlob;
-use rbuild_cache::{ActiveSnapshot, ChainId, DiffId, Key, KeyWriter, RootDir, Snapshot, Store};
+use rbuild_cache::{
+    ActiveSnapshot, ChainId, DiffId, Key, KeyWriter, RootDir, Snapshot, SnapshotId, Store,
+};
 
 use super::walk::Origin;
 use super::{Location, Progress, Resolved, blocking};
@@ -155,30 +157,37 @@ pub(super) async fn stack(
         let (layer, chain, active, unpacked) = result?;
         let (store, parent) = (Arc::clone(store), done.last().map(|below| below.id.clone()));
         let snapshot = blocking(move || {
-            let root = open_upper(&active)?;
-            let below = parent
-                .as_ref()
-                .map(|id| store.merged_tree(id))
-                .transpose()?;
-            unpack::settle(&store, &root, &unpacked, parent.as_ref(), below.as_deref())?;
-            let parent = parent.as_ref();
-            let snapshot = active.commit_written(parent, layer.created, &unpacked.written)?;
-            require_tree(&store, &snapshot, layer.tree)?;
-            let blob = LayerBlob {
-                digest: layer.descriptor.digest,
-                size: layer.descriptor.size,
-                media_type: layer.descriptor.media_type,
-                diff_id: layer.diff_id,
-            };
-            store.set_layer_blob(&snapshot.id, &layer.variant, &blob)?;
+            let snapshot = commit(&store, parent.as_ref(), active, &unpacked, layer)?;
             store.set_chain(&snapshot.id, &chain)?;
             Ok(snapshot)
-        })
-        .await?;
-        done.push(snapshot);
+        });
+        done.push(snapshot.await?);
     }
     drop(lock);
     Ok(done)
+}
+
+/// Makes an unpacked layer known, with the blob that it was.
+fn commit(
+    store: &Store,
+    parent: Option<&SnapshotId>,
+    active: ActiveSnapshot,
+    unpacked: &Unpacked,
+    layer: StackLayer,
+) -> Result<Snapshot> {
+    let root = open_upper(&active)?;
+    let below = parent.map(|id| store.merged_tree(id)).transpose()?;
+    unpack::settle(store, &root, unpacked, parent, below.as_deref())?;
+    let snapshot = active.commit_written(parent, layer.created, &unpacked.written)?;
+    require_tree(store, &snapshot, layer.tree)?;
+    let blob = LayerBlob {
+        digest: layer.descriptor.digest,
+        size: layer.descriptor.size,
+        media_type: layer.descriptor.media_type,
+        diff_id: layer.diff_id,
+    };
+    store.set_layer_blob(&snapshot.id, &layer.variant, &blob)?;
+    Ok(snapshot)
 }
 
 /// Holds a snapshot's files against what was said of them.

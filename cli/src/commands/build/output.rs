@@ -83,26 +83,9 @@ fn output(text: &str, may_delete: bool) -> Result<Vec<Output>> {
     let mode = spec.take(&["mode"])?;
     let split = spec.take_bool(&["platform-split"])?;
     let by_digest = spec.take_bool(&["push-by-digest"])?.unwrap_or(false);
-    let mut output = Output::new(match (kind.as_deref(), destination.as_deref()) {
-        (Some("oci"), _) => OutputKind::Oci { tar },
-        // Docker hands an archive without destination to its daemon: the store is what we have in its place.
-        (Some("docker"), None) => OutputKind::Image,
-        (Some("docker"), _) => OutputKind::Docker { tar },
-        (Some("tar"), _) => OutputKind::Tar,
-        (Some("local"), _) => OutputKind::Local,
-        (Some("image"), _) if push => OutputKind::Registry,
-        (Some("image"), _) => OutputKind::Image,
-        (Some("registry"), _) => OutputKind::Registry,
-        (Some("cacheonly"), _) => OutputKind::CacheOnly,
-        (Some(other), _) => {
-            return Err(spec
-                .error(format!("`type={other}`: there is no such output"))
-                .help(
-                    "it is `oci`, `docker`, `tar`, `local`, `image`, `registry` or `cacheonly`",
-                ));
-        }
-        (None, _) => return Err(spec.error("`type=` is missing")),
-    });
+    let has_destination = destination.is_some();
+    let made = kind_of(&spec, kind.as_deref(), has_destination, tar, push)?;
+    let mut output = Output::new(made);
     output.force_compression = spec.take_bool(&["force-compression"])?.unwrap_or(false);
     output.oci_media_types = spec.take_bool(&["oci-mediatypes"])?;
     output.rewrite_timestamp = spec.take_bool(&["rewrite-timestamp"])?.unwrap_or(false);
@@ -136,25 +119,7 @@ fn output(text: &str, may_delete: bool) -> Result<Vec<Output>> {
             .error(format!("`mode=delete` would empty `{path}`"))
             .help("it is no directory below this one: allow it with --allow=buildx.local.delete"));
     }
-    let takes_file = is_file(output.kind);
-    match (output.kind, destination) {
-        (
-            OutputKind::Local | OutputKind::Oci { tar: false } | OutputKind::Docker { tar: false },
-            None,
-        ) => {
-            return Err(spec.error("`dest=` is missing: the directory to write to"));
-        }
-        (OutputKind::Image | OutputKind::Registry | OutputKind::CacheOnly, Some(_)) => {
-            return Err(spec.error("this output takes no `dest=`"));
-        }
-        (_, Some(path)) if path.is_empty() => return Err(spec.error("`dest=` is empty")),
-        (_, Some(path)) if path == "-" && !takes_file => {
-            return Err(spec.error("a directory cannot be written to standard output"));
-        }
-        (_, destination) => {
-            output.destination = destination.filter(|path| path != "-").map(PathBuf::from);
-        }
-    }
+    output.destination = destination_of(&spec, output.kind, destination)?;
     spec.finish(&KEYS)?;
     let output = refuse_terminal(output)?;
     let is_kept_too = kind.as_deref() == Some("image") && push && store && !by_digest;
@@ -166,6 +131,50 @@ fn output(text: &str, may_delete: bool) -> Result<Vec<Output>> {
         ..output.clone()
     });
     Ok(std::iter::once(output).chain(kept).collect())
+}
+
+/// What `type=` asks for, with `tar=` and `push=`.
+fn kind_of(
+    spec: &Spec,
+    kind: Option<&str>,
+    has_destination: bool,
+    tar: bool,
+    push: bool,
+) -> Result<OutputKind> {
+    match kind {
+        Some("oci") => Ok(OutputKind::Oci { tar }),
+        // Docker hands an archive without destination to its daemon: the store is what we have in its place.
+        Some("docker") if !has_destination => Ok(OutputKind::Image),
+        Some("docker") => Ok(OutputKind::Docker { tar }),
+        Some("tar") => Ok(OutputKind::Tar),
+        Some("local") => Ok(OutputKind::Local),
+        Some("image") if push => Ok(OutputKind::Registry),
+        Some("image") => Ok(OutputKind::Image),
+        Some("registry") => Ok(OutputKind::Registry),
+        Some("cacheonly") => Ok(OutputKind::CacheOnly),
+        Some(other) => Err(spec
+            .error(format!("`type={other}`: there is no such output"))
+            .help("it is `oci`, `docker`, `tar`, `local`, `image`, `registry` or `cacheonly`")),
+        None => Err(spec.error("`type=` is missing")),
+    }
+}
+
+/// Where an output goes by `dest=`; `None` is standard output, or nowhere on this machine's file systems.
+fn destination_of(spec: &Spec, kind: OutputKind, given: Option<String>) -> Result<Option<PathBuf>> {
+    match (kind, given) {
+        (
+            OutputKind::Local | OutputKind::Oci { tar: false } | OutputKind::Docker { tar: false },
+            None,
+        ) => Err(spec.error("`dest=` is missing: the directory to write to")),
+        (OutputKind::Image | OutputKind::Registry | OutputKind::CacheOnly, Some(_)) => {
+            Err(spec.error("this output takes no `dest=`"))
+        }
+        (_, Some(path)) if path.is_empty() => Err(spec.error("`dest=` is empty")),
+        (_, Some(path)) if path == "-" && !is_file(kind) => {
+            Err(spec.error("a directory cannot be written to standard output"))
+        }
+        (_, given) => Ok(given.filter(|path| path != "-").map(PathBuf::from)),
+    }
 }
 
 /// Whether a path leads to a directory below the working directory, links followed as far as it is there.
