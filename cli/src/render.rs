@@ -1,5 +1,6 @@
 //! Draws errors and warnings for people: the Dockerfile, the place, the way out. Data comes from
-//! `parser::Diagnostic` and the engine's errors; nothing here decides an exit code or prints.
+//! `parser::Diagnostic` and the engine's errors; nothing here decides an exit code or prints. The lines that are shown:
+//! `excerpt`; what is behind an error: `causes`.
 
 mod causes;
 mod excerpt;

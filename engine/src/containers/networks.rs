@@ -1,7 +1,8 @@
 //! Networks that people make: containers in one of them reach each other by name, and those of others do not.
 //!
 //! A network is a file in the store and nothing on the machine: what it is made of are the lines between its containers'
-//! interfaces (`neighbours`). Whoever is in it has an address claimed there, for as long as it runs.
+//! interfaces (`neighbours`). Whoever is in it has an address claimed there, for as long as it runs. Which addresses a
+//! network can have: `subnets`; what is shown of it: `inspect`.
 
 mod inspect;
 mod subnets;

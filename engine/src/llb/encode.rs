@@ -1,4 +1,4 @@
-//! One operation in BuildKit's words.
+//! One operation in BuildKit's words: sources, commands (`exec`) and operations on files.
 
 mod exec;
 mod files;

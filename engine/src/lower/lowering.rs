@@ -1,4 +1,5 @@
-//! What one lowering knows and collects: the graph, the steps' names, the images it lacks, and every mistake.
+//! What one lowering knows and collects: the graph, the steps' names (`steps`), directories that are handed over
+//! (`contexts`), the images it lacks, and every mistake (`mistakes`). Which stages are lowered: `reach`.
 
 mod contexts;
 mod mistakes;

@@ -1,5 +1,8 @@
 //! Limits of memory, processors and processes: a cgroup of the command's own, in whichever hierarchy (v2, v1, or both
-//! at once) has the controller. Made only where a limit is asked for. And which devices may be used in it.
+//! at once) has the controller. Made only where a limit is asked for.
+//!
+//! [`hierarchies`]: where cgroups can be; [`setting`]: what a limit writes into which file; [`live`]: one whose processes
+//! run; [`leftovers`]: those of processes that were killed; [`devices`]: which devices may be used in it.
 
 mod devices;
 mod hierarchies;

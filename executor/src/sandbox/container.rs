@@ -1,5 +1,6 @@
 //! A command that others reach while it runs: they signal it, enter it, look at it and halt it through its
-//! [`Handle`], all of them at once. [`Container::finish`] sees it to its end.
+//! [`Handle`], all of them at once. [`Container::finish`] sees it to its end. Its root and the layer on top: [`root`];
+//! by which process it is reached: [`process`].
 
 mod handle;
 mod process;

@@ -6,6 +6,15 @@
 //! of its processes where no cgroup does; [`bare`] is all of it where there are no namespaces; [`foreign`] is that
 //! process where another runtime is to make the container. [`container`] is one that others reach while it runs;
 //! [`join`] is a process that enters it, and [`halted`] makes it stand still.
+//!
+//! What the others are about:
+//! * who a command is and what it may: [`users`], [`own_users`], [`capabilities`], [`seccomp`], [`devices`];
+//! * how much it may use: [`cgroup`], [`ceilings`]; which commands only wait: [`running`];
+//! * what it sees: [`in_root`], [`mounts`], [`propagation`], [`kernel_files`], [`outer_proc`], [`cache_content`] with
+//!   [`mod@copy`], [`socket`];
+//! * processes beside it: [`reaper`] (`--init`), [`keeper`]; its end: [`session`];
+//! * signals and terminals: [`forward`], [`outer_terminal`], [`terminal`];
+//! * what is executed, and what went wrong: [`program`], [`explain`], [`step`].
 
 pub(crate) mod ahead;
 pub(crate) mod bare;

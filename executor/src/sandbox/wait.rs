@@ -1,4 +1,5 @@
-//! From a prepared task to its end: starts it, reads its reports, carries its output, watches time and cancellation.
+//! From a prepared task to its end: starts it, hears its reports ([`reports`]), carries its output ([`streams`]), watches
+//! time and cancellation.
 
 mod reports;
 mod streams;

@@ -2,7 +2,8 @@
 //! chunks, each asked for again from where the registry has it, and a closing PUT by which the registry verifies.
 //!
 //! Bytes are read from the store a chunk at a time and hashed on the way: damage on the disk is told as such, and
-//! does not reach the registry's digest check.
+//! does not reach the registry's digest check (`reader`). The conversation about one upload: `session`; how much goes at
+//! once: `pace`.
 
 mod pace;
 mod reader;
