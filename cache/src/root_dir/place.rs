@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::node::{Metadata, Node, timestamps};
@@ -135,17 +135,6 @@ impl Place {
             &self.name,
             &to.directory,
             &to.name,
-        )?)
-    }
-
-    /// Renames to a name that must be free.
-    pub fn rename_exclusive(&self, to: &Place) -> io::Result<()> {
-        Ok(rustix::fs::renameat_with(
-            &self.directory,
-            &self.name,
-            &to.directory,
-            &to.name,
-            RenameFlags::NOREPLACE,
         )?)
     }
 

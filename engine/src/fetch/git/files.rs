@@ -58,19 +58,7 @@ pub(super) async fn fetch(git: &Git<'_>, pin: &Pin, submodules: bool, files: &Pa
 async fn named(git: &Git<'_>, pin: &Pin, name: &str) -> Result<()> {
     let own = if name == "HEAD" { OWN_NAME } else { name };
     let what = format!("+{name}:{own}");
-    git.run_remote(
-        None,
-        &[
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--update-head-ok",
-            "--depth=1",
-            "origin",
-            &what,
-        ],
-    )
-    .await?;
+    git.run_remote(None, &one_commit(&what)).await?;
     let came = git
         .run(&[
             "rev-parse",
@@ -86,18 +74,23 @@ async fn named(git: &Git<'_>, pin: &Pin, name: &str) -> Result<()> {
     unnamed(git, pin).await
 }
 
-/// A commit by its digits: alone where the server allows that, else with everything that has a name.
-async fn unnamed(git: &Git<'_>, pin: &Pin) -> Result<()> {
-    let what = format!("+{}:{OWN_NAME}", pin.commit);
-    let alone = [
+/// Fetches what is named without the commits that it stands on.
+fn one_commit(what: &str) -> [&str; 7] {
+    [
         "fetch",
         "--quiet",
         "--no-tags",
         "--update-head-ok",
         "--depth=1",
         "origin",
-        &what,
-    ];
+        what,
+    ]
+}
+
+/// A commit by its digits: alone where the server allows that, else with everything that has a name.
+async fn unnamed(git: &Git<'_>, pin: &Pin) -> Result<()> {
+    let what = format!("+{}:{OWN_NAME}", pin.commit);
+    let alone = one_commit(&what);
     let Err(refused) = git.run_remote(None, &alone).await else {
         return Ok(());
     };
