@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
@@ -54,6 +54,20 @@ impl WholeFile {
             ),
         };
         Ok(Self { target, incoming })
+    }
+
+    /// Fails where [`WholeFile::at`] would, as far as that can be known without making anything.
+    pub fn check(path: &Path) -> io::Result<()> {
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        match std::fs::metadata(&target) {
+            Ok(known) if known.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            // A pipe or a device is opened once.
+            Ok(known) if !known.is_file() => Ok(()),
+            _ => {
+                let access = Access::WRITE_OK | Access::EXEC_OK;
+                Ok(rustix::fs::access(directory_of(&target), access)?)
+            }
+        }
     }
 
     /// To be written to. Nobody sees what is in it before it is finished.

@@ -19,14 +19,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Fails as [`write_whole`] would: before long work is done for what could not be kept.
 pub(crate) fn check_can_write(path: &Path) -> Result<()> {
-    let known = std::fs::metadata(path);
-    // A pipe or a device is opened once.
-    if known.is_ok_and(|known| !known.is_file() && !known.is_dir()) {
-        return Ok(());
-    }
-    WholeFile::at(path, 0o644)
-        .map(drop)
-        .map_err(|error| unwritable(path, error))
+    WholeFile::check(path).map_err(|error| unwritable(path, error))
 }
 
 /// As [`check_can_write`], of a directory that is made where it is not there.
