@@ -38,7 +38,7 @@ pub enum Detected {
 }
 
 /// As many first bytes as [`detect`] looks at.
-const MAGIC_LENGTH: usize = 6;
+pub(crate) const MAGIC_LENGTH: usize = 10;
 
 /// What a decoder may allocate for its window, in bytes (zstd's own limit for `--long` less streams).
 const DECODER_MEMORY_LIMIT_BYTES: u64 = 256 << 20;
@@ -51,7 +51,7 @@ impl Default for Compression {
     }
 }
 
-/// Tells by the first bytes of a stream what it is compressed with; six are enough.
+/// Tells by the first bytes of a stream what it is compressed with; ten are enough.
 pub fn detect(first_bytes: &[u8]) -> Detected {
     if first_bytes.starts_with(&[0x1f, 0x8b, 0x08]) {
         Detected::Gzip
@@ -59,11 +59,20 @@ pub fn detect(first_bytes: &[u8]) -> Detected {
         Detected::Zstd
     } else if first_bytes.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0]) {
         Detected::Xz
-    } else if first_bytes.starts_with(b"BZh") {
+    } else if is_bzip2(first_bytes) {
         Detected::Bzip2
     } else {
         Detected::None
     }
+}
+
+/// Whether it begins with `BZh`, a level, and the magic of a block or of the end: a tar whose first file is `BZh` of
+/// something begins as the signature alone.
+fn is_bzip2(first_bytes: &[u8]) -> bool {
+    const BLOCK: [u8; 6] = [0x31, 0x41, 0x59, 0x26, 0x53, 0x59];
+    const END: [u8; 6] = [0x17, 0x72, 0x45, 0x38, 0x50, 0x90];
+    matches!(first_bytes, [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..]
+        if rest.starts_with(&BLOCK) || rest.starts_with(&END))
 }
 
 /// Whether it begins with a frame that zstd's decoders pass over (RFC 8878, 3.1.2), as what `pzstd` writes does.

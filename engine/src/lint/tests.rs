@@ -468,8 +468,9 @@ fn the_context_is_looked_at() {
     write("good.sh", "#!/bin/sh\necho\r\n");
     write(".dockerignore", "secret\n*.log\n");
     // Archives under other names, which ADD unpacks.
-    write("tarred", &format!("{}ustar\0", "\0".repeat(257)));
-    write("zipped", "BZh9");
+    write("tarred", &format!("{:\0<148}000541\0 {:\0<356}", "a", ""));
+    let zipped = b"BZh9\x17\x72\x45\x38\x50\x90\0\0\0\0";
+    std::fs::write(directory.path().join("zipped"), zipped).unwrap();
     let text = "# check=experimental=CopyIgnoredFile\nFROM scratch\nCOPY start.sh ./good.sh missing /\nCOPY --from=alpine secret /\nADD <<EOF secret/x good /\nEOF\nENV S=x.log\nCOPY $S . /\nCOPY *.log /\nADD tarred zipped /\n";
     let request = request(
         text,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rbuild_image::unpack::begins_archive;
 use rbuild_parser::Diagnostic;
 use rbuild_parser::ast::{Command, Escape, Instruction, Text, Transfer, TransferSource};
 use rbuild_parser::ignore::Verdict;
@@ -34,7 +35,8 @@ pub(super) fn add(subject: &Subject<'_>, found: &mut Vec<Diagnostic>) {
         let is_plain = add.sources.iter().all(|source| match source {
             TransferSource::Heredoc(_) => true,
             TransferSource::Path(path) => {
-                is_plain(&path.value) && !head(subject, path).is_some_and(|it| is_archive(&it))
+                is_plain(&path.value)
+                    && !head(subject, path).is_some_and(|head| begins_archive(&head))
             }
         });
         if !is_special && is_plain {
@@ -193,13 +195,6 @@ fn local<'a>(subject: &Subject<'a>) -> impl Iterator<Item = (&'a Instruction, &'
 fn head(subject: &Subject<'_>, path: &Text) -> Option<Vec<u8>> {
     let clean = plain_path(subject, path)?;
     (subject.context?.head)(Path::new(&clean))
-}
-
-/// What ADD unpacks, whatever it is called: a tar, or what one may be compressed with.
-fn is_archive(head: &[u8]) -> bool {
-    let compressed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    compressed.iter().any(|magic| head.starts_with(magic))
-        || head.get(257..262) == Some(b"ustar".as_slice())
 }
 
 /// A source within the context as a relative path; `None` where it is a pattern, a URL or holds variables.

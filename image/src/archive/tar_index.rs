@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rbuild_cache::Store;
 
-use crate::compression::{Bounded, Detected, Limits, detect};
+use crate::compression::{Bounded, Detected, Limits, MAGIC_LENGTH, detect};
 use crate::error::{Error, Result, shown};
 use crate::tarfile::{self, Kind, Reader, clean};
 use crate::unpack::tar_error;
@@ -44,7 +44,7 @@ impl TarIndex {
             source,
         };
         let mut file = open_regular(path).map_err(unreadable)?;
-        let mut start = [0; 6];
+        let mut start = [0; MAGIC_LENGTH];
         let length = file.read_at(&mut start, 0).map_err(unreadable)?;
         if detect(start.get(..length).unwrap_or_default()) != Detected::None {
             file = decompressed(store, file, &what)?;

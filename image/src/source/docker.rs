@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Archived, Location, Opened, Resolved, blocking, walk};
 use crate::archive::{TarIndex, read_small};
-use crate::compression::{Detected, detect};
+use crate::compression::{Detected, MAGIC_LENGTH, detect};
 use crate::error::{Error, Result, shown};
 use crate::manifest::{
     CONFIG_LIMIT_BYTES, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, DOCUMENT_LIMIT_BYTES,
@@ -208,7 +208,7 @@ fn layer(store: &Store, index: &TarIndex, name: &str) -> Result<Descriptor> {
         path: format!("{}/{}", index.what(), shown(name.as_bytes())),
         source,
     };
-    Read::take(&mut reader, 6)
+    Read::take(&mut reader, MAGIC_LENGTH as u64)
         .read_to_end(&mut start)
         .map_err(unreadable)?;
     let media_type = match detect(&start) {

@@ -99,3 +99,17 @@ fn owners_may_be_overridden() {
         assert_eq!((stat.uid(), stat.gid()), (7, 8), "{path}");
     }
 }
+
+#[test]
+fn names_that_begin_as_a_compressed_stream_are_names() {
+    let ground = Ground::new();
+    let tar = PaxArchive::new()
+        .file("BZh9.txt", b"a file")
+        .directory("BZhou")
+        .end();
+    ground.layer(&tar).unwrap();
+    assert_eq!(ground.read("BZh9.txt"), "a file");
+    ground.add(&tar).unwrap();
+    assert_eq!(ground.read("x/BZh9.txt"), "a file");
+    assert!(ground.root().join("x/BZhou").is_dir());
+}
