@@ -1,16 +1,17 @@
 //! Opening the store, and what the other modules share: its root, the index, this process's lease.
 
+mod locks;
+mod setup;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::Connection;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode};
 
 use crate::arrival::Arrivals;
 use crate::digest::Digest;
@@ -18,9 +19,11 @@ pub use crate::error::{Error, Result};
 use crate::error::{IndexContext as _, IoContext as _};
 use crate::index;
 use crate::lease::{self, Lease};
-use crate::nursery;
 use crate::remover::Remover;
 use crate::snapshot::TreeMemory;
+pub(crate) use locks::{lock, lock_file, open_lock_file, try_lock};
+pub(crate) use setup::{DIRECTORIES, KNOWN, make_directories, make_reserve, spend_reserve};
+use setup::{create, existing};
 
 /// An open store. Cheap to clone; safe to use from any thread and beside other processes.
 /// Holds this process's lease: what it made or used since it was opened is spared by collection.
@@ -62,43 +65,6 @@ impl Drop for Shared {
         self.leave_nursery();
     }
 }
-
-/// What the store's directory holds.
-pub(crate) const DIRECTORIES: [&str; 10] = [
-    "content/blobs/sha256",
-    "snapshots",
-    "mounts",
-    "contexts",
-    "containers",
-    "explain/builds",
-    "explain/paths",
-    "leases",
-    "locks",
-    "tmp",
-];
-
-/// What the store's root may hold. `lost+found` is the file system's, where the store has one of its own.
-pub(crate) const KNOWN: [&str; 19] = [
-    "containers",
-    "content",
-    "contexts",
-    "explain",
-    "index.db",
-    "index.db-shm",
-    "index.db-wal",
-    "leases",
-    "locks",
-    "lost+found",
-    "mounts",
-    "networks",
-    "points",
-    "quarantine",
-    "reserve",
-    "snapshots",
-    crate::synced::NAME,
-    "tmp",
-    "volumes",
-];
 
 impl Store {
     /// Opens the store at `root`, making it where there is none (mode 0700), and takes a lease.
@@ -304,176 +270,6 @@ impl Shared {
             let _ = std::fs::remove_file(&making);
         }
         written
-    }
-}
-
-/// Opens a lock file, making it where there is none, and locks it.
-pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File> {
-    let file = open_lock_file(path)?;
-    lock(&file, operation).at("lock", path)?;
-    Ok(file)
-}
-
-/// Locks an open file, or changes how it is locked.
-pub(crate) fn lock(file: &File, operation: FlockOperation) -> rustix::io::Result<()> {
-    loop {
-        match rustix::fs::flock(file, operation) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result,
-        }
-    }
-}
-
-/// Locks a file that its holder holds exclusively, without waiting for that one; false where there is one. Who only looks
-/// whether there is holds it shared for a moment, and is waited for.
-pub(crate) fn try_lock(file: &impl AsFd) -> rustix::io::Result<bool> {
-    use rustix::io::Errno;
-    let attempt = |operation| loop {
-        match rustix::fs::flock(file, operation) {
-            Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    };
-    loop {
-        if attempt(FlockOperation::NonBlockingLockExclusive)? {
-            return Ok(true);
-        }
-        if !attempt(FlockOperation::NonBlockingLockShared)? {
-            return Ok(false);
-        }
-        rustix::fs::flock(file, FlockOperation::Unlock)?;
-        std::thread::yield_now();
-    }
-}
-
-pub(crate) fn open_lock_file(path: &Path) -> Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).at("open", path)?;
-    Ok(fd.into())
-}
-
-/// The index of a store that is there and whole; `None` where it must be made or finished first.
-fn existing(root: &Path) -> Result<Option<Connection>> {
-    let metadata = match std::fs::metadata(root) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).at("open the store", root),
-    };
-    let is_open = metadata.mode() & 0o077 != 0;
-    let lacks = DIRECTORIES.iter().any(|it| !root.join(it).exists());
-    if is_open || lacks {
-        require_store(root)?;
-    }
-    // Files of images with setuid bits lie in there: nobody else may reach them.
-    if is_open {
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(root, private).at("close to other users", root)?;
-    }
-    // Somebody tidied up in here.
-    if lacks {
-        make_directories(root)?;
-    }
-    // SQLite would only say that it cannot open its file.
-    rustix::fs::access(root, rustix::fs::Access::WRITE_OK).at("write to the store", root)?;
-    index::open(root, false)
-}
-
-/// Refuses what is there and cannot become a store: no directory, or one with other things in it that would be closed to
-/// other users.
-fn require_store(root: &Path) -> Result<()> {
-    let metadata = match std::fs::metadata(root) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        metadata => metadata.at("open the store", root)?,
-    };
-    let refused = |reason: String| {
-        Err(Error::NoStore {
-            path: root.to_owned(),
-            reason,
-        })
-    };
-    if !metadata.is_dir() {
-        return refused("it is no directory".to_owned());
-    }
-    let is_private = metadata.mode() & 0o077 == 0;
-    if is_private || root.join("index.db").exists() || root.join("content/oci-layout").exists() {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(root).at("list", root)? {
-        let name = entry.at("list", root)?.file_name();
-        // What a store has that nobody finished to make.
-        if !name.to_str().is_some_and(|name| KNOWN.contains(&name)) {
-            return refused(format!("there is `{}` in it", name.display()));
-        }
-    }
-    // Of an empty one it is no matter who may write to it: volumes of pods and new file systems are everybody's.
-    Ok(())
-}
-
-/// Makes a store, or finishes one whose maker died. Says, too, whether the index of a store that has images is gone.
-fn create(root: &Path) -> Result<(Connection, bool)> {
-    require_store(root)?;
-    make_directories(root)?;
-    let _lock = lock_file(&root.join("locks/setup"), FlockOperation::LockExclusive)?;
-    let content = root.join("content");
-    let size = std::fs::metadata(root.join("index.db")).map_or(0, |index| index.len());
-    let lost = size == 0
-        && std::fs::read_to_string(content.join("index.json"))
-            .is_ok_and(|text| text != crate::images::EMPTY_INDEX);
-    for (name, text) in [
-        ("oci-layout", crate::images::LAYOUT),
-        ("index.json", crate::images::EMPTY_INDEX),
-    ] {
-        let path = content.join(name);
-        if !path.exists() {
-            std::fs::write(&path, text).at("write", &path)?;
-        }
-    }
-    make_reserve(root)?;
-    let connection = index::open(root, true)?;
-    let connection =
-        connection.ok_or_else(|| Error::damaged("the store's index", "it could not be created"))?;
-    Ok((connection, lost))
-}
-
-pub(crate) fn make_directories(root: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    for directory in DIRECTORIES {
-        let path = root.join(directory);
-        if directory == "tmp" {
-            // Nearly all is made in there: whoever removes much beside the store is not to slow it down.
-            nursery::scatter(root);
-        }
-        builder.create(&path).at("create", &path)?;
-    }
-    Ok(())
-}
-
-/// Room that collection gives itself where the disk is so full that even taking rows away fails.
-const RESERVE_BYTES: u64 = 1 << 20;
-
-fn reserve(root: &Path) -> PathBuf {
-    root.join("reserve")
-}
-
-pub(crate) fn make_reserve(root: &Path) -> Result<()> {
-    let path = reserve(root);
-    let file = open_lock_file(&path)?;
-    let flags = rustix::fs::FallocateFlags::empty();
-    match rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES) {
-        // Then there is no reserve, and a full disk must be given room by other means.
-        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        result => result.at("reserve room in", &path),
-    }
-}
-
-pub(crate) fn spend_reserve(root: &Path) -> Result<()> {
-    let path = reserve(root);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result.at("remove", &path),
     }
 }
 
