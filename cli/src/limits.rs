@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::values::size;
 
 /// What `build` and `run` take.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LimitArgs {
     #[command(flatten)]
     cgroup: CgroupArgs,
@@ -24,7 +24,7 @@ pub(crate) struct LimitArgs {
 }
 
 /// Those that cgroups hold, and that can be changed while a container runs.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CgroupArgs {
     /// Memory limit, as in `512m`
     #[arg(short = 'm', long, value_name = "SIZE")]

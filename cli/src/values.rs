@@ -137,6 +137,12 @@ pub(crate) fn platforms(texts: &[String]) -> Result<Vec<Platform>> {
     Ok(platforms)
 }
 
+/// A path that may be empty, which is none.
+pub(crate) fn path() -> impl clap::builder::TypedValueParser<Value = std::path::PathBuf> {
+    use clap::builder::{OsStringValueParser, TypedValueParser as _};
+    OsStringValueParser::new().map(std::path::PathBuf::from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

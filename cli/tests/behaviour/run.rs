@@ -156,6 +156,17 @@ fn the_end_of_the_command_is_the_exit_code() {
     // PID 1 ignores what it has no handler for: it is the init's child that the signal ends.
     let killed = kit.rbuild(&["run", "--init", "app", "sh", "-c", "kill -TERM $$"]);
     assert_eq!(killed.code, 143, "{killed}");
+    // As of a variable that a script has not set.
+    kit.must(&[
+        "run",
+        "--rm",
+        "--cidfile",
+        "",
+        "--runtime",
+        "",
+        "app",
+        "true",
+    ]);
     // What the init was told to do is not for those in there to read.
     let told = "cat /proc/1/comm; tr '\\0' '\\n' < /proc/1/cmdline | sed '/^$/d'";
     let init = kit.must(&[

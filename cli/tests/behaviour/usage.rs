@@ -354,3 +354,44 @@ fn what_is_wrong_with_a_value_is_said_in_plain_words() {
         "{context}"
     );
 }
+
+#[test]
+fn what_is_empty_is_none_as_where_a_script_has_not_set_it() {
+    let kit = Kit::new();
+    kit.context(&[("Dockerfile", "FROM scratch\nLABEL a=1\n")]);
+    let flags = [
+        "-f",
+        "--iidfile",
+        "--metadata-file",
+        "--trace",
+        "--annotation",
+        "--build-context",
+        "--cache-from",
+        "--cache-to",
+        "--secret",
+        "--ssh",
+        "--add-host",
+        "--allow",
+        "-o",
+        "--network",
+        "--call",
+        "--target",
+    ];
+    let mut all = vec!["build", "-q"];
+    for flag in flags {
+        let one = kit.rbuild(&["build", "-q", flag, "", "context"]);
+        assert_eq!(one.code, 0, "{flag}\n{one}");
+        all.extend([flag, ""]);
+    }
+    all.push("context");
+    kit.must(&all);
+    let wrong = kit.rbuild(&["build", "--annotation", "mainfest:a=b", "context"]);
+    assert_eq!(wrong.code, 2, "{wrong}");
+    assert!(
+        wrong
+            .stderr
+            .starts_with("error: --annotation `mainfest:a`: there is no type `mainfest`\n"),
+        "{wrong}"
+    );
+    kit.must(&["build", "-q", "--annotation", "org.a:b=c", "context"]);
+}

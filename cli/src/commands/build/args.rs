@@ -6,15 +6,16 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::limits::LimitArgs;
 use crate::no_effect::{IsolationArgs, TrustArgs};
+use crate::values::path;
 
 /// Build an image from a Dockerfile
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BuildArgs {
     /// A directory; a git repository, or the URL of a tar or a Dockerfile; `-` for a tar or a Dockerfile on standard
     /// input
     pub(crate) context: String,
     /// The Dockerfile (default: CONTEXT/Dockerfile; `-` is standard input)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = path())]
     pub(crate) file: Option<PathBuf>,
     /// Name of the result in the store; may be repeated
     #[arg(short, long, value_name = "NAME[:TAG]")]
@@ -92,10 +93,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "N")]
     pub(crate) max_layers: Option<NonZeroUsize>,
     /// Write the image ID to this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) iidfile: Option<PathBuf>,
     /// Write what was built to this file, as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) metadata_file: Option<PathBuf>,
     /// How to show progress: auto, tty, plain, quiet or rawjson
     #[arg(long, value_name = "MODE", env = "BUILDKIT_PROGRESS", hide_env = true)]
@@ -143,7 +144,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "MODE")]
     on_error: Option<String>,
     /// Write when each step ran to this file, for Perfetto or chrome://tracing
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) trace: Option<PathBuf>,
 }
 
@@ -168,6 +169,36 @@ pub(crate) enum CallFormat {
 pub(super) const DELETE: &str = "buildx.local.delete";
 
 impl BuildArgs {
+    /// Without what is empty: a variable that a script did not set is no file, output or cache. As with Docker.
+    pub(crate) fn without_empty(&self) -> Self {
+        let mut args = self.clone();
+        for list in [
+            &mut args.annotation,
+            &mut args.build_context,
+            &mut args.cache_from,
+            &mut args.cache_to,
+            &mut args.secret,
+            &mut args.ssh,
+            &mut args.add_host,
+            &mut args.allow,
+            &mut args.output,
+        ] {
+            list.retain(|text| !text.is_empty());
+        }
+        for text in [&mut args.network, &mut args.call] {
+            *text = text.take().filter(|text| !text.is_empty());
+        }
+        for path in [
+            &mut args.file,
+            &mut args.iidfile,
+            &mut args.metadata_file,
+            &mut args.trace,
+        ] {
+            *path = path.take().filter(|path| !path.as_os_str().is_empty());
+        }
+        args
+    }
+
     pub(crate) fn may_delete(&self) -> bool {
         self.allow.iter().any(|allowed| allowed == DELETE)
     }

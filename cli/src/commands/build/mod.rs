@@ -29,6 +29,7 @@ use crate::progress::{Mode, Renderer};
 use crate::{files, machine, render, stdio};
 
 pub(crate) fn execute(args: &BuildArgs, global: &GlobalArgs) -> Result<Exit> {
+    let args = &args.without_empty();
     let mode = mode(args)?;
     let call = args.call()?;
     let options = global.options()?;

@@ -22,6 +22,7 @@ use crate::values;
 const MAX_SECRET_BYTES: u64 = 500 * 1024;
 
 pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
+    let args = &args.without_empty();
     let mut secrets = Vec::new();
     for text in &args.secret {
         secrets.push(secret(text)?);
@@ -57,6 +58,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
     let build_args = build_args(&args.build_arg)?;
     let labels = pairs("--label", &args.label)?;
     let annotations = pairs("--annotation", &args.annotation)?;
+    check_types(&annotations)?;
     let limits = args.limits.limits()?;
     let outputs = output::outputs(args)?;
     let attestations = attest::attestations(args)?;
@@ -318,6 +320,27 @@ fn key(path: &Path) -> Result<Key> {
             false => error,
         }
     })
+}
+
+/// What stands before a colon looks like a type (`mainfest:K`), and is none: part of a key has a dot or the like.
+fn check_types(annotations: &[(String, String)]) -> Result<()> {
+    for (written, _) in annotations {
+        let Some((types, _)) = written.split_once(':') else {
+            continue;
+        };
+        for one in types.split(',') {
+            let name = one.split('[').next().unwrap_or(one);
+            let looks_so =
+                !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            if looks_so && !rbuild_engine::request::is_annotation_type(one) {
+                return Err(Error::usage(format!(
+                    "--annotation `{written}`: there is no type `{one}`"
+                ))
+                .help("it is `manifest`, `manifest-descriptor`, `index` or `index-descriptor`"));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Write the container's ID to a file, which must not exist
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = crate::values::path())]
     pub(crate) cidfile: Option<PathBuf>,
     /// A label of the container
     #[arg(short, long, value_name = "K=V", allow_hyphen_values = true)]

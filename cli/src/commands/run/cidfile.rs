@@ -15,7 +15,7 @@ pub(super) struct CidFile {
 
 impl CidFile {
     pub(super) fn create(path: Option<&Path>) -> Result<Option<Self>> {
-        let Some(path) = path else {
+        let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
             return Ok(None);
         };
         let file = File::create_new(path).map_err(|error| {

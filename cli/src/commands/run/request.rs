@@ -101,7 +101,11 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         log: logs::read(args.log_driver.as_deref(), &args.log_opt)?,
         read_only: args.read_only,
         init: args.init,
-        runtime: args.runtime.as_deref().map_or(Ok(None), runtime::find)?,
+        runtime: args
+            .runtime
+            .as_deref()
+            .filter(|text| !text.is_empty())
+            .map_or(Ok(None), runtime::find)?,
         annotations: labels::annotations(&args.annotation)?,
         privileged: args.privileged,
         security: security::options(
