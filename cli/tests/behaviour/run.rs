@@ -167,6 +167,8 @@ fn the_end_of_the_command_is_the_exit_code() {
         "app",
         "true",
     ]);
+    kit.must(&["create", "--cidfile", "", "--name", "empty", "app"]);
+    kit.must(&["rm", "empty"]);
     // What the init was told to do is not for those in there to read.
     let told = "cat /proc/1/comm; tr '\\0' '\\n' < /proc/1/cmdline | sed '/^$/d'";
     let init = kit.must(&[
