@@ -103,15 +103,16 @@ fn parse(text: &str) -> Result<Reference, String> {
         }
         None => (rest, None),
     };
-    if name.len() > NAME_LIMIT_BYTES {
-        return Err(format!(
-            "the name is longer than {NAME_LIMIT_BYTES} characters"
-        ));
-    }
     if let Some(tag) = tag {
         check_tag(tag)?;
     }
     let (registry, repository) = split_registry(name);
+    // As it is written in full, so that what is read once can be read again.
+    if registry.len().max(repository.len()) > NAME_LIMIT_BYTES {
+        return Err(format!(
+            "the name is longer than {NAME_LIMIT_BYTES} characters"
+        ));
+    }
     check_registry(&registry)?;
     check_repository(&repository)?;
     Ok(Reference {
@@ -359,6 +360,13 @@ mod tests {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
         assert!("a".repeat(5000).parse::<Reference>().is_err());
+        // `library/` counts: the name is read again in full.
+        assert!("a".repeat(248).parse::<Reference>().is_err());
+        let long: Reference = "a".repeat(247).parse().unwrap();
+        assert_eq!(
+            long.canonical().parse::<Reference>().unwrap().canonical(),
+            long.canonical()
+        );
         assert!("a1".repeat(32).parse::<Reference>().is_err());
         assert!(
             format!("a:{}", "t".repeat(129))
