@@ -6,7 +6,7 @@
 //! * [`solve`]: keys and outputs as memoised queries, single-flight, a limit on what runs at once, cancellation;
 //! * [`places`]: how many operations execute at once;
 //! * `key`: the two keys of a vertex; `plan`: what is known of each vertex before anything runs; `progress`: who is
-//!   told what, once; `run`: the queries of one solve.
+//!   told what, once; `run`: the queries of one solve; `at_once`: many small questions in turn.
 
 mod at_once;
 pub mod graph;

@@ -86,6 +86,7 @@ impl Answering {
         }
         let it = self.executing.swap_remove(place);
         if !is_done && self.limit(target) == Ok(it.marks.1) {
+            // One that is gone by now needs none.
             let _ = sys::caller::set_limit(target.pid, self.marking, it.marks.0);
         }
     }

@@ -27,6 +27,7 @@ pub(super) fn serve(socket: OwnedFd) {
         return;
     }
     let _ = rustix::thread::set_name(c"rbuild-spawner");
+    // What rbuild was told is not for containers to read; nothing else depends on it.
     let _ = sys::replace_command_line(c"rbuild");
     let mut spawner = Spawner {
         socket,

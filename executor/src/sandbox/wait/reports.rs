@@ -46,6 +46,7 @@ pub(super) async fn hear_reports(
     let mut emulation = Some(emulation);
     let mut reader = Reader::new(identity, &program, |asked| {
         if let Some(emulation) = emulation.take() {
+            // Nobody waits for it where the command was given up.
             let _ = emulation.send(asked);
         }
         Ok(())
