@@ -48,6 +48,8 @@ pub enum Ask {
     /// end.
     Halt,
     Processes,
+    /// [`Answer::Processes`] is the one whose namespaces others are to be in.
+    Representative,
     Usage,
     /// The line of its interface with this address rides on the answer. The connection ends with that.
     Network(Ipv4Addr),

@@ -183,7 +183,7 @@ pub(super) fn inside(entry: &Entry) -> Result<u32> {
         return Ok(entry.state.pid);
     }
     let connection = entry.must_connect("join the namespaces of")?;
-    match connection.request(&Ask::Processes)? {
+    match connection.request(&Ask::Representative)? {
         (Answer::Processes(pids), _) => Ok(pids.first().copied().unwrap_or(entry.state.pid)),
         _ => Ok(entry.state.pid),
     }

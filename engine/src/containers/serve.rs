@@ -147,6 +147,10 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             Ok(pids) => Answer::Processes(pids),
             Err(message) => failed(message),
         }),
+        Ask::Representative => say(&match with_handle(life, Handle::representative) {
+            Ok(pid) => Answer::Processes(vec![pid]),
+            Err(message) => failed(message),
+        }),
         Ask::Usage => say(&match with_handle(life, Handle::usage) {
             Ok(usage) => Answer::Usage(usage),
             Err(message) => failed(message),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rbuild_cache::RootDir;
 use rustix::process::Signal;
 
-use super::process::{Foreign, pidfd_of, representative};
+use super::process::{Foreign, members, pidfd_of, representative};
 use crate::host::Host;
 use crate::sandbox::bare::{self, Bare, Live};
 use crate::sandbox::cgroup::{self, Cgroup};
@@ -81,7 +81,8 @@ impl Handle {
         })
     }
 
-    fn representative(&self) -> io::Result<u32> {
+    /// The number of a process that is in all of its namespaces for as long as it runs, and that others may look at.
+    pub fn representative(&self) -> io::Result<u32> {
         match &self.inner.foreign {
             Some(foreign) => {
                 let mut foreign = foreign.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,7 +240,7 @@ impl Handle {
             processes.retain(|pid| *pid != self.inner.pid);
             return Ok(processes);
         }
-        let mut processes = cgroup::processes_with(seen, "pid")?;
+        let mut processes = members(seen, self.inner.pid)?;
         if self.inner.task.runtime.is_none() && !processes.contains(&self.inner.pid) {
             processes.insert(0, self.inner.pid);
         }

@@ -1,9 +1,12 @@
 //! Which process a container is reached by: its first one where that can be, or the one that another runtime made.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::sandbox::cgroup;
 
 /// How long a container under another runtime may take to have a process.
 const FOREIGN_BEGINS: Timespec = Timespec {
@@ -53,21 +56,43 @@ pub(super) fn representative(pid: u32) -> io::Result<u32> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
         Err(error) => return Err(error),
     };
-    let parent = |pid: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // After the name, which may hold anything: the state, the parent.
-        stat.rsplit_once(')')?
-            .1
-            .split_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()
-    };
     let processes = std::fs::read_dir("/proc")?;
     let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let children = numbers.filter(|other| parent(*other) == Some(pid));
+    let children = numbers.filter(|other| parent_of(*other) == Some(pid));
     let seen = children.filter(|child| can_be_seen(*child).is_ok()).min();
     seen.ok_or(error)
+}
+
+/// All of its processes: `seen` is its [`representative`], `first` the one that is waited for. In its pid namespace there
+/// may be those of others that share it, which somebody else has started.
+pub(super) fn members(seen: u32, first: u32) -> io::Result<Vec<u32>> {
+    let mut among = cgroup::processes_with(seen, "pid")?;
+    let parents: HashMap<u32, u32> = among
+        .iter()
+        .filter_map(|pid| Some((*pid, parent_of(*pid)?)))
+        .collect();
+    // It was started, and is entered, by this process.
+    let starters = [first, std::process::id()];
+    among.retain(|pid| {
+        let mut above = *pid;
+        // Numbers that were given again meanwhile could lead around in a circle.
+        for _ in 0..parents.len() {
+            match parents.get(&above) {
+                _ if above == seen => return true,
+                Some(parent) if parents.contains_key(parent) => above = *parent,
+                parent => return parent.is_some_and(|parent| starters.contains(parent)),
+            }
+        }
+        false
+    });
+    Ok(among)
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, which may hold anything: the state, the parent.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    fields.nth(1)?.parse().ok()
 }
 
 pub(in crate::sandbox) fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
