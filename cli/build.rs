@@ -3,40 +3,81 @@
 //! A position-independent executable begins by writing 39,000 addresses into 155 pages of its own: a fifth of the time
 //! of a short command. This one has its addresses from the linker.
 //!
-//! The compiler's own library, which unwinds stacks, is a shared one by default, and asks the processor what it can
-//! do when it is loaded. In a virtual machine each question ends in the hypervisor. The part of it that is needed is
-//! linked in.
+//! The C library and the compiler's own, which unwinds stacks, are shared ones by default, which a loader finds, maps and
+//! binds by name each time. Where their archives are there, they are linked in. The standard library asks for `c`, `m`
+//! and `gcc_s`: what the linker finds under those names first leads to the archives.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Of the C library: from here on it looks names up without loading other libraries, when it is told so
+/// (`names.rs` of rbuild-image).
+const FIRST_WITHOUT_MODULES: u32 = 34;
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|it| it == value);
-    if is("PROFILE", "release") && is("CARGO_CFG_TARGET_OS", "linux") {
-        println!("cargo:rustc-link-arg-bin=rbuild=-no-pie");
-        let is_this_machine = std::env::var("HOST").ok() == std::env::var("TARGET").ok();
-        if is("CARGO_CFG_TARGET_ENV", "gnu") && is_this_machine && has("libgcc_eh.a") {
-            link_unwinder();
-        }
+    if !is("PROFILE", "release") || !is("CARGO_CFG_TARGET_OS", "linux") {
+        return;
     }
-}
-
-/// Whether the C compiler, which links, has a library.
-fn has(library: &str) -> bool {
-    let named = Command::new("cc")
-        .arg(format!("-print-file-name={library}"))
-        .output();
-    named.is_ok_and(|named| Path::new(String::from_utf8_lossy(&named.stdout).trim()).is_absolute())
-}
-
-/// The standard library asks for `gcc_s`: what the linker finds under that name first leads to the archives.
-fn link_unwinder() {
+    link_with("-no-pie");
+    let is_this_machine = std::env::var("HOST").ok() == std::env::var("TARGET").ok();
+    if !is("CARGO_CFG_TARGET_ENV", "gnu") || !is_this_machine {
+        return;
+    }
     let Some(directory) = std::env::var_os("OUT_DIR").map(PathBuf::from) else {
         return;
     };
-    let script = "INPUT(-lgcc_eh -lgcc)\n";
-    if std::fs::write(directory.join("libgcc_s.so"), script).is_ok() {
-        println!("cargo:rustc-link-search=native={}", directory.display());
+    if archive("libgcc_eh.a").is_none() || !leads(&directory, "gcc_s", "-lgcc_eh -lgcc") {
+        return;
     }
+    link_with(&format!("-L{}", directory.display()));
+    if let (Some(c), Some(m)) = (archive("libc.a"), archive("libm.a"))
+        && minor_version().is_some_and(|minor| minor >= FIRST_WITHOUT_MODULES)
+        && leads(&directory, "c", &format!("{c} -lgcc_eh -lgcc"))
+        && leads(&directory, "m", &m)
+    {
+        link_with("-static");
+    }
+}
+
+/// The program alone: neither tests nor benchmarks.
+fn link_with(argument: &str) {
+    println!("cargo:rustc-link-arg-bin=rbuild={argument}");
+}
+
+/// Where the C compiler, which links, has a library.
+fn archive(name: &str) -> Option<String> {
+    let output = Command::new("cc")
+        .arg(format!("-print-file-name={name}"))
+        .output();
+    let path = String::from_utf8(output.ok()?.stdout).ok()?;
+    let path = path.trim();
+    Path::new(path).is_absolute().then(|| path.to_owned())
+}
+
+/// Has a library's name lead to others, which may need each other. Returns whether it does.
+fn leads(directory: &Path, name: &str, others: &str) -> bool {
+    let script = format!("GROUP({others})\n");
+    std::fs::write(directory.join(format!("lib{name}.so")), script).is_ok()
+}
+
+/// Of the C library.
+fn minor_version() -> Option<u32> {
+    let output = Command::new("cc")
+        .args([
+            "-E",
+            "-dM",
+            "-include",
+            "features.h",
+            "-x",
+            "c",
+            "/dev/null",
+        ])
+        .output();
+    let text = String::from_utf8(output.ok()?.stdout).ok()?;
+    let minor = text
+        .lines()
+        .find_map(|line| line.strip_prefix("#define __GLIBC_MINOR__ "))?;
+    minor.trim().parse().ok()
 }

@@ -13,6 +13,7 @@ pub mod error;
 pub mod export;
 pub mod layer;
 pub mod manifest;
+mod names;
 pub mod platform;
 pub mod reference;
 pub mod registry;

@@ -102,6 +102,7 @@ fn kept<'a>(
 
 /// How long is waited, `arriving` knows: a client's own limit on reading would end uploads that take longer.
 fn builder() -> reqwest::ClientBuilder {
+    crate::names::look_up_alone();
     // What is encoded on the way has another digest.
     let encodings = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     reqwest::Client::builder()

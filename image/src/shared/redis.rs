@@ -67,6 +67,7 @@ impl Redis {
         let connected = self.connection.get_or_try_init(|| async {
             // An embedder may have installed a provider already; either will do.
             let _ = rustls::crypto::ring::default_provider().install_default();
+            crate::names::look_up_alone();
             let client = redis::Client::open(self.url.as_str())?;
             let config = redis::AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(TIMEOUT))
