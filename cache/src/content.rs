@@ -75,6 +75,39 @@ impl Store {
         Ok(ingest.commit(Some(&digest), None)?.0)
     }
 
+    /// Marks those of these blobs that are here as used by this process, in one write where looking each up would be one
+    /// each.
+    pub fn use_blobs(&self, digests: &[&Digest]) -> Result<()> {
+        let action = "mark blobs as used";
+        let lease = &self.shared.lease;
+        let mut connection = self.index();
+        let mut stale: Vec<&Digest> = Vec::with_capacity(digests.len());
+        for digest in digests {
+            let used: Option<i64> = connection
+                .prepare_cached("SELECT used FROM blobs WHERE digest = ?1")
+                .doing(action)?
+                .query_row([digest.as_bytes()], |row| row.get(0))
+                .optional()
+                .doing(action)?;
+            if used.is_some_and(|used| used < lease.start_ms()) {
+                stale.push(*digest);
+            }
+        }
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let transaction = index::write(&mut connection)?;
+        let now = lease.now_ms();
+        for digest in stale {
+            transaction
+                .prepare_cached("UPDATE blobs SET used = MAX(used, ?2) WHERE digest = ?1")
+                .doing(action)?
+                .execute((digest.as_bytes(), now))
+                .doing(action)?;
+        }
+        transaction.commit().doing(action)
+    }
+
     /// True if the blob is here; it then stays while this process lives.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_size(digest).is_ok()

@@ -148,6 +148,12 @@ pub(crate) fn assemble_all(
             all.push(None);
             continue;
         }
+        if output.kind == OutputKind::Image {
+            // If it comes to what it came to before, that is marked as used at once, and not document by document.
+            for name in names(request, output) {
+                store.image_by_name(&name.canonical())?;
+            }
+        }
         let form = form(request, output);
         let known = made.iter().find(|(of, _)| *of == form);
         let assembled = match known {

@@ -257,3 +257,23 @@ fn check_finds_every_kind_of_damage_and_repair_puts_it_away() {
             >= 2
     );
 }
+
+#[test]
+fn blobs_that_are_marked_at_once_stay_and_others_go() {
+    let (directory, before) = store();
+    let all = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    let digests = [b"one", b"two", b"six"].map(|bytes| before.put_blob(bytes).unwrap());
+    drop(before);
+    next_tick();
+    let user = Store::open(&directory.path().join("store")).unwrap();
+    let other = Store::open(&directory.path().join("store")).unwrap();
+    let [one, two, six] = &digests;
+    let absent = rbuild_cache::Digest::of(b"absent");
+    user.use_blobs(&[one, &absent, two]).unwrap();
+    assert_eq!(other.prune(&all).unwrap().blobs, 1);
+    assert!(user.has_blob(one) && user.has_blob(two));
+    assert!(!user.has_blob(six) && !user.has_blob(&absent));
+}

@@ -241,7 +241,9 @@ pub(super) async fn image(
         .await?;
     let config = parse_config(&config_bytes, &manifest)?;
     let keep = Arc::clone(store);
+    let digests = [descriptor.digest, manifest.config.digest];
     brief(move || {
+        keep.use_blobs(&digests.each_ref())?;
         keep.put_blob(&bytes)?;
         keep.put_blob(&config_bytes)?;
         Ok(())
