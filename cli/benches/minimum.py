@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reach import Layout, busybox_tar  # noqa: E402
+from reach import Layout, busybox_tar, installed  # noqa: E402
 
 
 STREAM = tempfile.TemporaryFile()
@@ -87,7 +87,7 @@ def main():
         os.execvp("unshare", ["unshare", "--mount", "sh", "-c", f"umount {hybrid} && exec \"$@\"", "sh", *again])
     with tempfile.TemporaryDirectory(prefix="minimum-", dir="/var/tmp") as name:
         at = Path(name)
-        rbuild = str(Path(args.rbuild).resolve())
+        rbuild = str(installed(args.rbuild, at))
         env = {**os.environ, "RBUILD_ROOT": str(at / "store")}
         tar = busybox_tar()
         Layout(at / "base").write(tar)
