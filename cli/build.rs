@@ -20,6 +20,11 @@ fn main() {
     if !is("PROFILE", "release") || !is("CARGO_CFG_TARGET_OS", "linux") {
         return;
     }
+    // Who asks for that has it linked as they said.
+    let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    if features.split(',').any(|feature| feature == "crt-static") {
+        return;
+    }
     link_with("-no-pie");
     let is_this_machine = std::env::var("HOST").ok() == std::env::var("TARGET").ok();
     if !is("CARGO_CFG_TARGET_ENV", "gnu") || !is_this_machine {
@@ -32,6 +37,10 @@ fn main() {
         return;
     }
     link_with(&format!("-L{}", directory.display()));
+    // Of another run, when there were archives.
+    for script in ["libc.so", "libm.so"] {
+        let _ = std::fs::remove_file(directory.join(script));
+    }
     if let (Some(c), Some(m)) = (archive("libc.a"), archive("libm.a"))
         && minor_version().is_some_and(|minor| minor >= FIRST_WITHOUT_MODULES)
         && leads(&directory, "c", &format!("{c} -lgcc_eh -lgcc"))
