@@ -37,7 +37,7 @@ fn main() {
         return;
     }
     link_with(&format!("-L{}", directory.display()));
-    // Of another run, when there were archives.
+    // Of another run, when there were archives; mostly there are none.
     for script in ["libc.so", "libm.so"] {
         let _ = std::fs::remove_file(directory.join(script));
     }
@@ -46,6 +46,7 @@ fn main() {
         && leads(&directory, "c", &format!("{c} -lgcc_eh -lgcc"))
         && leads(&directory, "m", &m)
     {
+        println!("cargo:rerun-if-changed={c}");
         link_with("-static");
     }
 }

@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, OptionalExtension as _};
 use rustix::fs::{Mode, OFlags};
 use sha2::Digest as _;
 
@@ -99,11 +99,7 @@ impl Store {
         let transaction = index::write(&mut connection)?;
         let now = lease.now_ms();
         for digest in stale {
-            transaction
-                .prepare_cached("UPDATE blobs SET used = MAX(used, ?2) WHERE digest = ?1")
-                .doing(action)?
-                .execute((digest.as_bytes(), now))
-                .doing(action)?;
+            mark_used(&transaction, digest, now)?;
         }
         transaction.commit().doing(action)
     }
@@ -208,6 +204,15 @@ impl Store {
         }
         Ok(u64::try_from(size).unwrap_or(0))
     }
+}
+
+/// Of no effect where the blob is not here.
+pub(crate) fn mark_used(connection: &Connection, digest: &Digest, now_ms: i64) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE blobs SET used = MAX(used, ?2) WHERE digest = ?1")
+        .and_then(|mut statement| statement.execute((digest.as_bytes(), now_ms)))
+        .doing("mark a blob as used")?;
+    Ok(())
 }
 
 impl Shared {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use rustix::fs::FlockOperation;
 
+use crate::content;
 use crate::digest::Digest;
 use crate::error::IndexContext as _;
 use crate::index::{self, EPOCH};
@@ -114,13 +115,9 @@ impl Store {
             )
             .and_then(|mut statement| statement.execute((name, image.manifest.as_bytes(), now)))
             .doing(action)?;
-        let mut update = transaction
-            .prepare_cached("UPDATE blobs SET used = MAX(used, ?2) WHERE digest = ?1")
-            .doing(action)?;
         for digest in image.needs() {
-            update.execute((digest.as_bytes(), now)).doing(action)?;
+            content::mark_used(&transaction, digest, now)?;
         }
-        drop(update);
         if let Some(id) = &image.snapshot {
             snapshot::mark_used(&transaction, id, now)?;
         }

@@ -23,6 +23,7 @@ fn tell() {
         /// `nss.h`.
         fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
     }
+    // Where it cannot, what nsswitch.conf says goes on to hold.
     // SAFETY: both texts end with a zero and are read, not kept; the library locks what it changes.
     unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
 }

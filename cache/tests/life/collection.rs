@@ -8,13 +8,16 @@ use rbuild_cache::collect::PruneOptions;
 
 use crate::{key, record, snapshot, store};
 
+fn all() -> PruneOptions {
+    PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    }
+}
+
 #[test]
 fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     let (directory, store) = store();
-    let all = PruneOptions {
-        all: true,
-        ..PruneOptions::default()
-    };
     let base = snapshot(&store, None, "base");
     let kept = snapshot(&store, Some(&base.id), "kept");
     let gone = snapshot(&store, Some(&base.id), "gone");
@@ -36,7 +39,7 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     mount.filled().unwrap();
     drop(mount);
     // All of it was used by this process.
-    assert_eq!(store.prune(&all).unwrap().snapshots, 0);
+    assert_eq!(store.prune(&all()).unwrap().snapshots, 0);
     assert_eq!(store.usage().unwrap().reclaimable(), 0);
     drop(store);
 
@@ -44,7 +47,7 @@ fn collection_takes_what_nothing_holds_and_check_finds_nothing_wrong() {
     let store = Store::open(&directory.path().join("store")).unwrap();
     assert!(store.usage().unwrap().reclaimable() > 0);
     assert_eq!(store.check(false).unwrap(), []);
-    let pruned = store.prune(&all).unwrap();
+    let pruned = store.prune(&all()).unwrap();
     assert_eq!(
         (
             pruned.records,
@@ -75,10 +78,6 @@ fn next_tick() {
 #[test]
 fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
     let (directory, living) = store();
-    let all = PruneOptions {
-        all: true,
-        ..PruneOptions::default()
-    };
     let base = snapshot(&living, None, "base");
     let stands = snapshot(&living, Some(&base.id), "stands");
     let loose = snapshot(&living, Some(&base.id), "loose");
@@ -93,7 +92,7 @@ fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
     };
 
     let other = Store::open(&directory.path().join("store")).unwrap();
-    assert_eq!(other.prune(&all).unwrap().snapshots, 0);
+    assert_eq!(other.prune(&all()).unwrap().snapshots, 0);
     drop(other);
     next_tick();
     living.let_go().unwrap();
@@ -102,7 +101,7 @@ fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
     let later = snapshot(&living, Some(&base.id), "later");
     let temporary = living.temporary_directory().unwrap();
     let other = Store::open(&directory.path().join("store")).unwrap();
-    assert_eq!(other.prune(&all).unwrap().snapshots, 1);
+    assert_eq!(other.prune(&all()).unwrap().snapshots, 1);
     assert!(living.snapshot(&loose.id).is_err());
     assert_eq!(living.chain(&stands.id).unwrap().len(), 2);
     assert_eq!(living.chain(&later.id).unwrap().len(), 2);
@@ -116,12 +115,12 @@ fn who_lets_go_holds_what_rows_hold_and_nothing_else() {
     living.let_go().unwrap();
     assert!(living.lookup(key("later")).unwrap().is_some());
     let other = Store::open(&directory.path().join("store")).unwrap();
-    assert_eq!(other.prune(&all).unwrap().snapshots, 0);
+    assert_eq!(other.prune(&all()).unwrap().snapshots, 0);
     drop(other);
     next_tick();
     living.let_go().unwrap();
     let other = Store::open(&directory.path().join("store")).unwrap();
-    assert_eq!(other.prune(&all).unwrap().snapshots, 1);
+    assert_eq!(other.prune(&all()).unwrap().snapshots, 1);
     drop(other);
     drop(temporary);
     let root = living.root().to_owned();
@@ -261,10 +260,6 @@ fn check_finds_every_kind_of_damage_and_repair_puts_it_away() {
 #[test]
 fn blobs_that_are_marked_at_once_stay_and_others_go() {
     let (directory, before) = store();
-    let all = PruneOptions {
-        all: true,
-        ..PruneOptions::default()
-    };
     let digests = [b"one", b"two", b"six"].map(|bytes| before.put_blob(bytes).unwrap());
     drop(before);
     next_tick();
@@ -273,7 +268,7 @@ fn blobs_that_are_marked_at_once_stay_and_others_go() {
     let [one, two, six] = &digests;
     let absent = rbuild_cache::Digest::of(b"absent");
     user.use_blobs(&[one, &absent, two]).unwrap();
-    assert_eq!(other.prune(&all).unwrap().blobs, 1);
+    assert_eq!(other.prune(&all()).unwrap().blobs, 1);
     assert!(user.has_blob(one) && user.has_blob(two));
     assert!(!user.has_blob(six) && !user.has_blob(&absent));
 }

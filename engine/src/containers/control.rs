@@ -48,7 +48,7 @@ pub enum Ask {
     /// end.
     Halt,
     Processes,
-    /// [`Answer::Processes`] is the one whose namespaces others are to be in.
+    /// The process whose namespaces others are to be in.
     Representative,
     Usage,
     /// The line of its interface with this address rides on the answer. The connection ends with that.
@@ -73,6 +73,7 @@ pub enum Answer {
         not_found: Option<bool>,
     },
     Processes(Vec<u32>),
+    Representative(u32),
     Usage(Usage),
     /// With the exit code.
     Ended(i32),

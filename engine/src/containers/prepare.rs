@@ -184,8 +184,11 @@ pub(super) fn inside(entry: &Entry) -> Result<u32> {
     }
     let connection = entry.must_connect("join the namespaces of")?;
     match connection.request(&Ask::Representative)? {
-        (Answer::Processes(pids), _) => Ok(pids.first().copied().unwrap_or(entry.state.pid)),
-        _ => Ok(entry.state.pid),
+        (Answer::Representative(pid), _) => Ok(pid),
+        _ => Err(Error::Other(format!(
+            "cannot join the namespaces of `{}`: it said something else",
+            entry.name
+        ))),
     }
 }
 

@@ -148,7 +148,7 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
             Err(message) => failed(message),
         }),
         Ask::Representative => say(&match with_handle(life, Handle::representative) {
-            Ok(pid) => Answer::Processes(vec![pid]),
+            Ok(pid) => Answer::Representative(pid),
             Err(message) => failed(message),
         }),
         Ask::Usage => say(&match with_handle(life, Handle::usage) {

@@ -1,4 +1,5 @@
-//! Which process a container is reached by: its first one where that can be, or the one that another runtime made.
+//! Which process a container is reached by: its first one where that can be, or the one that another runtime made. And
+//! which ones are its own.
 
 use std::collections::HashMap;
 use std::io;
