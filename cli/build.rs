@@ -6,6 +6,9 @@
 //! The C library and the compiler's own, which unwinds stacks, are shared ones by default, which a loader finds, maps and
 //! binds by name each time. Where their archives are there, they are linked in. The standard library asks for `c`, `m`
 //! and `gcc_s`: what the linker finds under those names first leads to the archives.
+//!
+//! A page of code is read in with its neighbours when it is first needed, and those of a short command lie all over the
+//! program. The linker lays the functions that such commands go through together (`hot.txt`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +19,7 @@ const FIRST_WITHOUT_MODULES: u32 = 34;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=hot.txt");
     let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|it| it == value);
     if !is("PROFILE", "release") || !is("CARGO_CFG_TARGET_OS", "linux") {
         return;
@@ -27,12 +31,16 @@ fn main() {
     }
     link_with("-no-pie");
     let is_this_machine = std::env::var("HOST").ok() == std::env::var("TARGET").ok();
-    if !is("CARGO_CFG_TARGET_ENV", "gnu") || !is_this_machine {
-        return;
-    }
-    let Some(directory) = std::env::var_os("OUT_DIR").map(PathBuf::from) else {
+    let directory = std::env::var_os("OUT_DIR").map(PathBuf::from);
+    let Some(directory) = directory.filter(|_| is_this_machine) else {
         return;
     };
+    if let Some(script) = together(&directory) {
+        link_with(&format!("-Wl,-T,{}", script.display()));
+    }
+    if !is("CARGO_CFG_TARGET_ENV", "gnu") {
+        return;
+    }
     if archive("libgcc_eh.a").is_none() || !leads(&directory, "gcc_s", "-lgcc_eh -lgcc") {
         return;
     }
@@ -54,6 +62,35 @@ fn main() {
 /// The program alone: neither tests nor benchmarks.
 fn link_with(argument: &str) {
     println!("cargo:rustc-link-arg-bin=rbuild={argument}");
+}
+
+/// The script that adds a section of the hot functions before the others, when the linker knows what to do with it.
+fn together(directory: &Path) -> Option<PathBuf> {
+    let names = std::fs::read_to_string("hot.txt").ok()?;
+    let mut script = "SECTIONS {\n  .text.hot : {\n".to_owned();
+    for group in names.split("\n#").skip(1) {
+        let names = group.lines().skip(1);
+        let sections: String = names.map(|name| format!(" .text.{name}\n")).collect();
+        script += &format!("*({sections})\n");
+    }
+    script += "  }\n} INSERT BEFORE .text;\n";
+    let [of, program, probe] = ["hot.ld", "probe.rs", "probe"].map(|name| directory.join(name));
+    std::fs::write(&of, script).ok()?;
+    std::fs::write(&program, "fn main() {}\n").ok()?;
+    let mut compiler = Command::new(std::env::var_os("RUSTC")?);
+    let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    compiler.args(flags.split('\x1f').filter(|flag| !flag.is_empty()));
+    if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
+        compiler
+            .arg("-C")
+            .arg(format!("linker={}", linker.display()));
+    }
+    compiler.arg("-Clink-arg=-no-pie");
+    compiler.arg(format!("-Clink-arg=-Wl,-T,{}", of.display()));
+    compiler.arg("-o").args([&probe, &program]);
+    let links = compiler.output().ok()?.status.success();
+    let runs = links && Command::new(&probe).status().ok()?.success();
+    runs.then_some(of)
 }
 
 /// Where the C compiler, which links, has a library.
