@@ -1,7 +1,7 @@
 //! `rbuild inspect`, `image inspect`.
 
 use rbuild_engine::Engine;
-use rbuild_engine::containers::Catalog;
+use rbuild_engine::containers::{Catalog, Entry};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub(crate) struct InspectArgs {
     /// `container`, `image`, `volume` or `network`
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// Of containers: also what they wrote, in bytes
+    /// Of containers: also what they wrote, alone and with their image, in bytes
     #[arg(short, long)]
     size: bool,
 }
@@ -64,7 +64,7 @@ pub(crate) fn show(
     global: &GlobalArgs,
 ) -> Result<Exit> {
     let template = match format {
-        None | Some("json") => None,
+        None | Some("" | "json") => None,
         Some(format) => Some(Template::parse(format)?),
     };
     let mut finder = Finder {
@@ -73,15 +73,11 @@ pub(crate) fn show(
         global,
         size,
     };
-    let mut exit = Exit::Success;
-    let mut found = Vec::new();
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
     for name in names {
         match finder.find(name, kind) {
             Ok(value) => found.push(value),
-            Err(error) => {
-                stdio::err(render::failure(&error, stdio::err_is_coloured()));
-                exit = Exit::Failed;
-            }
+            Err(error) => errors.push(error),
         }
     }
     match template {
@@ -90,14 +86,17 @@ pub(crate) fn show(
                 stdio::out(format!("{}\n", template.render(value)?));
             }
         }
-        None if format.is_some() => {
-            for value in &found {
-                stdio::out(format!("{value}\n"));
-            }
-        }
+        None if format == Some("json") => stdio::out(format!("{}\n", Value::Array(found))),
         None => stdio::out(indented(&Value::Array(found))),
     }
-    Ok(exit)
+    // Below what was found, where it is seen.
+    for error in &errors {
+        stdio::err(render::failure(error, stdio::err_is_coloured()));
+    }
+    Ok(match errors.is_empty() {
+        true => Exit::Success,
+        false => Exit::Failed,
+    })
 }
 
 /// Opens what it needs when it needs it: containers and volumes are files.
@@ -109,6 +108,33 @@ struct Finder<'g> {
 }
 
 impl Finder<'_> {
+    fn engine(&mut self) -> Result<&Engine> {
+        let engine = match self.engine.take() {
+            Some(engine) => engine,
+            None => machine::engine(self.global.options()?)?,
+        };
+        Ok(self.engine.insert(engine))
+    }
+
+    /// What a container wrote, and what that makes with its image, where that is still there.
+    fn sizes(&mut self, entry: &Entry) -> Result<Vec<(String, Value)>> {
+        // First: not everybody sees what the container's users wrote.
+        let engine = self.engine()?;
+        let written = entry.size()?;
+        let mut sizes = vec![("SizeRw".to_owned(), written.into())];
+        let image = entry.definition.image_id.as_deref().unwrap_or_default();
+        match engine.inspect_image(image) {
+            Ok(image) => {
+                let below = image.get("Size").and_then(Value::as_u64);
+                let whole = below.unwrap_or_default() + written;
+                sizes.push(("SizeRootFs".to_owned(), whole.into()));
+            }
+            Err(rbuild_engine::Error::NoImage(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(sizes)
+    }
+
     fn find(&mut self, name: &str, kind: Kind) -> Result<Value> {
         if matches!(kind, Kind::Any | Kind::Container)
             && let Some(entry) = self.catalog.look_for(name)?
@@ -117,7 +143,7 @@ impl Finder<'_> {
             if self.size
                 && let Some(fields) = value.as_object_mut()
             {
-                fields.insert("SizeRw".to_owned(), entry.size()?.into());
+                fields.extend(self.sizes(&entry)?);
             }
             return Ok(value);
         }
@@ -146,22 +172,12 @@ impl Finder<'_> {
             Kind::Volume => Err(Error::failed(format!(
                 "there is no volume `{name}` (`rbuild volume ls` lists all there are)"
             ))),
-            Kind::Image | Kind::Any => {
-                let engine = match self.engine.take() {
-                    Some(engine) => engine,
-                    None => machine::engine(self.global.options()?)?,
-                };
-                let found = engine.inspect_image(name);
-                self.engine = Some(engine);
-                match found {
-                    Err(rbuild_engine::Error::NoImage(_)) if kind == Kind::Any => {
-                        Err(Error::failed(format!(
-                            "there is no container, image, volume or network `{name}`"
-                        )))
-                    }
-                    found => Ok(found?),
-                }
-            }
+            Kind::Image | Kind::Any => match self.engine()?.inspect_image(name) {
+                Err(rbuild_engine::Error::NoImage(_)) if kind == Kind::Any => Err(Error::failed(
+                    format!("there is no container, image, volume or network `{name}`"),
+                )),
+                found => Ok(found?),
+            },
         }
     }
 }

@@ -55,6 +55,7 @@ fn walk(
                     text.push_str(nothing);
                 }
                 Some(value) => text.push_str(&display(value)),
+                None if is_optional(pipeline) => text.push_str("<nil>"),
                 None => text.push_str("<no value>"),
             },
             Node::Assign(name, pipeline) => {
@@ -70,28 +71,41 @@ fn walk(
                 }
             }
             Node::If {
+                name,
                 condition,
                 then,
                 otherwise,
             } => {
-                let branch = if is_true(run(condition, dot, scope)?.as_deref()) {
+                let value = run(condition, dot, scope)?;
+                let branch = if is_true(value.as_deref()) {
                     then
                 } else {
                     otherwise
                 };
+                let depth = scope.variables.len();
+                if let Some(name) = name {
+                    scope.variables.push((name.clone(), owned(value)));
+                }
                 walk(branch, dot, scope, text)?;
+                scope.variables.truncate(depth);
             }
             Node::With {
+                name,
                 value,
                 then,
                 otherwise,
             } => {
                 let value = owned(run(value, dot, scope)?);
+                let depth = scope.variables.len();
+                if let Some(name) = name {
+                    scope.variables.push((name.clone(), value.clone()));
+                }
                 if is_true(Some(&value)) {
                     walk(then, &value, scope, text)?;
                 } else {
                     walk(otherwise, dot, scope, text)?;
                 }
+                scope.variables.truncate(depth);
             }
             Node::Range {
                 key,
@@ -123,9 +137,19 @@ fn walk(
 
 /// What is printed for a list or a map that is not there, where the pipeline is a field of which that is known.
 fn of_nothing(pipeline: &Pipeline) -> Option<&'static str> {
+    typed::nothing(field_of(pipeline)?)
+}
+
+/// Whether it is a field that Docker knows as one that can be absent, other than an element of a map.
+fn is_optional(pipeline: &Pipeline) -> bool {
+    field_of(pipeline).is_some_and(typed::is_optional)
+}
+
+/// The field that a pipeline is, where it is nothing more.
+fn field_of(pipeline: &Pipeline) -> Option<&[String]> {
     match pipeline.0.as_slice() {
         [Call(operands)] => match operands.as_slice() {
-            [Operand::Field(path) | Operand::Variable(_, path)] => typed::nothing(path),
+            [Operand::Field(path) | Operand::Variable(_, path)] => Some(path),
             _ => None,
         },
         _ => None,

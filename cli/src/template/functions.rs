@@ -168,7 +168,7 @@ fn chosen(arguments: &[Value], wanted: bool) -> Value {
         .unwrap_or_default()
 }
 
-/// `%s %v %d %q %t %f %x %%`, with a width and a precision as in `%-10s`, `%03d` and `%.2f`.
+/// `%s %v %d %q %t %f %x %X %o %b %c %%`, with flags, a width and a precision as in `%-10s`, `%+d` and `%07.2f`.
 fn printf(format: &str, values: &[Value]) -> Result<String, String> {
     let mut text = String::new();
     let mut values = values.iter();
@@ -178,36 +178,83 @@ fn printf(format: &str, values: &[Value]) -> Result<String, String> {
             text.push(c);
             continue;
         }
-        let left = chars.next_if_eq(&'-').is_some();
-        let zeros = chars.next_if_eq(&'0').is_some();
+        let mut flags = String::new();
+        while let Some(flag) = chars.next_if(|c| "-+ 0#".contains(*c)) {
+            flags.push(flag);
+        }
+        let left = flags.contains('-');
         let width = number(&mut chars);
         let precision = chars.next_if_eq(&'.').map(|_| number(&mut chars));
-        let word = match chars.next() {
-            Some('%') => "%".to_owned(),
-            Some(verb @ ('s' | 'v' | 'd' | 'q' | 't' | 'f' | 'x')) => {
+        let (word, is_number) = match chars.next() {
+            Some('%') => ("%".to_owned(), false),
+            Some(verb) if "svdqtfxXobc".contains(verb) => {
                 let value = values.next().ok_or("`printf` has too few values")?;
-                match (verb, value.as_f64(), value.as_i64()) {
-                    ('q', ..) => format!("{:?}", display(value)),
-                    ('f', Some(number), _) => format!("{number:.*}", precision.unwrap_or(6)),
-                    ('x', _, Some(number)) => format!("{number:x}"),
-                    ('s' | 'v', ..) => {
-                        let most = precision.unwrap_or(usize::MAX);
-                        display(value).chars().take(most).collect()
-                    }
-                    _ => display(value),
-                }
+                let word = formatted(verb, precision, value);
+                (word, value.is_number() && !"svqtc".contains(verb))
             }
-            _ => return Err("`printf` knows %s, %v, %d, %q, %t, %f, %x and %%".to_owned()),
+            _ => {
+                return Err(
+                    "`printf` knows %s, %v, %d, %q, %t, %f, %x, %X, %o, %b, %c and %%".to_owned(),
+                );
+            }
         };
-        if zeros && !left && word.starts_with(|c: char| c.is_ascii_digit()) {
-            text.push_str(&format!("{word:0>width$}"));
+        // The sign stands before the zeros.
+        let sign = match word.strip_prefix('-') {
+            Some(_) if is_number => "-",
+            None if is_number && flags.contains('+') => "+",
+            None if is_number && flags.contains(' ') => " ",
+            _ => "",
+        };
+        let digits = word
+            .strip_prefix('-')
+            .filter(|_| is_number)
+            .unwrap_or(&word);
+        if flags.contains('0') && !left && is_number {
+            let width = width.saturating_sub(sign.len());
+            text.push_str(&format!("{sign}{digits:0>width$}"));
         } else if left {
-            text.push_str(&format!("{word:<width$}"));
+            text.push_str(&format!("{:<width$}", format!("{sign}{digits}")));
         } else {
-            text.push_str(&format!("{word:>width$}"));
+            text.push_str(&format!("{:>width$}", format!("{sign}{digits}")));
         }
     }
     Ok(text)
+}
+
+/// A value by one verb; what the verb is not for is written as it is. Of a list, each element.
+fn formatted(verb: char, precision: Option<usize>, value: &Value) -> String {
+    let hexadecimal = |text: &str| -> String {
+        let bytes = text.bytes().map(|byte| format!("{byte:02x}"));
+        bytes.collect()
+    };
+    match (verb, value, value.as_i64()) {
+        ('s' | 'q' | 'x' | 'X', Value::Array(list), _) => {
+            let each = list.iter().map(|value| formatted(verb, precision, value));
+            format!("[{}]", each.collect::<Vec<_>>().join(" "))
+        }
+        // What is not there is a list or a map that is empty, mostly.
+        ('q', Value::Null, _) => "[]".to_owned(),
+        ('q', ..) => format!("{:?}", display(value)),
+        ('f', Value::Number(number), _) => {
+            let number = number.as_f64().unwrap_or_default();
+            format!("{number:.*}", precision.unwrap_or(6))
+        }
+        ('x', _, Some(number)) => format!("{number:x}"),
+        ('X', _, Some(number)) => format!("{number:X}"),
+        ('o', _, Some(number)) => format!("{number:o}"),
+        ('b', _, Some(number)) => format!("{number:b}"),
+        ('x', Value::String(text), _) => hexadecimal(text),
+        ('X', Value::String(text), _) => hexadecimal(text).to_uppercase(),
+        ('c', _, Some(number)) => {
+            let letter = u32::try_from(number).ok().and_then(char::from_u32);
+            letter.unwrap_or(char::REPLACEMENT_CHARACTER).to_string()
+        }
+        ('s' | 'v', ..) => {
+            let most = precision.unwrap_or(usize::MAX);
+            display(value).chars().take(most).collect()
+        }
+        _ => display(value),
+    }
 }
 
 fn number(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> usize {

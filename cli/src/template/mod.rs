@@ -33,11 +33,14 @@ enum Node {
     /// `$name := pipeline`, `$name = pipeline`
     Assign(String, Pipeline),
     If {
+        /// `if $name := pipeline`; as of `with`, it is known in both branches.
+        name: Option<String>,
         condition: Pipeline,
         then: Vec<Node>,
         otherwise: Vec<Node>,
     },
     With {
+        name: Option<String>,
         value: Pipeline,
         then: Vec<Node>,
         otherwise: Vec<Node>,
@@ -159,7 +162,22 @@ mod tests {
         );
         check("{{with .Config}}{{.Env}}{{$.Id}}{{end}}", "[A=1]sha256:12");
         check("a {{- .Size -}} b{{/* gone */}}", "a3b");
-        check("{{.Config.Health}} {{.Config.Cmd}}", "<no value> []");
+        check(
+            "{{.Config.Health}} {{.Config.Cmd}} {{.Config.Labels.none}}",
+            "<nil> [] <no value>",
+        );
+        check(
+            "{{with $x := .Size}}{{$x}}{{.}}{{end}}{{if $y := .Tags}}{{len $y}}{{else}}{{$y}}{{end}}",
+            "332",
+        );
+        check(
+            "{{printf \"%+d|%05.1f|%-4d|% d|%06d|%x|%X|%o|%c\" 4 2.25 7 5 -42 255 \"k\" 8 65}}",
+            "+4|002.2|7   | 5|-00042|ff|6B|10|A",
+        );
+        check(
+            "{{printf \"%q %q %s\" .Tags .Config.Cmd .Tags}}",
+            "[\"a\" \"b\"] [] [a b]",
+        );
         check(
             "[{{index .Config.Labels \"none\"}}]{{index .Config.Volumes \"x\" | len}}",
             "[]0",

@@ -62,9 +62,11 @@ fn block(tokens: &mut Tokens, depth: usize) -> Result<(Vec<Node>, Ending), Strin
             }
             "if" => condition(tokens, depth)?,
             "with" => {
+                let name = assigned(tokens);
                 let value = closed_pipeline(tokens, depth)?;
                 let (then, otherwise) = branches(tokens, depth)?;
                 Node::With {
+                    name,
                     value,
                     then,
                     otherwise,
@@ -79,9 +81,11 @@ fn block(tokens: &mut Tokens, depth: usize) -> Result<(Vec<Node>, Ending), Strin
 }
 
 fn condition(tokens: &mut Tokens, depth: usize) -> Result<Node, String> {
+    let name = assigned(tokens);
     let condition = closed_pipeline(tokens, depth)?;
     let (then, otherwise) = branches(tokens, depth)?;
     Ok(Node::If {
+        name,
         condition,
         then,
         otherwise,
@@ -139,14 +143,22 @@ fn range(tokens: &mut Tokens, depth: usize) -> Result<Node, String> {
 }
 
 fn action(tokens: &mut Tokens, depth: usize) -> Result<Node, String> {
+    Ok(match assigned(tokens) {
+        Some(name) => Node::Assign(name, closed_pipeline(tokens, depth)?),
+        None => Node::Print(closed_pipeline(tokens, depth)?),
+    })
+}
+
+/// Takes `$name :=`.
+fn assigned(tokens: &mut Tokens) -> Option<String> {
     let mut ahead = tokens.clone();
-    if let (Some(Token::Variable(name, fields)), Some(Token::Assign)) = (ahead.next(), ahead.next())
-        && fields.is_empty()
-    {
-        *tokens = ahead;
-        return Ok(Node::Assign(name, closed_pipeline(tokens, depth)?));
+    match (ahead.next(), ahead.next()) {
+        (Some(Token::Variable(name, fields)), Some(Token::Assign)) if fields.is_empty() => {
+            *tokens = ahead;
+            Some(name)
+        }
+        _ => None,
     }
-    Ok(Node::Print(closed_pipeline(tokens, depth)?))
 }
 
 fn expect_close(tokens: &mut Tokens) -> Result<(), String> {

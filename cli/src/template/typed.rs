@@ -16,11 +16,14 @@ const TEXTS: [&str; 12] = [
     "WorkingDir",
 ];
 
-const LISTS: [&str; 24] = [
+const LISTS: [&str; 29] = [
     "Binds",
     "CapAdd",
     "CapDrop",
     "Cmd",
+    "DNSNames",
+    "DeviceCgroupRules",
+    "DeviceRequests",
     "Devices",
     "Dns",
     "DnsOptions",
@@ -31,9 +34,11 @@ const LISTS: [&str; 24] = [
     "ExtraHosts",
     "GroupAdd",
     "Links",
+    "Manifests",
     "MaskedPaths",
     "Mounts",
     "OnBuild",
+    "Peers",
     "ReadonlyPaths",
     "RepoDigests",
     "RepoTags",
@@ -44,31 +49,29 @@ const LISTS: [&str; 24] = [
 ];
 
 /// Their keys are anything, and never fields.
-const MAPS: [&str; 9] = [
+const MAPS: [&str; 11] = [
     "Annotations",
     "ExposedPorts",
     "Labels",
     "Networks",
     "PortBindings",
     "Ports",
+    "Services",
+    "StorageOpt",
     "Sysctls",
     "Tmpfs",
     "Volumes",
 ];
 
 /// Further fields that are left out where they hold nothing, as `State.Health` of a container without probes.
-const OPTIONAL: [&str; 16] = [
+const OPTIONAL: [&str; 12] = [
     "ArgsEscaped",
     "ClusterVolume",
     "ConfigFrom",
     "Descriptor",
-    "DNSNames",
     "Health",
     "Healthcheck",
     "Init",
-    "Manifests",
-    "Peers",
-    "Services",
     "SizeRootFs",
     "SizeRw",
     "Status",
@@ -84,6 +87,11 @@ pub(super) fn can_be_absent(path: &[String]) -> bool {
         || named(path, &LISTS)
         || named(path, &MAPS)
         || named(path, &OPTIONAL)
+}
+
+/// Whether it is one of the fields that are left out where they hold nothing.
+pub(super) fn is_optional(path: &[String]) -> bool {
+    named(path, &OPTIONAL)
 }
 
 /// Whether an absent field is an empty text.

@@ -28,6 +28,9 @@ use crate::{Error, Result};
 /// Where nothing else is said, so long a container has between the stop signal and `KILL`.
 const STOP_SECONDS: i64 = 10;
 
+/// How long whoever kills it waits at most for its end; a process in the middle of a system call can take its time.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Stops listening when it is dropped.
 #[derive(Debug)]
 pub(super) struct Listening {
@@ -96,6 +99,10 @@ fn answer(life: &Arc<Life>, stream: UnixStream) -> io::Result<()> {
     match ask {
         Ask::Signal(number) => {
             let result = signal(life, number);
+            // Whoever kills it goes on with a container that has ended: removes it, or starts it again.
+            if result.is_ok() && number == libc_kill() {
+                life.wait_until(Some(KILLED_WITHIN), |now| now.over);
+            }
             say(&done(result))
         }
         Ask::Stop { signal, seconds } => {

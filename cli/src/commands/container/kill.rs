@@ -1,11 +1,13 @@
 //! `rbuild kill`.
 
-use rbuild_engine::containers::control::Ask;
+use rbuild_engine::containers::control::{Answer, Ask};
 
 use crate::commands::run::request::signal_number;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exit::Exit;
 use crate::global::GlobalArgs;
+
+const KILL: i32 = 9;
 
 /// Send containers a signal
 #[derive(Debug, clap::Args)]
@@ -28,8 +30,13 @@ pub(crate) fn execute(args: &KillArgs, global: &GlobalArgs) -> Result<Exit> {
         &args.containers,
         |entry| {
             let connection = entry.must_connect("kill")?;
-            connection.request(&Ask::Signal(number))?;
-            Ok(())
+            connection.ask(&Ask::Signal(number), &[])?;
+            match connection.answer()? {
+                Some((Answer::Failed { message, .. }, _)) => Err(Error::failed(message)),
+                // The end of what answers is the end of the container, which is what was asked for.
+                None if number != KILL => Err(Error::failed("the container ended meanwhile")),
+                Some(_) | None => Ok(()),
+            }
         },
     ))
 }

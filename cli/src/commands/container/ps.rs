@@ -1,6 +1,6 @@
 //! `rbuild ps`, `container ls`.
 
-use rbuild_engine::containers::{Catalog, Entry, MountKind, Status};
+use rbuild_engine::containers::{Catalog, Entry, MountKind, MountPoint, Status};
 use rbuild_engine::request::NetworkChoice;
 use serde_json::json;
 
@@ -99,7 +99,9 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         .any(|(name, _)| ["status", "exited"].contains(name));
     // None and fewer are no limit, as with Docker.
     let given = args.last.and_then(|last| usize::try_from(last).ok());
-    let last = if args.latest { Some(1) } else { given };
+    let last = args
+        .last
+        .map_or_else(|| args.latest.then_some(1), |_| given);
     let last = last.filter(|last| *last > 0);
     if !(args.all || any_state || last.is_some()) {
         entries.retain(|entry| entry.state.status.is_alive());
@@ -209,6 +211,8 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         })
         .collect();
     let created = Some(definition.created.as_str());
+    let is_volume = |mount: &&MountPoint| matches!(mount.kind, MountKind::Volume { .. });
+    let volumes = definition.mounts.iter().filter(is_volume).count();
     let mut row = json!({
         "ID": id(entry, whole),
         "Image": definition.request.image,
@@ -220,7 +224,7 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
         "Status": status(entry),
         "Names": entry.name,
         "Labels": labels.join(","),
-        "LocalVolumes": mounts.len().to_string(),
+        "LocalVolumes": volumes.to_string(),
         "Mounts": mounts.join(","),
         "Networks": networks(entry).join(","),
     })
