@@ -21,6 +21,7 @@ mod mapped;
 mod merged;
 pub mod network;
 pub mod overlay;
+mod proc_stat;
 pub mod sandbox;
 pub mod spec;
 mod sys;

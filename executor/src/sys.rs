@@ -11,6 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{Pid, Signal};
 
+use crate::proc_stat::ProcStat;
+
 pub(crate) mod caller;
 pub(crate) mod devices;
 pub(crate) mod landlock;
@@ -42,14 +44,10 @@ pub(crate) fn fork() -> io::Result<Forked> {
 /// Puts `name` in the place of the command line that `/proc` shows of this process and of those it forks: a container's
 /// first process may be one, and what rbuild was told is nobody's there. Must be called while the process has one thread.
 pub(crate) fn replace_command_line(name: &CStr) -> io::Result<()> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // Behind the name, which may have blanks and brackets: the state, which is the third field.
-    let fields = stat.rsplit(')').next().unwrap_or_default();
-    let place = |field: usize| {
-        let text = fields.split_ascii_whitespace().nth(field - 3);
-        text.and_then(|text| text.parse::<usize>().ok())
-    };
-    let (Some(start), Some(end)) = (place(48), place(49)) else {
+    const ARGUMENTS: usize = 48;
+    let stat = ProcStat::own()?;
+    let ends: [Option<usize>; 2] = [ARGUMENTS, ARGUMENTS + 1].map(|field| stat.number(field));
+    let [Some(start), Some(end)] = ends else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let name = name.to_bytes_with_nul();

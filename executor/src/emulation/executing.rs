@@ -8,6 +8,7 @@ use rustix::fs::FileType;
 use super::answer::{Answering, Result};
 use super::files;
 use super::target::{At, Target, name_of};
+use crate::proc_stat::ProcStat;
 use crate::sys::{self, notify::Reply};
 
 /// With so many, and each time there are twice as many, those are forgotten that have ended without asking for anything.
@@ -105,31 +106,35 @@ impl Executing {
 
 /// Where the program of a process and its stack begin, which another execution nearly always changes.
 fn memory(target: &Target<'_>) -> Option<[u64; 3]> {
-    parse(&target.text_of(target.pid, "stat").ok()?)
+    told(&target.text_of(target.pid, "stat").ok()?.into())
 }
 
-/// The fields 26 to 28 of `/proc/PID/stat`; nothing where the kernel does not tell them.
-fn parse(stat: &str) -> Option<[u64; 3]> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(23);
-    let mut next = || fields.next()?.parse().ok();
-    let memory = [next()?, next()?, next()?];
+/// `None` where the kernel does not tell them.
+fn told(stat: &ProcStat) -> Option<[u64; 3]> {
+    const PROGRAM: usize = 26;
+    const PROGRAM_END: usize = 27;
+    const STACK: usize = 28;
+    let memory = [
+        stat.number(PROGRAM)?,
+        stat.number(PROGRAM_END)?,
+        stat.number(STACK)?,
+    ];
     (memory[2] > 1).then_some(memory)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{ProcStat, told};
 
     #[test]
     fn a_program_is_known_by_its_memory() {
         let text = |stack: &str| {
-            format!(
+            ProcStat::from(format!(
                 "7 (a) b) S 1 7 7 0 -1 4194304 9 0 0 0 1 2 0 0 20 0 1 0 55 4096 1 99 100 200 {stack} 0 0"
-            )
+            ))
         };
-        assert_eq!(parse(&text("300")), Some([100, 200, 300]));
-        assert_eq!(parse(&text("0")), None, "of another user's");
-        assert_eq!(parse("7 (a) S 1"), None);
+        assert_eq!(told(&text("300")), Some([100, 200, 300]));
+        assert_eq!(told(&text("0")), None, "of another user's");
+        assert_eq!(told(&ProcStat::from("7 (a) S 1".to_owned())), None);
     }
 }

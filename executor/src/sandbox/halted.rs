@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::container::pidfd_of;
+use crate::proc_stat::ProcStat;
 
 /// Processes that stand still until this is dropped.
 #[derive(Debug, Default)]
@@ -68,9 +69,8 @@ impl Drop for Halted {
 
 /// Whether it is stopped, or over.
 fn stands_still(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+    let Ok(stat) = ProcStat::of(pid) else {
         return true;
     };
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    state.starts_with(['T', 't', 'Z', 'X'])
+    matches!(stat.state(), Some("T" | "t" | "Z" | "X"))
 }

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::mounts::{self, NO_DEV, NO_EXEC, NO_SUID};
 use super::step::{Result, Step};
+use crate::proc_stat::ProcStat;
 use crate::sys::{self, Forked};
 
 /// Ends the command and all that it started.
@@ -101,15 +102,13 @@ fn children(proc: &OwnedFd, of: Pid) -> rustix::io::Result<Vec<Pid>> {
 }
 
 fn parent(proc: &OwnedFd, pid: Pid) -> Option<Pid> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let path = format!("{}/stat", pid.as_raw_nonzero());
-    let stat = rustix::fs::openat(proc.as_fd(), path, flags, Mode::empty()).ok()?;
-    let mut text = [0; 512];
-    let length = rustix::io::read(&stat, &mut text).ok()?;
-    let text = String::from_utf8_lossy(text.get(..length)?);
-    // After the name, which may hold anything: the state, the parent.
-    let parent = text.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-    Pid::from_raw(parent.parse().ok()?)
+    let pid = pid.as_raw_nonzero().get().cast_unsigned();
+    Pid::from_raw(
+        ProcStat::within(proc.as_fd(), pid)
+            .ok()?
+            .parent()?
+            .cast_signed(),
+    )
 }
 
 /// Until the command ends, or is to end: then `None`.

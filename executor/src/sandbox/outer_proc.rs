@@ -16,6 +16,7 @@ use rustix::thread::UnshareFlags;
 use super::own_users;
 use super::plan::Task;
 use super::step::{Result, Step};
+use crate::proc_stat::ProcStat;
 
 /// A part of /proc that something is mounted on, or /proc itself where it is read-only. A user namespace then gets no
 /// new one, which could show more.
@@ -40,8 +41,11 @@ pub(crate) fn conceal() -> io::Result<()> {
     let line = std::fs::read("/proc/self/cmdline")?;
     let name = line.iter().position(|byte| *byte == 0);
     let name = name.map_or(line.len(), |end| end + 1);
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let start = arguments(&stat).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    const ARGUMENTS: usize = 48;
+    let start = ProcStat::own()?
+        .number(ARGUMENTS)
+        .filter(|at: &u64| *at > 0);
+    let start = start.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let memory = std::fs::OpenOptions::new()
         .write(true)
         .open("/proc/self/mem")?;
@@ -50,13 +54,6 @@ pub(crate) fn conceal() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(
         DumpableBehavior::NotDumpable,
     )?)
-}
-
-/// Where they are in the memory of the process that /proc/PID/stat is of.
-fn arguments(stat: &str) -> Option<u64> {
-    // The second field may hold anything; the third is the first behind it, the 48th is `arg_start`.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(45)?.parse().ok().filter(|at| *at > 0)
 }
 
 /// Into a user namespace with the ids of the one around it.
@@ -88,13 +85,5 @@ mod tests {
         );
         assert_eq!(masked(&line("/proc", "ro")), Some("/proc"));
         assert_eq!(masked(""), None);
-    }
-
-    #[test]
-    fn arguments_are_found_behind_any_name() {
-        let fields: Vec<String> = (3..=52).map(|number| number.to_string()).collect();
-        let stat = format!("1 (a) b) {}", fields.join(" "));
-        assert_eq!(arguments(&stat), Some(48));
-        assert_eq!(arguments("1 (a"), None);
     }
 }

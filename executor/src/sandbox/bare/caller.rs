@@ -14,6 +14,7 @@ use rustix::thread::CapabilitySet;
 use super::nodes;
 use crate::emulation::string_at;
 use crate::mapped::FileIds;
+use crate::proc_stat::ProcStat;
 use crate::sys;
 
 pub(super) struct Caller<'a> {
@@ -161,7 +162,7 @@ impl Caller<'_> {
     }
 
     fn terminal_number(&self) -> Result<u32, Errno> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process()?));
+        let stat = ProcStat::of(self.process()?);
         let stat = stat.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         terminal_of(&stat).ok_or(Errno::NXIO)
     }
@@ -183,13 +184,11 @@ impl Caller<'_> {
 }
 
 /// Which of the pseudo-terminals a process has as its own.
-fn terminal_of(stat: &str) -> Option<u32> {
+fn terminal_of(stat: &ProcStat) -> Option<u32> {
     // Of their first device number; the kernel has seven more.
     const PSEUDO: std::ops::RangeInclusive<u32> = 136..=143;
-    // After the name, which may hold anything: the state, three numbers, and the terminal.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let device: i32 = fields.split_whitespace().nth(4)?.parse().ok()?;
-    let device = device.cast_unsigned();
+    const TERMINAL: usize = 7;
+    let device = stat.number::<i32>(TERMINAL)?.cast_unsigned();
     let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);
     PSEUDO
         .contains(&major)
@@ -198,11 +197,11 @@ fn terminal_of(stat: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::terminal_of;
+    use super::{ProcStat, terminal_of};
 
     #[test]
     fn a_terminal_is_known_by_its_number() {
-        let stat = |device: i32| format!("7 (a) b) S 1 7 7 {device} 7 0");
+        let stat = |device: i32| ProcStat::from(format!("7 (a) b) S 1 7 7 {device} 7 0"));
         assert_eq!(terminal_of(&stat(0)), None);
         assert_eq!(terminal_of(&stat(0x0500)), None);
         assert_eq!(terminal_of(&stat(136 << 8 | 3)), Some(3));

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 
+use crate::proc_stat::ProcStat;
+
 /// What descends from a process, which itself is none of it: the oldest first, so many generations deep.
 pub(in crate::sandbox) fn below(first: u32, generations: usize) -> io::Result<Vec<u32>> {
     let mut children: HashMap<u32, Vec<(u64, u32)>> = HashMap::new();
@@ -12,7 +14,7 @@ pub(in crate::sandbox) fn below(first: u32, generations: usize) -> io::Result<Ve
             continue;
         };
         // What ended meanwhile is none.
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        let Ok(stat) = ProcStat::of(pid) else {
             continue;
         };
         if let Some((parent, began)) = parent(&stat) {
@@ -38,15 +40,12 @@ pub(in crate::sandbox) fn below(first: u32, generations: usize) -> io::Result<Ve
 }
 
 /// The parent of a process, and when it began. Of what is over, `None`.
-fn parent(stat: &str) -> Option<(u32, u64)> {
-    // After the name, which may hold anything: the state, the parent, and 17 others before the time.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
+fn parent(stat: &ProcStat) -> Option<(u32, u64)> {
+    const BEGAN: usize = 22;
+    if matches!(stat.state()?, "Z" | "X") {
         return None;
     }
-    let parent = fields.next()?.parse().ok()?;
-    Some((parent, fields.nth(17)?.parse().ok()?))
+    Some((stat.parent()?, stat.number(BEGAN)?))
 }
 
 #[cfg(test)]
@@ -55,7 +54,12 @@ mod tests {
 
     #[test]
     fn a_process_is_below_its_parent() {
-        let mut child = std::process::Command::new("sleep")
+        // By a name that is no text.
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff) Z 1");
+        let name = directory.path().join::<&std::ffi::OsStr>(name);
+        std::os::unix::fs::symlink("/bin/sleep", &name).expect("a link");
+        let mut child = std::process::Command::new(name)
             .arg("60")
             .spawn()
             .expect("a process");
@@ -69,10 +73,10 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_anything() {
+    fn what_is_over_is_below_nothing() {
         let rest = "1 1 1 0 -1 4194560 9 0 0 0 0 0 0 0 20 0 1 0 4711 0";
-        assert_eq!(parent(&format!("7 (a) S 2) S {rest}")), Some((1, 4711)));
-        assert_eq!(parent(&format!("7 (a) Z {rest}")), None);
-        assert_eq!(parent("7 (a"), None);
+        let stat = |state: &str| ProcStat::from(format!("7 (a) S 2) {state} {rest}"));
+        assert_eq!(parent(&stat("S")), Some((1, 4711)));
+        assert_eq!(parent(&stat("Z")), None);
     }
 }

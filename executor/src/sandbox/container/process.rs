@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::proc_stat::ProcStat;
 use crate::sandbox::cgroup;
 
 /// How long a container under another runtime may take to have a process.
@@ -90,10 +91,7 @@ pub(super) fn members(seen: u32, first: u32) -> io::Result<Vec<u32>> {
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything: the state, the parent.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    fields.nth(1)?.parse().ok()
+    ProcStat::of(pid).ok()?.parent()
 }
 
 pub(in crate::sandbox) fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
