@@ -153,6 +153,7 @@ fn make_here(
         }
         None => unshare()?,
     };
+    super::let_users_listen();
     let mut packets = vec![interface(&namespace, 0)?];
     sys::network::loopback_up()
         .map_err(|error| Error::new("bring the loopback interface up", error))?;

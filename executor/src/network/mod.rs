@@ -49,6 +49,12 @@ pub const NEIGHBOURS: u32 = 1020;
 /// The largest packet: few large ones cost less than many small ones, and nothing here is a wire.
 const MTU: usize = 65_000;
 
+/// Lets everybody listen on all ports of the network namespace that this thread is in: there it is nothing that root
+/// should keep to itself. With a /proc that is read-only it stays as it is.
+pub(crate) fn let_users_listen() {
+    let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+}
+
 /// The address of a neighbour by its number, which is less than [`NEIGHBOURS`].
 pub fn neighbour(number: u32) -> Ipv4Addr {
     const FIRST: u32 = u32::from_be_bytes([10, 213, 44, 1]);

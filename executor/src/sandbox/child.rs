@@ -269,7 +269,10 @@ fn join_cgroups(task: &Task, descriptors: &Descriptors) -> Result<()> {
 fn enter_network(task: &Task, descriptors: &Descriptors) -> Result<()> {
     match task.network {
         Network::Host => Ok(()),
-        Network::Own => sys::network::loopback_up().step("bring the loopback interface up"),
+        Network::Own => {
+            crate::network::let_users_listen();
+            sys::network::loopback_up().step("bring the loopback interface up")
+        }
         Network::Join(slot) => rustix::thread::move_into_link_name_space(
             descriptors.get(slot)?,
             Some(LinkNameSpaceType::Network),
