@@ -18,6 +18,7 @@ use super::request::{Pull, RunRequest, VolumeSource};
 use super::volumes::{self, NewVolume};
 use super::{names, program, time, without};
 use crate::event::{Event, Sink, StepId};
+use crate::request::NetworkChoice;
 use crate::worker::{brief, check_platform};
 use crate::{Engine, Error, Result};
 
@@ -216,11 +217,10 @@ fn define(
     let argv = program::arguments(&root.config, &request)?;
     let id = names::id()?;
     let hostname = match &request.hostname {
-        _ if request.spaces.machines_names => rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        _ if request.spaces.machines_names => without::hostname(),
         Some(name) => name.clone(),
+        // Who is in the machine's network is found by the machine's name.
+        None if request.network == NetworkChoice::Host => without::hostname(),
         None => id.chars().take(12).collect(),
     };
     let given = request.stop_signal.clone();
