@@ -48,6 +48,9 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             "--link is for containers with a network of their own, and --network chooses another",
         ));
     }
+    if network_of.is_some() {
+        check_shared_network(args)?;
+    }
     let mut publish = Vec::new();
     for text in &args.publish {
         publish.extend(ports::published(text)?);
@@ -131,6 +134,28 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
             .map(values::platform)
             .transpose()?,
     })
+}
+
+/// What belongs to a network is the other container's, and cannot be said anew.
+fn check_shared_network(args: &ContainerArgs) -> Result<()> {
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let all = [
+        (given(&args.hostname), "--hostname"),
+        (given(&args.domainname), "--domainname"),
+        (!args.add_host.is_empty(), "--add-host"),
+        (!args.dns.is_empty(), "--dns"),
+        (!args.dns_search.is_empty(), "--dns-search"),
+        (!args.dns_option.is_empty(), "--dns-option"),
+    ];
+    match all.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, flag)) => {
+            let shown = args.network.last().map_or("", String::as_str);
+            Err(Error::usage(format!(
+                "{flag} and --network {shown} contradict each other: give it to the container whose network it is"
+            )))
+        }
+    }
 }
 
 /// Ports can be published by networks of the container's own.
