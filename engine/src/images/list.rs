@@ -1,5 +1,7 @@
 //! The rows of `images`, and which of them a filter lets through.
 
+use std::collections::HashSet;
+
 use rbuild_cache::Digest;
 use rbuild_cache::images::StoredImage;
 use rbuild_image::Reference;
@@ -63,6 +65,28 @@ impl Engine {
         // Of one image, its names stay in their order.
         rows.sort_by_key(|(moment, _)| std::cmp::Reverse(*moment));
         Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// The IDs of an image, and of all that were made on its layers.
+    pub fn descendants(&self, name: &str) -> Result<HashSet<String>> {
+        let base = self.find_image(name)?;
+        let layers = |image: &StoredImage| -> Result<Vec<_>> {
+            let config = self.config_of(image)?;
+            Ok(config.rootfs.diff_ids.unwrap_or_default())
+        };
+        let below = layers(&base)?;
+        let mut found = HashSet::from([base.config.to_string()]);
+        if below.is_empty() {
+            return Ok(found);
+        }
+        for image in self.store().images()? {
+            // One that is damaged hides none of the others.
+            let own = layers(&image).unwrap_or_default();
+            if own.len() > below.len() && own.starts_with(&below) {
+                found.insert(image.config.to_string());
+            }
+        }
+        Ok(found)
     }
 
     /// The rows of the store that all filters let through.

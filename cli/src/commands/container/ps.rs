@@ -1,5 +1,8 @@
 //! `rbuild ps`, `container ls`.
 
+use std::collections::{HashMap, HashSet};
+
+use rbuild_engine::Engine;
 use rbuild_engine::containers::{Catalog, Entry, MountKind, MountPoint, Status};
 use rbuild_engine::request::NetworkChoice;
 use serde_json::json;
@@ -90,9 +93,20 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
     }
     let format_has_size = args.format.as_deref().map(|text| text.contains("Size"));
     let with_size = args.size || format_has_size == Some(true);
-    // Not everybody sees what the containers' users wrote.
-    let _host = with_size.then(machine::enter).transpose()?;
     let (mut entries, damaged) = catalog.readable()?;
+    let ancestors: Vec<&str> = filters
+        .iter()
+        .filter(|(name, _)| *name == "ancestor" && !entries.is_empty())
+        .map(|(_, value)| *value)
+        .collect();
+    let engine = match ancestors.is_empty() {
+        true => None,
+        false => Some(machine::engine(global.options()?)?),
+    };
+    // Not everybody sees what the containers' users wrote.
+    let enters = with_size && engine.is_none();
+    let _host = enters.then(machine::enter).transpose()?;
+    let families = families(engine.as_ref(), &ancestors)?;
     let exit = super::told(damaged);
     let any_state = filters
         .iter()
@@ -116,7 +130,10 @@ pub(crate) fn execute(args: &PsArgs, global: &GlobalArgs) -> Result<Exit> {
         for entry in entries {
             let mut found = Vec::new();
             for (_, value) in filters.iter().filter(|(other, _)| *other == name) {
-                found.push(matches(&entry, name, value, &catalog, &moments)?);
+                found.push(match (name, families.get(value)) {
+                    ("ancestor", Some(family)) => is_of(&entry, family),
+                    _ => matches(&entry, name, value, &catalog, &moments)?,
+                });
             }
             let holds = match name {
                 "label" => !found.contains(&false),
@@ -215,7 +232,10 @@ pub(crate) fn row(entry: &Entry, whole: bool, with_size: bool) -> Result<Row> {
     let volumes = definition.mounts.iter().filter(is_volume).count();
     let mut row = json!({
         "ID": id(entry, whole),
-        "Image": definition.request.image,
+        "Image": match definition.request.image.strip_prefix("sha256:") {
+            Some(digits) if !whole => digits.chars().take(12).collect(),
+            _ => definition.request.image.clone(),
+        },
         "Command": quoted(&command),
         "CreatedAt": human::at(created),
         "RunningFor": human::since(created),
@@ -340,6 +360,31 @@ fn check(filter: &str, value: &str) -> Result<()> {
     }
     let message = format!("--filter {filter} `{value}`: there is no such state");
     Err(Error::usage(message).help(format!("it is one of {}", known.join(", "))))
+}
+
+/// Of each image that containers are to be of: the IDs of itself and of those made on it. One that is not there has
+/// none, and containers still know what they called it.
+fn families<'v>(
+    engine: Option<&Engine>,
+    images: &[&'v str],
+) -> Result<HashMap<&'v str, HashSet<String>>> {
+    let mut families = HashMap::new();
+    let Some(engine) = engine else {
+        return Ok(families);
+    };
+    for image in images {
+        match engine.descendants(image) {
+            Ok(family) => drop(families.insert(*image, family)),
+            Err(rbuild_engine::Error::NoImage(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(families)
+}
+
+fn is_of(entry: &Entry, family: &HashSet<String>) -> bool {
+    let image = entry.definition.image_id.as_ref();
+    image.is_some_and(|image| family.contains(image))
 }
 
 fn matches(
