@@ -93,7 +93,10 @@ impl Lowering<'_> {
             MountKind::Tmpfs { size } => Ok(MountOp {
                 target: place(state, written, raw)?,
                 read_only: false,
-                kind: MountOpKind::Tmpfs { size },
+                // 0 is what no size is, not the kernel's "without end".
+                kind: MountOpKind::Tmpfs {
+                    size: size.filter(|size| *size > 0),
+                },
             }),
             MountKind::Secret {
                 id,

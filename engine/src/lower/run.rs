@@ -63,6 +63,8 @@ impl Lowering<'_> {
         {
             env.push(&format!("SSH_AUTH_SOCK={}", socket.target));
         }
+        // In whatever order they are written, one below another is mounted after it.
+        mounts.sort_by(|one, other| one.target.cmp(&other.target));
         let env_unkeyed = scope::proxies(&self.build_args)
             .into_iter()
             .filter(|(name, _)| state.scope.value(name).is_none())

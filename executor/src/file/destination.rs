@@ -108,6 +108,13 @@ pub(super) fn file(
 ) -> Result<Target, Error> {
     let mut path = clean(destination);
     let inside = |directory: &RootDir, path: &Path| {
+        if name.contains(&b'/') {
+            return Err(Error::Refused(format!(
+                "`{}` is a path, and no name for a file in `{}`: write the path as the destination",
+                String::from_utf8_lossy(name),
+                path.display(),
+            )));
+        }
         let path = path.join(path_of(name));
         let place = Place::at(directory, OsStr::from_bytes(name))
             .map_err(|error| io_error("make", &path, error))?;
