@@ -159,7 +159,7 @@ pub enum MountOpKind {
         sharing: SharingOp,
         input: Option<usize>,
         source: String,
-        access: Access,
+        access: CacheAccess,
     },
     Tmpfs {
         size: Option<u64>,
@@ -193,6 +193,56 @@ impl Access {
         uid: 0,
         gid: 0,
     };
+}
+
+/// What a cache mount says of its directory; the rest is as [`Access::CACHE`], or as what its first content is taken
+/// from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheAccess {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
+impl CacheAccess {
+    /// Of one that begins empty.
+    pub fn of_empty(self) -> Access {
+        Access {
+            mode: self.mode.unwrap_or(Access::CACHE.mode),
+            uid: self.uid.unwrap_or(Access::CACHE.uid),
+            gid: self.gid.unwrap_or(Access::CACHE.gid),
+        }
+    }
+
+    /// The name of the directory for an id. One that was made for a mode or an owner is another one, as with BuildKit:
+    /// who asks for a directory of their own could not write into that of others.
+    pub fn directory(self, id: &str) -> String {
+        match self.of_empty() {
+            Access::CACHE => id.to_owned(),
+            access => format!("{id} ({access})"),
+        }
+    }
+
+    /// Whether a name is that of one of an id's directories.
+    pub fn is_directory_of(name: &str, id: &str) -> bool {
+        match name.strip_prefix(id) {
+            Some("") => true,
+            Some(rest) => rest.starts_with(" (") && rest.ends_with(')'),
+            None => false,
+        }
+    }
+}
+
+/// `600 1000:1000`, with `-` for what is not said.
+impl fmt::Display for CacheAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+        match self.mode {
+            Some(mode) => write!(f, "{mode:o}")?,
+            None => f.write_str("-")?,
+        }
+        write!(f, " {}:{}", number(self.uid), number(self.gid))
+    }
 }
 
 /// `600 1000:1000`

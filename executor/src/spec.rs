@@ -165,9 +165,10 @@ pub enum MountSource {
         mount: CacheMount,
         from: Option<(Option<SnapshotId>, PathBuf)>,
         path: PathBuf,
-        mode: u32,
-        uid: u32,
-        gid: u32,
+        /// What is not said is as the directory in `from`, or 0755 and root's.
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
         /// Writes go to a throw-away layer.
         throw_away: bool,
     },

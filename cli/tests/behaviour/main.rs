@@ -17,6 +17,7 @@ mod images;
 mod inside;
 mod killed;
 mod looking;
+mod mounts;
 mod networks;
 mod ports;
 mod profiles;

@@ -96,9 +96,9 @@ fn a_command_has_its_root_its_mounts_and_its_surroundings() {
     // Its owner is that of a directory which is made for it, the last input.
     assert_eq!(kinds[1], (cache, "/c", 2, "/cache"));
     assert_eq!(exec.mounts[1].cache_opt.as_ref().unwrap().sharing, 2);
-    assert_eq!(kinds[2], (tmpfs, "/t", -1, ""));
-    assert_eq!(exec.mounts[2].tmpfs_opt.as_ref().unwrap().size, 1 << 20);
-    assert_eq!((kinds[3].0, kinds[4]), (ssh, (bind, "/src", 1, "/sub")));
+    assert_eq!((kinds[2].0, kinds[3]), (ssh, (bind, "/src", 1, "/sub")));
+    assert_eq!(kinds[4], (tmpfs, "/t", -1, ""));
+    assert_eq!(exec.mounts[4].tmpfs_opt.as_ref().unwrap().size, 1 << 20);
     assert_eq!(ops[3].inputs.len(), 3);
     let outputs: Vec<i64> = exec.mounts.iter().map(|mount| mount.output).collect();
     assert_eq!(outputs, [0, -1, -1, -1, -1]);

@@ -9,7 +9,7 @@ use super::input::Input;
 use super::lowering::{Lowering, Outcome, Site};
 use super::paths;
 use super::state::State;
-use crate::op::{Access, MountOp, MountOpKind, SharingOp};
+use crate::op::{Access, CacheAccess, MountOp, MountOpKind, SharingOp};
 
 impl Lowering<'_> {
     /// Reads one `--mount`; what it takes from elsewhere is added to `inputs`.
@@ -83,11 +83,7 @@ impl Lowering<'_> {
                         None => None,
                     },
                     source: paths::resolve("/", &source),
-                    access: Access {
-                        mode: mode.unwrap_or(Access::CACHE.mode),
-                        uid: uid.unwrap_or(Access::CACHE.uid),
-                        gid: gid.unwrap_or(Access::CACHE.gid),
-                    },
+                    access: CacheAccess { mode, uid, gid },
                 },
             }),
             MountKind::Tmpfs { size } => Ok(MountOp {

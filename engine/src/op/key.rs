@@ -91,7 +91,11 @@ impl MountOp {
                 );
                 add("input", &number(*input));
                 add("source", source);
-                access.describe(add);
+                match input {
+                    // The rest is its content's.
+                    Some(_) => add("access", &access.to_string()),
+                    None => access.of_empty().describe(add),
+                }
             }
             MountOpKind::Tmpfs { size } => {
                 add("type", "tmpfs");

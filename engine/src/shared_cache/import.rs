@@ -24,6 +24,7 @@ use tokio::sync::OnceCell;
 use super::records::{self, LIST_LIMIT_BYTES, List};
 use super::{Problem, carried, mounts, place, warn};
 use crate::event::Sink;
+use crate::op::CacheAccess;
 use crate::request::CacheFrom;
 use crate::worker::blocking;
 pub(super) use index::Layer;
@@ -153,7 +154,8 @@ impl Imports {
                     index.add(&list, &layers);
                     let wanted = self.mounts.get(number).and_then(Option::as_ref);
                     for mount in &list.mounts {
-                        if wanted.is_none_or(|wanted| wanted.contains(&mount.id)) {
+                        let is_of = |id: &String| CacheAccess::is_directory_of(&mount.id, id);
+                        if wanted.is_none_or(|wanted| wanted.iter().any(is_of)) {
                             index.add_mount(number, mount);
                         }
                     }

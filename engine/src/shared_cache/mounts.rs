@@ -15,9 +15,32 @@ use rbuild_image::unpack;
 
 use super::Problem;
 use super::records::{HexKey, Mount};
+use crate::op::CacheAccess;
 use crate::worker::{blocking, now};
 
 const ZSTD_LEVEL: i32 = 3;
+
+/// The directories of some ids: each with those that were made for a mode or an owner.
+pub(super) async fn named(store: &Arc<Store>, ids: &[String]) -> Result<Vec<String>, Problem> {
+    let local = Arc::clone(store);
+    let there = blocking(move || local.cache_mounts()).await;
+    let there = there.map_err(|error| Problem::of(&error))?;
+    let mut named: Vec<String> = Vec::new();
+    for id in ids {
+        let before = named.len();
+        named.extend(
+            there
+                .iter()
+                .filter(|mount| CacheAccess::is_directory_of(&mount.id, id))
+                .map(|mount| mount.id.clone()),
+        );
+        if named.len() == before {
+            named.push(id.clone());
+        }
+    }
+    named.dedup();
+    Ok(named)
+}
 
 /// Packs a mount into a blob of the store, unless it is what `known` says. `None` then, and where there is no such
 /// mount.

@@ -232,16 +232,23 @@ impl Worker {
     }
 
     /// Takes the cache mounts of a command, by their places. Always in the order of their ids: two commands that
-    /// want the same two would else wait for each other for ever. What has the same id is the same directory, as with
-    /// BuildKit, shared with others as the strictest of its mounts says.
+    /// want the same two would else wait for each other for ever. What has the same id, mode and owner is the same
+    /// directory, as with BuildKit, shared with others as the strictest of its mounts says.
     async fn cache_mounts(
         &self,
         step: Option<StepId>,
         op: &ExecOp,
     ) -> Result<Vec<(usize, CacheMount)>> {
-        let mut wanted: BTreeMap<&str, (Sharing, Vec<usize>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<String, (Sharing, Vec<usize>)> = BTreeMap::new();
         for (place, mount) in op.mounts.iter().enumerate() {
-            if let MountOpKind::Cache { id, sharing, .. } = &mount.kind {
+            if let MountOpKind::Cache {
+                id,
+                sharing,
+                input,
+                access,
+                ..
+            } = &mount.kind
+            {
                 let sharing = match sharing {
                     // A cache is in one place at a time.
                     _ if !self.executor.has_namespaces() => Sharing::Locked,
@@ -249,13 +256,20 @@ impl Worker {
                     SharingOp::Private => Sharing::Private,
                     SharingOp::Locked => Sharing::Locked,
                 };
-                let (strictest, places) = wanted.entry(id).or_insert((sharing, Vec::new()));
+                // What has its first content from elsewhere has its owner from there, too.
+                let directory = match input {
+                    Some(_) => id.clone(),
+                    None => access.directory(id),
+                };
+                let entry = wanted.entry(directory);
+                let (strictest, places) = entry.or_insert((sharing, Vec::new()));
                 *strictest = sharing.max(*strictest);
                 places.push(place);
             }
         }
         let mut taken = Vec::new();
-        for (id, (sharing, places)) in wanted {
+        for (id, (sharing, places)) in &wanted {
+            let sharing = *sharing;
             if places.len() > 1 && !self.executor.has_namespaces() {
                 return Err(Failure::new(
                     "cache-mount-twice",
@@ -270,7 +284,7 @@ impl Worker {
                 // Once a build: what its own steps put in is not of earlier ones. Held while it is emptied, so
                 // that no other step gets what is about to go.
                 let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
-                if emptied.insert(id.to_owned()) {
+                if emptied.insert(id.clone()) {
                     self.store().reset_cache_mount(id)?;
                 }
             } else if let Some(imports) = &self.imports {

@@ -19,8 +19,8 @@ pub(super) fn open(
     store: &Arc<Store>,
     cache: &CacheMount,
     from: Option<&(Option<SnapshotId>, PathBuf)>,
-    mode: u32,
-    owner: (u32, u32),
+    mode: Option<u32>,
+    owner: (Option<u32>, Option<u32>),
 ) -> Result<OwnedFd, ExecError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(cache.path(), flags, Mode::empty()).map_err(|errno| {
@@ -40,15 +40,20 @@ fn fill(
     store: &Arc<Store>,
     directory: BorrowedFd<'_>,
     from: Option<&(Option<SnapshotId>, PathBuf)>,
-    mode: u32,
-    owner: (u32, u32),
+    mode: Option<u32>,
+    (uid, gid): (Option<u32>, Option<u32>),
 ) -> Result<(), ExecError> {
     let step = "put the first content into a cache mount";
+    let mut found = (0o755, 0, 0);
     if let Some((snapshot, path)) = from {
         let view = overlay::view(store, snapshot.as_ref()).map_err(|error| setup(step, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        in_root::open(view.as_fd(), path, flags)
-            .and_then(|source| copy::copy_directory(source, directory, How::with(Owners::Kept)))
+        found = in_root::open(view.as_fd(), path, flags)
+            .and_then(|source| {
+                let (mode, owner) = access_of(source.as_fd())?;
+                copy::copy_directory(source, directory, How::with(Owners::Kept))?;
+                Ok((mode, owner.0, owner.1))
+            })
             .map_err(|errno| {
                 setup(
                     format!("{step} from `{}`", path.display()),
@@ -56,6 +61,10 @@ fn fill(
                 )
             })?;
     }
+    let (mode, owner) = (
+        mode.unwrap_or(found.0),
+        (uid.unwrap_or(found.1), gid.unwrap_or(found.2)),
+    );
     own(directory, mode, owner).map_err(|errno| setup(step, std::io::Error::from(errno)))
 }
 
@@ -84,6 +93,13 @@ pub(super) fn copy_up(
             )
         })
         .map_err(|errno| setup(step(), std::io::Error::from(errno)))
+}
+
+/// The mode and the owner of a directory.
+fn access_of(directory: BorrowedFd<'_>) -> Result<(u32, (u32, u32)), Errno> {
+    let mode = rustix::fs::fstat(directory)?.st_mode & 0o7777;
+    let owner = owners::of(directory).map_err(|error| copy::errno_of(&error))?;
+    Ok((mode, (owner.uid, owner.gid)))
 }
 
 fn own(directory: BorrowedFd<'_>, mode: u32, (uid, gid): (u32, u32)) -> Result<(), Errno> {

@@ -146,8 +146,8 @@ fn mount(one: &MountOp, inputs: &mut Vec<String>, made: &mut Made) -> Option<Mou
                 id: id.clone(),
                 sharing: sharing.into(),
             });
-            if input.is_none() && *access != Access::CACHE {
-                let directory = cache_directory(*access);
+            if input.is_none() && access.of_empty() != Access::CACHE {
+                let directory = cache_directory(access.of_empty());
                 inputs.push(made.add(&directory, OpMetadata::default(), None));
                 mount.input = place(inputs.len() - 1);
                 CACHE_DIRECTORY.clone_into(&mut mount.selector);

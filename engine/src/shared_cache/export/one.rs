@@ -271,7 +271,7 @@ impl Export {
         };
         let (known, _) = self.known(lists, &there.blobs).await;
         let mut new = list.without(&known);
-        for id in &self.spec.mounts {
+        for id in &mounts::named(&self.store, &self.spec.mounts).await? {
             let there = known.mounts.iter().find(|mount| mount.id == *id);
             let packed = mounts::pack(&self.store, id, there.map(|mount| mount.content)).await;
             match packed
