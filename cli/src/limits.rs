@@ -13,10 +13,10 @@ pub(crate) struct LimitArgs {
     #[command(flatten)]
     cgroup: CgroupArgs,
     /// Size of /dev/shm (default 64m)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     shm_size: Option<String>,
     /// A resource limit, as in `nofile=1024:2048`
-    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", allow_hyphen_values = true)]
     ulimit: Vec<String>,
     /// The cgroup to put commands under
     #[arg(long, value_name = "PATH")]
@@ -27,31 +27,31 @@ pub(crate) struct LimitArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CgroupArgs {
     /// Memory limit, as in `512m`
-    #[arg(short = 'm', long, value_name = "SIZE")]
+    #[arg(short = 'm', long, value_name = "SIZE", allow_hyphen_values = true)]
     memory: Option<String>,
     /// Memory and swap together; -1 is no limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_swap: Option<String>,
     /// Memory that is left to it when memory becomes short
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_reservation: Option<String>,
     /// Cores, as in `1.5`
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     cpus: Option<f64>,
     /// Microseconds of processor time in each period, instead of --cpus; -1 is no limit
     #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
     /// The period, in microseconds (default 100000)
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_period: Option<u64>,
     /// Relative weight of processor time
-    #[arg(short = 'c', long, value_name = "N")]
+    #[arg(short = 'c', long, value_name = "N", allow_hyphen_values = true)]
     cpu_shares: Option<u64>,
     /// The processors to run on, as in `0-2,4`
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     cpuset_cpus: Option<String>,
     /// The nodes of memory to take it from, as in `0,1`
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     cpuset_mems: Option<String>,
     /// Processes and threads; -1 is no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]

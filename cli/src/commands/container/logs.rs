@@ -38,7 +38,7 @@ pub(crate) struct LogsArgs {
 
 pub(crate) fn execute(args: &LogsArgs, global: &GlobalArgs) -> Result<Exit> {
     let tail = match args.tail.as_deref() {
-        None | Some("all") => None,
+        None | Some("" | "all") => None,
         Some(text) => match text.parse::<i64>() {
             Ok(number) => usize::try_from(number).ok(),
             Err(_) => {

@@ -86,7 +86,7 @@ pub(crate) struct ContainerArgs {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     /// The host name
-    #[arg(short = 'h', long, value_name = "NAME")]
+    #[arg(short = 'h', long, value_name = "NAME", allow_hyphen_values = true)]
     pub(crate) hostname: Option<String>,
     /// The host's domain: the NIS domain name, and the full name in /etc/hosts
     #[arg(long, value_name = "NAME")]
@@ -199,10 +199,10 @@ pub(crate) struct ContainerArgs {
     pub(crate) log_driver: Option<String>,
     /// max-size=SIZE of a file of output, and max-file=N, how many of them are kept; labels=NAMES and env=NAMES, what of
     /// the container `logs --details` shows
-    #[arg(long, value_name = "K=V")]
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
     pub(crate) log_opt: Vec<String>,
     /// What becomes of the container when it ends: no, on-failure[:N], always, unless-stopped
-    #[arg(long, value_name = "POLICY")]
+    #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     pub(crate) restart: Option<String>,
     /// What `stop` sends
     #[arg(long, value_name = "SIGNAL")]
@@ -214,19 +214,19 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub(crate) health_cmd: Option<String>,
     /// Between two probes
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) health_interval: Option<String>,
     /// A probe that takes longer has failed
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) health_timeout: Option<String>,
     /// In which failures do not count
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) health_start_period: Option<String>,
     /// Between two probes in the start period
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) health_start_interval: Option<String>,
     /// Failures in a row that make it unhealthy
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) health_retries: Option<u32>,
     /// Do not probe, whatever the image says
     #[arg(long)]
