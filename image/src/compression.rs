@@ -6,6 +6,7 @@
 
 mod deflate;
 mod gzip;
+mod members;
 mod noise;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gzip::Gzip;
+use members::Members;
 
 /// What layers are compressed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,12 +82,12 @@ fn is_skippable(first_bytes: &[u8]) -> bool {
     matches!(first_bytes, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-/// Decompresses by what the first bytes say; several gzip members are one stream.
+/// Decompresses by what the first bytes say; several gzip members are one stream, and what follows them is passed over.
 pub fn reader<'a>(input: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut input = BufReader::with_capacity(128 << 10, input);
     let detected = detect(peek(&mut input)?);
     Ok(match detected {
-        Detected::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Detected::Gzip => Box::new(Members::<flate2::bufread::GzDecoder<_>>::new(input)),
         Detected::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
@@ -99,7 +101,7 @@ pub fn reader<'a>(input: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read +
             .map_err(io::Error::other)?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
         }
-        Detected::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+        Detected::Bzip2 => Box::new(Members::<bzip2::bufread::BzDecoder<_>>::new(input)),
         Detected::None => Box::new(input),
     })
 }
@@ -312,6 +314,17 @@ mod tests {
         decoder.read_to_end(&mut output).unwrap();
         assert!(decoder.into_inner().is_empty());
         assert!(output == input);
+    }
+
+    #[test]
+    fn members_are_one_stream_and_what_follows_them_is_not_read() {
+        let input = sample(1000);
+        let packed = compress(Compression::default(), &input);
+        for rest in [&b""[..], &[0; 1000], &[0x1f], b"signed"] {
+            let members = [&packed, &*packed, rest].concat();
+            assert!(decompress(&members).unwrap() == [&*input, &*input].concat());
+        }
+        assert!(decompress(&packed[..packed.len() - 1]).is_err());
     }
 
     #[test]

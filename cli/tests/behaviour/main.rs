@@ -7,6 +7,7 @@ mod kit;
 #[path = "../kit/pty.rs"]
 mod pty;
 
+mod archives;
 mod build;
 mod containers;
 mod counted;
