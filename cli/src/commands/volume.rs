@@ -43,6 +43,14 @@ enum VolumeCommand {
         /// A random one where it is not given
         #[arg(value_name = "NAME")]
         name: Option<String>,
+        /// As Docker's older scripts say it
+        #[arg(
+            long = "name",
+            value_name = "NAME",
+            hide = true,
+            conflicts_with = "name"
+        )]
+        name_flag: Option<String>,
         /// A label of the volume
         #[arg(long, value_name = "K=V", allow_hyphen_values = true)]
         label: Vec<String>,
@@ -95,6 +103,7 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
         } => list(*quiet, filter, format.as_deref(), global),
         VolumeCommand::Create {
             name,
+            name_flag,
             label,
             driver,
             opt,
@@ -102,7 +111,7 @@ pub(crate) fn execute(args: &VolumeArgs, global: &GlobalArgs) -> Result<Exit> {
             if driver != "local" {
                 return Err(Error::unsupported(format!("the volume driver `{driver}`")));
             }
-            let name = name.as_deref().unwrap_or_default();
+            let name = name.as_deref().or(name_flag.as_deref()).unwrap_or_default();
             let new = described("--opt", label, opt)?;
             // Opening the store makes it where there is none.
             let engine = machine::engine(global.options()?)?;
