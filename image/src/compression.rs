@@ -13,6 +13,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bzip2::bufread::BzDecoder;
+use flate2::bufread::GzDecoder;
 use gzip::Gzip;
 use members::Members;
 
@@ -87,7 +89,12 @@ pub fn reader<'a>(input: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read +
     let mut input = BufReader::with_capacity(128 << 10, input);
     let detected = detect(peek(&mut input)?);
     Ok(match detected {
-        Detected::Gzip => Box::new(Members::<flate2::bufread::GzDecoder<_>>::new(input)),
+        Detected::Gzip => Box::new(Members::new(
+            input,
+            Detected::Gzip,
+            GzDecoder::new,
+            GzDecoder::into_inner,
+        )),
         Detected::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
@@ -101,7 +108,12 @@ pub fn reader<'a>(input: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read +
             .map_err(io::Error::other)?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
         }
-        Detected::Bzip2 => Box::new(Members::<bzip2::bufread::BzDecoder<_>>::new(input)),
+        Detected::Bzip2 => Box::new(Members::new(
+            input,
+            Detected::Bzip2,
+            BzDecoder::new,
+            BzDecoder::into_inner,
+        )),
         Detected::None => Box::new(input),
     })
 }

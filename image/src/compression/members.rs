@@ -6,55 +6,34 @@ use super::{Detected, MAGIC_LENGTH, detect};
 
 type Source<'a> = BufReader<Box<dyn Read + Send + 'a>>;
 
-/// A decoder of one member.
-pub(super) trait Member<'a>: Read + Sized {
-    const KIND: Detected;
-    fn begin(input: Input<'a>) -> Self;
-    fn into_input(self) -> Input<'a>;
-}
-
-impl<'a> Member<'a> for flate2::bufread::GzDecoder<Input<'a>> {
-    const KIND: Detected = Detected::Gzip;
-
-    fn begin(input: Input<'a>) -> Self {
-        Self::new(input)
-    }
-
-    fn into_input(self) -> Input<'a> {
-        self.into_inner()
-    }
-}
-
-impl<'a> Member<'a> for bzip2::bufread::BzDecoder<Input<'a>> {
-    const KIND: Detected = Detected::Bzip2;
-
-    fn begin(input: Input<'a>) -> Self {
-        Self::new(input)
-    }
-
-    fn into_input(self) -> Input<'a> {
-        self.into_inner()
-    }
-}
-
 /// One member after another. What follows the last and begins none (the zeros of a tape or a disk, a signature) is
 /// passed over, as `gzip` and `bzip2` do.
-pub(super) struct Members<D> {
+pub(super) struct Members<'a, D> {
+    kind: Detected,
+    begin: fn(Input<'a>) -> D,
+    end: fn(D) -> Input<'a>,
     current: Option<D>,
 }
 
-impl<'a, D: Member<'a>> Members<D> {
-    pub(super) fn new(source: Source<'a>) -> Self {
+impl<'a, D: Read> Members<'a, D> {
+    /// Of this kind, with a decoder of one member: how one is begun, and how it gives back what it has not read.
+    pub(super) fn new(
+        source: Source<'a>,
+        kind: Detected,
+        begin: fn(Input<'a>) -> D,
+        end: fn(D) -> Input<'a>,
+    ) -> Self {
+        let head = Vec::new();
         Self {
-            current: Some(D::begin(Input {
-                head: Vec::new(),
-                source,
-            })),
+            kind,
+            begin,
+            end,
+            current: Some(begin(Input { head, source })),
         }
     }
 }
 
-impl<'a, D: Member<'a>> Read for Members<D> {
+impl<D: Read> Read for Members<'_, D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let Some(decoder) = &mut self.current else {
@@ -64,11 +43,11 @@ impl<'a, D: Member<'a>> Read for Members<D> {
             if read > 0 || buffer.is_empty() {
                 return Ok(read);
             }
-            let Some(mut input) = self.current.take().map(D::into_input) else {
+            let Some(mut input) = self.current.take().map(self.end) else {
                 return Ok(0);
             };
-            if detect(input.peek()?) == D::KIND {
-                self.current = Some(D::begin(input));
+            if detect(input.peek()?) == self.kind {
+                self.current = Some((self.begin)(input));
             } else {
                 // Whoever counts or hashes what is read, does so to the end.
                 io::copy(&mut input, &mut io::sink())?;
