@@ -8,6 +8,7 @@ mod allocator;
 mod chosen;
 mod commands;
 mod config_file;
+mod dns;
 mod error;
 mod exit;
 mod explain;

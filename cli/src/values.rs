@@ -93,6 +93,18 @@ pub(crate) fn pair(flag: &str, text: &str) -> Result<(String, String)> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// Each a word, as of a line of resolv.conf.
+pub(crate) fn words(flag: &str, texts: &[String]) -> Result<Vec<String>> {
+    let is_word = |text: &String| {
+        !text.is_empty()
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control() || "#;".contains(c))
+    };
+    match texts.iter().find(|text| !is_word(text)) {
+        Some(bad) => Err(Error::usage(format!("{flag} `{bad}`: it is one word"))),
+        None => Ok(texts.to_vec()),
+    }
+}
+
 /// `--userns`
 pub(crate) fn users(text: Option<&str>) -> Result<Users> {
     match text {

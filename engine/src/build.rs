@@ -254,6 +254,7 @@ impl Engine {
                 secrets: access.secrets,
                 ssh: access.ssh,
                 users: request.users,
+                dns: request.dns.clone(),
                 limits: request.limits.clone(),
             },
             images: bases::by_digest(images),

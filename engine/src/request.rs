@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::Digest;
-use rbuild_executor::spec::{Limits, Users};
+use rbuild_executor::spec::{Dns, Limits, Users};
 pub use rbuild_image::shared::s3;
 use rbuild_image::source::Location;
 use rbuild_image::{Platform, Reference};
@@ -43,6 +43,8 @@ pub struct BuildRequest {
     /// Who the users of RUN are on the machine.
     pub users: Users,
     pub hosts: Vec<(String, String)>,
+    /// For RUN; in no key, as the machine's own resolv.conf is not.
+    pub dns: Dns,
     pub allow: Vec<Entitlement>,
     pub limits: Limits,
     pub outputs: Vec<Output>,
@@ -88,6 +90,7 @@ impl BuildRequest {
             network: NetworkChoice::Default,
             users: Users::Own,
             hosts: Vec::new(),
+            dns: Dns::default(),
             allow: Vec::new(),
             limits: Limits::default(),
             outputs: Vec::new(),

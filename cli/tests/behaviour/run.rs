@@ -1,5 +1,6 @@
 //! `rbuild run`: which command runs, with what, and how its end is told.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use crate::kit::Kit;
@@ -82,6 +83,41 @@ fn flags_replace_what_the_image_says() {
         "refused\n"
     );
     assert_eq!(sh(&["--network", "none"], "ls /sys/class/net"), "lo\n");
+}
+
+#[test]
+fn a_step_has_the_name_servers_that_are_asked_for() {
+    require_machine!();
+    let kit = Kit::new();
+    let seen = |flags: &[&str]| {
+        let fixed = ["--network=none", "--no-cache", "-t", "seen"];
+        kit.must_build(
+            "FROM busybox\nRUN cat /etc/resolv.conf > /seen\n",
+            &[&fixed, flags].concat(),
+        );
+        kit.must(&["run", "--rm", "--network=none", "seen", "cat", "/seen"])
+            .stdout
+    };
+    let flags = [
+        "--dns=192.0.2.1",
+        "--dns=2001:db8::1",
+        "--dns-search=example.org",
+        "--dns-opt=ndots:2",
+    ];
+    let shown = seen(&flags);
+    let shown: BTreeSet<&str> = shown.lines().collect();
+    assert_eq!(
+        shown,
+        BTreeSet::from([
+            "nameserver 192.0.2.1",
+            "nameserver 2001:db8::1",
+            "search example.org",
+            "options ndots:2"
+        ])
+    );
+    assert!(!seen(&[]).contains("192.0.2.1"));
+    let refused = kit.rbuild(&["build", "--dns=dns.example.org", "context"]);
+    assert_eq!(refused.code, 2, "{refused}");
 }
 
 #[test]

@@ -455,6 +455,7 @@ fn changes_of_the_command_line() {
                 &[],
             ),
             case("label", |it| it.flag("--label=b=1"), &[], &[]),
+            case("name server", |it| it.flag("--dns=192.0.2.1"), &[], &[]),
             case("name", |it| it.flag("--tag=name"), &[], &[]),
             case("target", |it| it.flag("--target=side"), &[], &[]),
             case(

@@ -8,7 +8,7 @@ use rbuild_executor::Executor;
 use rbuild_executor::network::Private;
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
-    Dns, Exec, Later, Limits, Network, Security, SecurityOptions, Stdio, Users,
+    Exec, Later, Limits, Network, Security, SecurityOptions, Stdio, Users,
 };
 use rbuild_solver::VertexId;
 use tokio_util::sync::CancellationToken;
@@ -105,7 +105,7 @@ impl Worker {
             hostname: op.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned()),
             domainname: String::new(),
             hosts: op.hosts.clone(),
-            dns: Dns::default(),
+            dns: self.settings.dns.clone(),
             limits: Limits {
                 shm_size: op.limits.shm_size,
                 ulimits: op.limits.ulimits.clone(),

@@ -35,7 +35,7 @@ use std::time::Duration;
 use rbuild_cache::record::{KeyLock, Record};
 use rbuild_cache::{ActiveSnapshot, Digest, Ingredient, Key, Snapshot, Store};
 use rbuild_executor::Executor;
-use rbuild_executor::spec::Limits;
+use rbuild_executor::spec::{Dns, Limits};
 use rbuild_image::registry::Client;
 use rbuild_image::source::Resolved;
 use rbuild_solver::VertexId;
@@ -66,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) secrets: HashMap<String, Arc<[u8]>>,
     pub(crate) ssh: HashMap<String, PathBuf>,
     pub(crate) users: rbuild_executor::spec::Users,
+    pub(crate) dns: Dns,
     pub(crate) limits: Limits,
 }
 

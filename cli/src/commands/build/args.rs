@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::dns::DnsArgs;
 use crate::error::{Error, Result};
 use crate::limits::LimitArgs;
 use crate::no_effect::{IsolationArgs, TrustArgs};
@@ -70,6 +71,8 @@ pub(crate) struct BuildArgs {
     /// A line of /etc/hosts for RUN
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
     /// Allow what the Dockerfile asks for: network.host, security.insecure; or what an output may do:
     /// buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]

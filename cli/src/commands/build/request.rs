@@ -93,6 +93,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         network,
         users: values::users(args.userns.as_deref())?,
         hosts: values::hosts(&args.add_host)?,
+        dns: args.dns.dns()?,
         allow,
         limits,
         outputs,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::blocks::BlockArgs;
 use super::refused::RefusedArgs;
+use crate::dns::DnsArgs;
 use crate::limits::LimitArgs;
 use crate::no_effect::{IsolationArgs, TrustArgs};
 
@@ -94,15 +95,8 @@ pub(crate) struct ContainerArgs {
     /// A line of /etc/hosts
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
-    /// A name server
-    #[arg(long, value_name = "IP")]
-    pub(crate) dns: Vec<String>,
-    /// A domain in which names are looked for; `.` is none
-    #[arg(long, value_name = "DOMAIN")]
-    pub(crate) dns_search: Vec<String>,
-    /// An option of resolv.conf, as in `ndots:2`
-    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
-    pub(crate) dns_option: Vec<String>,
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
     /// A name by which other containers reach this one, besides its own; in the first of several networks
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     pub(crate) network_alias: Vec<String>,

@@ -1,7 +1,6 @@
 //! What the flags of `run` and `create` ask for, read once.
 
 use rbuild_engine::containers::{Pull, Restart, RunRequest, Shown};
-use rbuild_engine::executor::spec::Dns;
 use rbuild_engine::image::config::Healthcheck;
 use rbuild_engine::request::NetworkChoice;
 
@@ -18,13 +17,6 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
     let mut limits = args.limits.limits()?;
     limits.oom_score_adj = args.oom_score_adj;
     args.blocks.add_to(&mut limits)?;
-    let mut dns = Vec::new();
-    for text in &args.dns {
-        let address: std::net::IpAddr = text
-            .parse()
-            .map_err(|_| Error::usage(format!("--dns `{text}` is not an IP address")))?;
-        dns.push(address.to_string());
-    }
     let restart = restart(args.restart.as_deref())?;
     if args.rm && restart != Restart::No {
         return Err(Error::usage(
@@ -74,11 +66,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         hostname: args.hostname.clone().filter(|name| !name.is_empty()),
         domainname: args.domainname.clone().unwrap_or_default(),
         hosts: values::hosts(&args.add_host)?,
-        dns: Dns {
-            servers: dns,
-            search: words("--dns-search", &args.dns_search)?,
-            options: words("--dns-option", &args.dns_option)?,
-        },
+        dns: args.dns.dns()?,
         aliases,
         volumes: mounts.volumes,
         volumes_from: args
@@ -119,7 +107,7 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
         )?,
         capabilities_add: security::capabilities("--cap-add", &args.cap_add)?,
         capabilities_drop: security::capabilities("--cap-drop", &args.cap_drop)?,
-        groups: words("--group-add", &args.group_add)?,
+        groups: values::words("--group-add", &args.group_add)?,
         stop_signal,
         stop_timeout: args.stop_timeout,
         restart,
@@ -139,17 +127,17 @@ pub(crate) fn read(args: &ContainerArgs) -> Result<RunRequest> {
 /// What belongs to a network is the other container's, and cannot be said anew.
 fn check_shared_network(args: &ContainerArgs) -> Result<()> {
     let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    let all = [
-        (given(&args.hostname), "--hostname"),
-        (given(&args.domainname), "--domainname"),
-        (!args.add_host.is_empty(), "--add-host"),
-        (!args.dns.is_empty(), "--dns"),
-        (!args.dns_search.is_empty(), "--dns-search"),
-        (!args.dns_option.is_empty(), "--dns-option"),
-    ];
-    match all.into_iter().find(|(given, _)| *given) {
+    let mut all = [
+        given(&args.hostname).then_some("--hostname"),
+        given(&args.domainname).then_some("--domainname"),
+        (!args.add_host.is_empty()).then_some("--add-host"),
+        args.dns.given(),
+    ]
+    .into_iter()
+    .flatten();
+    match all.next() {
         None => Ok(()),
-        Some((_, flag)) => {
+        Some(flag) => {
             let shown = args.network.last().map_or("", String::as_str);
             Err(Error::usage(format!(
                 "{flag} and --network {shown} contradict each other: give it to the container whose network it is"
@@ -200,18 +188,6 @@ fn container_name(text: Option<&str>) -> Option<String> {
     let text = text?;
     let name = text.strip_prefix('/').unwrap_or(text);
     (!name.is_empty()).then(|| name.to_owned())
-}
-
-/// Each a word, as of a line of resolv.conf.
-fn words(flag: &str, texts: &[String]) -> Result<Vec<String>> {
-    let is_word = |text: &String| {
-        !text.is_empty()
-            && !text.contains(|c: char| c.is_whitespace() || c.is_control() || "#;".contains(c))
-    };
-    match texts.iter().find(|text| !is_word(text)) {
-        Some(bad) => Err(Error::usage(format!("{flag} `{bad}`: it is one word"))),
-        None => Ok(texts.to_vec()),
-    }
 }
 
 fn pull(text: Option<&str>) -> Result<Pull> {
