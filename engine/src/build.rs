@@ -35,6 +35,7 @@ use crate::remote_context;
 use crate::request::{BuildRequest, Output};
 use crate::shared_cache::{Caches, give};
 use crate::worker::commands::Commands;
+use crate::worker::leaks::Leaks;
 use crate::worker::{self, Settings, Worker, waited_for};
 use crate::{BuildOutcome, Engine, Error, Located, Result};
 use exporting::Exporting;
@@ -130,7 +131,7 @@ impl Engine {
                 image,
                 steps: capture.steps.len(),
                 cached: built.cached,
-                warnings: begun.warnings,
+                warnings: begun.warnings.into_iter().chain(built.leaks).collect(),
             },
             capture,
             images,
@@ -208,8 +209,10 @@ impl Engine {
         worker.imports = caches.imports.clone();
         worker.exports = caches.exports.clone();
         let form = output::form_of_layers(&request, outputs);
-        worker.packs =
-            form.and_then(|options| Packs::new(&lowered.graph, &lowered.needed(), options));
+        // Secrets are looked for in files.
+        worker.packs = form
+            .filter(|_| worker.leaks.is_none())
+            .and_then(|options| Packs::new(&lowered.graph, &lowered.needed(), options));
         if output::makes_layers(&request, outputs) {
             let tops = lowered.images.iter().filter_map(|image| image.vertex);
             worker.layers = layering::spine(&lowered.graph, tops);
@@ -283,6 +286,7 @@ impl Engine {
             executed: AtomicUsize::new(0),
             seen: Mutex::default(),
             layers: HashSet::new(),
+            leaks: Leaks::new(&request.secrets).map(Arc::new),
         })
     }
 }

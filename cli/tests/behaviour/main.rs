@@ -27,6 +27,7 @@ mod remote;
 mod robustness;
 mod rootless;
 mod run;
+mod secrets;
 mod shell;
 mod terminals;
 mod usage;

@@ -87,6 +87,8 @@ pub(super) struct Built {
     /// The contents of all roots that the images are made of.
     pub(super) held: HashSet<Key>,
     pub(super) cached: usize,
+    /// Warnings of secrets in layers.
+    pub(super) leaks: Vec<Located>,
 }
 
 /// What a build is solved with.
@@ -152,8 +154,10 @@ impl Solving<'_> {
                 held.extend(top.contents(self.worker.store())?);
             }
         }
+        let leaks = self.worker.leaks.as_ref();
         Ok(Built {
             graph,
+            leaks: leaks.map(|leaks| leaks.found(&steps)).unwrap_or_default(),
             steps,
             targets,
             held,

@@ -35,6 +35,7 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         network: NetworkChoice::Default,
         users: rbuild_executor::spec::Users::Own,
         hosts: Vec::new(),
+        dns: rbuild_executor::spec::Dns::default(),
         allow: Vec::new(),
         limits: rbuild_executor::spec::Limits::default(),
         attestations: Attestations::default(),

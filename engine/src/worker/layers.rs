@@ -43,6 +43,11 @@ impl Worker {
         checked
             .await
             .map_err(|failure: Failure| failure.help(help))?;
+        if let Some(leaks) = &self.leaks {
+            let (leaks, store) = (Arc::clone(leaks), Arc::clone(self.store()));
+            let id = snapshot.id.clone();
+            self.brief(move || leaks.look(vertex, &store, &id)).await?;
+        }
         if let Some(ahead) = &self.ahead {
             ahead.begin(snapshot);
         }

@@ -3,6 +3,7 @@
 //! * [`content`]: what of its inputs an operation uses;
 //! * [`exec`]: RUN, with its [`mounts`], on a [`platform`]; [`commands`]: what is made before one asks for it;
 //! * [`file`]: COPY, ADD, WORKDIR, heredocs; [`http`], [`git`]: ADD of URLs;
+//! * [`leaks`]: secrets that a layer would give away;
 //! * [`sources`]: images and contexts; [`layers`]: results as layers; [`shared`]: results of shared caches;
 //! * [`output`]: what an operation gives to those that use it; [`threads`]: where work runs that blocks;
 //! * [`log`]: what commands print on its way to the user; [`failure`], [`scripts`]: why a step failed.
@@ -17,6 +18,7 @@ mod file;
 mod git;
 mod http;
 mod layers;
+pub(crate) mod leaks;
 pub(crate) mod log;
 mod mounts;
 mod output;
@@ -54,6 +56,7 @@ use crate::shared_cache::export::Exports;
 use crate::shared_cache::import::Imports;
 pub(crate) use content::wanted;
 use failure::{Failure, Result};
+use leaks::Leaks;
 use output::root_content;
 pub(crate) use output::{Output, View, empty_root_content};
 pub(crate) use platform::check_platform;
@@ -129,6 +132,8 @@ pub(crate) struct Worker {
     pub(crate) seen: Mutex<HashSet<Digest>>,
     /// The vertices whose own layers are in an image that is made.
     pub(crate) layers: HashSet<VertexId>,
+    /// What is looked for in them; `None` where the build has no secrets.
+    pub(crate) leaks: Option<Arc<Leaks>>,
     /// Makes them as soon as they can be.
     pub(crate) ahead: Option<Arc<Ahead>>,
     /// Which results are needed as layers only.
