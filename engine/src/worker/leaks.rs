@@ -33,9 +33,11 @@ pub(crate) struct Leaks {
     /// The secret of each pattern.
     ids: Vec<String>,
     longest: usize,
-    /// Paths by the vertex and the secret's ID.
-    found: Mutex<BTreeMap<(VertexId, String), BTreeSet<Vec<u8>>>>,
+    found: Mutex<BTreeMap<(VertexId, String), Paths>>,
 }
+
+/// Of the files of one step that hold one secret.
+type Paths = BTreeSet<Vec<u8>>;
 
 impl Leaks {
     /// `None` where there is nothing to look for.
@@ -152,7 +154,7 @@ fn files(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
     })
 }
 
-fn shown(paths: &BTreeSet<Vec<u8>>) -> String {
+fn shown(paths: &Paths) -> String {
     let named = paths.iter().take(PATHS_SHOWN);
     let named: Vec<String> = named
         .map(|path| format!("`/{}`", String::from_utf8_lossy(path)))
