@@ -222,6 +222,9 @@ impl Engine {
                 .filter(|_| lowered.images.iter().all(is_usual))
                 .map(|options| Arc::new(Ahead::new(self.executor.store(), options)));
         }
+        if request.reach.is_some() {
+            worker.must_hold(&lowered).await?;
+        }
         worker.begin_commands();
         let worker = Arc::new(worker);
         Ok(Begun {
@@ -259,6 +262,7 @@ impl Engine {
                 users: request.users,
                 dns: request.dns.clone(),
                 limits: request.limits.clone(),
+                reach: request.reach.clone(),
             },
             images: bases::by_digest(images),
             contexts,

@@ -6,9 +6,11 @@ mod environment;
 mod key;
 
 use std::fmt;
+use std::sync::Arc;
 
 use rbuild_cache::{Digest, KeyWriter};
 use rbuild_executor::file::{ModeChange, Owner};
+use rbuild_executor::network::Reach;
 use rbuild_executor::spec::Limits;
 use rbuild_image::Platform;
 use rbuild_image::source::Location;
@@ -86,6 +88,8 @@ pub struct ExecOp {
     pub user: String,
     pub mounts: Vec<MountOp>,
     pub network: NetworkOp,
+    /// All that it may reach there; `None`: everything.
+    pub reach: Option<Arc<Reach>>,
     pub insecure: bool,
     pub hosts: Vec<(String, String)>,
     /// Where it is not the usual one (BUILDKIT_SANDBOX_HOSTNAME).
@@ -411,6 +415,7 @@ mod tests {
                 },
             }],
             network: NetworkOp::Default,
+            reach: None,
             insecure: false,
             hosts: Vec::new(),
             hostname: None,
@@ -433,7 +438,7 @@ mod tests {
 
     #[test]
     fn what_a_command_gets_is_in_its_key() {
-        let changes: [fn(&mut ExecOp); 16] = [
+        let changes: [fn(&mut ExecOp); 18] = [
             |op| op.base = false,
             |op| op.argv = vec!["a b".to_owned()],
             |op| op.env = ["A=2"].into_iter().collect(),
@@ -444,6 +449,8 @@ mod tests {
             |op| op.mounts[0].read_only = false,
             |op| op.mounts[0].kind = MountOpKind::Tmpfs { size: None },
             |op| op.network = NetworkOp::None,
+            |op| op.reach = Some(Arc::new(Reach::new(Vec::new()))),
+            |op| op.reach = "a:1".parse().ok().map(|it| Arc::new(Reach::new(vec![it]))),
             |op| op.insecure = true,
             |op| op.hostname = Some("h".to_owned()),
             |op| op.limits.shm_size = Some(1),
@@ -455,7 +462,7 @@ mod tests {
         keys.push(key(|_| {}));
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 17);
+        assert_eq!(keys.len(), 19);
     }
 
     #[test]

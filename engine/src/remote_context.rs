@@ -194,6 +194,8 @@ pub(crate) fn access(request: &BuildRequest) -> Result<Access> {
             .map(|secret| (secret.id.clone(), Arc::clone(&secret.data)))
             .collect(),
         ssh: request.ssh.iter().map(socket).collect::<Result<_>>()?,
+        // Contexts are named by who builds.
+        reach: None,
     })
 }
 

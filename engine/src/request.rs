@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::Digest;
+pub use rbuild_executor::network::{Pattern, Reach};
 use rbuild_executor::spec::{Dns, Limits, Users};
 pub use rbuild_image::shared::s3;
 use rbuild_image::source::Location;
@@ -40,6 +41,8 @@ pub struct BuildRequest {
     pub secrets: Vec<Secret>,
     pub ssh: Vec<Ssh>,
     pub network: NetworkChoice,
+    /// `--allow-host`: all that commands, and what the Dockerfile adds from elsewhere, may reach. `None`: everything.
+    pub reach: Option<Arc<Reach>>,
     /// Who the users of RUN are on the machine.
     pub users: Users,
     pub hosts: Vec<(String, String)>,
@@ -88,6 +91,7 @@ impl BuildRequest {
             secrets: Vec::new(),
             ssh: Vec::new(),
             network: NetworkChoice::Default,
+            reach: None,
             users: Users::Own,
             hosts: Vec::new(),
             dns: Dns::default(),

@@ -252,11 +252,14 @@ impl Spaces {
 }
 
 /// A network that is being made on another thread.
-pub struct Later(Box<dyn FnOnce() -> Option<Network> + Send + Sync>);
+pub struct Later(Box<dyn FnOnce() -> Option<Awaited> + Send + Sync>);
+
+/// What came of it.
+pub type Awaited = Result<Network, crate::network::Error>;
 
 impl Later {
     /// With the channel on which the network is awaited.
-    pub fn channel() -> (SyncSender<Network>, Self) {
+    pub fn channel() -> (SyncSender<Awaited>, Self) {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let receiver = Mutex::new(receiver);
         let wait = move || {
@@ -270,11 +273,11 @@ impl Later {
 
     /// `finish` may wait.
     pub fn new(finish: impl FnOnce() -> Network + Send + Sync + 'static) -> Self {
-        Self(Box::new(|| Some(finish())))
+        Self(Box::new(|| Some(Ok(finish()))))
     }
 
     /// `None` where whoever was to make it is gone. Blocking.
-    pub(crate) fn wait(self) -> Option<Network> {
+    pub(crate) fn wait(self) -> Option<Awaited> {
         (self.0)()
     }
 }

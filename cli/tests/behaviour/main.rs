@@ -4,6 +4,8 @@
 mod docker;
 #[path = "../kit/mod.rs"]
 mod kit;
+#[path = "../kit/names.rs"]
+mod names;
 #[path = "../kit/pty.rs"]
 mod pty;
 
@@ -23,6 +25,7 @@ mod networks;
 mod ports;
 mod profiles;
 mod propagation;
+mod reach;
 mod remote;
 mod robustness;
 mod rootless;

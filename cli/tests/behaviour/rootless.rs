@@ -25,7 +25,7 @@ impl Ordinary {
     }
 
     /// With subordinate ids.
-    fn with_more_ids(test: &str) -> Option<Self> {
+    pub(crate) fn with_more_ids(test: &str) -> Option<Self> {
         let lines = |path| std::fs::read_to_string(path).unwrap_or_default();
         let first = |line: &str| line.split(':').next().map(str::to_owned);
         let named: Vec<String> = lines("/etc/subuid").lines().filter_map(first).collect();

@@ -385,6 +385,9 @@ fn what_is_empty_is_none_as_where_a_script_has_not_set_it() {
     }
     all.push("context");
     kit.must(&all);
+    // Nothing would be held.
+    let held = kit.rbuild(&["build", "-q", "--allow-host", "", "context"]);
+    assert_eq!(held.code, 2, "{held}");
     let wrong = kit.rbuild(&["build", "--annotation", "mainfest:a=b", "context"]);
     assert_eq!(wrong.code, 2, "{wrong}");
     assert!(

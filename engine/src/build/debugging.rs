@@ -323,6 +323,7 @@ fn in_surroundings(info: &StepInfo) -> Result<ExecOp> {
         user,
         mounts: Vec::new(),
         network,
+        reach: None,
         insecure: false,
         hosts,
         hostname: None,
@@ -394,7 +395,12 @@ impl DebugShell {
             ..self.op.clone()
         };
         let executor = self.worker.counting().await.map_err(plain)?;
-        let network = self.worker.network(&executor, op.network, op.insecure);
+        let network = self.worker.network(
+            &executor,
+            op.network,
+            op.insecure,
+            self.worker.watch(&op, None),
+        );
         let given = self.worker.given(self.vertex, &op, &self.inputs, network);
         let (mut exec, _) = given.await.map_err(plain)?;
         for mount in &mut exec.mounts {

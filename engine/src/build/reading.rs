@@ -30,6 +30,7 @@ pub(crate) fn options(request: &BuildRequest) -> lower::Options {
         contexts: contexts.collect(),
         no_cache: request.no_cache.clone(),
         network: request.network,
+        reach: request.reach.clone(),
         hosts: request.hosts.clone(),
         limits: (&request.limits).into(),
         allow: request.allow.clone(),
@@ -43,6 +44,7 @@ pub(crate) fn options(request: &BuildRequest) -> lower::Options {
 pub(crate) fn options_of_look(request: &BuildRequest) -> lower::Options {
     lower::Options {
         assumed: true,
+        reach: None,
         allow: vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure],
         ..options(request)
     }

@@ -285,6 +285,9 @@ fn arguments(request: &BuildRequest, complete: bool) -> (BTreeMap<String, String
             .collect();
         args.insert("add-hosts".to_owned(), hosts.join(","));
     }
+    if let Some(reach) = &request.reach {
+        args.insert("allow-hosts".to_owned(), reach.to_string());
+    }
     for (name, context) in &request.contexts {
         args.insert(format!("context:{name}"), named(name, context));
     }

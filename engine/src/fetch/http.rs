@@ -6,7 +6,7 @@
 //! file is keyed by its content.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::civil::DateTime;
 use jiff::fmt::rfc2822::DateTimeParser;
@@ -14,7 +14,7 @@ use jiff::tz::TimeZone;
 use rbuild_cache::root_dir::Resolve;
 use rbuild_cache::{Digest, KeyWriter, RootDir, Snapshot, Store};
 use rbuild_image::registry::Client;
-use rbuild_image::registry::download::{Fetched, Request, Validators};
+use rbuild_image::registry::download::{Fetched, Gate, Request, Validators};
 use url::Url;
 
 use super::{Access, note, recall, remember};
@@ -71,16 +71,32 @@ pub(crate) async fn file(
         .and_then(|root| root.create_file(Path::new(&source.filename), 0o600, Resolve::Beneath))
         .map_err(unwritable)?;
     let authorization = url.host_str().and_then(|host| authorization(access, host));
+    let refused = OnceLock::new();
+    let permits = |next: &Url| {
+        let Some((reach, host)) = access.reach.as_ref().zip(next.host_str()) else {
+            return true;
+        };
+        let port = next.port_or_known_default().unwrap_or_default();
+        let permitted = reach.has_host(host, port);
+        if !permitted {
+            refused.get_or_init(|| format!("{host}:{port}"));
+        }
+        permitted
+    };
     let request = Request {
         url: &url,
         known: &validators.unwrap_or_default(),
         authorization: authorization.as_deref(),
         limit_bytes: LIMIT_BYTES,
+        gate: Some(Gate(&permits)),
     };
-    let fetched = client
-        .fetch(request, &file, progress)
-        .await
-        .map_err(|error| Failure::of("fetch", error))?;
+    let fetched = client.fetch(request, &file, progress).await;
+    let fetched = fetched.map_err(|error| match refused.get() {
+        Some(host) => Failure::of("fetch", error).help(format!(
+            "allow it on the command line with `--allow-host {host}`"
+        )),
+        None => Failure::of("fetch", error),
+    })?;
     let (digest, validators) = match (fetched, known) {
         (Fetched::Unchanged, Some((known, digest))) => return Ok((known.snapshot, digest)),
         (Fetched::Unchanged, None) => {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rbuild_cache::record::Record;
 use rbuild_cache::{Ingredient, Key, Snapshot, Store};
+use rbuild_executor::network::Reach;
 
 use crate::worker::failure::Result;
 use crate::worker::{blocking, now};
@@ -20,6 +21,8 @@ use crate::worker::{blocking, now};
 pub(crate) struct Access {
     pub(crate) secrets: HashMap<String, Arc<[u8]>>,
     pub(crate) ssh: HashMap<String, PathBuf>,
+    /// What may be reached; `None`: everything.
+    pub(crate) reach: Option<Arc<Reach>>,
 }
 
 impl Access {

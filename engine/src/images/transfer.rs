@@ -213,6 +213,7 @@ impl Engine {
             known: &download::Validators::default(),
             authorization: None,
             limit_bytes: IMPORT_LIMIT_BYTES,
+            gate: None,
         };
         self.client.fetch(fetching, &file, &|_, _| {}).await?;
         let mut tar = file;

@@ -112,6 +112,9 @@ fn command(out: &mut String, exec: &ExecOp) {
         NetworkOp::None => rest.push_str(" network none"),
         NetworkOp::Host => rest.push_str(" network host"),
     }
+    if let Some(reach) = &exec.reach {
+        rest.push_str(&format!(" allow-host {reach}"));
+    }
     for (word, set) in [
         (" insecure", exec.insecure),
         (" refresh", exec.refresh),

@@ -41,6 +41,7 @@ pub(crate) mod words;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use rbuild_executor::network::Reach;
 use rbuild_image::source::{Location, Resolved};
 use rbuild_image::{ImageConfig, Platform};
 use rbuild_parser::{Parsed, Source, Span};
@@ -66,6 +67,8 @@ pub struct Options {
     pub no_cache: NoCache,
     /// Of commands that ask for no other.
     pub network: NetworkChoice,
+    /// All that may be reached; `None`: everything.
+    pub reach: Option<Arc<Reach>>,
     pub hosts: Vec<(String, String)>,
     pub limits: CommandLimits,
     pub allow: Vec<Entitlement>,
@@ -91,6 +94,7 @@ impl Options {
             contexts: HashMap::new(),
             no_cache: NoCache::No,
             network: NetworkChoice::Default,
+            reach: None,
             hosts: Vec::new(),
             limits: CommandLimits::default(),
             allow: Vec::new(),

@@ -63,6 +63,25 @@ fn is_scp_like(source: &str) -> bool {
     plain(user, "-_") && plain(host, "-_.") && !path.is_empty() && !path.starts_with("//")
 }
 
+/// Which host an address is of, and at which port.
+pub(crate) fn host_and_port(address: &str) -> Option<(String, u16)> {
+    const SSH: u16 = 22;
+    const GIT: u16 = 9418;
+    if !address.contains("://") {
+        let host = address.split_once(':')?.0;
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        return Some((host.to_owned(), SSH));
+    }
+    let url = url::Url::parse(address).ok()?;
+    let port = url.port_or_known_default();
+    let port = port.or(match url.scheme() {
+        "ssh" => Some(SSH),
+        "git" => Some(GIT),
+        _ => None,
+    })?;
+    Some((url.host_str()?.to_owned(), port))
+}
+
 /// `URL[?key=value&…][#reference[:subdirectory]]`
 fn git(source: &str) -> Result<GitUrl, String> {
     let (front, fragment) = source.split_once('#').unwrap_or((source, ""));
@@ -239,6 +258,23 @@ mod tests {
             ("a@b:c no://x/@y", "a@b:c no://x/@y"),
         ] {
             assert_eq!(without_userinfo(text), expected);
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        for (address, expected) in [
+            ("https://u:p@Example.com/a.git", Some(("example.com", 443))),
+            ("http://example.com:8080/x", Some(("example.com", 8080))),
+            ("http://[::1]/x", Some(("[::1]", 80))),
+            ("git@example.com:a/b", Some(("example.com", 22))),
+            ("ssh://git@example.com/a", Some(("example.com", 22))),
+            ("git://example.com/a", Some(("example.com", 9418))),
+            ("https://", None),
+        ] {
+            let found = host_and_port(address);
+            let found = found.as_ref().map(|(host, port)| (host.as_str(), *port));
+            assert_eq!(found, expected, "{address}");
         }
     }
 

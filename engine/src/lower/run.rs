@@ -81,6 +81,11 @@ impl Lowering<'_> {
             user: state.config.config.user.clone(),
             mounts,
             network,
+            reach: self
+                .options
+                .reach
+                .clone()
+                .filter(|_| network == NetworkOp::Default),
             insecure,
             hosts: self.options.hosts.clone(),
             hostname: self
@@ -204,6 +209,35 @@ impl Lowering<'_> {
             && !self.options.allow.contains(&Entitlement::SecurityInsecure)
         {
             return refused("--security=insecure", "security.insecure", flag.span);
+        }
+        // What cannot be held to it.
+        let unheld = [
+            (
+                run.network.as_ref(),
+                network == NetworkOp::Host,
+                "--network=host",
+                "has the machine's network",
+            ),
+            (
+                run.security.as_ref(),
+                insecure,
+                "--security=insecure",
+                "can leave its network",
+            ),
+        ];
+        for (flag, is_asked, shown, why) in unheld {
+            if self.options.reach.is_some()
+                && let Some(flag) = flag.filter(|_| is_asked)
+            {
+                return Err(Box::new(
+                    Diagnostic::error(
+                        "not-allowed",
+                        format!("RUN {shown} is not allowed with --allow-host: the command {why}, which cannot be held to a list"),
+                        flag.span,
+                    )
+                    .help(format!("leave `{shown}` out, or build without --allow-host")),
+                ));
+            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! COPY, ADD and WORKDIR: the instructions that change files without running anything.
 
 use rbuild_executor::file::{ModeChange, Owner};
+use rbuild_executor::network::Reach;
 use rbuild_parser::ast::{Escape, Text, Transfer, TransferSource};
 use rbuild_parser::{Diagnostic, Span, expand};
 use rbuild_solver::VertexId;
@@ -213,6 +214,9 @@ impl Lowering<'_> {
             let remote = remote::classify(source)
                 .map_err(|message| Box::new(Diagnostic::error("bad-repository", message, span)))?;
             check_kind(&remote, add, checksum, span)?;
+            if let Some(reach) = &self.options.reach {
+                check_reach(reach, source, &remote, span)?;
+            }
             let (vertex, patterns, unpack) = match remote {
                 Remote::Http => {
                     let name = remote::file_name(source);
@@ -370,6 +374,35 @@ impl Lowering<'_> {
 /// Whether a flag says yes.
 pub(super) fn switch(flag: Option<&rbuild_parser::ast::Switch>) -> bool {
     flag.is_some_and(|flag| flag.value)
+}
+
+/// Whether what is elsewhere may be reached. Redirects are looked at when they come.
+fn check_reach(reach: &Reach, source: &str, remote: &Remote, span: Span) -> Outcome<()> {
+    let url = match remote {
+        Remote::Local => return Ok(()),
+        Remote::Http => source,
+        Remote::Git(git) => &git.url,
+    };
+    // What has no host fails by itself.
+    let Some((host, port)) = remote::host_and_port(url) else {
+        return Ok(());
+    };
+    if reach.has_host(&host, port) {
+        return Ok(());
+    }
+    let shown = remote::without_userinfo(url);
+    Err(Box::new(
+        Diagnostic::error(
+            "not-allowed",
+            format!(
+                "`{shown}` may not be reached in this build: no --allow-host has {host}:{port}"
+            ),
+            span,
+        )
+        .help(format!(
+            "allow it on the command line with `--allow-host {host}:{port}`"
+        )),
+    ))
 }
 
 /// Whether the instruction, and the checksum where there is one, can have such a source.

@@ -31,6 +31,9 @@ impl ExecOp {
                 NetworkOp::Host => "host",
             },
         );
+        if let Some(reach) = &self.reach {
+            key.add("allow-host", reach.to_string());
+        }
         key.add("insecure", flag(self.insecure));
         for (host, address) in &self.hosts {
             key.add(&format!("host[{host}]"), address);

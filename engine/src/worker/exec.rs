@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_executor::Executor;
-use rbuild_executor::network::Private;
+use rbuild_executor::network::{Private, Watch};
 use rbuild_executor::sandbox::ExecError;
 use rbuild_executor::spec::{
     Exec, Later, Limits, Network, Security, SecurityOptions, Stdio, Users,
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{Failure, Result};
 use super::log::Log;
 use super::platform::check_platform;
+use super::reach::refused;
 use super::{Output, Worker};
 use crate::event::{Event, Sink};
 use crate::op::{ExecOp, NetworkOp};
@@ -34,7 +35,9 @@ impl Worker {
         check_platform(&op.platform)?;
         // Made while everything else is prepared.
         let executor = self.counting().await?;
-        let network = self.network(&executor, op.network, op.insecure);
+        let log = Arc::new(Log::new(self, vertex));
+        let watch = self.watch(op, Some(&log));
+        let network = self.network(&executor, op.network, op.insecure, watch.clone());
         let base = if op.base {
             inputs.first().and_then(Output::snapshot).cloned()
         } else {
@@ -45,7 +48,6 @@ impl Worker {
             () = cancel.cancelled() => return Err(Failure::cancelled()),
             given = self.given(vertex, op, &inputs, network) => given?,
         };
-        let log = Arc::new(Log::new(self, vertex));
         let heard = Arc::clone(&log);
         let stdio = Stdio::Capture(Arc::new(move |stream, bytes| heard.write(stream, bytes)));
         let running = executor.exec_or_leave(base.as_ref(), exec, stdio, cancel);
@@ -60,6 +62,9 @@ impl Worker {
                 let mut failure = failed(error, output, &op.argv);
                 for hint in absent {
                     failure = failure.help(hint);
+                }
+                if let Some(refused) = watch.and_then(|watch| refused(&watch)) {
+                    failure = failure.help(refused);
                 }
                 if let Some(why) = self.why_not_found(&failure, base.as_ref(), &op.cwd) {
                     failure = failure.help(why);
@@ -142,6 +147,7 @@ impl Worker {
         executor: &Executor,
         network: NetworkOp,
         insecure: bool,
+        watch: Option<Arc<Watch>>,
     ) -> Network {
         match network {
             NetworkOp::None => Network::None,
@@ -166,8 +172,13 @@ impl Worker {
                         networks.take(&host, users)
                     };
                     let network = match private {
-                        Ok(private) => Network::Private(private),
-                        Err(error) => host_instead(&error, &said, &*events),
+                        Ok(private) => {
+                            private.watch(watch);
+                            Ok(Network::Private(private))
+                        }
+                        // It would be held to nothing.
+                        Err(error) if watch.is_some() => Err(error),
+                        Err(error) => Ok(host_instead(&error, &said, &*events)),
                     };
                     // The step may have failed meanwhile.
                     let _ = made.send(network);

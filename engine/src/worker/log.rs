@@ -18,7 +18,7 @@ const SECRET_BYTES_MIN: usize = 4;
 const MASK: &[u8] = b"***";
 
 /// A command's output on its way to the events, and its end for the error message.
-pub(super) struct Log {
+pub(crate) struct Log {
     events: Arc<dyn Sink>,
     step: Option<StepId>,
     state: Mutex<(Mask, Mask, Tail)>,

@@ -1,7 +1,8 @@
 //! Executes the operations of a build for the solver: on the executor, the store, registries and build contexts.
 //!
 //! * [`content`]: what of its inputs an operation uses;
-//! * [`exec`]: RUN, with its [`mounts`], on a [`platform`]; [`commands`]: what is made before one asks for it;
+//! * [`exec`]: RUN, with its [`mounts`], on a [`platform`], held to what it may [`reach`];
+//!   [`commands`]: what is made before one asks for it;
 //! * [`file`]: COPY, ADD, WORKDIR, heredocs; [`http`], [`git`]: ADD of URLs;
 //! * [`leaks`]: secrets that a layer would give away;
 //! * [`sources`]: images and contexts; [`layers`]: results as layers; [`shared`]: results of shared caches;
@@ -23,6 +24,7 @@ pub(crate) mod log;
 mod mounts;
 mod output;
 mod platform;
+mod reach;
 mod scripts;
 mod shared;
 mod sources;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use rbuild_cache::record::{KeyLock, Record};
 use rbuild_cache::{ActiveSnapshot, Digest, Ingredient, Key, Snapshot, Store};
 use rbuild_executor::Executor;
+use rbuild_executor::network::Reach;
 use rbuild_executor::spec::{Dns, Limits};
 use rbuild_image::registry::Client;
 use rbuild_image::source::Resolved;
@@ -71,6 +74,7 @@ pub(crate) struct Settings {
     pub(crate) users: rbuild_executor::spec::Users,
     pub(crate) dns: Dns,
     pub(crate) limits: Limits,
+    pub(crate) reach: Option<Arc<Reach>>,
 }
 
 impl Settings {
@@ -79,6 +83,7 @@ impl Settings {
         Access {
             secrets: self.secrets.clone(),
             ssh: self.ssh.clone(),
+            reach: self.reach.clone(),
         }
     }
 }

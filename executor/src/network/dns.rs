@@ -20,6 +20,11 @@ pub(super) fn resolv_conf(server: Ipv4Addr) -> Vec<u8> {
     inside(&read(), server).into_bytes()
 }
 
+/// The domains that resolvers add to names, in small letters.
+pub(super) fn search() -> Vec<String> {
+    searched(&read())
+}
+
 /// What is asked for in a message that asks for one thing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Question {
@@ -32,6 +37,7 @@ pub(super) struct Question {
 
 const HEADER_BYTES: usize = 12;
 const ADDRESS_OF_HOST: u16 = 1;
+const INTERNET: u16 = 1;
 
 /// `None` for whatever else a message is.
 pub(super) fn question(message: &[u8]) -> Option<Question> {
@@ -62,7 +68,6 @@ pub(super) fn question(message: &[u8]) -> Option<Question> {
         name.push_str(&label.to_ascii_lowercase());
         at += length;
     }
-    const INTERNET: u16 = 1;
     let (kind, class) = (number(at)?, number(at + 2)?);
     (class == INTERNET && !name.is_empty()).then_some(Question {
         name,
@@ -96,14 +101,80 @@ pub(super) fn answer(message: &[u8], question: &Question, address: Ipv4Addr) -> 
 /// The answer where nobody may be asked.
 pub(super) fn refusal(message: &[u8], question: &Question) -> Vec<u8> {
     const SERVER_FAILURE: u8 = 2;
-    let mut answer = message.get(..question.length).unwrap_or_default().to_vec();
+    nothing(message, question.length, SERVER_FAILURE)
+}
+
+/// The answer where the name is not to be known.
+pub(super) fn no_such_name(message: &[u8], question: &Question) -> Vec<u8> {
+    const NO_SUCH_NAME: u8 = 3;
+    nothing(message, question.length, NO_SUCH_NAME)
+}
+
+/// The answer to what is no question for a name.
+pub(super) fn not_understood(message: &[u8]) -> Vec<u8> {
+    const REFUSED: u8 = 5;
+    let mut answer = nothing(message, HEADER_BYTES, REFUSED);
+    if let Some(counts) = answer.get_mut(4..6) {
+        counts.fill(0);
+    }
+    answer
+}
+
+fn nothing(message: &[u8], length: usize, code: u8) -> Vec<u8> {
+    let mut answer = message.get(..length).unwrap_or_default().to_vec();
     if let Some(flags) = answer.get_mut(2..4) {
-        flags.copy_from_slice(&[0x80 | (flags[0] & 1), 0x80 | SERVER_FAILURE]);
+        flags.copy_from_slice(&[0x80 | (flags[0] & 0x79), 0x80 | code]);
     }
     if let Some(counts) = answer.get_mut(6..HEADER_BYTES) {
         counts.fill(0);
     }
     answer
+}
+
+/// The number by which a message and its answer belong together.
+pub(super) fn number_of(message: &[u8]) -> Option<[u8; 2]> {
+    message.get(..2)?.try_into().ok()
+}
+
+/// Of an answer: the name that was asked for, and all IPv4 addresses, whichever name on the way from that one has them.
+pub(super) fn addresses(message: &[u8]) -> Option<(String, Vec<Ipv4Addr>)> {
+    const ANSWER: u8 = 0x80;
+    let mut asked = message.get(..HEADER_BYTES)?.to_vec();
+    let flags = asked.get_mut(2)?;
+    if *flags & ANSWER == 0 {
+        return None;
+    }
+    *flags &= !ANSWER;
+    asked.extend_from_slice(message.get(HEADER_BYTES..)?);
+    let asked = question(&asked)?;
+    let number = |at: usize| {
+        let bytes = message.get(at..at + 2)?.try_into().ok()?;
+        Some(u16::from_be_bytes(bytes))
+    };
+    let mut found = Vec::new();
+    let mut at = asked.length;
+    for _ in 0..number(6)? {
+        at = after_name(message, at)?;
+        let (kind, class, length) = (number(at)?, number(at + 2)?, usize::from(number(at + 8)?));
+        let data = message.get(at + 10..at + 10 + length)?;
+        if (kind, class) == (ADDRESS_OF_HOST, INTERNET) {
+            found.push(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?));
+        }
+        at += 10 + length;
+    }
+    Some((asked.name, found))
+}
+
+/// Behind a name, which may end in a reference to another place.
+fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match message.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..64 => at += 1 + usize::from(*length),
+            192.. => return Some(at + 2),
+            64..192 => return None,
+        }
+    }
 }
 
 fn read() -> String {
@@ -137,6 +208,19 @@ fn parse(text: &str) -> Vec<SocketAddr> {
     servers
 }
 
+/// The last line counts, as for the C library.
+fn searched(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next()?, "search" | "domain").then_some(words)
+    });
+    let domains = lines.last().into_iter().flatten();
+    domains
+        .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
+        .filter(|domain| !domain.is_empty())
+        .collect()
+}
+
 fn inside(text: &str, server: Ipv4Addr) -> String {
     let mut inside = format!("nameserver {server}\n");
     for line in text.lines() {
@@ -152,11 +236,11 @@ fn inside(text: &str, server: Ipv4Addr) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::GATEWAY;
     use super::*;
 
-    fn asking(name: &str, kind: u8) -> Vec<u8> {
+    pub(in super::super) fn asking(name: &str, kind: u8) -> Vec<u8> {
         let mut message = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
             message.push(label.len() as u8);
@@ -164,6 +248,39 @@ mod tests {
         }
         message.extend_from_slice(&[0, 0, kind, 0, 1]);
         message
+    }
+
+    /// That a name is another one, which has an address.
+    pub(in super::super) fn answering(name: &str, other: &str, address: Ipv4Addr) -> Vec<u8> {
+        let mut message = asking(name, 1);
+        message[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 2]);
+        let target = asking(other, 1);
+        let target = &target[HEADER_BYTES..target.len() - 4];
+        message.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, target.len() as u8]);
+        message.extend_from_slice(target);
+        message.extend_from_slice(target);
+        message.extend_from_slice(&[0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+        message.extend_from_slice(&address.octets());
+        message
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_name_that_was_asked_for() {
+        let address = Ipv4Addr::new(192, 0, 2, 7);
+        let message = answering("A.example", "b.example", address);
+        let found = Some(("a.example".to_owned(), vec![address]));
+        assert_eq!(addresses(&message), found);
+        assert_eq!(addresses(&asking("a.example", 1)), None);
+        for length in 0..message.len() {
+            assert_eq!(addresses(&message[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn domains_that_are_searched() {
+        let text = "domain x\nsearch Corp.Example. lan\noptions edns0\n";
+        assert_eq!(searched(text), ["corp.example", "lan"]);
+        assert!(searched("nameserver 1.1.1.1\n").is_empty());
     }
 
     #[test]
@@ -191,6 +308,7 @@ mod tests {
             if let Some(asked) = question(&bytes) {
                 let _ = answer(&bytes, &asked, GATEWAY);
             }
+            let _ = (addresses(&bytes), not_understood(&bytes));
         }
     }
 

@@ -15,18 +15,21 @@
 //! be in several such networks, with an interface and a thread for each.
 //!
 //! [`link`] makes the namespace; [`stack`] is the thread; [`tcp`], [`udp`] are what it carries; [`packet`] are frames as
-//! values; [`publish`] is the way in.
+//! values; [`publish`] is the way in. A command that may not reach everything has a [`watch`] with a [`reach`].
 
 mod dns;
 mod link;
 mod neighbours;
 mod packet;
 mod publish;
+mod questions;
+mod reach;
 mod stack;
 mod tcp;
 mod udp;
+mod watch;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -34,6 +37,8 @@ use std::thread::JoinHandle;
 pub use neighbours::{Neighbours, Way};
 pub use packet::HardwareAddress;
 pub use publish::{Port, Protocol, has_ipv6};
+pub use reach::{Pattern, Reach};
+pub use watch::{Refused, Watch};
 
 use crate::host::Host;
 use crate::spec::Users;
@@ -46,6 +51,8 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 47, 1);
 pub const PREFIX_BITS: u8 = 22;
 /// How many addresses there are for neighbours ([`neighbour`]).
 pub const NEIGHBOURS: u32 = 1020;
+/// Packets of a command that has ended which may not have been read yet: more than an interface's queue holds.
+const MOST_LEFT: usize = 4096;
 /// The largest packet: few large ones cost less than many small ones, and nothing here is a wire.
 const MTU: usize = 65_000;
 
@@ -94,6 +101,11 @@ impl Place {
         }
     }
 
+    /// Whether it is the name server.
+    fn is_asked(&self, to: SocketAddrV4) -> bool {
+        *to.ip() == self.gateway && to.port() == dns::PORT
+    }
+
     /// Whether an address may be a neighbour's.
     fn has_beside(&self, address: Ipv4Addr) -> bool {
         let host_bits = 32 - u32::from(self.prefix_bits);
@@ -128,6 +140,17 @@ pub struct Private {
     namespace: Arc<OwnedFd>,
     interfaces: Mutex<Vec<Interface>>,
     published: Mutex<Vec<publish::Published>>,
+    watched: Watched,
+}
+
+/// By whom the command's packets are looked at; `None`: they go where they like.
+type Watched = Arc<Mutex<Option<Arc<Watch>>>>;
+
+/// What a line's thread knows besides its own place.
+#[derive(Debug)]
+struct Sides {
+    neighbours: Option<Arc<dyn Neighbours>>,
+    watched: Watched,
 }
 
 /// Dropping it takes it away.
@@ -198,11 +221,15 @@ impl Private {
         let link::Link { namespace, packets } = link;
         let mut neighbours = neighbours.into_iter();
         let mut interfaces = Vec::new();
+        let watched = Watched::default();
         for (number, (packets, place)) in packets.into_iter().zip(places).enumerate() {
             let carrier = carrier.take().map_or_else(link::Carrier::spawn, Ok)?;
-            let beside = neighbours.next();
+            let sides = Sides {
+                neighbours: neighbours.next(),
+                watched: Arc::clone(&watched),
+            };
             interfaces.push(Interface::start(
-                host, number, packets, place, beside, carrier,
+                host, number, packets, place, sides, carrier,
             )?);
         }
         Ok(Self {
@@ -210,7 +237,29 @@ impl Private {
             namespace: Arc::new(namespace),
             interfaces: Mutex::new(interfaces),
             published: Mutex::default(),
+            watched,
         })
+    }
+
+    /// Has everything that the command begins from now on looked at.
+    pub fn watch(&self, watch: Option<Arc<Watch>>) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+    }
+
+    /// Forgets everything of the command that was in here.
+    fn forget(&self) {
+        for interface in self.interfaces().iter() {
+            // What it sent last is not to be taken for the next one's.
+            if let Some(packets) = interface.packets.upgrade() {
+                let mut beginning = [0; packet::HEADER_BYTES];
+                let read = || rustix::io::read(&*packets, &mut beginning);
+                let _ = std::iter::repeat_with(read)
+                    .take(MOST_LEFT)
+                    .take_while(Result::is_ok)
+                    .count();
+            }
+            signal(&interface.stop, stack::FORGET);
+        }
     }
 
     fn interfaces(&self) -> std::sync::MutexGuard<'_, Vec<Interface>> {
@@ -250,10 +299,13 @@ impl Private {
         let leads_out = !place.is_internal && interfaces.iter().all(|it| it.place.is_internal);
         let packets = link::add(&self.namespace, number, place, leads_out)?;
         let carrier = link::Carrier::spawn()?;
-        let beside = Some(neighbours);
+        let sides = Sides {
+            neighbours: Some(neighbours),
+            watched: Arc::clone(&self.watched),
+        };
         let host = &self.host;
         interfaces.push(Interface::start(
-            host, number, packets, place, beside, carrier,
+            host, number, packets, place, sides, carrier,
         )?);
         Ok(())
     }
@@ -297,7 +349,7 @@ impl Interface {
         number: usize,
         packets: OwnedFd,
         place: Place,
-        neighbours: Option<Arc<dyn Neighbours>>,
+        sides: Sides,
         carrier: link::Carrier,
     ) -> Result<Self, Error> {
         let packets = Arc::new(packets);
@@ -315,7 +367,7 @@ impl Interface {
             tracing::debug!(%error, "the network is not held: its end is waited for");
         }
         let thread = carrier.run(move || {
-            if let Err(error) = stack::run(&packets, &stopped, place, neighbours) {
+            if let Err(error) = stack::run(&packets, &stopped, place, sides) {
                 tracing::warn!(%error, "the private network stopped");
             }
             drop(packets);
@@ -416,9 +468,8 @@ impl Pool {
                 .find(|network| Arc::strong_count(network) == 1);
             if let Some(network) = idle {
                 // What it still carried was somebody else's.
-                for interface in network.interfaces().iter() {
-                    signal(&interface.stop, stack::FORGET);
-                }
+                network.watch(None);
+                network.forget();
                 return Ok(Arc::clone(network));
             }
         }

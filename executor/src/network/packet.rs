@@ -4,7 +4,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpPacket, UdpPacket, UdpRepr};
+use smoltcp::wire::{
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr,
+    TcpPacket, UdpPacket, UdpRepr,
+};
 
 use super::Place;
 
@@ -17,6 +20,7 @@ pub(super) const HEADER_BYTES: usize = 14;
 const IP: [u8; 2] = [8, 0];
 const ARP: [u8; 2] = [8, 6];
 const HOPS: u8 = 64;
+const ECHO_REQUEST: u8 = 8;
 
 /// The two ends of a conversation, as the command sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +38,8 @@ pub(super) enum Seen<'a> {
     /// Another segment of TCP, or a ping of the gateway: for the stack.
     Other,
     Datagram(Ends, &'a [u8]),
+    /// Of somebody else, who does not hear it.
+    Ping(Ipv4Addr),
     Nothing,
 }
 
@@ -102,6 +108,7 @@ fn ip(body: &[u8], gateway: Ipv4Addr) -> Option<Seen<'_>> {
         }
         // Others cannot be asked for us; that they do not answer is not to be hidden.
         IpProtocol::Icmp if to == gateway => Some(Seen::Other),
+        IpProtocol::Icmp if ip.payload().first() == Some(&ECHO_REQUEST) => Some(Seen::Ping(to)),
         _ => None,
     }
 }
@@ -170,6 +177,40 @@ pub(super) fn datagram(ends: Ends, data: &[u8], hardware_address: HardwareAddres
     frame
 }
 
+/// As a frame that a packet may not go where it was to go.
+pub(super) fn unreachable(frame: &[u8], hardware_address: HardwareAddress) -> Option<Vec<u8>> {
+    /// Of the packet; its ports are among them.
+    const QUOTED_BYTES: usize = 8;
+    let refused = Ipv4Packet::new_checked(frame.get(HEADER_BYTES..)?).ok()?;
+    let payload = refused.payload();
+    let data = payload.get(..QUOTED_BYTES).unwrap_or(payload);
+    let icmp = Icmpv4Repr::DstUnreachable {
+        reason: Icmpv4DstUnreachable::CommProhibited,
+        header: Ipv4Repr {
+            src_addr: refused.src_addr(),
+            dst_addr: refused.dst_addr(),
+            next_header: refused.next_header(),
+            payload_len: payload.len(),
+            hop_limit: refused.hop_limit(),
+        },
+        data,
+    };
+    let ip = Ipv4Repr {
+        src_addr: refused.dst_addr(),
+        dst_addr: refused.src_addr(),
+        next_header: IpProtocol::Icmp,
+        payload_len: icmp.buffer_len(),
+        hop_limit: HOPS,
+    };
+    let checksums = ChecksumCapabilities::default();
+    let mut frame = frame_for(ip.buffer_len() + ip.payload_len, hardware_address);
+    let body = frame.get_mut(HEADER_BYTES..)?;
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut *body), &checksums);
+    let rest = body.get_mut(ip.buffer_len()..)?;
+    icmp.emit(&mut Icmpv4Packet::new_unchecked(rest), &checksums);
+    Some(frame)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::GATEWAY;
@@ -196,6 +237,18 @@ mod tests {
             look(&datagram(ends(), b"", INSIDE_MAC), &Place::ALONE),
             Seen::Datagram(back, b"")
         );
+    }
+
+    #[test]
+    fn a_refusal_quotes_what_is_refused() {
+        let frame = datagram(ends(), b"hello", INSIDE_MAC);
+        let refusal = unreachable(&frame, INSIDE_MAC).expect("a refusal");
+        assert_eq!(destination(&refusal), Some(*ends().outside.ip()));
+        let body = refusal.get(HEADER_BYTES + 20..).expect("what it says");
+        assert_eq!(body.get(..2), Some(&[3, 13][..]));
+        // Ports and length of the datagram.
+        assert_eq!(body.get(28..34), frame.get(34..40));
+        assert_eq!(unreachable(&frame[..20], INSIDE_MAC), None);
     }
 
     #[test]
@@ -239,6 +292,7 @@ mod tests {
                 *version = 0x45;
             }
             let _ = look(&frame, &Place::ALONE);
+            let _ = unreachable(&frame, INSIDE_MAC);
         }
     }
 }

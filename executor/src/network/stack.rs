@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -13,11 +14,11 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToke
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::neighbours::{Neighbours, Switch};
+use super::neighbours::Switch;
 use super::packet::{self, Ends, HEADER_BYTES, Seen};
 use super::tcp::Connections;
 use super::udp::Conversations;
-use super::{MTU, Place, dns};
+use super::{MTU, Place, Sides, Watch, Watched, dns};
 
 /// Frames that are read before others have their turn.
 const FRAMES_AT_ONCE: usize = 64;
@@ -29,16 +30,12 @@ pub(super) const STOP: u64 = 1 << 32;
 pub(super) const FORGET: u64 = 1;
 
 /// Carries until it is told to stop.
-pub(super) fn run(
-    packets: &OwnedFd,
-    stop: &OwnedFd,
-    own: Place,
-    neighbours: Option<Arc<dyn Neighbours>>,
-) -> io::Result<()> {
+pub(super) fn run(packets: &OwnedFd, stop: &OwnedFd, own: Place, sides: Sides) -> io::Result<()> {
     let mut line = Line {
         packets,
         own,
-        switch: neighbours.map(Switch::new),
+        switch: sides.neighbours.map(Switch::new),
+        watched: sides.watched,
         arrived: VecDeque::new(),
     };
     let mut interface = interface(&mut line);
@@ -99,7 +96,8 @@ pub(super) fn run(
         }
         interface.poll(Instant::now(), &mut line, &mut connections.sockets);
         connections.carry();
-        conversations.carry(&mut buffer, &|frame| line.write(frame));
+        let watch = line.watch();
+        conversations.carry(&mut buffer, watch.as_deref(), &|frame| line.write(frame));
         interface.poll(Instant::now(), &mut line, &mut connections.sockets);
     }
 }
@@ -127,6 +125,7 @@ struct Line<'a> {
     /// Where the command is.
     own: Place,
     switch: Option<Switch>,
+    watched: Watched,
     /// Packets for the stack.
     arrived: VecDeque<Vec<u8>>,
 }
@@ -157,9 +156,18 @@ impl Line<'_> {
             }
             match packet::look(frame, &self.own) {
                 Seen::Arp(answer) => self.write(&answer),
+                Seen::Connect(ends) if !self.permits(ends.outside) => {
+                    // The stack refuses.
+                    self.arrived.push_back(packet());
+                }
                 Seen::Connect(ends) => {
-                    if let Some(packet) = connections.asked(ends, packet()) {
+                    if let Some(packet) = connections.asked(ends, packet(), self.watch()) {
                         self.arrived.push_back(packet);
+                    }
+                }
+                Seen::Ping(to) => {
+                    if self.watch().is_some_and(|watch| !watch.has(to, None)) {
+                        self.refuse(frame);
                     }
                 }
                 Seen::Other => self.arrived.push_back(packet()),
@@ -168,7 +176,10 @@ impl Line<'_> {
                         let to = self.own.hardware_address;
                         self.write(&packet::datagram(ends, &answer, to));
                     }
-                    None => conversations.send(ends, data),
+                    None if conversations.has(ends) || self.permits(ends.outside) => {
+                        conversations.send(ends, data);
+                    }
+                    None => self.refuse(frame),
                 },
                 Seen::Nothing => {}
             }
@@ -176,12 +187,35 @@ impl Line<'_> {
         Ok(())
     }
 
-    /// To a question for a neighbour's name, whichever server it is for.
+    /// To a question for a neighbour's name, whichever server it is for; or for one that may not be reached.
     fn answer(&self, ends: Ends, data: &[u8]) -> Option<Vec<u8>> {
-        let switch = self.switch.as_ref()?;
-        (ends.outside.port() == dns::PORT)
-            .then(|| switch.answer(data, &self.own))
-            .flatten()
+        if let Some(switch) = &self.switch
+            && ends.outside.port() == dns::PORT
+            && let Some(answer) = switch.answer(data, &self.own)
+        {
+            return Some(answer);
+        }
+        if !self.own.is_asked(ends.outside) {
+            return None;
+        }
+        self.watch()?.refusal(data)
+    }
+
+    fn watch(&self) -> Option<Arc<Watch>> {
+        let watched = self.watched.lock();
+        watched.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether what is new may go to an address. Names are asked for by everybody.
+    fn permits(&self, to: SocketAddrV4) -> bool {
+        self.own.is_asked(to) || self.watch().is_none_or(|watch| watch.permits(to))
+    }
+
+    /// Has the command hear at once that a packet does not arrive.
+    fn refuse(&self, frame: &[u8]) {
+        if let Some(refusal) = packet::unreachable(frame, self.own.hardware_address) {
+            self.write(&refusal);
+        }
     }
 
     /// What cannot be written is lost, as packets may be.

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -14,7 +15,8 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
 use super::packet::Ends;
-use super::{Place, dns};
+use super::questions::Questions;
+use super::{Place, Watch, dns};
 
 /// More at once are refused.
 const MOST: usize = 2048;
@@ -35,6 +37,8 @@ struct Flow {
     /// What the command has sent and is not outside yet waits in the stack; what came from outside as well.
     outside_ended: bool,
     inside_ended: bool,
+    /// Where not everything goes through.
+    questions: Option<Questions>,
 }
 
 enum Progress {
@@ -58,7 +62,12 @@ impl Connections {
 
     /// A connection is asked for: begins to make it outside. Returns the packet where the stack is to answer it now,
     /// by refusing, or because the connection is known.
-    pub(super) fn asked(&mut self, ends: Ends, packet: Vec<u8>) -> Option<Vec<u8>> {
+    pub(super) fn asked(
+        &mut self,
+        ends: Ends,
+        packet: Vec<u8>,
+        watch: Option<Arc<Watch>>,
+    ) -> Option<Vec<u8>> {
         match self.flows.get(&ends).map(|flow| &flow.state) {
             // Asked again.
             Some(Progress::Connecting { .. }) => return None,
@@ -90,6 +99,9 @@ impl Connections {
                         state,
                         outside_ended: false,
                         inside_ended: false,
+                        questions: watch
+                            .filter(|_| self.own.is_asked(ends.outside))
+                            .map(Questions::new),
                     },
                 );
                 None
@@ -108,7 +120,7 @@ impl Connections {
                     if !flow.outside_ended && socket.can_send() {
                         flags |= PollFlags::IN;
                     }
-                    if socket.can_recv() {
+                    if socket.can_recv() || flow.questions.as_ref().is_some_and(Questions::waits) {
                         flags |= PollFlags::OUT;
                     }
                     flags
@@ -182,6 +194,11 @@ impl Connections {
 
 /// From the command to outside.
 fn carry_out(flow: &mut Flow, socket: &mut Socket<'_>) -> Result<(), Errno> {
+    if let Some(questions) = &mut flow.questions
+        && !questions.carry_out(&flow.outside, socket)?
+    {
+        return Ok(());
+    }
     while socket.can_recv() {
         let sent = socket
             .recv(|data| {
@@ -209,6 +226,13 @@ fn carry_out(flow: &mut Flow, socket: &mut Socket<'_>) -> Result<(), Errno> {
 
 /// From outside to the command.
 fn carry_in(flow: &mut Flow, socket: &mut Socket<'_>) -> Result<(), Errno> {
+    if let Some(questions) = &mut flow.questions {
+        if !flow.outside_ended && questions.carry_in(&flow.outside, socket)? {
+            flow.outside_ended = true;
+            socket.close();
+        }
+        return Ok(());
+    }
     while !flow.outside_ended && socket.can_send() {
         let received = socket
             .send(|room| match rustix::io::read(&flow.outside, room) {

@@ -1,6 +1,6 @@
 //! Datagrams: each pair of ends has a socket outside while it is used.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -10,13 +10,15 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::packet::{self, Ends};
-use super::{MTU, Place, dns, tcp};
+use super::{MTU, Place, Watch, dns, tcp};
 
 /// The oldest makes room.
 const MOST: usize = 1024;
 /// As long as others keep a conversation; questions for names are over sooner.
 const QUIET: Duration = Duration::from_secs(60);
 const QUIET_DNS: Duration = Duration::from_secs(20);
+/// Questions that are known again.
+const MOST_ASKED: usize = 32;
 /// Taken of one socket before others have their turn.
 const AT_ONCE: usize = 32;
 /// Of both headers.
@@ -32,8 +34,10 @@ pub(super) struct Conversations {
 struct Conversation {
     outside: OwnedFd,
     used: Instant,
-    /// Of a question for a name: which server was asked.
+    /// Of questions for names: which server is asked.
     server: Option<usize>,
+    /// The numbers of those that were asked last.
+    asked: VecDeque<[u8; 2]>,
 }
 
 impl Conversations {
@@ -52,13 +56,22 @@ impl Conversations {
         }
     }
 
+    /// Whether one is under way.
+    pub(super) fn has(&self, ends: Ends) -> bool {
+        self.open.contains_key(&ends)
+    }
+
     /// A datagram of the command's. What cannot be sent is lost, as datagrams may be.
     pub(super) fn send(&mut self, ends: Ends, data: &[u8]) {
-        let is_question =
-            *ends.outside.ip() == self.own.gateway && ends.outside.port() == dns::PORT;
-        if is_question && let Some(asked) = self.open.get(&ends).and_then(|it| it.server) {
+        let is_question = self.own.is_asked(ends.outside);
+        let number = dns::number_of(data).filter(|_| is_question);
+        if let Some(number) = number
+            && let Some(known) = self.open.get(&ends)
+            && let Some(server) = known.server
+            && known.asked.contains(&number)
+        {
             // Asked again: the server did not answer, so that the next one is asked.
-            self.server = asked + 1;
+            self.server = server + 1;
             self.open.remove(&ends);
         }
         if !self.open.contains_key(&ends) {
@@ -75,6 +88,10 @@ impl Conversations {
         }
         if let Some(conversation) = self.open.get_mut(&ends) {
             conversation.used = Instant::now();
+            if conversation.asked.len() >= MOST_ASKED {
+                conversation.asked.pop_front();
+            }
+            conversation.asked.extend(number);
             let _ = rustix::net::send(&conversation.outside, data, SendFlags::NOSIGNAL);
         }
     }
@@ -98,11 +115,17 @@ impl Conversations {
             outside,
             used: Instant::now(),
             server,
+            asked: VecDeque::new(),
         })
     }
 
     /// Hands in what came from outside; ends what has been quiet.
-    pub(super) fn carry(&mut self, buffer: &mut [u8], write: &dyn Fn(&[u8])) {
+    pub(super) fn carry(
+        &mut self,
+        buffer: &mut [u8],
+        watch: Option<&Watch>,
+        write: &dyn Fn(&[u8]),
+    ) {
         let now = Instant::now();
         let mut answered = None;
         let room = buffer.len().min(MTU - HEADERS_BYTES);
@@ -115,6 +138,11 @@ impl Conversations {
                         answered = conversation.server.or(answered);
                         // What does not fit is lost, rather than cut.
                         if let Some(data) = buffer.get(..length).filter(|_| length <= room) {
+                            if conversation.server.is_some()
+                                && let Some(watch) = watch
+                            {
+                                watch.answered(data);
+                            }
                             write(&packet::datagram(*ends, data, self.own.hardware_address));
                         }
                     }

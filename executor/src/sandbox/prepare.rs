@@ -111,7 +111,8 @@ pub(super) fn prepare(
     if let Network::Later(later) = exec.network {
         exec.network = later
             .wait()
-            .ok_or_else(|| setup("make the network", "its thread ended"))?;
+            .ok_or_else(|| setup("make the network", "its thread ended"))?
+            .map_err(|error| setup(error.step, error.source))?;
     }
     builder.base_files(&exec)?;
     let network = network(&mut builder, &exec.network)?;

@@ -55,6 +55,18 @@ pub struct Request<'a> {
     /// Sent as `Authorization` to the address's own origin only. A name and password in the address win.
     pub authorization: Option<&'a str>,
     pub limit_bytes: u64,
+    /// `None`: all addresses that it is sent to may be asked.
+    pub gate: Option<Gate<'a>>,
+}
+
+/// Says which addresses may be asked.
+#[derive(Clone, Copy)]
+pub struct Gate<'a>(pub &'a (dyn Fn(&Url) -> bool + Sync));
+
+impl std::fmt::Debug for Gate<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
 }
 
 impl Client {
@@ -159,6 +171,13 @@ impl Client {
             if url.scheme() == "https" && next.scheme() == "http" {
                 let error = failed(&url, "it redirects from https to http");
                 return Err(Failure::lasting(error));
+            }
+            if request.gate.is_some_and(|gate| !(gate.0)(&next)) {
+                let reason = format!(
+                    "it redirects to {}, which may not be reached",
+                    shown_url(&next)
+                );
+                return Err(Failure::lasting(failed(&url, reason)));
             }
             url = next;
         }

@@ -77,6 +77,10 @@ pub(crate) struct BuildArgs {
     /// buildx.local.delete
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
+    /// Let RUN and ADD reach only this, and what else is given so: a name, `*.` and a name, an address or a network,
+    /// each with `:PORT` or at all ports; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) allow_host: Vec<String>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
     /// Where the result goes, as in `type=oci,dest=image.tar`; may be repeated

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use rbuild_engine::BuildRequest;
 use rbuild_engine::image::Reference;
-use rbuild_engine::request::{Entitlement, NetworkChoice, NoCache, Secret, Squash, Ssh, SshAgent};
+use rbuild_engine::request::{
+    Entitlement, NetworkChoice, NoCache, Pattern, Reach, Secret, Squash, Ssh, SshAgent,
+};
 use rbuild_engine::ssh_agent::{Agent, Key, KeyError};
 
 use super::args::{BuildArgs, DELETE};
@@ -49,6 +51,12 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         .network
         .as_deref()
         .map_or(Ok(NetworkChoice::Default), values::network)?;
+    let reach = reach(&args.allow_host)?;
+    if reach.is_some() && network == NetworkChoice::Host {
+        return Err(Error::usage(
+            "--allow-host and --network host contradict each other: the machine's network cannot be held to a list",
+        ));
+    }
     if args.jobs == Some(0) {
         return Err(Error::usage(
             "--jobs `0`: at least one step must run at once",
@@ -91,6 +99,7 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
         secrets,
         ssh,
         network,
+        reach: reach.map(Arc::new),
         users: values::users(args.userns.as_deref())?,
         hosts: values::hosts(&args.add_host)?,
         dns: args.dns.dns()?,
@@ -106,6 +115,20 @@ pub(crate) fn build_request(args: &BuildArgs) -> Result<BuildRequest> {
             .filter(|epoch| !epoch.is_empty()),
         keep_failed: args.opens_shell()?,
     })
+}
+
+/// `None`: everything may be reached. An empty pattern is a mistake, and not as if it were not there.
+fn reach(texts: &[String]) -> Result<Option<Reach>> {
+    let pattern = |text: &String| {
+        text.parse::<Pattern>().map_err(|why| {
+            Error::usage(format!("--allow-host `{text}`: {why}")).help(
+                "it is a host as in `example.org`, `*.example.org`, `192.0.2.1` or `10.0.0.0/8`, each with a port \
+                 behind it or without: `example.org:443`, `[2001:db8::1]:443`",
+            )
+        })
+    };
+    let patterns: Vec<Pattern> = texts.iter().map(pattern).collect::<Result<_>>()?;
+    Ok((!patterns.is_empty()).then(|| Reach::new(patterns)))
 }
 
 /// A name for an image; a digest has no place in it.
@@ -407,6 +430,14 @@ mod tests {
                 .eq(expected)
         );
         assert!(build_args(&["=x".into()]).is_err());
+    }
+
+    #[test]
+    fn nothing_is_held_only_where_nothing_is_given() {
+        assert!(reach(&[]).unwrap().is_none());
+        let two = ["b".to_owned(), "10.0.0.0/8:1".to_owned()];
+        assert_eq!(reach(&two).unwrap().unwrap().to_string(), "b,10.0.0.0/8:1");
+        assert!(reach(&[String::new()]).is_err());
     }
 
     #[test]

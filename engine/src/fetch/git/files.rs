@@ -42,6 +42,14 @@ pub(super) async fn fetch(git: &Git<'_>, pin: &Pin, submodules: bool, files: &Pa
     .await?;
     let lists = || std::fs::symlink_metadata(files.join(".gitmodules"));
     if submodules && lists().is_ok_and(|it| it.is_file()) {
+        if git.held {
+            let message = format!(
+                "`{}` has submodules, which --allow-host cannot hold to its hosts",
+                git.address.shown
+            );
+            return Err(Failure::new("not-allowed", message)
+                .help("leave them out with `?submodules=false` behind the address, and add them by their own addresses"));
+        }
         let update = [
             "submodule",
             "--quiet",

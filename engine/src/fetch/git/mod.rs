@@ -54,6 +54,7 @@ pub(crate) async fn checkout(
         repository: temporary.path().join("repository"),
         ssh_socket: access.ssh.get("default").map(|path| &**path),
         patience: program::PATIENCE,
+        held: access.reach.is_some(),
     };
     let pin = if is_commit(&source.reference) {
         Pin {
@@ -77,6 +78,10 @@ pub(crate) async fn checkout(
     }
     if !source.submodules {
         key.add("submodules", "none");
+    }
+    if git.held {
+        // What came from other hosts is not passed off as what this one gives.
+        key.add("allow-host", "given");
     }
     let key = key.finish();
     if let Some(known) = recall(store, key).await? {

@@ -49,6 +49,9 @@ const CONFIGURATION: [(&str, &str); 9] = [
     ("http.lowSpeedTime", "60"),
 ];
 
+/// Redirects are errors.
+const FOLLOW_NOBODY: (&str, &str) = ("http.followRedirects", "false");
+
 const SSH: &str =
     "ssh -F /dev/null -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=15";
 
@@ -60,6 +63,8 @@ pub(super) struct Git<'a> {
     pub(super) repository: PathBuf,
     pub(super) ssh_socket: Option<&'a Path>,
     pub(super) patience: Duration,
+    /// Only the repository's own host may be reached.
+    pub(super) held: bool,
 }
 
 /// A call that did not end well.
@@ -189,7 +194,11 @@ impl Git<'_> {
         });
         let fixed = CONFIGURATION.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut count = 0;
-        for (name, value) in fixed.into_iter().chain(header) {
+        let held = self.held.then(|| {
+            let (name, value) = FOLLOW_NOBODY;
+            (name.to_owned(), value.to_owned())
+        });
+        for (name, value) in fixed.into_iter().chain(header).chain(held) {
             command
                 .env(format!("GIT_CONFIG_KEY_{count}"), name)
                 .env(format!("GIT_CONFIG_VALUE_{count}"), value);
