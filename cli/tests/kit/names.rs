@@ -17,7 +17,11 @@ impl Names {
         let free = |last: u8| {
             let address = Ipv4Addr::new(127, one, two, last);
             let at = SocketAddr::from((address, 53));
-            Some((address, UdpSocket::bind(at).ok()?, TcpListener::bind(at).ok()?))
+            Some((
+                address,
+                UdpSocket::bind(at).ok()?,
+                TcpListener::bind(at).ok()?,
+            ))
         };
         let (address, udp, tcp) = (100..200).find_map(free)?;
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -84,7 +88,18 @@ fn answer(message: &[u8], known: Ipv4Addr, asked: &Mutex<Vec<String>>) -> Vec<u8
     let mut answer = message[..end].to_vec();
     let code = if is_known { 0 } else { 3 };
     let is_given = is_known && kind == 1;
-    answer[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, 2 * u8::from(is_given), 0, 0, 0, 0]);
+    answer[2..12].copy_from_slice(&[
+        0x81,
+        0x80 | code,
+        0,
+        1,
+        0,
+        2 * u8::from(is_given),
+        0,
+        0,
+        0,
+        0,
+    ]);
     if is_given {
         let other = encoded("elsewhere.invalid");
         answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, other.len() as u8]);

@@ -33,6 +33,7 @@ fn request(text: &str, context: ContextLocation) -> BuildRequest {
         secrets: Vec::new(),
         ssh: Vec::new(),
         network: NetworkChoice::Default,
+        reach: None,
         users: rbuild_executor::spec::Users::Own,
         hosts: Vec::new(),
         dns: rbuild_executor::spec::Dns::default(),

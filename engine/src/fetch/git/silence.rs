@@ -112,6 +112,7 @@ mod tests {
                 repository: home.path().join("repository"),
                 ssh_socket: None,
                 patience: Duration::from_secs(1),
+                held: false,
             };
             let began = Instant::now();
             let failure = git.run_remote(None, &["ls-remote", "--", &url]).await;
