@@ -210,11 +210,11 @@ fn parse(text: &str) -> Vec<SocketAddr> {
 
 /// The last line counts, as for the C library.
 fn searched(text: &str) -> Vec<String> {
-    let lines = text.lines().filter_map(|line| {
+    let mut lines = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         matches!(words.next()?, "search" | "domain").then_some(words)
     });
-    let domains = lines.last().into_iter().flatten();
+    let domains = lines.next_back().into_iter().flatten();
     domains
         .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
         .filter(|domain| !domain.is_empty())

@@ -133,7 +133,7 @@ impl Watch {
             let name = state.names.get(to.ip()).and_then(|names| names.last());
             name.map_or_else(|| to.ip().to_string(), Clone::clone)
         };
-        self.refuse(Refused {
+        self.refuse(&Refused {
             host,
             port: Some(to.port()),
         });
@@ -152,7 +152,7 @@ impl Watch {
             short.is_some_and(was_asked)
         });
         if !searched {
-            self.refuse(Refused {
+            self.refuse(&Refused {
                 // It goes to terminals.
                 host: name.escape_debug().to_string(),
                 port: None,
@@ -160,12 +160,12 @@ impl Watch {
         }
     }
 
-    fn refuse(&self, refused: Refused) {
+    fn refuse(&self, refused: &Refused) {
         let mut state = self.state();
-        if state.refused.len() < MOST_REFUSED && !state.refused.contains(&refused) {
+        if state.refused.len() < MOST_REFUSED && !state.refused.contains(refused) {
             state.refused.push(refused.clone());
             drop(state);
-            (self.tell)(&refused);
+            (self.tell)(refused);
         }
     }
 }
