@@ -247,6 +247,32 @@ fn only_names_that_are_given_are_asked_for_and_lead_anywhere() {
 }
 
 #[test]
+fn names_are_held_whichever_server_is_asked() {
+    require_machine!();
+    let test = "names_are_held_whichever_server_is_asked";
+    let Some(address) = own_address(test) else {
+        return;
+    };
+    let Some(names) = Names::at(address, address) else {
+        return skipped(test, "there can be no name server here");
+    };
+    let port = greeter();
+    let hosts = [format!("good.test {port}"), format!("good.bad.test {port}")];
+    let dockerfile = tries(&[&hosts[0], &hosts[1]]);
+    let dns = format!("--dns={address}");
+    let flags = ["--allow-host=good.test", "--dns-search=lan.test", &dns];
+    let mut found = lines(&Kit::new().must_build(&dockerfile, &flags));
+    found.sort_unstable();
+    let expected = [
+        format!("{}: no", hosts[1]),
+        format!("{}: hello", hosts[0]),
+        refused("good.bad.test"),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(names.asked(), ["good.test"]);
+}
+
+#[test]
 fn a_result_belongs_to_its_list() {
     require_machine!();
     let kit = Kit::new();

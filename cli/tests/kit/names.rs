@@ -14,16 +14,13 @@ impl Names {
     /// Answers with an address for names that begin with `good`, by way of another name; others there are none.
     pub(crate) fn new(known: Ipv4Addr) -> Option<Self> {
         let [_, _, one, two] = std::process::id().to_be_bytes();
-        let free = |last: u8| {
-            let address = Ipv4Addr::new(127, one, two, last);
-            let at = SocketAddr::from((address, 53));
-            Some((
-                address,
-                UdpSocket::bind(at).ok()?,
-                TcpListener::bind(at).ok()?,
-            ))
-        };
-        let (address, udp, tcp) = (100..200).find_map(free)?;
+        (100..200).find_map(|last| Self::at(Ipv4Addr::new(127, one, two, last), known))
+    }
+
+    /// At an address.
+    pub(crate) fn at(address: Ipv4Addr, known: Ipv4Addr) -> Option<Self> {
+        let at = SocketAddr::from((address, 53));
+        let (udp, tcp) = (UdpSocket::bind(at).ok()?, TcpListener::bind(at).ok()?);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&asked);
         std::thread::spawn(move || {

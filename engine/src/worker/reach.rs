@@ -25,7 +25,12 @@ impl Worker {
                 log.write(Stream::Stderr, told(refused).as_bytes());
             }
         };
-        Some(Arc::new(Watch::new(reach, &op.hosts, tell)))
+        Some(Arc::new(Watch::new(
+            reach,
+            &op.hosts,
+            self.settings.dns.clone(),
+            tell,
+        )))
     }
 
     /// Fails where commands cannot be held to what they may reach, before one of them runs.

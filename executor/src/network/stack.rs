@@ -195,10 +195,9 @@ impl Line<'_> {
         {
             return Some(answer);
         }
-        if !self.own.is_asked(ends.outside) {
-            return None;
-        }
-        self.watch()?.refusal(data)
+        let watch = self.watch()?;
+        let is_question = self.own.is_asked(ends.outside) || watch.is_server(ends.outside);
+        is_question.then(|| watch.refusal(data)).flatten()
     }
 
     fn watch(&self) -> Option<Arc<Watch>> {
@@ -208,7 +207,8 @@ impl Line<'_> {
 
     /// Whether what is new may go to an address. Names are asked for by everybody.
     fn permits(&self, to: SocketAddrV4) -> bool {
-        self.own.is_asked(to) || self.watch().is_none_or(|watch| watch.permits(to))
+        let permits = |watch: Arc<Watch>| watch.is_server(to) || watch.permits(to);
+        self.own.is_asked(to) || self.watch().is_none_or(permits)
     }
 
     /// Has the command hear at once that a packet does not arrive.

@@ -100,7 +100,9 @@ impl Connections {
                         outside_ended: false,
                         inside_ended: false,
                         questions: watch
-                            .filter(|_| self.own.is_asked(ends.outside))
+                            .filter(|watch| {
+                                self.own.is_asked(ends.outside) || watch.is_server(ends.outside)
+                            })
                             .map(Questions::new),
                     },
                 );

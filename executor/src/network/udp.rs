@@ -138,8 +138,8 @@ impl Conversations {
                         answered = conversation.server.or(answered);
                         // What does not fit is lost, rather than cut.
                         if let Some(data) = buffer.get(..length).filter(|_| length <= room) {
-                            if conversation.server.is_some()
-                                && let Some(watch) = watch
+                            if let Some(watch) = watch
+                                && (conversation.server.is_some() || watch.is_server(ends.outside))
                             {
                                 watch.answered(data);
                             }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{GATEWAY, Reach, dns};
+use crate::spec::Dns;
 
 /// Addresses with names, and names of one address, that are remembered; more is no command that does its work.
 const MOST_ADDRESSES: usize = 1 << 16;
@@ -20,6 +21,7 @@ const MOST_REFUSED: usize = 100;
 pub struct Watch {
     reach: Arc<Reach>,
     tell: Box<dyn Fn(&Refused) + Send + Sync>,
+    dns: Dns,
     state: Mutex<State>,
 }
 
@@ -55,11 +57,12 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// `hosts`: of the command's /etc/hosts. `tell` hears once of each host and port that is refused, on the network's
+    /// `hosts`: of the command's /etc/hosts; `dns`: what its resolv.conf has instead of the host's. `tell` hears once of each host and port that is refused, on the network's
     /// thread.
     pub fn new(
         reach: Arc<Reach>,
         hosts: &[(String, String)],
+        dns: Dns,
         tell: impl Fn(&Refused) + Send + Sync + 'static,
     ) -> Self {
         let mut state = State::default();
@@ -76,6 +79,7 @@ impl Watch {
         Self {
             reach,
             tell: Box::new(tell),
+            dns,
             state: Mutex::new(state),
         }
     }
@@ -87,6 +91,12 @@ impl Watch {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is a name server of the command's own.
+    pub(super) fn is_server(&self, to: SocketAddrV4) -> bool {
+        let is_it = |server: &String| server.parse() == Ok(*to.ip());
+        to.port() == dns::PORT && self.dns.servers.iter().any(is_it)
     }
 
     /// The answer to a question for a name that may not be reached: there is none such. So whoever asks gives up at
@@ -146,8 +156,12 @@ impl Watch {
             let refused = &self.state().refused;
             self.reach.has_name(short, None) || refused.iter().any(|it| it.host == short)
         };
-        let searched = dns::search().into_iter().any(|domain| {
-            let short = name.strip_suffix(&domain);
+        let domains = match self.dns.search.as_slice() {
+            [] => dns::search(),
+            given => given.to_vec(),
+        };
+        let searched = domains.iter().any(|domain| {
+            let short = name.strip_suffix(domain.as_str());
             let short = short.and_then(|short| short.strip_suffix('.'));
             short.is_some_and(was_asked)
         });
@@ -197,7 +211,7 @@ mod tests {
         let heard = Arc::clone(&told);
         let tell = move |refused: &Refused| heard.lock().expect("told").push(refused.to_string());
         let reach = Arc::new(Reach::new(parsed.collect()));
-        (Watch::new(reach, &hosts, tell), told)
+        (Watch::new(reach, &hosts, Dns::default(), tell), told)
     }
 
     #[test]
