@@ -87,14 +87,15 @@ impl Target {
 /// The directory at `path`, made with its parents where it is missing. Links are followed, also one that leads
 /// nowhere yet.
 pub(super) fn directory(root: &RootDir, path: &Path, making: &Making) -> Result<RootDir, Error> {
-    let path = clean(path);
-    root.create_dir_all(
-        &path,
-        making.mode,
-        Resolve::InRoot,
-        &mut |_, parent, node| making.dress(parent, node),
-    )
-    .map_err(|error| not_a_directory(&path, error))
+    directory_at(root, &clean(path), making)
+}
+
+/// As [`directory`], of a path in which `..` is what the links before it make of it.
+fn directory_at(root: &RootDir, path: &Path, making: &Making) -> Result<RootDir, Error> {
+    root.create_dir_all(path, making.mode, Resolve::InRoot, &mut |_, parent, node| {
+        making.dress(parent, node)
+    })
+    .map_err(|error| not_a_directory(path, error))
 }
 
 /// The place for a file: in `destination` under `name` if that is a directory (already, or `is_directory` says that
@@ -127,16 +128,9 @@ pub(super) fn file(
     loop {
         let Some((parent, last)) = parent_and_name(&path) else {
             // A link to `/`, `.` or `..`.
-            return inside(&directory(root, &path, making)?, &path);
+            return inside(&directory_at(root, &path, making)?, &path);
         };
-        let parent_directory = root
-            .create_dir_all(
-                parent,
-                making.mode,
-                Resolve::InRoot,
-                &mut |_, parent, node| making.dress(parent, node),
-            )
-            .map_err(|error| not_a_directory(parent, error))?;
+        let parent_directory = directory_at(root, parent, making)?;
         let place = Place::at(&parent_directory, last)
             .map_err(|error| io_error("look up", &path, error))?;
         let target = match place.metadata() {

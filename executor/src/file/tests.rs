@@ -304,6 +304,19 @@ fn links_in_destinations() {
         real dir 755
         real/f 644 'f'",
     );
+    // A link to `..` is the parent of where it really lies.
+    check(
+        "echo f >f",
+        "mkdir -p srv/www; ln -s /srv/www abs; ln -s .. srv/www/up",
+        &["f"],
+        "/abs/up",
+        "
+        abs -> /srv/www
+        srv dir 755
+        srv/f 644 'f'
+        srv/www dir 755
+        srv/www/up -> ..",
+    );
     // Inside a destination directory a link is replaced.
     check(
         "echo f >f",
