@@ -106,7 +106,7 @@ pub enum Below {
 pub struct Tmpfs {
     /// Bytes.
     pub size: Option<u64>,
-    /// 1777 where not given.
+    /// Where not given, that of the directory that is hidden, else 1777.
     pub mode: Option<u32>,
     #[serde(default)]
     pub uid: Option<u32>,

@@ -19,6 +19,28 @@ RUN --mount=type=tmpfs,target=/m,size=0 touch /m/x && test $(df -k /m | tail -n1
 }
 
 #[test]
+fn a_tmpfs_has_the_mode_of_the_directory_that_it_hides() {
+    require_machine!();
+    let kit = Kit::new();
+    kit.must_build(
+        "\
+FROM busybox
+RUN mkdir -m 700 /secret && chown 5:6 /secret && mkdir -m 755 /plain && ln -s plain /link
+RUN --mount=type=tmpfs,target=/secret --mount=type=tmpfs,target=/link --mount=type=tmpfs,target=/new \\
+    test \"$(stat -c '%a %u:%g' /secret /plain /new | xargs)\" = '700 0:0 755 0:0 1777 0:0'
+",
+        &["-t", "made"],
+    );
+    let script = "stat -c %a /secret /plain /new /plain/in";
+    let tmpfs = ["--tmpfs", "/secret", "--tmpfs", "/plain:mode=1755"];
+    let mut arguments = vec!["run", "--rm"];
+    arguments.extend(tmpfs);
+    arguments.extend(["--tmpfs", "/new", "--tmpfs", "/plain/in"]);
+    arguments.extend(["made", "sh", "-c", script]);
+    assert_eq!(kit.must(&arguments).stdout, "700\n1755\n1777\n1777\n");
+}
+
+#[test]
 fn who_asks_for_a_cache_of_their_own_gets_one() {
     require_machine!();
     let kit = Kit::new();

@@ -92,9 +92,12 @@ pub(super) fn directory(root: &RootDir, path: &Path, making: &Making) -> Result<
 
 /// As [`directory`], of a path in which `..` is what the links before it make of it.
 fn directory_at(root: &RootDir, path: &Path, making: &Making) -> Result<RootDir, Error> {
-    root.create_dir_all(path, making.mode, Resolve::InRoot, &mut |_, parent, node| {
-        making.dress(parent, node)
-    })
+    root.create_dir_all(
+        path,
+        making.mode,
+        Resolve::InRoot,
+        &mut |_, parent, node| making.dress(parent, node),
+    )
     .map_err(|error| not_a_directory(path, error))
 }
 

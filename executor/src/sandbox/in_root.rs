@@ -35,6 +35,16 @@ pub(super) fn open(
     }
 }
 
+/// What a tmpfs that says no mode is to have: that of the directory it hides, as runc does it, and what the kernel gives
+/// where there is none.
+pub(super) fn mode_of_tmpfs(root: BorrowedFd<'_>, target: &Path) -> u32 {
+    let hidden = open(root, target, OFlags::PATH).and_then(rustix::fs::fstat);
+    match hidden {
+        Ok(stat) if file_type(&stat) == FileType::Directory => stat.st_mode & 0o7777,
+        _ => 0o1777,
+    }
+}
+
 /// `/a` as `a` and `/` as `.`: in a root, absolute paths mean the same.
 fn relative(path: &Path) -> &Path {
     let path = path.strip_prefix("/").unwrap_or(path);
@@ -68,6 +78,11 @@ impl<'r> MountPoints<'r> {
             parents: Vec::new(),
             own_mounts: Vec::new(),
         })
+    }
+
+    /// See [`mode_of_tmpfs`].
+    pub(super) fn mode_of_tmpfs(&self, target: &Path) -> u32 {
+        mode_of_tmpfs(self.root, target)
     }
 
     /// Whether a descriptor stands for the root itself.

@@ -159,7 +159,9 @@ impl Builder<'_> {
             }
             MountSource::Tmpfs(tmpfs) => {
                 let name = self.places.fresh_name();
-                let mode = tmpfs.mode.unwrap_or(0o1777);
+                let mode = tmpfs
+                    .mode
+                    .unwrap_or_else(|| self.places.mode_of_tmpfs(target));
                 let owner = (tmpfs.uid.unwrap_or(0), tmpfs.gid.unwrap_or(0));
                 self.places
                     .aside()

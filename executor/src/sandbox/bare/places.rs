@@ -17,7 +17,7 @@ use rbuild_cache::{RootDir, TemporaryDirectory};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::super::in_root::{MountPoints, shown_path};
+use super::super::in_root::{self, MountPoints, shown_path};
 use super::super::plan::Stub;
 use super::super::stubs;
 use crate::merged::{Merged, Others};
@@ -100,6 +100,11 @@ impl Places {
     /// Puts what has a name aside at a path of the tree.
     pub(super) fn put(&mut self, path: &Path, name: &str) -> io::Result<()> {
         self.put_then(path, name, After::Removed)
+    }
+
+    /// See [`in_root::mode_of_tmpfs`].
+    pub(super) fn mode_of_tmpfs(&self, target: &Path) -> u32 {
+        in_root::mode_of_tmpfs(self.root.as_fd(), target)
     }
 
     /// As [`Self::put`], of what is not just removed.

@@ -94,7 +94,8 @@ pub(super) fn mount_all(
     let files = stage.attach(descriptors.get(task.files)?, "files")?;
     for (index, mount) in task.mounts.iter().enumerate() {
         let target = display(&mount.target);
-        let (tree, directory) = source(mount, descriptors, stage, &files, index)?;
+        let below = points.mode_of_tmpfs(path_of(&mount.target));
+        let (tree, directory) = source(mount, descriptors, stage, &files, index, below)?;
         let mut attributes = task.no_devices();
         if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {
             attributes |= NO_SUID;
@@ -185,19 +186,20 @@ pub(in crate::sandbox) fn refuse_own(
     Ok(())
 }
 
-/// The detached mount of a source, and whether it is a directory.
+/// The detached mount of a source, and whether it is a directory. A tmpfs has the mode `below` where it says none.
 pub(in crate::sandbox) fn source(
     mount: &Mount,
     descriptors: &Descriptors,
     stage: &Stage,
     files: &OwnedFd,
     index: usize,
+    below: u32,
 ) -> Result<(OwnedFd, bool)> {
     let target = display(&mount.target);
     match &mount.source {
         Source::Tmpfs(tmpfs) => {
             let options = [
-                ("mode", Some(format!("{:o}", tmpfs.mode.unwrap_or(0o1777)))),
+                ("mode", Some(format!("{:o}", tmpfs.mode.unwrap_or(below)))),
                 ("size", tmpfs.size.map(|size| size.to_string())),
                 ("uid", tmpfs.uid.map(|uid| uid.to_string())),
                 ("gid", tmpfs.gid.map(|gid| gid.to_string())),

@@ -61,7 +61,14 @@ impl Bundle {
         }
         for (index, mount) in task.mounts.iter().enumerate() {
             let target = child::path_of(&mount.target).to_owned();
-            let (tree, directory) = child::root::source(mount, descriptors, &stage, &files, index)?;
+            let is_inside = targets.iter().any(|outer| target.starts_with(outer));
+            let below = if is_inside {
+                0o1777
+            } else {
+                points.mode_of_tmpfs(&target)
+            };
+            let (tree, directory) =
+                child::root::source(mount, descriptors, &stage, &files, index, below)?;
             // Runtimes take away what is not named to them.
             let (mut attributes, mut options) = (task.no_devices(), Vec::new());
             if !task.opens_devices {
@@ -82,7 +89,7 @@ impl Bundle {
                 target.display()
             ))?;
             // Inside another mount, the runtime makes it there.
-            if !targets.iter().any(|outer| target.starts_with(outer)) {
+            if !is_inside {
                 let point = child::root::mount_point(&mut points, &target, directory)?;
                 child::root::refuse_own(&point, &points, &target.display().to_string())?;
             }
