@@ -94,7 +94,7 @@ pub(super) fn mount_all(
     let files = stage.attach(descriptors.get(task.files)?, "files")?;
     for (index, mount) in task.mounts.iter().enumerate() {
         let target = display(&mount.target);
-        let below = points.mode_of_tmpfs(path_of(&mount.target));
+        let below = || points.mode_of_tmpfs(path_of(&mount.target));
         let (tree, directory) = source(mount, descriptors, stage, &files, index, below)?;
         let mut attributes = task.no_devices();
         if !matches!(mount.source, Source::Tree { .. } | Source::Whole { .. }) {
@@ -193,13 +193,16 @@ pub(in crate::sandbox) fn source(
     stage: &Stage,
     files: &OwnedFd,
     index: usize,
-    below: u32,
+    below: impl FnOnce() -> u32,
 ) -> Result<(OwnedFd, bool)> {
     let target = display(&mount.target);
     match &mount.source {
         Source::Tmpfs(tmpfs) => {
             let options = [
-                ("mode", Some(format!("{:o}", tmpfs.mode.unwrap_or(below)))),
+                (
+                    "mode",
+                    Some(format!("{:o}", tmpfs.mode.unwrap_or_else(below))),
+                ),
                 ("size", tmpfs.size.map(|size| size.to_string())),
                 ("uid", tmpfs.uid.map(|uid| uid.to_string())),
                 ("gid", tmpfs.gid.map(|gid| gid.to_string())),

@@ -62,10 +62,9 @@ impl Bundle {
         for (index, mount) in task.mounts.iter().enumerate() {
             let target = child::path_of(&mount.target).to_owned();
             let is_inside = targets.iter().any(|outer| target.starts_with(outer));
-            let below = if is_inside {
-                0o1777
-            } else {
-                points.mode_of_tmpfs(&target)
+            let below = || match is_inside {
+                true => 0o1777,
+                false => points.mode_of_tmpfs(&target),
             };
             let (tree, directory) =
                 child::root::source(mount, descriptors, &stage, &files, index, below)?;
