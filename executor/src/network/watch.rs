@@ -57,8 +57,8 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// `hosts`: of the command's /etc/hosts; `dns`: what its resolv.conf has instead of the host's. `tell` hears once of each host and port that is refused, on the network's
-    /// thread.
+    /// `hosts`: of the command's /etc/hosts; `dns`: what its resolv.conf has instead of the host's. `tell` hears once of
+    /// each host and port that is refused, on the network's thread.
     pub fn new(
         reach: Arc<Reach>,
         hosts: &[(String, String)],
