@@ -175,7 +175,11 @@ fn collect(
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries {
             let entry_name = name.join(entry.file_name());
-            collect(&entry.path(), &entry_name, access, devices)?;
+            match collect(&entry.path(), &entry_name, access, devices) {
+                // Terminals come and go.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                collected => collected?,
+            }
         }
     }
     Ok(())
