@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::kit::programs::run_in;
+use crate::kit::programs::{has, run_in};
 use crate::kit::server::Server;
 use crate::kit::{Kit, Output, is_root, skipped};
 use crate::names::{Names, question};
@@ -377,6 +377,9 @@ fn what_is_added_comes_from_where_it_may() {
 
 #[test]
 fn repositories_stay_at_their_host() {
+    if !has("git") {
+        return;
+    }
     let kit = Kit::new();
     let server = Server::new();
     let script = "git init -q -b main in && cd in && git config user.email a@b && git config user.name a && \
