@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use rbuild_cache::Snapshot;
 use rbuild_image::layer;
 use rbuild_solver::VertexId;
+use tokio_util::sync::CancellationToken;
 
 use super::failure::{Failure, Result};
 use super::{Output, Worker, blocking};
@@ -27,7 +28,12 @@ impl Worker {
 
     /// What is to be a layer is begun to be made one, beside what follows. Fails where it has names that no layer can
     /// hold.
-    pub(super) async fn to_layer(&self, vertex: VertexId, made: Output) -> Result<Output> {
+    pub(super) async fn to_layer(
+        &self,
+        vertex: VertexId,
+        made: Output,
+        cancel: &CancellationToken,
+    ) -> Result<Output> {
         let snapshot = match &made {
             // What is packed is a layer already.
             Output::Snapshot(Some(snapshot))
@@ -45,8 +51,9 @@ impl Worker {
             .map_err(|failure: Failure| failure.help(help))?;
         if let Some(leaks) = &self.leaks {
             let (leaks, store) = (Arc::clone(leaks), Arc::clone(self.store()));
-            let id = snapshot.id.clone();
-            self.brief(move || leaks.look(vertex, &store, &id)).await?;
+            let (id, cancel) = (snapshot.id.clone(), cancel.clone());
+            // Of gigabytes it takes seconds.
+            blocking(move || leaks.look(vertex, &store, &id, &cancel)).await?;
         }
         if let Some(ahead) = &self.ahead {
             ahead.begin(snapshot);

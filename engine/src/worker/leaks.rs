@@ -14,6 +14,7 @@ use rbuild_cache::tree::{Entry, Kind};
 use rbuild_cache::{RootDir, SnapshotId, Store};
 use rbuild_parser::Diagnostic;
 use rbuild_solver::VertexId;
+use tokio_util::sync::CancellationToken;
 
 use super::failure::{Failure, Result};
 use crate::error::Located;
@@ -66,6 +67,7 @@ impl Leaks {
         vertex: VertexId,
         store: &Store,
         snapshot: &SnapshotId,
+        cancel: &CancellationToken,
     ) -> Result<()> {
         let directory = store.snapshot_directory(snapshot)?;
         let unreadable = |path: &[u8], error: std::io::Error| {
@@ -80,7 +82,10 @@ impl Leaks {
         let mut buffer = Vec::new();
         for entry in files(&store.tree(snapshot)?.entries) {
             let file = root.open_file_no_follow(path_of(&entry.path), Resolve::Beneath);
-            let here = file.and_then(|mut file| self.secrets_in(&mut file, &mut buffer));
+            let here = file.and_then(|mut file| self.secrets_in(&mut file, &mut buffer, cancel));
+            if cancel.is_cancelled() {
+                return Err(Failure::cancelled());
+            }
             for id in here.map_err(|error| unreadable(&entry.path, error))? {
                 let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
                 let paths = found.entry((vertex, id.to_owned())).or_default();
@@ -90,11 +95,13 @@ impl Leaks {
         Ok(())
     }
 
-    /// The IDs of secrets in a file, read in pieces that overlap by what a value could lie across.
+    /// The IDs of secrets in a file, read in pieces that overlap by what a value could lie across. Those of a part of it
+    /// where that is cancelled.
     fn secrets_in(
         &self,
         file: &mut dyn Read,
         buffer: &mut Vec<u8>,
+        cancel: &CancellationToken,
     ) -> std::io::Result<BTreeSet<&str>> {
         let mut ids = BTreeSet::new();
         buffer.clear();
@@ -102,7 +109,7 @@ impl Leaks {
             let before = buffer.len();
             let piece = u64::try_from(PIECE_BYTES).unwrap_or(u64::MAX);
             let read = Read::take(&mut *file, piece).read_to_end(buffer)?;
-            if read == 0 {
+            if read == 0 || cancel.is_cancelled() {
                 return Ok(ids);
             }
             let found = self.search.find_iter(buffer.as_slice());
@@ -223,7 +230,9 @@ mod tests {
 
     fn in_text(leaks: &Leaks, text: &[u8]) -> Vec<String> {
         let mut file = text;
-        let found = leaks.secrets_in(&mut file, &mut Vec::new()).unwrap();
+        let cancel = CancellationToken::new();
+        let found = leaks.secrets_in(&mut file, &mut Vec::new(), &cancel);
+        let found = found.unwrap();
         found.into_iter().map(str::to_owned).collect()
     }
 

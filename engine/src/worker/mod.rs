@@ -307,8 +307,8 @@ impl rbuild_solver::Worker for Worker {
                 output = self.git(vertex, source) => output,
             },
             Op::Exec(exec) => {
-                let made = self.exec(vertex, exec, inputs, cancel).await?;
-                self.to_layer(vertex, made).await
+                let made = self.exec(vertex, exec, inputs, cancel.clone()).await?;
+                self.to_layer(vertex, made, &cancel).await
             }
             Op::File(file) => {
                 let before = if self.keeps_left {
@@ -316,8 +316,8 @@ impl rbuild_solver::Worker for Worker {
                 } else {
                     Vec::new()
                 };
-                let made = match self.file(vertex, file, inputs, cancel).await {
-                    Ok(made) => self.to_layer(vertex, made).await,
+                let made = match self.file(vertex, file, inputs, cancel.clone()).await {
+                    Ok(made) => self.to_layer(vertex, made, &cancel).await,
                     failed => failed,
                 };
                 if made.is_err() && file.base {

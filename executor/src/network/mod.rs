@@ -252,11 +252,11 @@ impl Private {
             // What it sent last is not to be taken for the next one's.
             if let Some(packets) = interface.packets.upgrade() {
                 let mut beginning = [0; packet::HEADER_BYTES];
-                let read = || rustix::io::read(&*packets, &mut beginning);
-                let _ = std::iter::repeat_with(read)
-                    .take(MOST_LEFT)
-                    .take_while(Result::is_ok)
-                    .count();
+                for _ in 0..MOST_LEFT {
+                    if rustix::io::read(&*packets, &mut beginning).is_err() {
+                        break;
+                    }
+                }
             }
             signal(&interface.stop, stack::FORGET);
         }

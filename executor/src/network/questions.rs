@@ -9,6 +9,8 @@ use smoltcp::socket::tcp::Socket;
 use super::Watch;
 
 const CHUNK_BYTES: usize = 4096;
+/// Answers that the command does not take, before no more is taken of it.
+const MOST_BACK_BYTES: usize = 1 << 17;
 
 /// Of one connection.
 pub(super) struct Questions {
@@ -37,6 +39,11 @@ impl Questions {
         !self.out.is_empty()
     }
 
+    /// Whether the command must take answers before it may ask more.
+    pub(super) fn is_full(&self) -> bool {
+        self.back.len() >= MOST_BACK_BYTES
+    }
+
     /// From the command to the server, as far as it goes. True where everything is there.
     pub(super) fn carry_out(
         &mut self,
@@ -54,6 +61,9 @@ impl Questions {
             }
             if !socket.can_recv() {
                 return Ok(true);
+            }
+            if self.is_full() {
+                return Ok(false);
             }
             socket
                 .recv(|data| {

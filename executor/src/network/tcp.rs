@@ -122,7 +122,13 @@ impl Connections {
                     if !flow.outside_ended && socket.can_send() {
                         flags |= PollFlags::IN;
                     }
-                    if socket.can_recv() || flow.questions.as_ref().is_some_and(Questions::waits) {
+                    let goes_on = match &flow.questions {
+                        Some(questions) => {
+                            questions.waits() || (socket.can_recv() && !questions.is_full())
+                        }
+                        None => socket.can_recv(),
+                    };
+                    if goes_on {
                         flags |= PollFlags::OUT;
                     }
                     flags
